@@ -1,0 +1,48 @@
+# On a bare machine (Python 3.11, make, gcc) every target sets up .venv by itself, once.
+# Where pip finds only the CUDA build of torch, ask for the CPU one:
+#   make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
+# The stamps are named after the checkout's path: a copied or moved .venv points elsewhere and is installed again.
+HERE   := $(shell pwd | cksum | cut -d ' ' -f 1)
+READY  := $(VENV)/ready-$(HERE)
+DATA   := $(VENV)/data-$(HERE)
+# A .venv whose Python is missing, broken, too old or without pip is rebuilt; a valid one is reused.
+VALID  := $(shell $(PY) -c 'import sys, pip; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+# Two workers of one thread each: torch would otherwise start a thread per core in both.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+.PHONY: demo test test-all lint clean $(VENV)
+
+demo: $(READY) $(DATA)
+	$(PY) examples/quickstart.py
+
+test: lint
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m ""
+
+lint: $(READY)
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV):
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
+	@echo "installing into $(VENV) (the first time takes minutes)"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation -e '.[dev,examples]'
+	@touch $@
+
+$(DATA): $(READY)
+	@$(PIP) --no-deps recbole
+	@touch $@

@@ -1,0 +1,76 @@
+"""How good a model's probabilities are, and how long its calls take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
+
+
+def auc(logits: Tensor, labels: Tensor) -> float:
+    """The chance that a random positive is ranked above a random negative; ties count one half."""
+    _, place, counts = logits.double().unique(return_inverse=True, return_counts=True)
+    below = counts.cumsum(0) - counts
+    rank = (below + (counts + 1) / 2)[place]  # mean rank of each group of equals, from 1
+    positive = labels > 0.5
+    ups, downs = int(positive.sum()), int((~positive).sum())
+    if not ups or not downs:
+        raise ValueError("AUC needs both positive and negative labels")
+    return float((rank[positive].sum() - ups * (ups + 1) / 2) / (ups * downs))
+
+
+def log_loss(logits: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy in nats, in double precision."""
+    return float(binary_cross_entropy(logits.double().sigmoid(), labels.double()))
+
+
+def normalized_entropy(logits: Tensor, labels: Tensor) -> float:
+    """NE: log loss over that of always predicting the base rate. Below 1 the model knows something."""
+    rate = labels.double().mean()
+    entropy = -(torch.special.xlogy(rate, rate) + torch.special.xlogy(1 - rate, 1 - rate))
+    return log_loss(logits, labels) / float(entropy)
+
+
+def quality(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """AUC, log loss and NE by name."""
+    return {
+        "auc": auc(logits, labels),
+        "logloss": log_loss(logits, labels),
+        "ne": normalized_entropy(logits, labels),
+    }
+
+
+class Race:
+    """Times variants of one computation fairly on a machine that others use too.
+
+    Every round runs every variant once, in an order that turns from round to round, so that a slow spell hits all
+    alike. Medians then describe each variant, and the median of the ratios within rounds compares two.
+    """
+
+    def __init__(self, variants: Mapping[str, Callable[[], object]]) -> None:
+        self.variants = dict(variants)
+        self.times: dict[str, list[float]] = {name: [] for name in variants}
+
+    def run(self, rounds: int, on_round: Callable[[], object] = lambda: None, warm_up: int = 1) -> None:
+        """Runs `rounds` rounds after `warm_up` untimed ones; calls `on_round` after each of them."""
+        names = list(self.variants)
+        for number in range(-warm_up, rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                start = time.perf_counter()
+                self.variants[name]()
+                if number >= 0:
+                    self.times[name].append(time.perf_counter() - start)
+            on_round()
+
+    def ms(self, name: str) -> float:
+        """Median milliseconds of one call."""
+        return 1e3 * median(self.times[name])
+
+    def speedup(self, name: str, over: str) -> float:
+        """How many times faster `name` is than `over`: the median of the rounds' ratios."""
+        return median(b / a for a, b in zip(self.times[name], self.times[over], strict=True))

@@ -1,0 +1,132 @@
+"""loka::frozen_gemm and loka::frozen_int_mm: products with a parameter that is quantized once, not at every call.
+
+    acc, scale = frozen_int_mm(a, weight, transposed)                       int8: acc int32 (M, N), scale (1, N)
+    out        = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
+
+a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
+The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows.
+
+The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
+object, its storage, its version counter, and 64 of its values, because writes through `.data` do not count as a
+version. A tensor without a version counter (made under inference_mode) is quantized at every call.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
+
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor."""
+
+    parameter: weakref.ref[Tensor]
+    storage: Any
+    version: int
+    sample: Tensor
+    layout: tuple[Any, ...]
+    forms: dict[Any, Any]
+
+    def holds(self, weight: Tensor) -> bool:
+        return (
+            self.parameter() is weight
+            and self.version == weight._version
+            and self.layout == _layout(weight)
+            and torch.equal(self.sample, _sample(weight))
+        )
+
+
+_entries: dict[int, _Entry] = {}  # id of the parameter; an entry goes with its parameter
+_lock = threading.Lock()
+
+
+def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
+    """`make(weight)`, remembered under `form` until the weight changes."""
+    if weight.is_inference():
+        return make(weight)
+    key = id(weight)
+    with _lock:
+        entry = _entries.get(key)
+        if entry is None or not entry.holds(weight):
+            forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
+            entry = _Entry(forget, weight.untyped_storage(), weight._version, _sample(weight), _layout(weight), {})
+            _entries[key] = entry
+        if form not in entry.forms:
+            entry.forms[form] = make(weight)
+        return entry.forms[form]
+
+
+def _layout(weight: Tensor) -> tuple[Any, ...]:
+    return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
+    return flat[:: max(1, flat.numel() // SAMPLES)].clone()
+
+
+def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
+    """The weight as a right operand (K, N), quantized along K, with its scale; a plain cast has none."""
+
+    def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        right = tensor.detach().t() if transposed else tensor.detach()
+        if scaling == "none":
+            return right.to(dtype), None
+        return quantization.reference(right, dtype, scaling, -2)
+
+    return frozen(weight, (transposed, dtype, scaling), make)
+
+
+@torch.library.custom_op("loka::frozen_int_mm", mutates_args=())
+def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    q, scale = quantized(weight, transposed, torch.int8, "row")
+    assert scale is not None
+    return torch._int_mm(a, q), scale.clone()  # an op's outputs are its caller's to overwrite
+
+
+@frozen_int_mm.register_fake
+def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    n = weight.shape[0] if transposed else weight.shape[1]
+    return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((1, n), dtype=torch.float32)
+
+
+@torch.library.custom_op("loka::frozen_gemm", mutates_args=())
+def frozen_gemm(
+    a: Tensor,
+    a_scale: Tensor | None,
+    weight: Tensor,
+    transposed: bool,
+    dtype: torch.dtype,
+    scaling: str,
+    out_dtype: torch.dtype,
+    provider: str,
+) -> Tensor:
+    q, scale = quantized(weight, transposed, dtype, scaling)
+    return IMPLEMENTATIONS[provider](a, a_scale, q, scale, out_dtype)
+
+
+@frozen_gemm.register_fake
+def _(
+    a: Tensor,
+    a_scale: Tensor | None,
+    weight: Tensor,
+    transposed: bool,
+    dtype: torch.dtype,
+    scaling: str,
+    out_dtype: torch.dtype,
+    provider: str,
+) -> Tensor:
+    n = weight.shape[0] if transposed else weight.shape[1]
+    return a.new_empty((a.shape[0], n), dtype=out_dtype)

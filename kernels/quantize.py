@@ -1,0 +1,119 @@
+"""loka::quantize: a tensor in few bits, with its scale.
+
+    q, scale = quantize(x, dtype, scaling, axis)        x ~ q * scale
+
+x: (..., R, C) in any float dtype. dtype: int8, float8_e4m3fn, float8_e5m2.
+scaling: `tensor` one scale, shape (1,); `row` one scale a slice along `axis` (-1 or -2, the GEMM's contraction),
+shape of x with that axis 1; `block` one scale per 128 values along `axis`, shape of x with that axis ceil(C / 128);
+`tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)). Scales are float32.
+
+Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
+and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; int8 has no NaN, so the scale
+of its slice does (scaling `tensor` would then spoil the whole tensor, so int8 refuses it).
+Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loka_compile import compat
+
+BLOCK = 128
+AMAX_FLOOR = 1e-12
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+"""Largest magnitude of each format that scales map amax to (int8 leaves -128 out, to stay symmetric)."""
+
+
+def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
+    """The specification; see the module's docstring. Raises ValueError on what it does not define."""
+    _check(dtype, scaling, axis)
+    x = x.float()
+    if compat.guard_free(x.numel() == 0):  # amax of nothing is an error
+        return x.to(dtype), x.new_ones(_scale_shape(x, scaling, axis))
+    if scaling == "tensor":
+        scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
+        return _cast(x / scale, dtype), scale
+    if scaling == "row":
+        scale = _scale(x.abs().amax(dim=axis, keepdim=True), dtype)
+        return _cast(x / scale, dtype), scale
+    rows, columns = x.shape[-2], x.shape[-1]
+    row_block, column_block = _block_shape(scaling, axis)
+    blocks = _blocks(x, row_block, column_block)  # (..., R/rb, rb, C/cb, cb)
+    scale = _scale(_finite_amax(blocks, (-3, -1), keepdim=True), dtype)
+    q = _cast((blocks / scale).flatten(-2, -1).flatten(-3, -2), dtype)[..., :rows, :columns]
+    return q.contiguous(), scale.squeeze(-1).squeeze(-2)
+
+
+def dequantize(q: Tensor, scale: Tensor) -> Tensor:
+    """float32 values of a quantized tensor, whatever its scaling."""
+    return q.float() * expand_scale(scale, q)
+
+
+def expand_scale(scale: Tensor, like: Tensor) -> Tensor:
+    """The scale of every element of `like`, or something that broadcasts to it."""
+    if scale.dim() == 1:
+        return scale
+    for axis in (-2, -1):
+        if scale.shape[axis] != 1 and scale.shape[axis] != like.shape[axis]:
+            scale = scale.repeat_interleave(BLOCK, dim=axis).narrow(axis, 0, like.shape[axis])
+    return scale
+
+
+def _check(dtype: torch.dtype, scaling: str, axis: int) -> None:
+    if dtype not in LARGEST:
+        raise ValueError(f"loka::quantize: dtype must be one of {list(LARGEST)}, got {dtype}")
+    if scaling not in ("tensor", "row", "block", "tile"):
+        raise ValueError(f"loka::quantize: scaling must be tensor, row, block or tile, got {scaling!r}")
+    if axis not in (-1, -2):
+        raise ValueError(f"loka::quantize: axis must be -1 or -2, got {axis}")
+    if dtype == torch.int8 and scaling != "row":
+        raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
+
+
+def _block_shape(scaling: str, axis: int) -> tuple[int, int]:
+    return (BLOCK if scaling == "tile" or axis == -2 else 1), (BLOCK if scaling == "tile" or axis == -1 else 1)
+
+
+def _scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
+    if scaling == "tensor":
+        return (1,)
+    row_block, column_block = _block_shape(scaling, axis)
+    rows, columns = -(-x.shape[-2] // row_block), -(-x.shape[-1] // column_block)
+    if scaling == "row":
+        rows, columns = (1, x.shape[-1]) if axis == -2 else (x.shape[-2], 1)
+    return (*x.shape[:-2], rows, columns)
+
+
+def _finite_amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
+    return torch.where(x.isfinite(), x.abs(), 0.0).amax(dim=dims, keepdim=keepdim)
+
+
+def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
+    """amax maps to the format's largest value; a slice that is not finite gets the scale NaN."""
+    scale = amax.clamp(min=AMAX_FLOOR) / LARGEST[dtype]
+    return torch.where(scale.isfinite(), scale, float("nan"))
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    largest = LARGEST[dtype]
+    if dtype == torch.int8:
+        return x.round().clamp(-largest, largest).to(dtype)
+    return torch.where(x.isfinite(), x.clamp(-largest, largest), float("nan")).to(dtype)
+
+
+def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:
+    pad = (0, -x.shape[-1] % column_block, 0, -x.shape[-2] % row_block)
+    x = torch.nn.functional.pad(x, pad) if pad != (0, 0, 0, 0) else x
+    return x.unflatten(-1, (-1, column_block)).unflatten(-3, (-1, row_block))
+
+
+@torch.library.custom_op("loka::quantize", mutates_args=())
+def quantize(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
+    return reference(x, dtype, scaling, axis)
+
+
+@quantize.register_fake
+def _(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
+    return reference(x, dtype, scaling, axis)

@@ -1,0 +1,56 @@
+"""loka::scaled_gemm: the product of two quantized matrices.
+
+    out = (a * a_scale) @ (b * b_scale)
+
+a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8, float8 or a 16-bit float. Scales as loka::quantize makes them,
+None for a 16-bit operand. out: `out_dtype`. Products are summed in float32 (int32 for int8).
+`provider` says whose kernel computes it where one is chosen; the reference, whatever the provider, is the plain
+product of the dequantized operands in float32: any recipe's exact numerics, anywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels.quantize import dequantize
+
+
+def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """PyTorch's own kernels: `_int_mm`, `_scaled_mm` (one scale, or one a row), or a 16-bit `matmul`."""
+    if a_scale is None or b_scale is None:
+        return (a @ b).to(out_dtype)
+    if a.dtype == torch.int8:
+        return (torch._int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
+    if a_scale.dim() == 2:  # one scale a row and a column, unit strides
+        a_scale, b_scale = a_scale.reshape(-1).unsqueeze(1), b_scale.reshape(-1).unsqueeze(0)
+    written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # all that CUDA's row-wise kernel writes
+    columns = b.t().contiguous().t()  # the kernel reads b by columns
+    return torch._scaled_mm(a.contiguous(), columns, scale_a=a_scale, scale_b=b_scale, out_dtype=written).to(out_dtype)
+
+
+def reference(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    """The specification: operands dequantized to float32, then one float32 product."""
+    left = a.float() if a_scale is None else dequantize(a, a_scale)
+    right = b.float() if b_scale is None else dequantize(b, b_scale)
+    return (left @ right).to(out_dtype)
+
+
+IMPLEMENTATIONS = {"aten": aten, "emulated": reference}
+"""A provider's computation, by the provider's name."""
+
+
+@torch.library.custom_op("loka::scaled_gemm", mutates_args=())
+def scaled_gemm(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype, provider: str
+) -> Tensor:
+    return IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, out_dtype)
+
+
+@scaled_gemm.register_fake
+def _(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype, provider: str
+) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)

@@ -1,0 +1,72 @@
+"""loka: `torch.compile(model, backend="loka")` for large recommendation models in low precision.
+
+    import loka_compile as loka
+
+    with loka.probe(model) as probe:                 # 1. profile: where is low precision safe
+        model(batch)
+    compiled = torch.compile(model, backend="loka", options={"profile": probe.profile})
+    compiled(batch)                                  # 2. dispatch, rewrite, compile
+    print(loka.explain(compiled))                    # 3. read every decision with its reason
+
+This module stays light: torch finds the backend through its entry point, and nothing of triton or Inductor is
+imported before a graph is compiled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Options": "loka_compile.options",
+    "OptionsError": "loka_compile.options",
+    "Plan": "loka_compile.dispatch.plan",
+    "PlanError": "loka_compile.dispatch.plan",
+    "load_plan": "loka_compile.dispatch.plan",
+    "dispatch": "loka_compile.dispatch.choose",
+    "Profile": "loka_compile.probe.profile",
+    "ProfileError": "loka_compile.probe.profile",
+    "load_profile": "loka_compile.probe.profile",
+    "probe": "loka_compile.probe.session",
+    "explain": "loka_compile.inspect.explain",
+    "records": "loka_compile.inspect.records",
+    "plan": "loka_compile.inspect.records",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from loka_compile.dispatch.choose import dispatch
+    from loka_compile.dispatch.plan import Plan, PlanError, load_plan
+    from loka_compile.inspect.explain import explain
+    from loka_compile.inspect.records import plan, records
+    from loka_compile.options import Options, OptionsError
+    from loka_compile.probe.profile import Profile, ProfileError, load_profile
+    from loka_compile.probe.session import probe
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'loka_compile' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value  # the next access is a plain attribute
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `loka.probe` and `loka.dispatch` the functions: importing the subpackage of that name would rebind it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _EXPORTS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,226 @@
+"""Every private PyTorch API that loka uses, behind names of our own. Seen working with torch 2.13.0.
+
+Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `torch._functorch`, `torch._guards` or
+`torch._subclasses` (tests/test_layers.py holds this), so a new torch version breaks here or nowhere. Heavy modules
+are imported inside the functions: importing this one costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+GraphPass = Callable[[fx.Graph], None]
+Inner = Callable[[fx.GraphModule, bool], Callable[..., Any]]
+
+
+# ---------------------------------------------------------------- compiling
+
+
+def inductor_config_keys() -> frozenset[str]:
+    """Names `config_patches` accepts (torch._inductor.config.get_config_copy)."""
+    from torch._inductor import config
+
+    return frozenset(config.get_config_copy())
+
+
+def mode_patches(mode: str | None, dynamic: bool | None = None) -> dict[str, Any]:
+    """Inductor's settings for torch.compile's `mode` (torch._inductor.list_mode_options)."""
+    from torch._inductor import list_mode_options
+
+    return dict(list_mode_options(mode, dynamic)) if mode and mode != "default" else {}
+
+
+def graph_pass(function: GraphPass, uuid: str) -> Any:
+    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass)."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class LokaPass(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            function(graph)
+
+        def uuid(self) -> str:
+            return uuid
+
+    return LokaPass()
+
+
+def compile_inductor(
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    joint: GraphPass,
+    post_grad: GraphPass,
+    uuid: str,
+    patches: Mapping[str, Any],
+) -> tuple[Callable[..., Any], list[Any]]:
+    """AOTAutograd and Inductor with our passes in their two hooks.
+
+    Returns the compiled callable and the list its artifacts arrive in (CompiledFxGraph: one a forward, inference
+    or backward graph, also those that come from a cache or are compiled later).
+    """
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    artifacts: list[Any] = []
+
+    def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
+        with _artifacts_into(artifacts):
+            return compile_fx_inner(*args, **kwargs)
+
+    hooks = {
+        "joint_custom_pre_pass": graph_pass(joint, f"joint-{uuid}"),
+        "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
+    }
+    with _artifacts_into(artifacts):
+        compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
+    return compiled, artifacts
+
+
+@contextlib.contextmanager
+def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
+    """Collect each CompiledFxGraph made or loaded meanwhile: post_compile runs for both (output_code.py)."""
+    from torch._inductor.output_code import CompiledFxGraph
+
+    original = CompiledFxGraph.post_compile
+
+    def post_compile(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(self is seen for seen in artifacts):
+            artifacts.append(self)
+        return original(self, *args, **kwargs)
+
+    CompiledFxGraph.post_compile = post_compile
+    try:
+        yield
+    finally:
+        CompiledFxGraph.post_compile = original
+
+
+def capture(
+    gm: fx.GraphModule, inputs: Sequence[Any], *, joint: GraphPass, inner: Inner, patches: Mapping[str, Any] = {}
+) -> Callable[..., Any]:
+    """AOTAutograd and Inductor's joint passes without code generation.
+
+    `inner(graph_module, is_backward)` receives the inference graph, or the forward and the backward graph after
+    partitioning, and returns what runs in its place: a callable on a flat argument list.
+    """
+    from torch._functorch import config as functorch_config
+    from torch._inductor.compile_fx import compile_fx
+
+    def inner_compile(graph: fx.GraphModule, _: Any, **kwargs: Any) -> Any:
+        run = inner(graph, bool(kwargs.get("is_backward")))
+
+        def boxed(args: list[Any]) -> Any:
+            flat = list(args)
+            args.clear()  # the boxed calling convention: the callee owns the arguments
+            return run(*flat)
+
+        boxed._boxed_call = True  # AOTAutograd's mark for that convention
+        return boxed
+
+    hooks = {"joint_custom_pre_pass": graph_pass(joint, "capture"), "force_disable_caches": True}
+    with functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True):
+        return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})
+
+
+@contextlib.contextmanager
+def outside_compilation() -> Iterator[None]:
+    """Leave the compilation in progress (its fake mode, its tracing context), to run real tensors meanwhile."""
+    from torch._guards import tracing
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with tracing(None), _disable_current_modes():
+        yield
+
+
+@contextlib.contextmanager
+def inside_compilation(fake_mode: Any) -> Iterator[None]:
+    """A compilation's tracing context around a graph whose fake inputs belong to `fake_mode`."""
+    from torch._guards import TracingContext, tracing
+
+    with tracing(TracingContext(fake_mode)):
+        yield
+
+
+# ---------------------------------------------------------------- graphs
+
+
+def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    twin.meta.update(gm.meta)
+    if hasattr(gm, "_param_name_to_source"):
+        twin._param_name_to_source = gm._param_name_to_source
+    for old, new in zip(gm.graph.find_nodes(op="placeholder"), twin.graph.find_nodes(op="placeholder"), strict=True):
+        if hasattr(old, "_dynamo_source"):
+            new._dynamo_source = old._dynamo_source
+    return twin
+
+
+def decomposition_table() -> dict[Any, Any]:
+    """Inductor's decompositions: what a graph that reaches its post-grad passes is written in."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return dict(select_decomp_table())
+
+
+def fake_mode_of(values: Sequence[Any]) -> Any | None:
+    """The FakeTensorMode the values belong to, if any."""
+    from torch._guards import detect_fake_mode
+
+    return detect_fake_mode(list(values))
+
+
+def is_fake(value: Any) -> bool:
+    from torch._subclasses import FakeTensor
+
+    return isinstance(value, FakeTensor)
+
+
+def static_inputs() -> frozenset[int]:
+    """Indices of the current graph's inputs that are parameters or buffers (AOTAutograd's forward metadata)."""
+    from torch._guards import TracingContext
+
+    context = TracingContext.try_get()
+    metadata = context.fw_metadata if context is not None else None
+    return frozenset(metadata.static_input_indices or ()) if metadata is not None else frozenset()
+
+
+def guard_free(value: Any) -> bool:
+    """Whether a possibly symbolic condition is known to be true, without adding a guard."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(value))
+
+
+# ---------------------------------------------------------------- torch.compile's objects
+
+
+def user_options(compiled: Any) -> tuple[str | None, dict[str, Any]] | None:
+    """The `mode` and `options` a torch.compile result was made with; None if it is no torch.compile result."""
+    wrapper = _backend_of(compiled)
+    if wrapper is None or not hasattr(wrapper, "kwargs"):
+        return None
+    return wrapper.kwargs.get("mode"), dict(wrapper.kwargs.get("options") or {})
+
+
+def _backend_of(compiled: Any) -> Any | None:
+    """Follow a compiled module or function to torch's _TorchCompileWrapper (the chain of `_torchdynamo_orig_backend`)."""
+    context = getattr(compiled, "dynamo_ctx", None)
+    callback = getattr(context, "callback", None)
+    if callback is None:
+        function = getattr(compiled, "_compiled_call_impl", None) or compiled  # nn.Module.compile
+        cells = getattr(function, "__closure__", None) or ()
+        callback = next((c.cell_contents for c in cells if hasattr(c.cell_contents, "_torchdynamo_orig_backend")), None)
+    while callback is not None and hasattr(callback, "_torchdynamo_orig_backend"):
+        callback = callback._torchdynamo_orig_backend
+    return callback
+
+
+def original_of(compiled: Any) -> Any:
+    """The module or function that torch.compile wrapped."""
+    module = getattr(compiled, "_orig_mod", None)
+    return module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)

@@ -1,0 +1,229 @@
+"""The plan: per site the recipe, the provider, the numbers and the reason. The lock file of a model's numerics.
+
+A plan is a small JSON file made to be reviewed, committed and pinned. Equal plans are equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+
+from loka_compile.graph.site import Site
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
+
+VERSION = 1
+KEEP = "keep"
+
+
+class PlanError(ValueError):
+    """A plan file that cannot be used: what was expected, what came, what to do."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe run by a provider's kernel; `keep` leaves the GEMM as the model has it."""
+
+    recipe: str
+    provider: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.recipe}/{self.provider}" if self.provider else self.recipe
+
+
+KEPT = Candidate(KEEP)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of a candidate at a site.
+
+    mere, sqnr_db, median_rel: errors on the site's real and drawn operands, the worse of both. time_us: of one call,
+    casts included, None where it was not timed. time_source: where the time comes from.
+    """
+
+    mere: float = 0.0
+    sqnr_db: float = float("inf")
+    median_rel: float = 0.0
+    time_us: float | None = None
+    time_source: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for a site, from what, and why. `rejected` lists every other candidate with its reasons."""
+
+    site: Site
+    chosen: Candidate
+    reason: str
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    rejected: tuple[tuple[Candidate, str], ...] = ()
+
+    @property
+    def lowered(self) -> bool:
+        return self.chosen.recipe != KEEP
+
+    @property
+    def score(self) -> Score:
+        return self.scores.get(str(self.chosen), Score())
+
+    @property
+    def before(self) -> Score:
+        return self.scores.get(KEEP, Score())
+
+    def demoted(self, reason: str) -> Decision:
+        """The same site kept as it was, the choice moved to the rejected ones."""
+        return replace(self, chosen=KEPT, reason=reason, rejected=(*self.rejected, (self.chosen, reason)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions by site key, for one target. `origin` says what they were made from."""
+
+    target: str
+    decisions: Mapping[str, Decision]
+    origin: str = ""
+    version: int = VERSION
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the whole plan; part of every cache key."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def lowered(self) -> list[Decision]:
+        return [decision for decision in self.decisions.values() if decision.lowered]
+
+    def find(self, site: Site) -> Decision | None:
+        """The decision for a site of a graph.
+
+        Two graphs of one model (after a graph break) may use a key twice; the second is then filed under
+        `key@source`. The contraction and the width must agree, so that a plan never speaks of another GEMM.
+        """
+        for key in (f"{site.key}@{site.source}", site.key):
+            decision = self.decisions.get(key)
+            if decision is not None and _same_gemm(decision.site, site):
+                return decision
+        return None
+
+    def with_decision(self, decision: Decision) -> Plan:
+        key = next(k for k, d in self.decisions.items() if d.site == decision.site)
+        return replace(self, decisions={**self.decisions, key: decision})
+
+    def to_json(self) -> str:
+        """Readable JSON; the same plan gives the same text."""
+        body = {
+            "format": "loka-plan",
+            "version": self.version,
+            "target": self.target,
+            "origin": self.origin,
+            "decisions": {key: _decision_to_json(decision) for key, decision in self.decisions.items()},
+        }
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_json())
+
+    def __repr__(self) -> str:
+        return f"Plan(target={self.target!r}, sites={len(self.decisions)}, lowered={len(self.lowered)})"
+
+
+def _same_gemm(planned: Site, found: Site) -> bool:
+    """Sizes that are numbers in both must agree; the batch size is not part of a decision."""
+    free = {"M", "batch"} if found.role != "grad_weight" else {"K", "batch"}
+    pairs = ((getattr(planned, n), getattr(found, n)) for n in ("M", "N", "K") if n not in free)
+    numbers = all(a == b for a, b in pairs if a.is_number and b.is_number)
+    return numbers and planned.role == found.role and planned.dtype == found.dtype
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan file. Raises PlanError on anything but a plan this version understands."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"cannot read plan {path}: {error}") from error
+    return parse_plan(text, str(path))
+
+
+def parse_plan(text: str, name: str = "plan") -> Plan:
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{name} is not JSON ({error}): pass a file written by Plan.save") from error
+    if not isinstance(body, dict) or body.get("format") != "loka-plan":
+        raise PlanError(f"{name} is not a loka plan (no \"format\": \"loka-plan\"): pass a file written by Plan.save")
+    if body.get("version") != VERSION:
+        raise PlanError(f"{name} has plan version {body.get('version')}, this loka reads {VERSION}: make the plan anew")
+    if body.get("target") not in TARGETS:
+        raise PlanError(f"{name} is for the unknown target {body.get('target')!r}: known are {', '.join(TARGETS)}")
+    try:
+        decisions = {key: _decision_from_json(value) for key, value in body["decisions"].items()}
+        return Plan(body["target"], decisions, body["origin"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{name} is damaged ({type(error).__name__}: {error}): make the plan anew") from error
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _decision_to_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "chosen": str(decision.chosen),
+        "reason": decision.reason,
+        "site": site_to_json(decision.site),
+        "scores": {name: _finite(asdict(score)) for name, score in decision.scores.items()},
+        "rejected": {str(candidate): reason for candidate, reason in decision.rejected},
+    }
+
+
+def _decision_from_json(body: dict[str, Any]) -> Decision:
+    return Decision(
+        site=site_from_json(body["site"]),
+        chosen=_candidate(body["chosen"]),
+        reason=str(body["reason"]),
+        scores={name: Score(**_infinite(score)) for name, score in body["scores"].items()},
+        rejected=tuple((_candidate(name), str(reason)) for name, reason in body["rejected"].items()),
+    )
+
+
+def _candidate(text: str) -> Candidate:
+    candidate = Candidate(*text.split("/", 1))
+    if candidate.recipe != KEEP and candidate.recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {candidate.recipe!r}; known are {', '.join(RECIPES)}")
+    return candidate
+
+
+def site_to_json(site: Site) -> dict[str, Any]:
+    body = {f.name: getattr(site, f.name) for f in fields(site)}
+    return {k: str(v).removeprefix("torch.") if k in ("batch", "M", "N", "K", "dtype") else v for k, v in body.items()}
+
+
+def site_from_json(body: Mapping[str, Any]) -> Site:
+    sizes = {name: _size(body[name]) for name in ("batch", "M", "N", "K")}
+    dtype = getattr(torch, body["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{body['dtype']!r} is no dtype")
+    return Site(**{**body, **sizes, "dtype": dtype})
+
+
+def _size(text: str) -> sympy.Expr:
+    """A number, or a symbol named by the expression (which nothing evaluates)."""
+    return sympy.Integer(text) if text.isdigit() else sympy.Symbol(text, integer=True, positive=True)
+
+
+def _finite(score: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: write it as a string. Six digits are more than any decision rests on."""
+    return {k: (str(v) if v in (float("inf"), float("-inf")) else float(f"{v:.6g}")) if isinstance(v, float) else v
+            for k, v in score.items()}  # fmt: skip
+
+
+def _infinite(score: dict[str, Any]) -> dict[str, Any]:
+    return {k: float(v) if v in ("inf", "-inf") else v for k, v in score.items()}

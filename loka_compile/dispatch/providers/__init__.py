@@ -1,0 +1,29 @@
+"""Providers: whose kernel runs a recipe. One file each; the last accepts everything.
+
+A provider's `reasons_against(site, recipe, target)` lists why it cannot (empty: it can). A newcomer writes one file
+with such a function and a name, its computation in kernels/scaled_gemm.py, and adds it to PROVIDERS.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from loka_compile.dispatch.providers import aten, emulated
+from loka_compile.graph.site import Site
+from loka_compile.recipes import Recipe
+from loka_compile.target import Target, target_of
+
+PROVIDERS: dict[str, ModuleType] = {module.NAME: module for module in (aten, emulated)}
+"""In order of preference where times are equal."""
+
+
+def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -> list[str]:
+    """Why a provider cannot run a recipe at a site on a target."""
+    if provider not in PROVIDERS:
+        return [f"unknown provider {provider!r}: known are {', '.join(PROVIDERS)}"]
+    return PROVIDERS[provider].reasons_against(site, recipe, target)
+
+
+def runner(planned: str, site: Site, recipe: Recipe, device: str) -> str:
+    """Who computes on this device what `planned` would on the plan's: itself where it can, else emulation."""
+    return planned if not reasons_against(planned, site, recipe, target_of(device)) else emulated.NAME

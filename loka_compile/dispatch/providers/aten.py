@@ -1,0 +1,33 @@
+"""aten: PyTorch's own kernels (`_int_mm`, `_scaled_mm`, 16-bit matmul)."""
+
+from __future__ import annotations
+
+import torch
+
+from loka_compile.graph.site import Site
+from loka_compile.recipes import Recipe
+from loka_compile.target import Target
+
+NAME = "aten"
+
+INT8_MAX_K = (2**31 - 1) // 127**2
+"""Longest int8 contraction whose int32 sum cannot overflow."""
+
+
+def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
+    """Alignment is checked here: CPU `_scaled_mm` accepts what CUDA's refuses."""
+    if recipe.scaling == "none":
+        return []
+    name = "_int_mm" if recipe.dtype == torch.int8 else "_scaled_mm"
+    reasons = []
+    if site.batch != 1 or site.op in ("bmm", "baddbmm"):
+        reasons.append(f"{name} takes two matrices, this is a batch of {site.batch}")
+    if recipe.scaling == "block":
+        reasons.append("_scaled_mm with block scales is not wired in yet")
+    if recipe.dtype == torch.int8 and site.K.is_number and site.K > INT8_MAX_K:
+        reasons.append(f"K = {site.K} can overflow int32 (at most {INT8_MAX_K})")
+    step = target.alignment
+    unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % step != 0]
+    if unaligned:
+        reasons.append(f"{name} wants multiples of {step}, and {', '.join(unaligned)}")
+    return reasons

@@ -1,0 +1,205 @@
+"""Reading the GEMMs of an ATen graph (inference, or joint forward and backward) as sites.
+
+The backward's GEMMs carry the sequence number of the forward one they are the derivative of (`seq_nr`, set by
+AOTAutograd), so a linear is three sites with one name: `mlp.0#0:output`, `:grad_input` and `:grad_weight`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.graph.site import Role, Site
+
+aten = torch.ops.aten
+
+GEMMS = {
+    aten.mm.default: "mm",
+    aten.addmm.default: "addmm",
+    aten.bmm.default: "bmm",
+    aten.baddbmm.default: "baddbmm",
+}
+"""linear, matmul and einsum have become one of these by the time AOTAutograd is done."""
+
+_LAYOUT = {
+    aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default, aten.reshape.default,
+    aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default, aten.clone.default,
+    aten._unsafe_view.default,
+}  # fmt: skip
+
+SITE_META = "loka_site"
+"""Where a GEMM node keeps its Site once `annotate` has run; node copies made by the partitioner keep it."""
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A site and where it is in a graph: out = lhs @ rhs, plus beta * bias and times alpha for the `add` forms."""
+
+    site: Site
+    node: fx.Node
+    lhs: fx.Node
+    rhs: fx.Node
+    bias: fx.Node | None = None
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+def annotate(graph: fx.Graph) -> list[Gemm]:
+    """Name every GEMM of an inference or joint graph, in order, and leave the name in its metadata."""
+    gemms = list(_name(graph))
+    for gemm in gemms:
+        gemm.node.meta[SITE_META] = gemm.site
+    return gemms
+
+
+def annotated(graph: fx.Graph) -> list[Gemm]:
+    """The GEMMs that `annotate` named, in a graph made from the annotated one (a forward or a backward, say)."""
+    return [
+        Gemm(node.meta[SITE_META], node, *operands(node))
+        for node in graph.nodes
+        if SITE_META in node.meta and node.target in GEMMS
+    ]
+
+
+def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, float]:
+    """lhs, rhs, bias, alpha, beta of a GEMM node."""
+    if GEMMS[node.target] in ("mm", "bmm"):
+        lhs, rhs = node.args[:2]
+        return lhs, rhs, None, 1.0, 1.0  # type: ignore[return-value]
+    bias, lhs, rhs = node.args[:3]
+    return lhs, rhs, bias, node.kwargs.get("alpha", 1.0), node.kwargs.get("beta", 1.0)  # type: ignore[return-value]
+
+
+def root(node: Any) -> Any:
+    """The tensor behind views, permutes and contiguous copies."""
+    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in _LAYOUT:
+        node = node.args[0]
+    return node
+
+
+def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
+    """The matrix behind transposes of its last two dimensions, and whether an odd number of them was undone."""
+    flipped = False
+    while node.op == "call_function" and _is_flip(node):
+        node, flipped = node.args[0], not flipped  # type: ignore[assignment]
+    return node, flipped
+
+
+def _is_flip(node: fx.Node) -> bool:
+    if node.target not in (aten.t.default, aten.permute.default, aten.transpose.int):
+        return False
+    dims = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    if node.target is aten.t.default:
+        return dims == 2
+    if node.target is aten.permute.default:
+        return dims >= 2 and [d % dims for d in node.args[1]] == [*range(dims - 2), dims - 1, dims - 2]
+    return dims >= 2 and {d % dims for d in node.args[1:]} == {dims - 2, dims - 1}  # type: ignore[operator]
+
+
+def module_name(node: fx.Node) -> str:
+    """Path of the innermost module the node (or, in a backward, its forward) ran in; `self` for the root module."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    path = next(reversed(stack.values()))[0] if stack else "L['self']"
+    return _plain(path)
+
+
+def _plain(path: str) -> str:
+    """`L['self']._modules['mlp'].layers['0']` -> `mlp.layers.0`; another root than self stays in front."""
+    base, _, rest = re.sub(r"^[LG]\['(\w+)'\]", r"\1", path).partition(".")
+    rest = re.sub(r"_modules\[", "[", rest)
+    rest = re.sub(r"\.?\[\s*['\"]?([^'\"\]]+)['\"]?\s*\]", r".\1", rest).strip(".")
+    return (rest or base) if base == "self" else ".".join(filter(None, (base, rest)))
+
+
+def _name(graph: fx.Graph) -> Iterator[Gemm]:
+    frozen = _unchanged_parameters(graph)
+    ordinals: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    forward: dict[Any, tuple[fx.Node, str]] = {}  # sequence number -> forward GEMM, its name
+    for node in graph.nodes:
+        if node.target not in GEMMS:
+            continue
+        lhs, rhs, bias, alpha, beta = operands(node)
+        origin = forward.get(node.meta.get("seq_nr")) if _is_backward(node) else None
+        role, gradient = _role(lhs, rhs, origin[0]) if origin else ("output", "")
+        if origin:
+            name = origin[1]
+        else:  # a forward GEMM, or one that only the backward has (a custom autograd function's)
+            fqn = module_name(node) + ("#backward" if _is_backward(node) else "")
+            name = f"{fqn}#{ordinals[fqn]}"
+            ordinals[fqn] += 1
+            if not _is_backward(node) and node.meta.get("seq_nr", -1) >= 0:
+                forward[node.meta["seq_nr"]] = node, name
+        key = f"{name}:{role}"
+        taken[key] += 1
+        if taken[key] > 1:
+            key += f".{taken[key] - 1}"
+        site = _site(key, node, lhs, rhs, role, gradient, static_rhs=unflip(rhs)[0] in frozen)
+        yield Gemm(site, node, lhs, rhs, bias, alpha, beta)
+
+
+def _is_backward(node: fx.Node) -> bool:
+    return node.meta.get("partitioner_tag") == "is_backward"
+
+
+def _role(lhs: fx.Node, rhs: fx.Node, forward: fx.Node) -> tuple[Role, Any]:
+    """grad_input = gradient @ rhsᵀ, grad_weight = lhsᵀ @ gradient, either possibly written transposed."""
+    forward_lhs, forward_rhs, *_ = operands(forward)
+    lhs_root, rhs_root = root(lhs), root(rhs)
+    known = {root(forward_lhs), root(forward_rhs)}
+    gradient = "lhs" if rhs_root in known else "rhs"
+    other = rhs_root if gradient == "lhs" else lhs_root
+    if root(forward_lhs) is root(forward_rhs):  # x @ xᵀ: the operand does not tell, its place does
+        return ("grad_input", "lhs") if gradient == "lhs" else ("grad_weight", "rhs")
+    return ("grad_input" if other is root(forward_rhs) else "grad_weight"), gradient
+
+
+def _site(key: str, node: fx.Node, lhs: fx.Node, rhs: fx.Node, role: Role, gradient: Any, static_rhs: bool) -> Site:
+    a, b = lhs.meta["val"], rhs.meta["val"]
+    batch = a.shape[0] if a.dim() == 3 else 1
+    return Site(
+        key=key,
+        op=GEMMS[node.target],
+        role=role,
+        batch=size(batch),
+        M=size(a.shape[-2]),
+        N=size(b.shape[-1]),
+        K=size(a.shape[-1]),
+        dtype=a.dtype,
+        fqn=module_name(node),
+        source=_source(node),
+        static_rhs=static_rhs,
+        gradient=gradient,
+    )
+
+
+def size(value: Any) -> sympy.Expr:
+    """A size of a fake tensor as a sympy expression."""
+    return value.node.expr if isinstance(value, torch.SymInt) else sympy.Integer(int(value))
+
+
+def _source(node: fx.Node) -> str:
+    """`model.py:42`: the innermost line of the model's own code (not torch's) that made the node."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [(file, line) for file, line in frames if "/torch/" not in file]
+    file, line = (own or frames or [("", "")])[-1]
+    return f"{PurePath(file).name}:{line}" if file else ""
+
+
+def _unchanged_parameters(graph: fx.Graph) -> set[fx.Node]:
+    """Parameters and buffers that an inference graph reads and never writes; none in a joint graph."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if any(_is_backward(node) for node in graph.nodes):
+        return set()
+    written = {root(node.args[0]) for node in graph.nodes if node.target is aten.copy_.default}
+    static = compat.static_inputs()
+    return {node for index, node in enumerate(placeholders) if index in static} - written

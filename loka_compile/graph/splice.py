@@ -1,0 +1,53 @@
+"""Putting a traced torch function into a graph.
+
+Replacement code is written as an ordinary torch function and traced under Inductor's decomposition table: nodes
+built by hand trip over operators that have "both a fallback and a decomp" (seen for aten.clamp and aten.t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from loka_compile import compat
+
+_INHERITED = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace", "seq_nr", "partitioner_tag", "source_fn_stack")
+
+
+def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], **meta: Any) -> Any:
+    """Trace `function` on `args` (nodes or constants) and insert the result in front of `before`.
+
+    Returns what the function returns, with nodes for tensors. Every new node has `meta["val"]`, the names of
+    `before` (module stack, stack trace, sequence number, partitioner tag) and `meta`.
+    """
+    graph = before.graph
+    nodes = [arg for arg in args if isinstance(arg, fx.Node)]
+    values = [node.meta["val"] for node in nodes]
+
+    def on_tensors(*tensors: Any) -> Any:
+        given = iter(tensors)
+        return function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
+
+    fake_mode = compat.fake_mode_of(values)
+    with fake_mode:
+        traced = make_fx(on_tensors, decomposition_table=compat.decomposition_table())(*values)
+
+    inherited = {name: before.meta[name] for name in _INHERITED if name in before.meta}
+    placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    env = dict(zip(placeholders, nodes, strict=True))
+    with graph.inserting_before(before):
+        for node in traced.graph.nodes:
+            if node.op == "placeholder":
+                continue
+            if node.op == "output":
+                return map_arg(node.args[0], env.__getitem__)
+            if node.op == "get_attr":
+                raise TypeError(f"{function.__name__} makes a tensor constant ({node.target}); pass it as an argument")
+            env[node] = graph.node_copy(node, env.__getitem__)
+            env[node].meta.update(inherited, **meta)
+    raise AssertionError("a traced graph has an output")

@@ -1,0 +1,66 @@
+"""Recipes: a numeric format for a GEMM's operands, and how they are scaled.
+
+Names follow torchao and DeepGEMM (papers.md names them as in LoKA, section 1.4). A recipe says what the
+numbers are; a provider (dispatch/providers) says who computes with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Scaling = Literal["none", "tensor", "row", "block"]
+
+BLOCK = 128
+"""Block length of `fp8_blockwise` along the contraction: 1 x 128 for the left operand, 128 x 128 for the right."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the two operands of one GEMM are represented.
+
+    dtype: element format of both operands.
+    grad_dtype: element format of an operand that is a gradient (tensorwise FP8 uses e5m2: range over precision).
+    scaling: `none` (a plain cast), `tensor` (one scale), `row` (one scale a row of the left operand and a column
+        of the right one, i.e. per slice along the contraction), `block`.
+    accumulate: dtype the products are summed in.
+    """
+
+    name: str
+    dtype: torch.dtype
+    scaling: Scaling
+    grad_dtype: torch.dtype
+    accumulate: torch.dtype = torch.float32
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one operand element."""
+        return self.dtype.itemsize
+
+    def operand(self, side: Literal["lhs", "rhs"], is_gradient: bool) -> tuple[torch.dtype, str]:
+        """Format of one operand as loka::quantize's (dtype, scaling); a right operand's blocks are 128 x 128."""
+        scaling = "tile" if self.scaling == "block" and side == "rhs" else self.scaling
+        return (self.grad_dtype if is_gradient else self.dtype), scaling
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _recipe(name: str, dtype: torch.dtype, scaling: Scaling, **more: torch.dtype) -> Recipe:
+    return Recipe(name, dtype, scaling, **{"grad_dtype": dtype, **more})
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _recipe("bf16", torch.bfloat16, "none"),
+        _recipe("fp16", torch.float16, "none"),
+        _recipe("int8_rowwise", torch.int8, "row", accumulate=torch.int32),
+        _recipe("fp8_tensorwise", torch.float8_e4m3fn, "tensor", grad_dtype=torch.float8_e5m2),
+        _recipe("fp8_rowwise", torch.float8_e4m3fn, "row"),
+        _recipe("fp8_blockwise", torch.float8_e4m3fn, "block"),
+    )
+}
+"""Every recipe loka knows, by name."""

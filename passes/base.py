@@ -1,0 +1,54 @@
+"""What a pass is, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import fx
+
+from loka_compile.dispatch.plan import Plan
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A rule looked at `subject` (a site key or a node's name) and left it alone: why, with the offending value."""
+
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What was done to `subject`; `kernel` is the callee that the generated code must then contain."""
+
+    subject: str
+    did: str
+    kernel: str = ""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    rewrites: tuple[Rewrite, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may know: the plan, and the device type (`cpu`, `cuda`) of the graph it works on."""
+
+    plan: Plan
+    device: str = "cpu"
+
+
+class Pass(Protocol):
+    """A frozen dataclass with a name that rewrites a graph in place.
+
+    It leaves the graph linted, every new node with `meta["val"]`, the module's name and the site's. It is a pure
+    function of graph and context: records are rebuilt by running it again.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult: ...

@@ -1,0 +1,104 @@
+"""lower: every loka op becomes its provider's kernel, or its reference written out for Inductor to fuse.
+
+Runs on forward, backward and inference graphs after partitioning. What quantizes is written out (Inductor fuses
+it with the norm or activation before it, and the rescaling with what follows); the product is the provider's
+kernel. In an inference graph a parameter's product becomes a frozen one: quantized once, until it changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile.graph.sites import SITE_META, unflip
+from loka_compile.graph.splice import splice
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
+from loka_compile.passes.base import Context, PassResult, Rewrite
+
+QUANTIZE = torch.ops.loka.quantize.default
+SCALED_GEMM = torch.ops.loka.scaled_gemm.default
+
+
+@dataclass(frozen=True)
+class Lower:
+    name: str = "lower"
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites = [_lower_gemm(node) for node in graph.find_nodes(op="call_function", target=SCALED_GEMM)]
+        graph.eliminate_dead_code()  # the quantize nodes of frozen weights
+        for node in graph.find_nodes(op="call_function", target=QUANTIZE):
+            _write_out(node)
+        graph.eliminate_dead_code()
+        graph.lint()
+        return PassResult(tuple(rewrites))
+
+
+def _lower_gemm(node: fx.Node) -> Rewrite:
+    a, a_scale, b, _, out_dtype, provider = node.args
+    site = node.meta[SITE_META]
+    weight = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
+    if weight is None:
+        kernel, out = _plain(node)
+    elif weight.dtype == torch.int8 and provider == "aten":
+        kernel, out = "loka.frozen_int_mm", splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
+    else:
+        form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
+        kernel, out = "loka.frozen_gemm", splice(node, frozen_gemm, [a, a_scale, weight.node, *form])
+    node.replace_all_uses_with(out)
+    node.graph.erase_node(node)
+    return Rewrite(site.key, f"{kernel} ({provider})", kernel)
+
+
+def _plain(node: fx.Node) -> tuple[str, Any]:
+    """The provider's kernel where Inductor can see it; emulation stays one opaque op, to be found by its name."""
+    a, a_scale, b, b_scale, out_dtype, provider = node.args
+    if provider == "emulated":
+        return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
+    kernel = "mm" if a_scale is None else "_int_mm" if a.meta["val"].dtype == torch.int8 else "_scaled_mm"  # type: ignore[union-attr]
+    if a.meta["val"].dim() == 3 and a_scale is None:  # type: ignore[union-attr]
+        kernel = "bmm"
+    return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
+
+
+def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
+    acc, scale = frozen_int_mm(a, weight, transposed)
+    return (acc.float() * a_scale * scale).to(out_dtype)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A parameter behind a quantized right operand, and how it is quantized along the contraction."""
+
+    node: fx.Node
+    transposed: bool
+    dtype: torch.dtype
+    scaling: str
+
+
+def _frozen_weight(b: fx.Node) -> _Weight | None:
+    q, flipped = unflip(b)
+    if q.target is getitem and q.args[0].target is QUANTIZE:  # type: ignore[union-attr]
+        base, dtype, scaling, _ = q.args[0].args  # type: ignore[union-attr]
+    elif b.meta["val"].dtype in (torch.bfloat16, torch.float16) and q.op == "call_function" and q.args:
+        base, dtype, scaling = q.args[0], q.meta["val"].dtype, "none"
+    else:
+        return None
+    base, flipped_before = unflip(base)  # type: ignore[arg-type]
+    if base.op != "placeholder":
+        return None
+    return _Weight(base, flipped != flipped_before, dtype, scaling)  # type: ignore[arg-type]
+
+
+def _write_out(node: fx.Node) -> None:
+    """Replace a quantize by its reference, value by value."""
+    outputs = splice(node, quantization.reference, node.args)
+    for user in list(node.users):
+        user.replace_all_uses_with(outputs[user.args[1]])
+        node.graph.erase_node(user)
+    node.graph.erase_node(node)

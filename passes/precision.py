@@ -1,0 +1,101 @@
+"""precision: the plan's recipes become explicit quantize and scaled GEMM nodes.
+
+Works on the inference graph and on the joint forward and backward graph, so a training step's three GEMMs of a
+linear are rewritten by one rule. In the joint graph autograd is done: gradients pass quantization straight through.
+One quantize serves all consumers of a tensor that want it in the same format and scaled along the same dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile.dispatch.plan import Decision
+from loka_compile.dispatch.providers import runner
+from loka_compile.graph.sites import SITE_META, Gemm, annotate, unflip
+from loka_compile.graph.splice import splice
+from loka_compile.kernels.quantize import quantize
+from loka_compile.kernels.scaled_gemm import scaled_gemm
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.recipes import RECIPES
+
+Quantized = tuple[fx.Node, fx.Node | None]
+
+
+@dataclass(frozen=True)
+class Precision:
+    name: str = "precision"
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        shared: dict[Any, Quantized] = {}
+        for gemm in annotate(graph):
+            decision = context.plan.find(gemm.site)
+            reason = check(gemm, decision)
+            if decision is None or reason:
+                rejects.append(Reject(gemm.site.key, reason))
+                continue
+            provider = runner(decision.chosen.provider, gemm.site, RECIPES[decision.chosen.recipe], context.device)
+            rewrite(gemm, decision.chosen.recipe, provider, shared)
+            planned = decision.chosen.provider
+            where = provider if provider == planned else f"{provider} here ({planned} on {context.plan.target})"
+            rewrites.append(Rewrite(gemm.site.key, f"{decision.chosen.recipe} by {where}"))
+        graph.eliminate_dead_code()
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+def check(gemm: Gemm, decision: Decision | None) -> str:
+    """Why the GEMM stays as it is; empty if it is to be rewritten."""
+    if decision is None:
+        return "the plan has no decision for this site"
+    if not decision.lowered:
+        return decision.reason
+    if not gemm.site.dtype.is_floating_point:
+        return f"operands are {gemm.site.dtype}, not floating point"
+    return ""
+
+
+def rewrite(gemm: Gemm, recipe_name: str, provider: str, shared: dict[Any, Quantized]) -> None:
+    """Replace one GEMM by quantized operands and loka::scaled_gemm."""
+    recipe, site, node = RECIPES[recipe_name], gemm.site, gemm.node
+    dtype, scaling = recipe.operand("lhs", site.gradient == "lhs")
+    a, a_scale = _quantized(node, gemm.lhs, dtype, scaling, -1, shared)
+    dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
+    b, b_scale = _quantized(node, gemm.rhs, dtype, scaling, -2, shared)
+
+    def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
+        return scaled_gemm(a, a_scale, b, b_scale, site.dtype, provider)
+
+    out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
+    if gemm.bias is not None:
+        out = splice(node, lambda out, bias: gemm.alpha * out + gemm.beta * bias, [out, gemm.bias])
+    node.replace_all_uses_with(out)
+    node.graph.erase_node(node)
+
+
+def _quantized(
+    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, shared: dict[Any, Quantized]
+) -> Quantized:
+    """The operand in few bits and its scale, made once for all transposed forms of one tensor."""
+    base, flipped = unflip(operand)
+    if flipped:
+        axis = -3 - axis  # -1 <-> -2
+    key = base, dtype, scaling, axis if scaling in ("row", "block") else None
+    if key not in shared:
+        if scaling == "none":
+            shared[key] = splice(before, lambda x: x.to(dtype), [base]), None
+        else:
+            shared[key] = splice(before, lambda x: quantize(x, dtype, scaling, axis), [base])
+    q, scale = shared[key]
+    if not flipped:
+        return q, scale
+    one_scale = scale is None or scale.meta["val"].dim() == 1
+    return splice(before, _flip, [q]), scale if one_scale else splice(before, _flip, [scale])
+
+
+def _flip(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(-1, -2)

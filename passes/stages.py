@@ -1,0 +1,36 @@
+"""The pipeline bound to one plan: the two functions that go into Inductor's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import fx
+
+from loka_compile.dispatch.plan import Plan
+from loka_compile.passes import Pass, PassResult, Pipeline
+from loka_compile.passes.base import Context
+
+Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
+"""Called with a pass's name, the graph, and what runs the pass on it: how a record sees before and after."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    pipeline: Pipeline
+    plan: Plan
+    device: str
+
+    def joint(self, graph: fx.Graph, watch: Watch | None = None) -> None:
+        self._run(self.pipeline.joint, graph, watch)
+
+    def post_grad(self, graph: fx.Graph, watch: Watch | None = None) -> None:
+        self._run(self.pipeline.post_grad, graph, watch)
+
+    def _run(self, passes: tuple[Pass, ...], graph: fx.Graph, watch: Watch | None) -> None:
+        context = Context(self.plan, self.device)
+        for each in passes:
+            if watch is None:
+                each(graph, context)
+            else:
+                watch(each.name, graph, lambda each=each: each(graph, context))

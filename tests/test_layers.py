@@ -1,0 +1,207 @@
+"""Imports point down only, private torch stays in compat.py, and `import loka_compile` stays light."""
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Folder of the checkout -> the name it is imported by.
+FOLDERS = {
+    "examples": "examples",
+    "loka_compile": "loka_compile",
+    "passes": "loka_compile.passes",
+    "kernels": "loka_compile.kernels",
+}
+
+# Top to bottom: a module may import its own layer and those below it.
+LAYERS = (
+    ("examples",),
+    ("loka_compile.cli",),
+    ("loka_compile",),  # the public API, loka_compile/__init__.py
+    ("loka_compile.backend",),
+    ("loka_compile.inspect",),
+    ("loka_compile.passes",),
+    ("loka_compile.dispatch",),
+    ("loka_compile.probe",),
+    ("loka_compile.graph",),
+    ("loka_compile.options", "loka_compile.recipes", "loka_compile.target"),
+    ("loka_compile.kernels",),
+    ("loka_compile.compat",),
+)
+DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
+PLAIN_DATA = DEPTH["loka_compile.options"]
+
+# Named with an underscore, yet these are the kernels everyone calls.
+PUBLIC_KERNELS = {"_int_mm", "_scaled_mm"}
+
+
+def module_name(path: Path, root: Path) -> str:
+    folder, *rest = path.relative_to(root).with_suffix("").parts
+    return ".".join([FOLDERS[folder], *(rest[:-1] if rest[-1] == "__init__" else rest)])
+
+
+def depth_of(module: str) -> int | None:
+    """The layer of a module: that of its longest known prefix. None if it is not ours or has no layer."""
+    while module not in DEPTH:
+        module, dot, _ = module.rpartition(".")
+        if not dot or module == "loka_compile":  # a module the list above does not know
+            return None
+    return DEPTH[module]
+
+
+def imports(tree: ast.AST, module: str, is_package: bool):
+    """(node, imported dotted name) of every import, wherever it stands; relative ones made absolute."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:
+                # `from loka_compile import x` means the module x where there is one, else the public API.
+                full = f"{base}.{alias.name}"
+                yield node, full if base == "torch" or depth_of(full) is not None else base
+
+
+def at_module_level(tree: ast.Module) -> set[ast.AST]:
+    """The nodes that run when the module is imported: not those in functions or under `if TYPE_CHECKING`."""
+    found, todo = set(), list(tree.body)
+    while todo:
+        node = todo.pop()
+        found.add(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def torch_attributes(tree: ast.AST):
+    """(node, dotted name) of every `torch.x`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            yield node, f"torch.{node.attr}"
+
+
+def is_private_torch(dotted: str) -> bool:
+    head, name, *_ = [*dotted.split("."), ""]
+    return head == "torch" and name[:1] == "_" != name[1:2] and name not in PUBLIC_KERNELS
+
+
+def violations(root: Path) -> list[str]:
+    """Every import under `root` that breaks the rules, as `file:line: why`."""
+    found = []
+    for path in sorted(p for folder in FOLDERS for p in (root / folder).rglob("*.py")):
+        module, tree = module_name(path, root), ast.parse(path.read_text())
+        own = depth_of(module)
+
+        def report(node, why, path=path):
+            found.append(f"{path.relative_to(root)}:{getattr(node, 'lineno', 1)}: {why}")
+
+        if own is None:
+            report(tree, f"{module} has no layer; give it one in tests/test_layers.py")
+            continue
+        eager = at_module_level(tree)
+        imported = list(imports(tree, module, path.name == "__init__.py"))
+        for node, name in [*imported, *torch_attributes(tree)]:
+            if is_private_torch(name) and module != "loka_compile.compat":
+                report(node, f"private torch API {name}; wrap it in loka_compile/compat.py")
+        for node, name in imported:
+            top = name.partition(".")[0]
+            if top in ("passes", "kernels"):
+                report(node, f"{name} is importable in a checkout only; import loka_compile.{name}")
+            if top not in ("examples", "loka_compile"):
+                continue
+            its = depth_of(name)
+            if its is None:
+                report(node, f"{name} has no layer; give it one in tests/test_layers.py")
+            elif module == "loka_compile":
+                if node in eager and its < PLAIN_DATA:
+                    report(node, f"{name} is imported eagerly; import it inside a function")
+            elif own == DEPTH["examples"]:
+                # `from loka_compile import probe` is the public function, whatever module bears its name.
+                public = isinstance(node, ast.ImportFrom) and node.module == "loka_compile"
+                if top == "loka_compile" and name != "loka_compile" and not public:
+                    report(node, f"examples use the public API only, not {name}")
+            elif its < own:
+                report(node, f"{module} imports {name}, which is above it")
+    return found
+
+
+def test_imports_point_down():
+    found = violations(ROOT)
+    assert not found, "\n" + "\n".join(found)
+
+
+WRONG = {
+    "passes/lower.py": ["from loka_compile import backend", "from ..cli import x", "import passes.precision"],
+    "kernels/norm.py": ["from loka_compile.options import Options", "import loka_compile"],
+    "loka_compile/graph/sites.py": ["def f():\n    from ..probe import Probe", "from .. import explain"],
+    "loka_compile/__init__.py": ["from .backend import loka", "if True:\n    import loka_compile.graph"],
+    "loka_compile/target.py": ["import torch._inductor.config", "from torch import _dynamo", "torch._C._x()"],
+    "loka_compile/stray.py": ["import math"],
+    "examples/quickstart.py": ["import loka_compile.probe", "from loka_compile.options import Options"],
+}
+RIGHT = {
+    "passes/lower.py": ["from ..graph import sites", "from . import precision", "import torch"],
+    "kernels/norm.py": ["from loka_compile.compat import x", "torch._int_mm(a, b)", "torch.__version__"],
+    "loka_compile/__init__.py": ["from .options import Options", "def f():\n    from .backend import x"],
+    "loka_compile/compat.py": ["import torch._inductor", "torch._C._x()"],
+    "loka_compile/cli.py": ["import loka_compile", "from loka_compile import explain"],
+    "loka_compile/dispatch/providers/aten.py": ["from ..scores import x", "from ...kernels import y"],
+    "examples/quickstart.py": ["import loka_compile as loka", "from loka_compile import probe"],
+}
+
+
+def cases(table):
+    return [pytest.param(file, code, id=f"{file}: {code}") for file, codes in table.items() for code in codes]
+
+
+def found_in(root: Path, file: str, code: str) -> list[str]:
+    path = root / file
+    path.parent.mkdir(parents=True)
+    path.write_text(code)
+    return violations(root)
+
+
+@pytest.mark.parametrize("file, code", cases(WRONG))
+def test_a_wrong_import_is_caught(tmp_path, file, code):
+    [why] = found_in(tmp_path, file, code)
+    assert why.startswith(file)
+
+
+@pytest.mark.parametrize("file, code", cases(RIGHT))
+def test_a_right_import_passes(tmp_path, file, code):
+    assert found_in(tmp_path, file, code) == []
+
+
+def test_setup_cfg_lists_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    inits = [p for folder in FOLDERS if folder != "examples" for p in (ROOT / folder).rglob("__init__.py")]
+    assert {module_name(p, ROOT) for p in inits} == set(config["options"]["packages"].split())
+
+
+def run_fresh(code: str) -> str:
+    """What `code` prints in a new interpreter that stands outside the checkout."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_is_light():
+    heavy = "[m for m in sys.modules if (m + '.').startswith(('triton.', 'torch._inductor.'))]"
+    assert run_fresh(f"import sys, loka_compile; print({heavy})") == "[]"
+
+
+def test_backend_is_found_by_name_without_import():
+    code = "import sys, torch._dynamo as d; print('loka' in d.list_backends(), 'loka_compile' in sys.modules)"
+    assert run_fresh(code) == "True False"
