@@ -33,8 +33,9 @@ def loka(
     chosen = Options.of(mode, options)
     device = device_of(example_inputs)
 
-    plan = planning.settle(chosen, gm, example_inputs)
-    stages = Stages(PIPELINE.select(chosen.passes), plan, device)
+    pipeline = PIPELINE.select(chosen.passes)
+    plan = planning.settle(chosen, gm, example_inputs, lambda plan, graph: Stages(pipeline, plan, device).joint(graph))
+    stages = Stages(pipeline, plan, device)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages, (mode, options or {}))
 
     compiled, graph.artifacts = compat.compile_inductor(

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 GraphPass = Callable[[fx.Graph], None]
@@ -78,6 +79,14 @@ def compile_inductor(
     with _artifacts_into(artifacts):
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
+
+
+def compile_function(function: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A torch function through Inductor for these inputs' shapes, without Dynamo (torch._inductor.compile)."""
+    from torch._inductor import compile as inductor_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return inductor_compile(make_fx(function)(*inputs), list(inputs))
 
 
 @contextlib.contextmanager
@@ -196,6 +205,11 @@ def guard_free(value: Any) -> bool:
     return bool(statically_known_true(value))
 
 
+def concrete(size: int | torch.SymInt) -> int:
+    """The value a symbolic size has for the inputs at hand, without adding a guard."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+
+
 # ---------------------------------------------------------------- torch.compile's objects
 
 
@@ -224,3 +238,19 @@ def original_of(compiled: Any) -> Any:
     """The module or function that torch.compile wrapped."""
     module = getattr(compiled, "_orig_mod", None)
     return module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
+
+
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Whether a module is a torch.compile result, or was compiled in place by its `compile` method."""
+    from torch._dynamo import OptimizedModule
+
+    return isinstance(model, OptimizedModule) or model._compiled_call_impl is not None
+
+
+def compile_calls(
+    model: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], **options: Any
+) -> Callable[[], None]:
+    """Send a module's calls through `wrap(torch.compile(its call, **options))` until the returned function is called."""
+    torch.nn.Module.compile(model, **options)
+    model._compiled_call_impl = wrap(model._compiled_call_impl)  # type: ignore[arg-type]
+    return lambda: model.__dict__.pop("_compiled_call_impl", None)

@@ -1,0 +1,192 @@
+"""Measured times: kernels run on this machine, at the site's sizes, and remembered on disk.
+
+A candidate's time is its GEMM kernel on ready operands plus its casts. Casts cost per element what one compiled
+(that is, fused) cast costs at a large size: an upper bound, since in the model Inductor fuses them into neighbours.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loka_compile import compat
+from loka_compile.dispatch.sizes import Sizes
+from loka_compile.graph.site import Site
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.recipes import Recipe
+
+REPEATS = 7
+MIN_TOTAL_US = 50_000
+"""A kernel is run at least REPEATS times, and a short one for at least this long."""
+HOPELESS = 2.0
+"""A kernel this many times slower than the one to beat at its first run is not run again."""
+CAST_SHAPE = (4096, 1024)
+
+
+def keep_us(site: Site, sizes: Sizes) -> float:
+    """Microseconds of the GEMM as the model has it."""
+    a, b = _operands(sizes, site.dtype, site.dtype)
+    return _remembered(_key("keep", site.dtype, sizes), lambda: _best_us(lambda: a() @ b()))
+
+
+def recipe_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> float:
+    """Microseconds of the GEMM in a recipe, casts included; only a lower bound once it is hopeless against beat_us."""
+    lhs, _ = recipe.operand("lhs", site.gradient == "lhs")
+    rhs, _ = recipe.operand("rhs", site.gradient == "rhs")
+
+    def measure() -> float:
+        a, b = _operands(sizes, lhs, rhs)
+        scales = _unit_scales(recipe, sizes)
+        return _best_us(lambda: _kernel(provider, a(), b(), *scales, site.dtype), HOPELESS * beat_us)
+
+    kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
+    if kernel > HOPELESS * beat_us:
+        return kernel
+    cast, epilogue = (_remembered(_key(step, recipe.name, site.dtype), functools.partial(_per_element_us, step, recipe, site.dtype))
+                      for step in ("cast", "epilogue"))  # fmt: skip
+    elements = sizes.lhs + (0 if site.static_rhs else sizes.rhs)
+    return kernel + cast * elements + epilogue * sizes.out
+
+
+def _kernel(provider: str, a: Any, b: Any, a_scale: Any, b_scale: Any, dtype: torch.dtype) -> Any:
+    """The bare product: rescaling int8's sums is the epilogue's part."""
+    if provider == "aten" and a.dtype == torch.int8:
+        return torch._int_mm(a, b)
+    return gemm.IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, dtype)
+
+
+def _operands(sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Random operands made when first asked for; the right one laid out as a linear's transposed weight."""
+    batch = () if sizes.batch == 1 else (sizes.batch,)
+
+    @functools.cache
+    def a() -> Any:
+        return _random((*batch, sizes.M, sizes.K), lhs)
+
+    @functools.cache
+    def b() -> Any:
+        return _random((*batch, sizes.N, sizes.K), rhs).transpose(-1, -2)
+
+    return a, b
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    if dtype == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=dtype)
+    return torch.rand(shape).sub_(0.5).to(dtype)
+
+
+def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
+    if recipe.scaling == "none":
+        return None, None
+    if recipe.scaling == "tensor":
+        return torch.ones(1), torch.ones(1)
+    batch = () if sizes.batch == 1 else (sizes.batch,)
+    blocks = -(-sizes.K // quantization.BLOCK) if recipe.scaling == "block" else 1
+    columns = -(-sizes.N // quantization.BLOCK) if recipe.scaling == "block" else sizes.N
+    return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
+
+
+def _per_element_us(step: str, recipe: Recipe, dtype: torch.dtype) -> float:
+    """Microseconds per element of casting an operand, or of rescaling the product, compiled by Inductor."""
+    operand, scaling = recipe.operand("lhs", False)
+    x = torch.randn(CAST_SHAPE, dtype=dtype)
+    if step == "cast":
+        function = (lambda x: x.to(operand)) if scaling == "none" else (
+            lambda x: quantization.reference(x, operand, scaling, -1))  # fmt: skip
+        inputs = [x]
+    else:
+        made = torch.int32 if operand == torch.int8 else operand if scaling == "none" else dtype
+        row, column = torch.rand(CAST_SHAPE[0], 1), torch.rand(1, CAST_SHAPE[1])
+        inputs = [x.to(made), row, column]
+        function = (lambda x, r, c: (x.float() * r * c).to(dtype)) if made == torch.int32 else (lambda x, r, c: x.to(dtype))
+        if made == dtype:
+            return 0.0  # the kernel writes the wanted dtype itself
+    compiled = compat.compile_function(function, inputs)
+    return _best_us(lambda: compiled(*inputs)) / x.numel()
+
+
+def _best_us(run: Callable[[], Any], hopeless_us: float = float("inf")) -> float:
+    """The best of a few runs (what else runs on the machine only ever adds), or the first if that already loses."""
+    first = _time_us(run)
+    if first > 2 * hopeless_us:
+        return first
+    times = [first]
+    while len(times) <= REPEATS or sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS:
+        times.append(_time_us(run))
+    return min(times[1:])
+
+
+def _time_us(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e6
+
+
+# ---------------------------------------------------------------- memory
+
+
+def cache_dir() -> Path:
+    """Where measured times are kept: $LOKA_CACHE_DIR, else ~/.cache/loka."""
+    return Path(os.environ.get("LOKA_CACHE_DIR") or Path.home() / ".cache" / "loka")
+
+
+def _key(*parts: Any) -> str:
+    return " ".join(str(part) for part in parts)
+
+
+@functools.cache
+def _file() -> Path:
+    """One file a machine, thread count and torch version: a time is only comparable within them."""
+    cpu = next((line for line in _cpuinfo() if line.startswith(("model name", "Model"))), platform.processor())
+    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
+    kernels = Path(gemm.__file__).read_bytes() + Path(quantization.__file__).read_bytes()
+    machine = f"{cpu} {flags} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
+    return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+@functools.cache
+def _times() -> dict[str, float]:
+    try:
+        times = json.loads(_file().read_text())
+        return {str(k): float(v) for k, v in times.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # measured anew
+
+
+def _remembered(key: str, measure: Callable[[], float]) -> float:
+    times = _times()
+    if key not in times:
+        with compat.outside_compilation(), torch.no_grad():
+            times[key] = measure()
+        _save(times)
+    return times[key]
+
+
+def _save(times: dict[str, float]) -> None:
+    """Whole file at once, so that processes side by side never read half of one."""
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
+            json.dump(times, scratch, indent=0, sort_keys=True)
+        os.replace(scratch.name, _file())
+    except OSError:
+        pass  # a read-only home: the times last as long as the process

@@ -1,0 +1,177 @@
+"""Watching a graph's GEMMs run, and making a profile of what was seen."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+import loka_compile
+from loka_compile.graph.site import Site
+from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
+from loka_compile.probe.distribution import generator_for, sample_dim
+from loka_compile.probe.profile import OperandStats, Profile, SiteProfile
+from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, subsample
+from loka_compile.probe.statistics import OperandStatistics
+from loka_compile.recipes import RECIPES, Recipe
+
+COLUMNS = 256
+"""Columns of the right operand that a call is scored on."""
+DRAWN_CONTRACTION = 4096
+"""Longest contraction over the batch that operands are drawn for."""
+
+
+def chosen_recipes(recipes: Iterable[Recipe | str] | None) -> tuple[Recipe, ...]:
+    """Recipes by name; all of them for None. Raises ValueError on an unknown name."""
+    if isinstance(recipes, str):
+        raise ValueError(f"recipes is a list of names, got the string {recipes!r}")
+    found = []
+    for recipe in RECIPES.values() if recipes is None else recipes:
+        if not isinstance(recipe, Recipe) and recipe not in RECIPES:
+            near = difflib.get_close_matches(str(recipe), RECIPES, 1, 0)
+            raise ValueError(f"unknown recipe {recipe!r}, did you mean {near[0]!r}? Known: {', '.join(RECIPES)}")
+        found.append(recipe if isinstance(recipe, Recipe) else RECIPES[recipe])
+    return tuple(found)
+
+
+@dataclass
+class _Record:
+    """What has been seen of one site so far."""
+
+    site: Site
+    lhs: OperandStatistics
+    rhs: OperandStatistics
+    picks: torch.Generator
+    calls: int = 0
+    scored: int = 0
+    scores: dict[str, ErrorScore] = field(default_factory=dict)
+    observed: tuple[int, int, int, int] = (1, 0, 0, 0)
+
+
+class Observer:
+    """Collects from every graph of a model.
+
+    rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones only add to its
+    statistics. `active`: whether running graphs are watched.
+    """
+
+    def __init__(self, recipes: tuple[Recipe, ...], rows: int, score_calls: int, seed: int) -> None:
+        self.recipes, self.rows, self.score_calls, self.seed = recipes, rows, score_calls, seed
+        self.records: dict[str, _Record] = {}
+        self.active = True
+        self.graphs_run = 0
+
+    def joint(self, graph: fx.Graph) -> None:
+        """Names the GEMMs of an inference or joint graph: the `joint` of compat.capture."""
+        for gemm in annotate(graph):
+            self._register(gemm.site)
+
+    def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        """Runs a graph node by node, watching: the `inner` of compat.capture."""
+
+        def run(*args: Any) -> Any:
+            self.graphs_run += 1
+            return (_Watching(gm, self) if self.active else fx.Interpreter(gm)).run(*args)
+
+        return run
+
+    def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
+        """One call of a site with its real operands, which are only read."""
+        if not (lhs.is_floating_point() and rhs.is_floating_point()):
+            return  # an integer product has nothing to lose
+        record = self.records[self._key(site)]
+        record.calls += 1
+        batch = lhs.shape[0] if lhs.dim() == 3 else 1
+        sizes = (batch, lhs.shape[-2], rhs.shape[-1], lhs.shape[-1])
+        record.observed = max(record.observed, sizes, key=lambda s: s[0] * s[1] * s[2] * s[3])
+        with exact():
+            amax = record.lhs.add(lhs), record.rhs.add(rhs)
+            if record.scored < self.score_calls and lhs.numel() and rhs.numel():
+                record.scored += 1
+                a, b = subsample(lhs, rhs, self.rows, COLUMNS, record.picks)
+                _score_all(self.recipes, site, a, b, amax, record.scores)
+
+    def profile(self) -> Profile:
+        versions = {"loka": loka_compile.__version__, "torch": torch.__version__}
+        sites = {key: self._site_profile(key, record) for key, record in self.records.items() if record.calls}
+        return Profile(sites, versions, self.seed)
+
+    def _site_profile(self, key: str, record: _Record) -> SiteProfile:
+        lhs, rhs, drawn = record.lhs.result(), record.rhs.result(), {}
+        generator = generator_for(self.seed, key, "draw")
+        operands = draw_operands(record.site, lhs, rhs, record.observed, self.rows, generator)
+        if operands is not None:
+            # an outlier that a Gaussian never draws still sets the scale of its tensor
+            amax = tuple(max(s.amax, x.abs().max().item()) for s, x in zip((lhs, rhs), operands, strict=True))
+            dtype = record.site.dtype
+            _score_all(self.recipes, record.site, *(x.to(dtype) for x in operands), amax, drawn)
+        return SiteProfile(record.site, record.calls, lhs, rhs, dict(record.scores), drawn, record.observed)
+
+    def _key(self, site: Site) -> str:
+        """The site's key; `key@source` for the second site of that key (graphs on both sides of a graph break)."""
+        taken = self.records.get(site.key)
+        return site.key if taken is None or taken.site.source == site.source else f"{site.key}@{site.source}"
+
+    def _register(self, site: Site) -> None:
+        key = self._key(site)
+        if key in self.records:
+            self.records[key].site = site  # of a later graph: sizes may be symbolic by now
+            return
+        operands = (
+            OperandStatistics(contraction, sample_dim(site, side), generator_for(self.seed, key, side))
+            for contraction, side in ((-1, "lhs"), (-2, "rhs"))
+        )
+        self.records[key] = _Record(site, *operands, generator_for(self.seed, key, "picks"))
+
+
+class _Watching(fx.Interpreter):
+    """Runs a graph and shows the observer every named GEMM's operands."""
+
+    def __init__(self, gm: fx.GraphModule, observer: Observer) -> None:
+        super().__init__(gm)
+        self.observer = observer
+
+    def run_node(self, node: fx.Node) -> Any:
+        if SITE_META in node.meta and node.target in GEMMS:
+            lhs, rhs, *_ = operands(node)
+            self.observer.observe(node.meta[SITE_META], self.env[lhs], self.env[rhs])
+        return super().run_node(node)
+
+
+def _score_all(
+    recipes: tuple[Recipe, ...], site: Site, lhs: Tensor, rhs: Tensor, amax: Any, scores: dict[str, ErrorScore]
+) -> None:
+    """Score every recipe on these operands; `scores` keeps the worst."""
+    reference = product(lhs, rhs)
+    for recipe in recipes:
+        found = score(emulate(recipe, lhs, rhs, site.gradient, amax), reference)
+        scores[recipe.name] = scores.get(recipe.name, found).worst(found)
+
+
+def draw_operands(
+    site: Site,
+    lhs: OperandStats,
+    rhs: OperandStats,
+    observed: tuple[int, int, int, int],
+    rows: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor] | None:
+    """lhs (M, K) and rhs (K, N) in float32, drawn from the learned distributions, M at most `rows`, N about 256.
+
+    None where an operand was never seen with finite values, or where the two do not fit (a contraction that varies).
+    """
+    left, right = lhs.distribution, rhs.distribution
+    _, m, n, k = observed
+    if left is None or right is None or not min(m, n, k):
+        return None
+    if site.role == "grad_weight":  # samples run along the contraction: features are M and N
+        samples = min(k, DRAWN_CONTRACTION)
+        some_left, some_right = runs(left.features, rows, generator), runs(right.features, COLUMNS, generator)
+        return left.draw(samples, generator, some_left).T, right.draw(samples, generator, some_right)
+    if left.features != right.features:
+        return None
+    return left.draw(min(m, rows), generator), right.draw(min(n, COLUMNS), generator).T

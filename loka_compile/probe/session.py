@@ -1,0 +1,165 @@
+"""loka.probe: run a model on calibration batches and learn where low precision is safe.
+
+    with loka.probe(model) as probe:
+        for batch in batches:
+            loss(model(batch)).backward()       # or forward only, under no_grad
+    probe.save("model.profile")
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from loka_compile import compat
+from loka_compile.probe.observer import Observer, chosen_recipes
+from loka_compile.probe.profile import Profile
+from loka_compile.recipes import Recipe
+
+RECOMPILE_LIMIT = 64
+"""Graphs that one frame of a probed model may be compiled into, in the probe alone: every new static shape is one."""
+
+_probed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+class ProbeError(RuntimeError):
+    """A probe that cannot start, or has nothing to tell: what is wrong and what to do."""
+
+
+def probe(
+    model: nn.Module,
+    *,
+    recipes: Iterable[Recipe | str] | None = None,
+    rows: int = 256,
+    score_calls: int = 4,
+    seed: int = 0,
+) -> Probe:
+    """A context in which every call of `model` is measured, forward and backward.
+
+    recipes: which to score, all for None. rows: most rows a call is scored on. score_calls: calls of a site that are
+    scored; later ones still add to its statistics. seed: of what is sampled and drawn. Results and gradients are
+    those of the model; afterwards it is as before.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"loka.probe takes an nn.Module, got {type(model).__name__}")
+    for name, value in (("rows", rows), ("score_calls", score_calls)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed))
+
+
+class Probe:
+    """What `loka.probe` gives; a probe is entered once."""
+
+    def __init__(self, model: nn.Module, observer: Observer) -> None:
+        self.model = model
+        self.calls = 0
+        self.unmeasured = 0
+        self._observer = observer
+        self._restore: Callable[[], None] | None = None
+        self._profile: Profile | None = None
+
+    def __enter__(self) -> Probe:
+        if self._restore is not None or not self._observer.active:
+            raise ProbeError("this probe was entered before; make a new one with loka.probe(model)")
+        if self.model in _probed:
+            raise ProbeError("this model is being probed already; leave that probe first")
+        if compat.is_compiled(self.model):
+            raise ProbeError("this model is compiled already; probe it before torch.compile or .compile()")
+        self._restore = compat.compile_calls(
+            self.model, self._wrap, backend=self._backend, recompile_limit=RECOMPILE_LIMIT, isolate_recompiles=True
+        )
+        _probed.add(self.model)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._restore is not None
+        self._restore()
+        _probed.discard(self.model)
+        self._observer.active = False
+        if self.unmeasured:
+            warnings.warn(
+                f"loka.probe: {self.unmeasured} of {self.calls} calls of the model ran without being measured. Dynamo "
+                f"compiles a frame at most {RECOMPILE_LIMIT} times; use fewer different batch shapes.",
+                stacklevel=2,
+            )
+
+    @property
+    def profile(self) -> Profile:
+        """What was learned so far; final once the context is left. Raises ProbeError if there is nothing."""
+        if self._profile is not None:
+            return self._profile
+        if not self._observer.graphs_run:
+            called = "none of its calls could be measured" if self.calls else "no batch went through the model"
+            raise ProbeError(f"nothing was probed: {called}; call model(batch) inside the context, not model.forward")
+        profile = self._observer.profile()
+        if not profile.sites:
+            raise ProbeError(f"no floating-point GEMM ran in {self.calls} calls of the model: there is nothing to lower")
+        if not self._observer.active:
+            self._profile = profile
+        return profile
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile; loka.load_profile reads it."""
+        self.profile.save(path)
+
+    def _backend(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        """The measuring backend: AOTAutograd's graphs, run node by node."""
+        return compat.capture(gm, example_inputs, joint=self._observer.joint, inner=self._observer.inner)
+
+    def _wrap(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
+        """Counts the model's calls, and those that ran none of our graphs."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before = self._observer.graphs_run
+            out = compiled(*args, **kwargs)
+            self.calls += 1
+            self.unmeasured += self._observer.graphs_run == before
+            return out
+
+        return call
+
+
+def profile_graph(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    recipes: Iterable[Recipe | str] | None = None,
+    rows: int = 256,
+    seed: int = 0,
+) -> Profile:
+    """A profile from one forward run of a Dynamo graph on the real inputs a backend was called with.
+
+    Inputs, random state and grad mode stay as they are. A graph without GEMMs has a profile without sites.
+    """
+    observer = Observer(chosen_recipes(recipes), rows, 1, seed)
+    devices = sorted({x.get_device() for x in example_inputs if isinstance(x, Tensor) and x.is_cuda})
+    written: set[int] = set()
+
+    def joint(graph: fx.Graph) -> None:
+        observer.joint(graph)
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        targets = {node.args[0] for node in graph.nodes if node.target is torch.ops.aten.copy_.default}
+        written.update(index for index, node in enumerate(placeholders) if node in targets)
+
+    with compat.outside_compilation(), torch.random.fork_rng(devices), torch.no_grad():
+        inputs = [_own(value) for value in example_inputs]
+        graph = fx.GraphModule(gm, copy.deepcopy(gm.graph))  # the capture rewrites what it is given
+        run = compat.capture(graph, inputs, joint=joint, inner=observer.inner)
+        run(*(x.detach().clone() if i in written and isinstance(x, Tensor) else x for i, x in enumerate(inputs)))
+    return observer.profile()
+
+
+def _own(value: Any) -> Any:
+    """An input that a run may change: parameters (large, hardly ever written) as they are, other tensors copied."""
+    if not isinstance(value, Tensor):
+        return compat.concrete(value) if isinstance(value, torch.SymInt) else value
+    if compat.is_fake(value):
+        raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
+    return value if isinstance(value, nn.Parameter) else value.detach().clone()
