@@ -20,10 +20,10 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 demo: $(READY) $(DATA)
 	$(PY) examples/quickstart.py
 
-test: lint
+test: lint $(DATA)
 	$(PYTEST)
 
-test-all: lint
+test-all: lint $(DATA)
 	$(PYTEST) -m ""
 
 lint: $(READY)

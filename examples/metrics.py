@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 
 import torch
@@ -15,7 +15,7 @@ def auc(logits: Tensor, labels: Tensor) -> float:
     """The chance that a random positive is ranked above a random negative; ties count one half."""
     _, place, counts = logits.double().unique(return_inverse=True, return_counts=True)
     below = counts.cumsum(0) - counts
-    rank = (below + (counts + 1) / 2)[place]  # mean rank of each group of equals, from 1
+    rank = (below + (counts.double() + 1) / 2)[place]  # mean rank of each group of equals, from 1
     positive = labels > 0.5
     ups, downs = int(positive.sum()), int((~positive).sum())
     if not ups or not downs:
@@ -55,17 +55,18 @@ class Race:
         self.variants = dict(variants)
         self.times: dict[str, list[float]] = {name: [] for name in variants}
 
-    def run(self, rounds: int, on_round: Callable[[], object] = lambda: None, warm_up: int = 1) -> None:
-        """Runs `rounds` rounds after `warm_up` untimed ones; calls `on_round` after each of them."""
+    def rounds(self, count: int, warm_up: int = 1) -> Iterator[int]:
+        """Runs `count` rounds after some untimed ones, yielding the number of each; exhaust it to run them all."""
         names = list(self.variants)
-        for number in range(-warm_up, rounds):
+        for number in range(-warm_up, count):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 start = time.perf_counter()
                 self.variants[name]()
                 if number >= 0:
                     self.times[name].append(time.perf_counter() - start)
-            on_round()
+            if number >= 0:
+                yield number
 
     def ms(self, name: str) -> float:
         """Median milliseconds of one call."""

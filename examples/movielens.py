@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -55,8 +55,15 @@ class Split:
         return Split(self.ids[rows], self.genres[rows], self.labels[rows], self.times[rows])
 
     def batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        """The model's inputs, `size` ratings at a time; the last batch is what is left."""
-        return list(zip(self.ids.split(size), self.genres.split(size), strict=True))
+        """The model's inputs, `size` ratings at a time; the last batch is filled up by starting over."""
+        rows = torch.arange(-(-len(self) // size) * size) % len(self)
+        return [(self.ids[part], self.genres[part]) for part in rows.split(size)]
+
+    def hide_unseen(self, earlier: Split) -> Split:
+        """Turns ids that do not occur in `earlier` into UNKNOWN: what to do before splitting off validation data."""
+        pairs = zip(self.ids.T, earlier.ids.T, strict=True)
+        ids = torch.stack([now.where(torch.isin(now, before), UNKNOWN) for now, before in pairs], dim=1)
+        return replace(self, ids=ids)
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def history(keys: list[str], times: list[int], labels: list[float]) -> list[tupl
     """For each rating: how many ratings of the same key came in earlier seconds, and how many of them were likes."""
     seen, liked = Counter[str](), Counter[str]()
     past = []
-    for second, rows in groupby(range(len(keys)), key=times.__getitem__):
+    for _, rows in groupby(range(len(keys)), key=times.__getitem__):
         rows = list(rows)
         past += [(seen[keys[row]], liked[keys[row]]) for row in rows]
         for row in rows:  # only now: what happens within a second is not its own past

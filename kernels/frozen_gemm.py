@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
+from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, int_mm
 
 SAMPLES = 64
 
@@ -93,7 +93,7 @@ def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str
 def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
     q, scale = quantized(weight, transposed, torch.int8, "row")
     assert scale is not None
-    return torch._int_mm(a, q), scale.clone()  # an op's outputs are its caller's to overwrite
+    return int_mm(a, q).contiguous(), scale.clone()  # an op's outputs are its caller's to overwrite
 
 
 @frozen_int_mm.register_fake

@@ -28,7 +28,7 @@ LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 573
 
 def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
     """The specification; see the module's docstring. Raises ValueError on what it does not define."""
-    _check(dtype, scaling, axis)
+    _check(x, dtype, scaling, axis)
     x = x.float()
     if compat.guard_free(x.numel() == 0):  # amax of nothing is an error
         return x.to(dtype), x.new_ones(_scale_shape(x, scaling, axis))
@@ -36,7 +36,8 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
         scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
         return _cast(x / scale, dtype), scale
     if scaling == "row":
-        scale = _scale(x.abs().amax(dim=axis, keepdim=True), dtype)
+        amax = x.abs().amax(axis, keepdim=True) if dtype == torch.int8 else _finite_amax(x, (axis,), keepdim=True)
+        scale = _scale(amax, dtype)
         return _cast(x / scale, dtype), scale
     rows, columns = x.shape[-2], x.shape[-1]
     row_block, column_block = _block_shape(scaling, axis)
@@ -61,7 +62,11 @@ def expand_scale(scale: Tensor, like: Tensor) -> Tensor:
     return scale
 
 
-def _check(dtype: torch.dtype, scaling: str, axis: int) -> None:
+def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(
+            f"loka::quantize: x must be floating point with at least two dimensions, got {x.dtype} with {x.dim()}"
+        )
     if dtype not in LARGEST:
         raise ValueError(f"loka::quantize: dtype must be one of {list(LARGEST)}, got {dtype}")
     if scaling not in ("tensor", "row", "block", "tile"):
@@ -104,9 +109,11 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:
-    pad = (0, -x.shape[-1] % column_block, 0, -x.shape[-2] % row_block)
-    x = torch.nn.functional.pad(x, pad) if pad != (0, 0, 0, 0) else x
-    return x.unflatten(-1, (-1, column_block)).unflatten(-3, (-1, row_block))
+    rows, columns = -(-x.shape[-2] // row_block), -(-x.shape[-1] // column_block)
+    more_rows, more_columns = rows * row_block - x.shape[-2], columns * column_block - x.shape[-1]
+    if not compat.guard_free(more_rows + more_columns == 0):
+        x = torch.nn.functional.pad(x, (0, more_columns, 0, more_rows))
+    return x.unflatten(-1, (columns, column_block)).unflatten(-3, (rows, row_block))
 
 
 @torch.library.custom_op("loka::quantize", mutates_args=())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loka_compile import compat
 from loka_compile.kernels.quantize import dequantize
 
 
@@ -21,12 +22,26 @@ def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, o
     if a_scale is None or b_scale is None:
         return (a @ b).to(out_dtype)
     if a.dtype == torch.int8:
-        return (torch._int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
+        return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
     if a_scale.dim() == 2:  # one scale a row and a column, unit strides
-        a_scale, b_scale = a_scale.reshape(-1).unsqueeze(1), b_scale.reshape(-1).unsqueeze(0)
+        a_scale = a_scale.reshape(-1).contiguous().unsqueeze(1)
+        b_scale = b_scale.reshape(-1).contiguous().unsqueeze(0)
     written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # all that CUDA's row-wise kernel writes
     columns = b.t().contiguous().t()  # the kernel reads b by columns
     return torch._scaled_mm(a.contiguous(), columns, scale_a=a_scale, scale_b=b_scale, out_dtype=written).to(out_dtype)
+
+
+def int_mm(a: Tensor, b: Tensor) -> Tensor:
+    """torch._int_mm of (M, K) and (K, N), whatever the sizes.
+
+    The CPU's misreads the strides of a matrix with a dimension of 1 and returns wrong numbers (seen with torch 2.13:
+    M = 1 and strides (1, 1)), so such a dimension is padded to 2.
+    """
+    m, k, n = (int(compat.guard_free(size == 1)) for size in (*a.shape, b.shape[1]))
+    if not (m or k or n):
+        return torch._int_mm(a, b)
+    a, b = torch.nn.functional.pad(a, (0, k, 0, m)), torch.nn.functional.pad(b, (0, n, 0, k))
+    return torch._int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
 
 
 def reference(

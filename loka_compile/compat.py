@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -222,7 +223,7 @@ def user_options(compiled: Any) -> tuple[str | None, dict[str, Any]] | None:
 
 
 def _backend_of(compiled: Any) -> Any | None:
-    """Follow a compiled module or function to torch's _TorchCompileWrapper (the chain of `_torchdynamo_orig_backend`)."""
+    """Follow a compiled module or function to torch's _TorchCompileWrapper, by `_torchdynamo_orig_backend`."""
     context = getattr(compiled, "dynamo_ctx", None)
     callback = getattr(context, "callback", None)
     if callback is None:
@@ -250,7 +251,19 @@ def is_compiled(model: torch.nn.Module) -> bool:
 def compile_calls(
     model: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], **options: Any
 ) -> Callable[[], None]:
-    """Send a module's calls through `wrap(torch.compile(its call, **options))` until the returned function is called."""
-    torch.nn.Module.compile(model, **options)
-    model._compiled_call_impl = wrap(model._compiled_call_impl)  # type: ignore[arg-type]
+    """Send a module's calls through `wrap(torch.compile(its call, **options))`, until the function returned is called.
+
+    Dynamo never compiles the frames of torch's own modules: as a root they need a frame around them, in which they
+    have the name that torch.compile gives them (torch._dynamo.external_utils.wrap_inline).
+    """
+    from torch._dynamo.trace_rules import check
+
+    def around(fn: torch.nn.Module) -> Callable[..., Any]:
+        return lambda *args, **kwargs: fn._call_impl(*args, **kwargs)
+
+    if isinstance(model.forward, types.MethodType) and check(model.forward):
+        compiled = torch.compile(around(model), **options)
+    else:
+        compiled = torch.compile(model._call_impl, **options)
+    model._compiled_call_impl = wrap(compiled)  # type: ignore[assignment]
     return lambda: model.__dict__.pop("_compiled_call_impl", None)

@@ -46,10 +46,12 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     if weight is None:
         kernel, out = _plain(node)
     elif weight.dtype == torch.int8 and provider == "aten":
-        kernel, out = "loka.frozen_int_mm", splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
+        kernel = "loka.frozen_int_mm"
+        out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
     else:
         form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
-        kernel, out = "loka.frozen_gemm", splice(node, frozen_gemm, [a, a_scale, weight.node, *form])
+        kernel = "loka.frozen_gemm"
+        out = splice(node, frozen_gemm, [a, a_scale, weight.node, *form])
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
     return Rewrite(site.key, f"{kernel} ({provider})", kernel)

@@ -15,7 +15,7 @@ from torch import fx
 
 from loka_compile.dispatch.plan import Decision
 from loka_compile.dispatch.providers import runner
-from loka_compile.graph.sites import SITE_META, Gemm, annotate, unflip
+from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.quantize import quantize
 from loka_compile.kernels.scaled_gemm import scaled_gemm
@@ -63,16 +63,17 @@ def rewrite(gemm: Gemm, recipe_name: str, provider: str, shared: dict[Any, Quant
     """Replace one GEMM by quantized operands and loka::scaled_gemm."""
     recipe, site, node = RECIPES[recipe_name], gemm.site, gemm.node
     dtype, scaling = recipe.operand("lhs", site.gradient == "lhs")
-    a, a_scale = _quantized(node, gemm.lhs, dtype, scaling, -1, shared)
+    lhs, rhs, bias, alpha, beta = operands(node)  # as they are now: an operand may have been a GEMM rewritten before
+    a, a_scale = _quantized(node, lhs, dtype, scaling, -1, shared)
     dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
-    b, b_scale = _quantized(node, gemm.rhs, dtype, scaling, -2, shared)
+    b, b_scale = _quantized(node, rhs, dtype, scaling, -2, shared)
 
     def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
         return scaled_gemm(a, a_scale, b, b_scale, site.dtype, provider)
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
-    if gemm.bias is not None:
-        out = splice(node, lambda out, bias: gemm.alpha * out + gemm.beta * bias, [out, gemm.bias])
+    if bias is not None:
+        out = splice(node, lambda out, bias: alpha * out + beta * bias, [out, bias])
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("loka_compile.cli",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.backend",),
-    ("loka_compile.inspect",),
+    ("loka_compile.inspect", "loka_compile.versions"),
     ("loka_compile.passes",),
     ("loka_compile.dispatch",),
     ("loka_compile.probe",),

@@ -1,0 +1,1 @@
+"""Models in plain PyTorch; nothing in them knows of loka."""

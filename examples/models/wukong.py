@@ -9,6 +9,8 @@ Shapes: B batch, n tokens, d their width, k columns of the compressed factorizat
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -43,8 +45,8 @@ class Wukong(nn.Module):
         self.register_buffer("id_dropout", torch.tensor(id_dropout or (0.0,) * fields), persistent=False)
         self.table = nn.Embedding(sum(cardinalities), width)
         self.bag = nn.EmbeddingBag(bag, width, mode="mean", padding_idx=0)
-        nn.init.normal_(self.table.weight, std=0.05)
-        nn.init.normal_(self.bag.weight, std=0.05)
+        nn.init.normal_(self.table.weight, std=0.01)
+        nn.init.normal_(self.bag.weight, std=0.01)
 
         counts = [fields + 1] + [tokens] * (layers - 1)
         self.layers = nn.ModuleList(WukongLayer(n, tokens, width, k, hidden, dropout) for n in counts)
@@ -121,6 +123,6 @@ class TokenMix(nn.Module):
 def mlp(*sizes: int, dropout: float) -> nn.Sequential:
     """Linear layers with ReLU and dropout between them, none after the last."""
     layers: list[nn.Module] = []
-    for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+    for size_in, size_out in pairwise(sizes):
         layers += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers[:-2])

@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import sympy
-import torch
 
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES
@@ -110,7 +107,7 @@ class Plan:
         """
         for key in (f"{site.key}@{site.source}", site.key):
             decision = self.decisions.get(key)
-            if decision is not None and _same_gemm(decision.site, site):
+            if decision is not None and decision.site.same_gemm(site):
                 return decision
         return None
 
@@ -134,14 +131,6 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan(target={self.target!r}, sites={len(self.decisions)}, lowered={len(self.lowered)})"
-
-
-def _same_gemm(planned: Site, found: Site) -> bool:
-    """Sizes that are numbers in both must agree; the batch size is not part of a decision."""
-    free = {"M", "batch"} if found.role != "grad_weight" else {"K", "batch"}
-    pairs = ((getattr(planned, n), getattr(found, n)) for n in ("M", "N", "K") if n not in free)
-    numbers = all(a == b for a, b in pairs if a.is_number and b.is_number)
-    return numbers and planned.role == found.role and planned.dtype == found.dtype
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -178,7 +167,7 @@ def _decision_to_json(decision: Decision) -> dict[str, Any]:
     return {
         "chosen": str(decision.chosen),
         "reason": decision.reason,
-        "site": site_to_json(decision.site),
+        "site": decision.site.to_json(),
         "scores": {name: _finite(asdict(score)) for name, score in decision.scores.items()},
         "rejected": {str(candidate): reason for candidate, reason in decision.rejected},
     }
@@ -186,7 +175,7 @@ def _decision_to_json(decision: Decision) -> dict[str, Any]:
 
 def _decision_from_json(body: dict[str, Any]) -> Decision:
     return Decision(
-        site=site_from_json(body["site"]),
+        site=Site.from_json(body["site"]),
         chosen=_candidate(body["chosen"]),
         reason=str(body["reason"]),
         scores={name: Score(**_infinite(score)) for name, score in body["scores"].items()},
@@ -199,24 +188,6 @@ def _candidate(text: str) -> Candidate:
     if candidate.recipe != KEEP and candidate.recipe not in RECIPES:
         raise ValueError(f"unknown recipe {candidate.recipe!r}; known are {', '.join(RECIPES)}")
     return candidate
-
-
-def site_to_json(site: Site) -> dict[str, Any]:
-    body = {f.name: getattr(site, f.name) for f in fields(site)}
-    return {k: str(v).removeprefix("torch.") if k in ("batch", "M", "N", "K", "dtype") else v for k, v in body.items()}
-
-
-def site_from_json(body: Mapping[str, Any]) -> Site:
-    sizes = {name: _size(body[name]) for name in ("batch", "M", "N", "K")}
-    dtype = getattr(torch, body["dtype"])
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{body['dtype']!r} is no dtype")
-    return Site(**{**body, **sizes, "dtype": dtype})
-
-
-def _size(text: str) -> sympy.Expr:
-    """A number, or a symbol named by the expression (which nothing evaluates)."""
-    return sympy.Integer(text) if text.isdigit() else sympy.Symbol(text, integer=True, positive=True)
 
 
 def _finite(score: dict[str, Any]) -> dict[str, Any]:

@@ -53,16 +53,16 @@ def recipe_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: 
     kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
     if kernel > HOPELESS * beat_us:
         return kernel
-    cast, epilogue = (_remembered(_key(step, recipe.name, site.dtype), functools.partial(_per_element_us, step, recipe, site.dtype))
-                      for step in ("cast", "epilogue"))  # fmt: skip
+    cast = _remembered(_key("cast", recipe.name, site.dtype), lambda: _cast_us(recipe, site.dtype))
+    rescale = _remembered(_key("rescale", recipe.name, site.dtype), lambda: _rescale_us(recipe, site.dtype))
     elements = sizes.lhs + (0 if site.static_rhs else sizes.rhs)
-    return kernel + cast * elements + epilogue * sizes.out
+    return kernel + cast * elements + rescale * sizes.out
 
 
 def _kernel(provider: str, a: Any, b: Any, a_scale: Any, b_scale: Any, dtype: torch.dtype) -> Any:
     """The bare product: rescaling int8's sums is the epilogue's part."""
     if provider == "aten" and a.dtype == torch.int8:
-        return torch._int_mm(a, b)
+        return gemm.int_mm(a, b)
     return gemm.IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, dtype)
 
 
@@ -98,23 +98,29 @@ def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
 
 
-def _per_element_us(step: str, recipe: Recipe, dtype: torch.dtype) -> float:
-    """Microseconds per element of casting an operand, or of rescaling the product, compiled by Inductor."""
-    operand, scaling = recipe.operand("lhs", False)
-    x = torch.randn(CAST_SHAPE, dtype=dtype)
-    if step == "cast":
-        function = (lambda x: x.to(operand)) if scaling == "none" else (
-            lambda x: quantization.reference(x, operand, scaling, -1))  # fmt: skip
-        inputs = [x]
-    else:
-        made = torch.int32 if operand == torch.int8 else operand if scaling == "none" else dtype
-        row, column = torch.rand(CAST_SHAPE[0], 1), torch.rand(1, CAST_SHAPE[1])
-        inputs = [x.to(made), row, column]
-        function = (lambda x, r, c: (x.float() * r * c).to(dtype)) if made == torch.int32 else (lambda x, r, c: x.to(dtype))
-        if made == dtype:
-            return 0.0  # the kernel writes the wanted dtype itself
+def _cast_us(recipe: Recipe, dtype: torch.dtype) -> float:
+    """Microseconds per element of casting an operand."""
+    made, scaling = recipe.operand("lhs", False)
+    if scaling == "none":
+        return _compiled_us(lambda x: x.to(made), torch.randn(CAST_SHAPE, dtype=dtype))
+    return _compiled_us(lambda x: quantization.reference(x, made, scaling, -1), torch.randn(CAST_SHAPE, dtype=dtype))
+
+
+def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
+    """Microseconds per element of bringing the product to the wanted dtype; most kernels do that themselves."""
+    if recipe.dtype == torch.int8:
+        sums = torch.randint(-9999, 9999, CAST_SHAPE, dtype=torch.int32)
+        scales = torch.rand(CAST_SHAPE[0], 1), torch.rand(1, CAST_SHAPE[1])
+        return _compiled_us(lambda x, row, column: (x.float() * row * column).to(dtype), sums, *scales)
+    if recipe.scaling == "none" and recipe.dtype != dtype:
+        return _compiled_us(lambda x: x.to(dtype), torch.randn(CAST_SHAPE, dtype=recipe.dtype))
+    return 0.0
+
+
+def _compiled_us(function: Callable[..., Any], *inputs: torch.Tensor) -> float:
+    """Microseconds per element of the first input, compiled by Inductor."""
     compiled = compat.compile_function(function, inputs)
-    return _best_us(lambda: compiled(*inputs)) / x.numel()
+    return _best_us(lambda: compiled(*inputs)) / inputs[0].numel()
 
 
 def _best_us(run: Callable[[], Any], hopeless_us: float = float("inf")) -> float:
@@ -123,7 +129,7 @@ def _best_us(run: Callable[[], Any], hopeless_us: float = float("inf")) -> float
     if first > 2 * hopeless_us:
         return first
     times = [first]
-    while len(times) <= REPEATS or sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS:
+    while len(times) <= REPEATS or (sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS):
         times.append(_time_us(run))
     return min(times[1:])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import sympy
 import torch
@@ -47,3 +48,31 @@ class Site:
     @property
     def flops(self) -> sympy.Expr:
         return 2 * self.batch * self.M * self.N * self.K
+
+    def same_gemm(self, other: Site) -> bool:
+        """Whether two sites of one name are one GEMM: role, dtype and known sizes agree, the batch aside."""
+        fixed = ("M", "N") if self.role == "grad_weight" else ("N", "K")
+        sizes = [(getattr(self, name), getattr(other, name)) for name in fixed]
+        agree = all(a == b for a, b in sizes if a.is_number and b.is_number)
+        return agree and self.role == other.role and self.dtype == other.dtype
+
+    def to_json(self) -> dict[str, Any]:
+        body = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: str(v).removeprefix("torch.") if k in _AS_TEXT else v for k, v in body.items()}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Site:
+        """Raises KeyError, TypeError or ValueError on what `to_json` did not write."""
+        dtype = getattr(torch, body["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{body['dtype']!r} is no dtype")
+        return cls(**{**body, **{name: _size(body[name]) for name in _SIZES}, "dtype": dtype})
+
+
+_SIZES = ("batch", "M", "N", "K")
+_AS_TEXT = (*_SIZES, "dtype")
+
+
+def _size(text: str) -> sympy.Expr:
+    """A number, or a symbol named by the expression: a file's text is never evaluated."""
+    return sympy.Integer(text) if text.isdigit() else sympy.Symbol(text, integer=True, positive=True)

@@ -113,11 +113,14 @@ def module_name(node: fx.Node) -> str:
 
 
 def _plain(path: str) -> str:
-    """`L['self']._modules['mlp'].layers['0']` -> `mlp.layers.0`; another root than self stays in front."""
+    """`L['self']._modules['mlp'].layers['0']` -> `mlp.layers.0`.
+
+    The root is `self`, or `fn` where torch.compile was given one of torch's own modules; another one stays in front.
+    """
     base, _, rest = re.sub(r"^[LG]\['(\w+)'\]", r"\1", path).partition(".")
     rest = re.sub(r"_modules\[", "[", rest)
     rest = re.sub(r"\.?\[\s*['\"]?([^'\"\]]+)['\"]?\s*\]", r".\1", rest).strip(".")
-    return (rest or base) if base == "self" else ".".join(filter(None, (base, rest)))
+    return (rest or "self") if base in ("self", "fn") else ".".join(filter(None, (base, rest)))
 
 
 def _name(graph: fx.Graph) -> Iterator[Gemm]:

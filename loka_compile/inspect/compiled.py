@@ -53,6 +53,11 @@ class CompiledGraph:
         """Everything Inductor generated for this graph."""
         return "\n".join(artifact.source_code for artifact in self.artifacts)
 
+    @property
+    def has_backward(self) -> bool:
+        """The backward has been compiled; under compiled autograd, say, that is when it first runs."""
+        return any((artifact.fx_kwargs or {}).get("is_backward") for artifact in self.artifacts)
+
     def shares_parameters(self, original: Any) -> bool:
         mine = {id(parameter) for parameter in self.parameters}
         return isinstance(original, nn.Module) and any(id(parameter) in mine for parameter in original.parameters())

@@ -17,6 +17,7 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.passes import PassResult, Reject, Rewrite
@@ -36,10 +37,9 @@ class Stage:
     @property
     def diff(self) -> str:
         """Unified diff of the graph's code; empty where the pass changed nothing."""
-        lines = difflib.unified_diff(
-            self.before.splitlines(), self.after.splitlines(), f"before {self.name}", f"after {self.name}", lineterm="", n=2
-        )
-        return "\n".join(lines)
+        old, new = self.before.splitlines(), self.after.splitlines()
+        names = f"before {self.name}", f"after {self.name}"
+        return "\n".join(difflib.unified_diff(old, new, *names, lineterm="", n=2))
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Record:
     """Everything that happened while compiling one graph.
 
     before: the ATen graph as AOTAutograd made it. after: what Inductor was given, forward and backward one after the
-    other in training. missing: kernels the passes put in that the generated code does not contain (none, or
-    something is wrong).
+    other in training. sites: its GEMMs before any pass. kernels: by site key, what the passes put in. missing:
+    kernels the passes put in that the generated code does not contain (none, or something is wrong). pending: site
+    keys of a backward that is compiled only when it first runs, and has not run yet.
     """
 
     name: str
@@ -57,9 +58,10 @@ class Record:
     after: str
     stages: tuple[Stage, ...]
     plan: Plan
-    sites: tuple[str, ...]
+    sites: tuple[Site, ...]
     kernels: dict[str, str]
     missing: tuple[str, ...]
+    pending: tuple[str, ...] = ()
 
 
 def records(compiled: Any) -> list[Record]:
@@ -68,17 +70,25 @@ def records(compiled: Any) -> list[Record]:
 
 
 def plan(compiled: Any) -> Plan:
-    """The plan a compiled model runs under: the decisions of all its graphs."""
-    plans = [graph.stages.plan for graph in graphs_of(compiled)]
-    decisions = {key: decision for each in plans for key, decision in each.decisions.items()}
-    return replace(plans[0], decisions=decisions)
+    """The plan a compiled model runs under: the decisions of all its graphs, as one plan to save and pass back in."""
+    known = records(compiled)
+    decisions = dict(known[0].plan.decisions)
+    for record in known[1:]:
+        decisions |= {key: d for key, d in record.plan.decisions.items() if key not in decisions}
+    for record in known:  # what a graph runs goes before what another graph's plan says of the same site
+        for decision in filter(None, map(record.plan.find, record.sites)):
+            key = decision.site.key
+            if key in decisions and decisions[key].site.source != decision.site.source:
+                key = f"{key}@{decision.site.source}"  # two graphs use the key: where Plan.find looks for the second
+            decisions[key] = decision
+    return replace(known[0].plan, decisions=decisions)
 
 
 def rebuild(graph: CompiledGraph, name: str) -> Record:
     stages: list[Stage] = []
     before: list[str] = []
     after: dict[str, str] = {}
-    sites: list[str] = []
+    sites: list[Site] = []
     joint_seen = False
 
     def watch(kind: str) -> Callable[..., None]:
@@ -90,7 +100,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         return watched
 
     def joint(fx_graph: fx.Graph) -> None:
-        sites.extend(gemm.site.key for gemm in annotate(fx_graph))
+        sites.extend(gemm.site for gemm in annotate(fx_graph))
         before.append(code(fx_graph))
         nonlocal joint_seen
         joint_seen = _is_joint(fx_graph)
@@ -107,6 +117,9 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         compat.capture(module, graph.fake_inputs, joint=joint, inner=inner)
 
     kernels = {r.subject: r.kernel for stage in stages for r in stage.rewrites if r.kernel}
+    later = [stage for stage in stages if stage.graph == "backward" and not graph.has_backward]
+    pending = {r.subject for stage in later for r in stage.rewrites if r.kernel}
+    due = {key: kernel for key, kernel in kernels.items() if key not in pending}
     return Record(
         name=name,
         training=graph.training,
@@ -116,7 +129,8 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         plan=graph.stages.plan,
         sites=tuple(sites),
         kernels=kernels,
-        missing=tuple(missing_kernels(kernels, graph.source_code)),
+        missing=tuple(missing_kernels(due, graph.source_code)),
+        pending=tuple(sorted(pending)),
     )
 
 
@@ -129,8 +143,14 @@ def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
 
 
 def _calls(kernel: str, source_code: str) -> int:
-    """Calls of an operator in Inductor's wrapper code, as an extern kernel or through the dispatcher."""
-    return len(re.findall(rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{re.escape(kernel)}(?:\.default)?\(", source_code))
+    """Calls of an operator in Inductor's wrapper code: an extern kernel or through the dispatcher, Python or C++."""
+    name = re.escape(kernel)
+    forms = (
+        rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{name}(?:\.default)?\(",
+        rf"aoti_torch_(?:cpu|cuda)_{name}(?:_out)?\(",
+        rf'"{re.escape(kernel.replace(".", "::"))}", ""',
+    )
+    return sum(len(re.findall(form, source_code)) for form in forms)
 
 
 def _is_joint(graph: fx.Graph) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-import loka_compile
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
 from loka_compile.probe.distribution import generator_for, sample_dim
 from loka_compile.probe.profile import OperandStats, Profile, SiteProfile
-from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, subsample
+from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, slices, subsample
 from loka_compile.probe.statistics import OperandStatistics
 from loka_compile.recipes import RECIPES, Recipe
 
@@ -96,7 +96,7 @@ class Observer:
                 _score_all(self.recipes, site, a, b, amax, record.scores)
 
     def profile(self) -> Profile:
-        versions = {"loka": loka_compile.__version__, "torch": torch.__version__}
+        versions = {"loka": importlib.metadata.version("loka-compile"), "torch": str(torch.__version__)}
         sites = {key: self._site_profile(key, record) for key, record in self.records.items() if record.calls}
         return Profile(sites, versions, self.seed)
 
@@ -174,4 +174,5 @@ def draw_operands(
         return left.draw(samples, generator, some_left).T, right.draw(samples, generator, some_right)
     if left.features != right.features:
         return None
-    return left.draw(min(m, rows), generator), right.draw(min(n, COLUMNS), generator).T
+    m, n = (min(size, slices(count, left.features)) for size, count in ((m, rows), (n, COLUMNS)))
+    return left.draw(m, generator), right.draw(n, generator).T

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import sympy
 import torch
 from torch import Tensor
 
@@ -76,10 +75,11 @@ class Profile:
     version: int = VERSION
 
     def find(self, site: Site) -> SiteProfile | None:
-        """What is known of a graph's site."""
+        """What is known of a graph's site; None also where the profile's site of that name is another GEMM."""
         for key in (f"{site.key}@{site.source}", site.key):
-            if key in self.sites:
-                return self.sites[key]
+            known = self.sites.get(key)
+            if known is not None and known.site.same_gemm(site):
+                return known
         return None
 
     @cached_property
@@ -185,7 +185,7 @@ def _content(profile: Profile) -> tuple[str, dict[str, Tensor]]:
     sites = {}
     for index, (key, known) in enumerate(profile.sites.items()):
         sites[key] = {
-            "site": _site_to_json(known.site),
+            "site": known.site.to_json(),
             "calls": known.calls,
             "observed": list(known.observed),
             "lhs": _stats_to_json(known.lhs, f"{index:05d}.lhs", tensors),
@@ -209,7 +209,7 @@ def _checksum(content: str, tensors: Mapping[str, Tensor]) -> str:
 def _profile(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> Profile:
     sites = {
         key: SiteProfile(
-            site=_site_from_json(known["site"]),
+            site=Site.from_json(known["site"]),
             calls=int(known["calls"]),
             lhs=_stats_from_json(known["lhs"], tensors),
             rhs=_stats_from_json(known["rhs"], tensors),
@@ -250,20 +250,3 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:
     return {k: float(v) if isinstance(v, str) else v for k, v in values.items()}
-
-
-def _site_to_json(site: Site) -> dict[str, Any]:
-    body = {f.name: getattr(site, f.name) for f in fields(site)}
-    return {k: str(v).removeprefix("torch.") if k in ("batch", "M", "N", "K", "dtype") else v for k, v in body.items()}
-
-
-def _site_from_json(body: Mapping[str, Any]) -> Site:
-    dtype = getattr(torch, body["dtype"])
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{body['dtype']!r} is no dtype")
-    return Site(**{**body, **{name: _size(body[name]) for name in ("batch", "M", "N", "K")}, "dtype": dtype})
-
-
-def _size(text: str) -> sympy.Expr:
-    """A number, or a symbol named by the expression: a file's text is never evaluated."""
-    return sympy.Integer(text) if text.isdigit() else sympy.Symbol(text, integer=True, positive=True)

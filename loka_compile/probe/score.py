@@ -1,8 +1,8 @@
 """How wrong a GEMM becomes in a recipe's numerics: three errors against a float32 reference.
 
-MERE sees small outputs wiped out by a shared scale, the signal-to-noise ratio does not; the median is what a typical
-element suffers (LoKA Probe; the floor in the denominator is ours: without it a benign product scores 0.33, because
-the mean is dominated by the elements near zero).
+MERE and the median see small rows wiped out by a shared scale, the signal-to-noise ratio does not (LoKA Probe). The
+floor in the denominator is ours: without it a benign product scores 0.33, because the mean is dominated by elements
+near zero. It is taken row by row: of the whole output's root mean square it would hide just those small rows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from loka_compile.kernels import quantize, scaled_gemm
 from loka_compile.recipes import BLOCK, Recipe
 
 FLOOR = 1e-2
-"""Smallest denominator of a relative error, in units of the reference's root mean square."""
+"""Smallest denominator of a relative error, in units of the root mean square of the reference's row."""
+
+VALUES = 2**20
+"""About the most values of an operand that are scored."""
 
 
 @dataclass(frozen=True)
 class ErrorScore:
-    """mere: mean of |out - ref| / max(|ref|, FLOOR * rms(ref)). sqnr_db: 10 log10(sum ref^2 / sum (out - ref)^2).
-    median_rel: median of the same relative errors. Ratios; decibels."""
+    """mere: mean of |out - ref| / max(|ref|, FLOOR * rms(row of ref)). median_rel: median of the same relative errors.
+    sqnr_db: 10 log10(sum ref^2 / sum (out - ref)^2). Ratios; decibels."""
 
     mere: float = 0.0
     sqnr_db: float = math.inf
@@ -46,20 +49,19 @@ def score(out: Tensor, ref: Tensor) -> ErrorScore:
     """
     if out.shape != ref.shape:
         raise ValueError(f"cannot compare an output of shape {tuple(out.shape)} with a reference {tuple(ref.shape)}")
-    out, ref = out.detach().double().flatten(), ref.detach().double().flatten()
-    finite = out.isfinite() & ref.isfinite()
-    compared = finite | (out.isfinite() != ref.isfinite())
-    error = torch.where(finite, (out - ref).abs(), math.inf)[compared]
-    ref = torch.where(ref.isfinite(), ref, 0.0)[compared].abs()
+    out, ref = out.detach().double(), ref.detach().double()
+    compared = out.isfinite() | ref.isfinite()
+    error = torch.where(compared, torch.where(out.isfinite() & ref.isfinite(), (out - ref).abs(), math.inf), 0.0)
+    ref = torch.where(ref.isfinite(), ref.abs(), 0.0)
 
-    largest = torch.cat([ref, error[error.isfinite()]]).max().item() if error.numel() else 0.0
+    largest = max((x[x.isfinite()].max().item() for x in (ref, error) if x.isfinite().any()), default=0.0)
     if largest > 0:  # squares of very large or small values stay in range
         error, ref = error / largest, ref / largest
     signal, noise = ref.square().sum().item(), error.square().sum().item()
     if noise == 0:
         return ErrorScore()
-    denominator = ref.clamp(min=FLOOR * math.sqrt(signal / ref.numel()))
-    relative = torch.where(error == 0, 0.0, error / denominator)
+    floor = FLOOR * ref.square().mean(dim=-1, keepdim=True).sqrt() if ref.dim() else FLOOR * ref
+    relative = torch.where(error == 0, 0.0, error / torch.maximum(ref, floor))[compared]
     sqnr_db = 10 * math.log10(signal / noise) if signal > 0 and signal / noise > 0 else -math.inf
     return ErrorScore(relative.mean().item(), sqnr_db, relative.median().item())
 
@@ -115,11 +117,13 @@ def _quantized(x: Tensor, dtype: torch.dtype, scaling: str, axis: int, amax: flo
 
 
 def subsample(lhs: Tensor, rhs: Tensor, rows: int, columns: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """At most `rows` random rows of lhs and about `columns` columns of rhs, the whole contraction kept.
+    """At most `rows` random rows of lhs and about `columns` columns of rhs, fewer where the contraction, which is kept
+    whole, is very long.
 
     Columns come in whole runs of 128: a block's scale belongs to 128 of them. Of a batch of products, as many are
     kept as make up `rows`.
     """
+    rows, columns = (slices(count, lhs.shape[-1]) for count in (rows, columns))
     if lhs.dim() == 3:
         keep = max(1, rows // max(1, min(lhs.shape[1], rows)))
         picked = _some(lhs.shape[0], keep, generator).to(lhs.device)
@@ -129,6 +133,11 @@ def subsample(lhs: Tensor, rhs: Tensor, rows: int, columns: int, generator: torc
     if rhs.shape[-1] > columns:
         rhs = rhs.index_select(-1, runs(rhs.shape[-1], columns, generator).to(rhs.device))
     return lhs, rhs
+
+
+def slices(count: int, contraction: int) -> int:
+    """How many of `count` slices of this length are scored."""
+    return min(count, max(8, VALUES // max(1, contraction)))
 
 
 def runs(size: int, count: int, generator: torch.Generator) -> Tensor:

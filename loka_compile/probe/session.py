@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +24,9 @@ from loka_compile.recipes import Recipe
 
 RECOMPILE_LIMIT = 64
 """Graphs that one frame of a probed model may be compiled into, in the probe alone: every new static shape is one."""
+
+EAGER_RANDOM = {"fallback_random": True}
+"""Inductor's setting for dropout and the like to draw what eager draws."""
 
 _probed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -101,7 +103,7 @@ class Probe:
             raise ProbeError(f"nothing was probed: {called}; call model(batch) inside the context, not model.forward")
         profile = self._observer.profile()
         if not profile.sites:
-            raise ProbeError(f"no floating-point GEMM ran in {self.calls} calls of the model: there is nothing to lower")
+            raise ProbeError(f"no floating-point GEMM ran in {self.calls} calls of the model: nothing to lower")
         if not self._observer.active:
             self._profile = profile
         return profile
@@ -112,7 +114,8 @@ class Probe:
 
     def _backend(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The measuring backend: AOTAutograd's graphs, run node by node."""
-        return compat.capture(gm, example_inputs, joint=self._observer.joint, inner=self._observer.inner)
+        observer = self._observer
+        return compat.capture(gm, example_inputs, joint=observer.joint, inner=observer.inner, patches=EAGER_RANDOM)
 
     def _wrap(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
         """Counts the model's calls, and those that ran none of our graphs."""
@@ -150,8 +153,8 @@ def profile_graph(
 
     with compat.outside_compilation(), torch.random.fork_rng(devices), torch.no_grad():
         inputs = [_own(value) for value in example_inputs]
-        graph = fx.GraphModule(gm, copy.deepcopy(gm.graph))  # the capture rewrites what it is given
-        run = compat.capture(graph, inputs, joint=joint, inner=observer.inner)
+        twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
+        run = compat.capture(twin, inputs, joint=joint, inner=observer.inner)
         run(*(x.detach().clone() if i in written and isinstance(x, Tensor) else x for i, x in enumerate(inputs)))
     return observer.profile()
 

@@ -1,0 +1,91 @@
+"""Trains Wukong on MovieLens-100k: one pass with Adam, as the field does it.
+
+The settings were chosen on the last 10 % of the training ratings, never on the test set; a second epoch already
+overfits. See for yourself: `python -m examples.training --epochs 2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from examples.metrics import quality
+from examples.models.wukong import Wukong
+from examples.movielens import FIELDS, MovieLens, Split, load
+
+# How often training hides a field's value. Hidden most are those that mark one person: they do not come back.
+ID_DROPOUT = {
+    "user": 0.5,
+    "age": 0.5,
+    "gender": 0.5,
+    "occupation": 0.5,
+    "item": 0.3,
+    "year": 0.3,
+    "acclaim": 0.1,
+}
+BATCH = 1024
+RATE, TABLE_RATE = 1e-3, 3e-3  # rows of the tables are seen rarely, so they take larger steps
+
+
+def wukong(data: MovieLens, **sizes: object) -> Wukong:
+    """A Wukong for this data."""
+    id_dropout = tuple(ID_DROPOUT.get(field, 0.0) for field in FIELDS)
+    return Wukong(data.cardinalities, data.genres, id_dropout=id_dropout, **sizes)
+
+
+def steps(split: Split, epochs: int) -> int:
+    """How many steps `train` will take."""
+    return epochs * -(-len(split) // BATCH)
+
+
+def train(model: nn.Module, split: Split, epochs: int) -> Iterator[float]:
+    """Trains step by step, yielding each step's log loss; leaves the model in eval mode at the end."""
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    dense = [p for p in model.parameters() if all(p is not table for table in tables)]
+    optimizer = torch.optim.Adam([{"params": dense}, {"params": tables}])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=[RATE, TABLE_RATE], total_steps=steps(split, epochs), pct_start=0.1
+    )
+    model.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(split)).split(BATCH):
+            part = split[rows]
+            loss = binary_cross_entropy_with_logits(model(part.ids, part.genres), part.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            yield loss.item()
+    model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The logits of all batches, one after another."""
+    return torch.cat([model(*batch).float() for batch in batches])
+
+
+def main() -> None:
+    """Trains on the first 90 % of the training ratings and prints how well the rest is predicted."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--epochs", type=int, default=1)
+    epochs = parser.parse_args().epochs
+
+    torch.manual_seed(0)
+    data = load()
+    cut = len(data.train) * 9 // 10
+    early, late = data.train[:cut], data.train[cut:].hide_unseen(data.train[:cut])
+    model = wukong(data)
+    for step, loss in enumerate(train(model, early, epochs), start=1):
+        if step % 10 == 0:
+            print(f"step {step:4d} of {steps(early, epochs)}: log loss {loss:.4f}")
+    logits = predict(model, late.batches(4096))[: len(late)]
+    print(", ".join(f"{name} {value:.4f}" for name, value in quality(logits, late.labels).items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The `loka` command: explain a model's compilation, show and compare plans.
+
+    loka explain mymodel:example --target h100       example() returns (model, inputs)
+    loka plan show plan.json
+    loka plan diff old.json new.json                 exit code 1 where they differ
+
+Exit code 2 and one line on stderr where something is wrong. Torch is imported by the subcommands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loka_compile import __version__
+
+
+class CommandError(Exception):
+    """A message for the person at the terminal."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except CommandError as error:
+        print(f"loka: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `loka plan show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("loka", description="Read what torch.compile(model, backend='loka') does.")
+    parser.add_argument("--version", action="version", version=f"loka {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    explain = commands.add_parser("explain", help="compile a model and print every decision with its reason")
+    explain.add_argument(
+        "factory", metavar="MODULE:FACTORY",
+        help="a callable without arguments that returns (model, inputs); inputs are a tuple, or a dict of keywords",
+    )  # fmt: skip
+    explain.add_argument("--target", help="hardware the plan is for (default: this machine)")
+    source = explain.add_mutually_exclusive_group()
+    source.add_argument("--plan", metavar="FILE", help="follow this plan")
+    source.add_argument("--profile", metavar="FILE", help="make the plan from this profile")
+    explain.add_argument("--training", action="store_true", help="compile forward and backward")
+    explain.add_argument("--json", metavar="FILE", help="write the explanation there too")
+    explain.set_defaults(run=_explain)
+
+    plan = commands.add_parser("plan", help="read plan files").add_subparsers(required=True, metavar="COMMAND")
+    show = plan.add_parser("show", help="print a plan as a table")
+    show.add_argument("plan", metavar="PLAN")
+    show.set_defaults(run=_show)
+    diff = plan.add_parser("diff", help="what differs in target, sites and choices; exit code 1 if anything does")
+    diff.add_argument("a", metavar="A")
+    diff.add_argument("b", metavar="B")
+    diff.set_defaults(run=_diff)
+    return parser
+
+
+# ---------------------------------------------------------------- subcommands
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    model, args, kwargs = _example(arguments.factory)
+    options = _options(arguments)
+
+    import torch
+
+    import loka_compile
+
+    compiled = torch.compile(model, backend="loka", options=options)
+    try:
+        with torch.set_grad_enabled(arguments.training):
+            out = compiled(*args, **kwargs)
+            if arguments.training:
+                _backward(out)
+        explanation = loka_compile.explain(compiled)
+    except CommandError:
+        raise
+    except Exception as error:
+        error = getattr(error, "inner_exception", error)  # Dynamo wraps what a backend raises
+        raise CommandError(f"compiling {arguments.factory} failed: {_one_line(error)}") from error
+    if arguments.json:
+        try:
+            Path(arguments.json).write_text(explanation.to_json())
+        except OSError as error:
+            raise CommandError(f"cannot write {arguments.json}: {error.strerror or error}") from error
+    _print(explanation)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from loka_compile.inspect.explain import explain_plan
+
+    _print(explain_plan(_plan(arguments.plan)))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from loka_compile.inspect.plan_diff import diff
+
+    difference = diff(_plan(arguments.a), _plan(arguments.b))
+    print(difference)
+    return 1 if difference else 0
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Model, positional and keyword inputs from MODULE:FACTORY."""
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise CommandError(f"expected MODULE:FACTORY, such as mymodel:example; got {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise CommandError(f"cannot import {module_name}: {_one_line(error)}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise CommandError(f"{module_name} has no callable {name!r}")
+    try:
+        made = factory()
+    except Exception as error:
+        raise CommandError(f"{spec} failed: {_one_line(error)}") from error
+    if not (isinstance(made, tuple) and len(made) == 2 and callable(made[0])):
+        raise CommandError(f"{spec} must return (model, inputs); it returned {_kind(made)}")
+    model, inputs = made
+    if isinstance(inputs, Mapping):
+        return model, (), dict(inputs)
+    if isinstance(inputs, tuple):
+        return model, inputs, {}
+    raise CommandError(f"{spec}: inputs must be a tuple, or a dict of keywords; got {_kind(inputs)}")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Checked here, so that a bad file or name is our error and not Dynamo's."""
+    from loka_compile import Options, OptionsError
+
+    options: dict[str, Any] = {"target": arguments.target} if arguments.target else {}
+    try:
+        Options(**options)
+        if arguments.plan:
+            options["plan"] = _plan(arguments.plan)
+        if arguments.profile:
+            from loka_compile import ProfileError, load_profile
+
+            try:
+                options["profile"] = load_profile(arguments.profile)
+            except ProfileError as error:
+                raise CommandError(str(error)) from error
+    except OptionsError as error:
+        raise CommandError(str(error)) from error
+    return options
+
+
+def _plan(path: str) -> Any:
+    from loka_compile import PlanError, load_plan
+
+    try:
+        return load_plan(path)
+    except PlanError as error:
+        raise CommandError(str(error)) from error
+
+
+def _backward(out: Any) -> None:
+    """The gradient of the sum of everything differentiable that the model returned."""
+    losses = [tensor.sum() for tensor in _tensors(out) if tensor.requires_grad]
+    if not losses:
+        raise CommandError("--training: no output of the model requires a gradient")
+    sum(losses[1:], losses[0]).backward()
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if hasattr(value, "requires_grad"):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _print(explanation: Any) -> None:
+    """In colour on a terminal, as plain text elsewhere."""
+    if not sys.stdout.isatty():
+        print(explanation)
+        return
+    from rich.console import Console
+
+    Console().print(explanation)
+
+
+def _kind(value: Any) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+
+
+def _one_line(error: BaseException) -> str:
+    """Type, first line, and where it was raised."""
+    first = str(error).strip().partition("\n")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first}{where}"

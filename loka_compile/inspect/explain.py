@@ -1,0 +1,272 @@
+"""explain: every site of a compiled model, what was decided for it, and whether that is in the generated code.
+
+It only reads: sites and kernels from the records, numbers and reasons from the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from loka_compile.dispatch.plan import KEEP, Decision, Plan
+from loka_compile.dispatch.providers import emulated, runner
+from loka_compile.graph.site import Site
+from loka_compile.inspect import render
+from loka_compile.inspect.compiled import graphs_of
+from loka_compile.inspect.records import Record, rebuild
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
+
+Outcome = Literal["lowered", "kept", "refused", "missing", "gone", "pending", "absent", "planned"]
+"""lowered: the planned kernel is in the generated code. kept: as the plan says. refused: a pass left the site alone
+against the plan. missing: planned, yet the generated code lacks the kernel. gone: rewritten, then merged with an equal
+GEMM or found unused. pending: in a backward that is not compiled yet. absent: in the plan, in no graph compiled so far.
+planned: read from a plan alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One site.
+
+    runs_as: the kernel that is really in the generated code, "" if there is none of loka's. mere, sqnr_db, median_rel:
+    errors of the chosen candidate, None for a kept site or where nothing is known. time_before_us, time_after_us: of
+    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in.
+    """
+
+    key: str
+    role: str
+    shape: str
+    recipe: str
+    provider: str
+    runs_as: str
+    outcome: Outcome
+    mere: float | None
+    sqnr_db: float | None
+    median_rel: float | None
+    time_before_us: float | None
+    time_after_us: float | None
+    time_source: str
+    reason: str
+    rejected: tuple[tuple[str, str], ...] = ()
+    graphs: tuple[str, ...] = ()
+
+    @property
+    def lowered(self) -> bool:
+        """Planned, and seen in the generated code."""
+        return self.outcome == "lowered"
+
+    @property
+    def speedup(self) -> float | None:
+        if not self.time_before_us or not self.time_after_us:
+            return None
+        return self.time_before_us / self.time_after_us
+
+    def as_dict(self) -> dict[str, Any]:
+        """With the derived values; numbers that JSON has not as strings."""
+        values = {**asdict(self), "lowered": self.lowered, "speedup": self.speedup}
+        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone."""
+
+    target: str
+    origin: str
+    rows: tuple[Row, ...]
+    graphs: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> list[Row]:
+        """The rows of sites that are in a compiled graph."""
+        return [row for row in self.rows if row.outcome != "absent"]
+
+    @property
+    def lowered(self) -> list[Row]:
+        return [row for row in self.rows if row.lowered]
+
+    def __str__(self) -> str:
+        return render.text(self)
+
+    def __rich__(self) -> Any:
+        return render.rich(self)
+
+    def to_json(self) -> str:
+        body = {
+            "target": self.target,
+            "origin": self.origin,
+            "graphs": self.graphs,
+            "warnings": self.warnings,
+            "sites": len(self.found),
+            "lowered_sites": len(self.lowered),
+            "rows": [row.as_dict() for row in self.rows],
+        }
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
+
+
+def explain(compiled: Any) -> Explanation:
+    """Explain what `torch.compile(model, backend="loka")` returned, as far as it has been compiled.
+
+    Raises ValueError where there is nothing to explain: another backend, or nothing compiled yet.
+    """
+    graphs = graphs_of(compiled)
+    records = [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs)]
+    rows: list[Row] = []
+    warnings: list[str] = []
+    placed: set[Site] = set()
+    for graph, record in zip(graphs, records, strict=True):
+        decided = [(site, record.plan.find(site)) for site in record.sites]
+        rows += [_row(site, decision, record) for site, decision in decided]
+        placed |= {decision.site for _, decision in decided if decision is not None}
+        warnings += _warnings(record, decided, graph.stages.device)
+    plans = [record.plan for record in records]
+    return Explanation(
+        target=plans[0].target,
+        origin=", ".join(dict.fromkeys(plan.origin for plan in plans if plan.origin)),
+        rows=(*_merged(rows), *_absent(plans, placed, records)),
+        graphs={record.name: "training" if record.training else "inference" for record in records},
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def explain_plan(plan: Plan) -> Explanation:
+    """The same table for a plan that nothing has been compiled with."""
+    rows = (_planned(key, each, "planned" if each.lowered else "kept") for key, each in plan.decisions.items())
+    return Explanation(plan.target, plan.origin, tuple(rows))
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _row(site: Site, decision: Decision | None, record: Record) -> Row:
+    kernel = record.kernels.get(site.key, "")
+    rewritten = any(rewrite.subject == site.key for stage in record.stages for rewrite in stage.rewrites)
+    refusals = [reject.reason for stage in record.stages for reject in stage.rejects if reject.subject == site.key]
+    outcome: Outcome
+    if kernel in record.missing and site.key not in record.pending:
+        outcome, reason = "missing", f"{kernel} was put in and is not in the generated code"
+    elif site.key in record.pending:
+        outcome, reason = "pending", "the backward is compiled when it first runs"
+    elif kernel:
+        outcome, reason = "lowered", ""
+    elif rewritten:
+        outcome, reason = "gone", "rewritten, and then merged with an equal GEMM, unused, or left by `lower`"
+    elif decision is not None and decision.lowered:
+        outcome, reason = "refused", "; ".join(refusals) or "no pass looked at it: `precision` is off"
+    else:
+        outcome, reason = "kept", "; ".join(refusals) or "no pass looked at it: `precision` is off"
+
+    if decision is None:
+        row = _bare(site.key, site, reason)
+    else:
+        row = _planned(site.key, decision, outcome)
+        reason = "; ".join(dict.fromkeys(filter(None, (reason, decision.reason))))
+    runs_as = kernel if outcome == "lowered" else ""
+    return replace(row, shape=site.shape, runs_as=runs_as, reason=reason, outcome=outcome, graphs=(record.name,))
+
+
+def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
+    """What the plan knows of a site."""
+    score, before = decision.score, decision.before
+    known = decision.lowered and str(decision.chosen) in decision.scores
+    return Row(
+        key=key,
+        role=decision.site.role,
+        shape=decision.site.shape,
+        recipe=decision.chosen.recipe,
+        provider=decision.chosen.provider,
+        runs_as="",
+        outcome=outcome,
+        mere=score.mere if known else None,
+        sqnr_db=score.sqnr_db if known else None,
+        median_rel=score.median_rel if known else None,
+        time_before_us=before.time_us,
+        time_after_us=score.time_us,
+        time_source=score.time_source or before.time_source,
+        reason=decision.reason,
+        rejected=tuple((str(candidate), reason) for candidate, reason in decision.rejected),
+    )
+
+
+def _bare(key: str, site: Site, reason: str) -> Row:
+    """A site the plan does not know."""
+    return Row(key, site.role, site.shape, KEEP, "", "", "kept", None, None, None, None, None, "", reason)
+
+
+def _merged(rows: Iterable[Row]) -> list[Row]:
+    """Rows that say the same of two graphs are one row; rows of one site stand together."""
+    merged: dict[Row, tuple[str, ...]] = {}
+    for row in rows:
+        alike = replace(row, graphs=())
+        merged[alike] = (*merged.get(alike, ()), *row.graphs)
+    place = {key: number for number, key in enumerate(dict.fromkeys(row.key for row in merged))}
+    ordered = sorted(merged, key=lambda row: place[row.key])
+    return [replace(row, graphs=merged[row]) for row in ordered]
+
+
+def _absent(plans: list[Plan], placed: set[Site], records: list[Record]) -> list[Row]:
+    """Decisions about sites that no graph has, or has with another GEMM under the name."""
+    found = {site.key: site for record in records for site in record.sites}
+    rows = {}
+    for key, decision in ((key, decision) for plan in plans for key, decision in plan.decisions.items()):
+        if decision.site in placed:
+            continue
+        other = found.get(decision.site.key)
+        reason = "not in any graph compiled so far"
+        if other is not None:
+            dtype = str(other.dtype).removeprefix("torch.")
+            reason = f"the graph has another GEMM of this name: {other.shape} in {dtype}"
+        rows[key] = replace(_planned(key, decision, "absent"), reason=reason, rejected=())
+    return list(rows.values())
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def _warnings(record: Record, decided: list[tuple[Site, Decision | None]], device: str) -> list[str]:
+    lowered = [(site, d) for site, d in decided if d is not None and d.lowered and site.key in record.kernels]
+    target = TARGETS[record.plan.target]
+    warnings = [_missing(record, kernel) for kernel in record.missing]
+    warnings += _emulated(record, lowered, device)
+    if target.device != device:
+        warnings.append(f"the plan is for {target.name}, this is a {device}: the times are not of this machine")
+    elsewhere = [(site, d.site) for site, d in lowered if d.score.time_us and _other_size(site, d.site)]
+    if elsewhere:
+        here, timed = elsewhere[0]
+        warnings.append(
+            f"{len(elsewhere)} sites of {record.name} run at other sizes than they were timed at, "
+            f"such as {here.key}: {here.shape}, timed at {timed.shape}"
+        )
+    return warnings
+
+
+def _missing(record: Record, kernel: str) -> str:
+    keys = [key for key, planned in record.kernels.items() if planned == kernel and key not in record.pending]
+    return (
+        f"NOT LOWERED: the code generated for {record.name} calls {kernel} less often than planned, "
+        f"so some of these run as something else: {', '.join(keys)}"
+    )
+
+
+def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str) -> list[str]:
+    """Sites that compute a recipe's numerics without its kernel, because it does not run here or the plan says so."""
+    recipes: dict[str, list[str]] = {}
+    for site, decision in lowered:
+        recipe, planned = decision.chosen.recipe, decision.chosen.provider
+        if runner(planned, site, RECIPES[recipe], device) == emulated.NAME:
+            why = "as planned" if planned == emulated.NAME else f"as {planned} cannot run them on this {device}"
+            recipes.setdefault(why, []).append(recipe)
+    return [
+        f"EMULATED: {len(names)} sites of {record.name} compute the numerics of {', '.join(sorted(set(names)))} in "
+        f"float32, {why}: the errors are real, the speed is not"
+        for why, names in recipes.items()
+    ]
+
+
+def _other_size(here: Site, timed: Site) -> bool:
+    pairs = ((here.batch, timed.batch), (here.M, timed.M), (here.N, timed.N), (here.K, timed.K))
+    return any(a != b for a, b in pairs if a.is_number and b.is_number)

@@ -1,0 +1,202 @@
+"""An Explanation as plain text and for a rich console."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loka_compile.inspect.explain import Explanation, Row
+
+WIDTH = 160
+STYLES = {"lowered": "green", "planned": "green", "missing": "bold red", "refused": "yellow", "gone": "yellow",
+          "pending": "yellow", "kept": "dim", "absent": "dim"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """header, what it shows of a row, whether numbers (right), and how narrow it may become (0: not at all)."""
+
+    header: str
+    cell: Callable[[Row], str]
+    right: bool = False
+    narrowest: int = 0
+
+
+def columns(explanation: Explanation) -> list[Column]:
+    artifact = [Column("runs as", _runs_as)] if explanation.graphs else []
+    which = [Column("in", _graph_numbers)] if len(explanation.graphs) > 1 else []
+    return [
+        Column("site", lambda row: row.key, narrowest=16),
+        *which,
+        Column("shape", lambda row: row.shape, narrowest=12),
+        Column("choice", _choice, narrowest=12),
+        *artifact,
+        Column("MERE", lambda row: _number(row.mere, 4), right=True),
+        Column("SQNR dB", lambda row: _number(row.sqnr_db, 1), right=True),
+        Column("median", lambda row: _number(row.median_rel, 4), right=True),
+        Column("before", lambda row: _us(row.time_before_us), right=True),
+        Column("after", lambda row: _us(row.time_after_us), right=True),
+        Column("x", lambda row: _number(row.speedup, 2), right=True),
+    ]
+
+
+def text(explanation: Explanation, width: int = WIDTH) -> str:
+    """Warnings, the table, totals, then per site the reason and what was rejected; at most `width` columns."""
+    blocks = [_lines([title(explanation)], width)]
+    if explanation.warnings:
+        blocks.append("\n".join(_wrapped(f"!! {warning}", width, "   ") for warning in explanation.warnings))
+    shown = explanation.found
+    blocks.append("\n".join(_table(shown, columns(explanation), width)) if shown else "no GEMM was found")
+    blocks.append(_lines([*totals(explanation), caption(explanation)], width))
+    if explanation.rows:
+        blocks.append("\n".join(_details(explanation, width)))
+    return "\n\n".join(blocks)
+
+
+def rich(explanation: Explanation) -> Any:
+    """The same for a rich console, coloured by outcome."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    above, below = Text(title(explanation)), Text(caption(explanation))  # Text: nothing in them is markup
+    table = Table(title=above, caption=below, title_justify="left", caption_justify="left")
+    for column in columns(explanation):
+        table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
+    for row in explanation.found:
+        table.add_row(*(Text(column.cell(row)) for column in columns(explanation)), style=STYLES[row.outcome])
+    warnings = [Text(f"!! {warning}", style="bold red") for warning in explanation.warnings]
+    return Group(*warnings, table, Text("\n".join(totals(explanation))), Text("\n".join(_details(explanation, WIDTH))))
+
+
+# ---------------------------------------------------------------- lines around the table
+
+
+def title(explanation: Explanation) -> str:
+    graphs = ", ".join(f"{name} ({kind})" for name, kind in explanation.graphs.items())
+    parts = (f"target {explanation.target}", f"plan from {explanation.origin or 'unknown origin'}", graphs)
+    return "loka: " + " · ".join(filter(None, parts))
+
+
+def totals(explanation: Explanation) -> list[str]:
+    """One line a graph: sites, how many lowered, the GEMMs' time before and after."""
+    if not explanation.graphs:
+        return [_total("plan", explanation.found)]
+    return [
+        _total(f"{name} ({kind})", [row for row in explanation.found if name in row.graphs])
+        for name, kind in explanation.graphs.items()
+    ]
+
+
+def _total(name: str, rows: Sequence[Row]) -> str:
+    lowered = sum(row.outcome in ("lowered", "planned") for row in rows)
+    line = f"{name}: {len(rows)} sites, {lowered} {'lowered' if name != 'plan' else 'to lower'}"
+    timed = [row for row in rows if row.time_before_us is not None]
+    if not timed:
+        return line
+    before = sum(row.time_before_us or 0.0 for row in timed)
+    after = sum(_counted(row) for row in timed)
+    partial = "" if len(timed) == len(rows) else f" ({len(timed)} sites have times)"
+    return f"{line}, GEMM time {_us(before)} -> {_us(after)} µs ({before / max(after, 1e-9):.2f}x){partial}"
+
+
+def _counted(row: Row) -> float:
+    """A site that was not lowered takes its old time, whatever was planned."""
+    lowered = row.outcome in ("lowered", "planned") and row.time_after_us is not None
+    return (row.time_after_us if lowered else row.time_before_us) or 0.0
+
+
+def caption(explanation: Explanation) -> str:
+    sources = list(dict.fromkeys(row.time_source for row in explanation.found if row.time_source))
+    times = f"µs of one call, {'; '.join(sources)}" if sources else "none known"
+    return f"times: {times}. errors: of the choice on the probe's operands, against float32"
+
+
+def _details(explanation: Explanation, width: int) -> list[str]:
+    """Reason and rejected candidates by site; sites that share both share the entry."""
+    lines = ["why, and what was rejected"]
+    alike: dict[Any, list[Row]] = {}
+    for row in explanation.found:
+        alike.setdefault((_choice(row), row.reason, row.rejected), []).append(row)
+    for (choice, reason, rejected), rows in alike.items():
+        keys = list(dict.fromkeys(row.key for row in rows))
+        lines.append(_wrapped(f"  {', '.join(keys)}", width, "  "))
+        lines.append(_wrapped(f"      {choice}: {reason or 'no reason given'}", width, " " * 10))
+        lines += [_wrapped(f"      not {each}", width, " " * 10) for each in _grouped(rejected)]
+    absent: dict[str, list[str]] = {}
+    for row in explanation.rows:
+        if row.outcome == "absent":
+            absent.setdefault(row.reason, []).append(row.key)
+    for reason, keys in absent.items():
+        lines.append(_wrapped(f"  {len(keys)} of the plan: {reason}: {', '.join(keys)}", width, " " * 6))
+    return lines
+
+
+def _grouped(rejected: Sequence[tuple[str, str]]) -> list[str]:
+    """Candidates with the same reason on one line."""
+    by_reason: dict[str, list[str]] = {}
+    for candidate, reason in rejected:
+        by_reason.setdefault(reason, []).append(candidate)
+    return [f"{', '.join(candidates)}: {reason}" for reason, candidates in by_reason.items()]
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _choice(row: Row) -> str:
+    return f"{row.recipe}/{row.provider}" if row.provider else row.recipe
+
+
+def _runs_as(row: Row) -> str:
+    return row.runs_as if row.lowered else "-" if row.outcome == "kept" else row.outcome.upper()
+
+
+def _graph_numbers(row: Row) -> str:
+    return ",".join(name.removeprefix("graph_") for name in row.graphs)
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    smallest = 10.0**-digits
+    return f"<{smallest:.{digits}f}" if 0 < value < smallest / 2 else f"{value:.{digits}f}"
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+# ---------------------------------------------------------------- plain text
+
+
+def _table(rows: Sequence[Row], shown: Sequence[Column], width: int) -> list[str]:
+    cells = [[column.header for column in shown], *([column.cell(row) for column in shown] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(shown))]
+    gaps = 2 * (len(shown) - 1)
+    while sum(widths) + gaps > width:
+        elastic = [i for i, column in enumerate(shown) if column.narrowest and widths[i] > column.narrowest]
+        if not elastic:
+            break
+        widths[max(elastic, key=widths.__getitem__)] -= 1  # the widest gives way first
+    fitted = ([_fit(*of) for of in zip(line, widths, (c.right for c in shown), strict=True)] for line in cells)
+    lines = ["  ".join(line) for line in fitted]
+    return [lines[0].rstrip(), "  ".join("-" * w for w in widths), *(line.rstrip() for line in lines[1:])]
+
+
+def _fit(cell: str, width: int, right: bool) -> str:
+    """Padded, or shortened in the middle: the ends of a site's name tell it apart."""
+    if len(cell) > width:
+        head = (width - 1) // 2
+        cell = f"{cell[:head]}…{cell[len(cell) - (width - 1 - head) :]}"
+    return cell.rjust(width) if right else cell.ljust(width)
+
+
+def _lines(lines: Sequence[str], width: int) -> str:
+    return "\n".join(_wrapped(line, width, "  ") for line in lines)
+
+
+def _wrapped(line: str, width: int, indent: str) -> str:
+    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)

@@ -1,0 +1,89 @@
+"""Shared by all tests: the checkout's root on the path, caches of this run's own, and what makes compiling cheap."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests find `examples` however pytest is started
+
+# Before torch is imported. The workers of pytest-xdist inherit the caches of the process that started them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _caches = tempfile.mkdtemp(prefix="loka-tests-")
+    atexit.register(shutil.rmtree, _caches, ignore_errors=True)
+    os.environ["LOKA_CACHE_DIR"] = f"{_caches}/loka"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{_caches}/inductor"
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes, each of which imports torch
+
+
+@pytest.fixture
+def fresh_dynamo():
+    """Nothing compiled before the test, nothing left after it."""
+    import torch
+
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def op_by_op(monkeypatch):
+    """loka's graphs run op by op after all passes: everything of a compilation but Inductor's code generation."""
+    from torch import fx
+
+    from loka_compile import compat
+
+    def compile_inductor(gm, inputs, *, joint, post_grad, uuid, patches):
+        def inner(module, is_backward):
+            post_grad(module.graph)
+            module.recompile()
+            return fx.Interpreter(module).run
+
+        return compat.capture(gm, inputs, joint=joint, inner=inner, patches=patches), []
+
+    monkeypatch.setattr(compat, "compile_inductor", compile_inductor)
+
+
+@pytest.fixture(scope="session")
+def sites_of():
+    """sites_of(fn, *args): the GEMMs of what torch.compile captures, by graph; of training where args need it."""
+    import torch
+
+    from loka_compile import compat
+    from loka_compile.graph.sites import annotate
+
+    def sites(fn, *args, dynamic=None):
+        found = []
+
+        def backend(gm, inputs):
+            joint = lambda graph: found.append([gemm.site for gemm in annotate(graph)])  # noqa: E731
+            return compat.capture(gm, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
+
+        torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+        return found
+
+    return sites
+
+
+@pytest.fixture(scope="session")
+def plan_for(sites_of):
+    """plan_for(recipe, fn, *args): a plan made by hand, every GEMM of `fn` in `recipe` (keep where `only` refuses it)."""
+    from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
+
+    def plan(recipe, fn, *args, provider="", target="cpu", only=lambda site: True, dynamic=None):
+        provider = provider or ("emulated" if recipe == "fp8_blockwise" else "aten")
+        decisions = {}
+        for graph in sites_of(fn, *args, dynamic=dynamic):
+            for site in graph:
+                chosen = Candidate(recipe, provider) if only(site) else KEPT
+                key = site.key if site.key not in decisions else f"{site.key}@{site.source}"
+                decisions[key] = Decision(site, chosen, "by hand")
+        return Plan(target, decisions, origin="by hand")
+
+    return plan

@@ -1,0 +1,87 @@
+"""What several tests share: a function compiled op by op, its graphs kept to look at."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.dispatch.plan import Plan
+from loka_compile.inspect.records import code
+from loka_compile.passes import PIPELINE, PassResult, Pipeline
+from loka_compile.passes.stages import Stages
+
+
+@dataclass
+class Captured:
+    """A torch.compile result without code generation: callable, and differentiable where its inputs are.
+
+    graphs: copies of the graph by when they were taken: `before` and `after` the joint passes, `inference`, or
+    `forward` and `backward` after all. results: by pass and graph, what the pass returned.
+    """
+
+    call: Callable[..., Any]
+    graphs: dict[str, fx.Graph] = field(default_factory=dict)
+    results: dict[tuple[str, str], PassResult] = field(default_factory=dict)
+    compilations: int = 0
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
+
+    def code(self, graph: str) -> str:
+        return code(self.graphs[graph])
+
+    def ops(self, graph: str) -> Counter[str]:
+        return count_ops(self.graphs[graph])
+
+
+def compile_op_by_op(
+    fn: Callable[..., Any], plan: Plan, *, dynamic: bool | None = None, pipeline: Pipeline = PIPELINE, device: str = "cpu"
+) -> Captured:
+    """`fn` through loka's passes under `plan`, its final graphs run by fx.Interpreter."""
+    stages = Stages(pipeline, plan, device)
+
+    def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        captured.compilations += 1
+        kind = ["inference"]
+
+        def watch(name: str, graph: fx.Graph, run: Callable[[], PassResult]) -> None:
+            captured.results[name, kind[0]] = run()
+
+        def joint(graph: fx.Graph) -> None:
+            captured.graphs["before"] = copy.deepcopy(graph)
+            if any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes):
+                kind[0] = "joint"
+            stages.joint(graph, watch)
+            captured.graphs["after"] = copy.deepcopy(graph)
+
+        def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+            if kind[0] != "inference":
+                kind[0] = "backward" if is_backward else "forward"
+            stages.post_grad(module.graph, watch)
+            captured.graphs[kind[0]] = copy.deepcopy(module.graph)
+            module.recompile()
+            return fx.Interpreter(module).run
+
+        return compat.capture(gm, inputs, joint=joint, inner=inner)
+
+    captured = Captured(torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True))
+    return captured
+
+
+def count_ops(graph: fx.Graph) -> Counter[str]:
+    """How often each operator is called: `aten.mm`, `loka.quantize`, without the overload's name."""
+    targets = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    return Counter(".".join(target.split(".")[:2]) for target in targets)
+
+
+def sqnr_db(out: torch.Tensor, reference: torch.Tensor) -> float:
+    """Signal over error in dB, in float64."""
+    out, reference = out.double(), reference.double()
+    return (10 * torch.log10(reference.square().sum() / (out - reference).square().sum())).item()
