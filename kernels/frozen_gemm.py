@@ -4,6 +4,7 @@
     out        = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
 
 a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
+frozen_gemm takes batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
 The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows.
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
@@ -74,14 +75,14 @@ def _layout(weight: Tensor) -> tuple[Any, ...]:
 
 def _sample(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
-    return flat[:: max(1, flat.numel() // SAMPLES)].clone()
+    return flat[:: flat.numel() // SAMPLES | 1].clone()  # an odd step walks through the columns too
 
 
 def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
     """The weight as a right operand (K, N), quantized along K, with its scale; a plain cast has none."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-        right = tensor.detach().t() if transposed else tensor.detach()
+        right = tensor.detach().mT if transposed else tensor.detach()
         if scaling == "none":
             return right.to(dtype), None
         return quantization.reference(right, dtype, scaling, -2)
@@ -128,5 +129,5 @@ def _(
     out_dtype: torch.dtype,
     provider: str,
 ) -> Tensor:
-    n = weight.shape[0] if transposed else weight.shape[1]
-    return a.new_empty((a.shape[0], n), dtype=out_dtype)
+    n = weight.shape[-2] if transposed else weight.shape[-1]
+    return a.new_empty((*a.shape[:-1], n), dtype=out_dtype)

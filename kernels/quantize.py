@@ -9,7 +9,8 @@ shape of x with that axis 1; `block` one scale per 128 values along `axis`, shap
 
 Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
 and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; int8 has no NaN, so the scale
-of its slice does (scaling `tensor` would then spoil the whole tensor, so int8 refuses it).
+of its slice is not finite (scaling `tensor` would then spoil the whole tensor, so int8 refuses it). Nothing needs
+clamping: amax maps to the largest value, and what division adds to it is rounded away.
 Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
 """
 
@@ -96,16 +97,14 @@ def _finite_amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
-    """amax maps to the format's largest value; a slice that is not finite gets the scale NaN."""
-    scale = amax.clamp(min=AMAX_FLOOR) / LARGEST[dtype]
-    return torch.where(scale.isfinite(), scale, float("nan"))
+    """amax maps to the format's largest value; that of an int8 slice that is not finite is not finite either."""
+    return amax.clamp(min=AMAX_FLOOR) / LARGEST[dtype]
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    largest = LARGEST[dtype]
     if dtype == torch.int8:
-        return x.round().clamp(-largest, largest).to(dtype)
-    return torch.where(x.isfinite(), x.clamp(-largest, largest), float("nan")).to(dtype)
+        return x.round().to(dtype)
+    return torch.where(x.isfinite(), x, float("nan")).to(dtype)
 
 
 def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:

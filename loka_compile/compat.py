@@ -184,6 +184,15 @@ def fake_mode_of(values: Sequence[Any]) -> Any | None:
     return detect_fake_mode(list(values))
 
 
+@contextlib.contextmanager
+def tracing_fakes(values: Sequence[Any]) -> Iterator[None]:
+    """Around make_fx on these fake values: composite operators need the Python dispatcher for symbolic sizes."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    with fake_mode_of(values) or contextlib.nullcontext(), enable_python_dispatcher():
+        yield
+
+
 def is_fake(value: Any) -> bool:
     from torch._subclasses import FakeTensor
 

@@ -7,6 +7,7 @@ One quantize serves all consumers of a tensor that want it in the same format an
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +74,13 @@ def rewrite(gemm: Gemm, recipe_name: str, provider: str, shared: dict[Any, Quant
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
     if bias is not None:
-        out = splice(node, lambda out, bias: alpha * out + beta * bias, [out, bias])
+        out = splice(node, functools.partial(_add_bias, alpha=alpha, beta=beta), [out, bias])
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
+
+
+def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+    return (out if alpha == 1 else alpha * out) + (bias if beta == 1 else beta * bias)
 
 
 def _quantized(

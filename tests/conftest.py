@@ -73,7 +73,7 @@ def sites_of():
 
 @pytest.fixture(scope="session")
 def plan_for(sites_of):
-    """plan_for(recipe, fn, *args): a plan made by hand, every GEMM of `fn` in `recipe` (keep where `only` refuses it)."""
+    """plan_for(recipe, fn, *args): a plan made by hand, every GEMM of `fn` in `recipe` (where `only` agrees)."""
     from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
 
     def plan(recipe, fn, *args, provider="", target="cpu", only=lambda site: True, dynamic=None):

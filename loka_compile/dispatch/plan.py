@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -144,19 +145,19 @@ def load_plan(path: str | Path) -> Plan:
 
 def parse_plan(text: str, name: str = "plan") -> Plan:
     try:
-        body = json.loads(text)
-    except json.JSONDecodeError as error:
+        body = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{name} is not JSON ({error}): pass a file written by Plan.save") from error
     if not isinstance(body, dict) or body.get("format") != "loka-plan":
         raise PlanError(f"{name} is not a loka plan (no \"format\": \"loka-plan\"): pass a file written by Plan.save")
     if body.get("version") != VERSION:
         raise PlanError(f"{name} has plan version {body.get('version')}, this loka reads {VERSION}: make the plan anew")
-    if body.get("target") not in TARGETS:
+    if body.get("target") not in list(TARGETS):
         raise PlanError(f"{name} is for the unknown target {body.get('target')!r}: known are {', '.join(TARGETS)}")
     try:
         decisions = {key: _decision_from_json(value) for key, value in body["decisions"].items()}
-        return Plan(body["target"], decisions, body["origin"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Plan(body["target"], decisions, _is(str, body["origin"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"{name} is damaged ({type(error).__name__}: {error}): make the plan anew") from error
 
 
@@ -177,9 +178,9 @@ def _decision_from_json(body: dict[str, Any]) -> Decision:
     return Decision(
         site=Site.from_json(body["site"]),
         chosen=_candidate(body["chosen"]),
-        reason=str(body["reason"]),
-        scores={name: Score(**_infinite(score)) for name, score in body["scores"].items()},
-        rejected=tuple((_candidate(name), str(reason)) for name, reason in body["rejected"].items()),
+        reason=_is(str, body["reason"]),
+        scores={name: _score(score) for name, score in body["scores"].items()},
+        rejected=tuple((_candidate(name), _is(str, reason)) for name, reason in body["rejected"].items()),
     )
 
 
@@ -187,14 +188,39 @@ def _candidate(text: str) -> Candidate:
     candidate = Candidate(*text.split("/", 1))
     if candidate.recipe != KEEP and candidate.recipe not in RECIPES:
         raise ValueError(f"unknown recipe {candidate.recipe!r}; known are {', '.join(RECIPES)}")
+    if (candidate.recipe == KEEP) == bool(candidate.provider):
+        raise ValueError(f"{text!r}: a recipe has a provider behind a slash, keep has none")
     return candidate
 
 
 def _finite(score: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: write it as a string. Six digits are more than any decision rests on."""
-    return {k: (str(v) if v in (float("inf"), float("-inf")) else float(f"{v:.6g}")) if isinstance(v, float) else v
-            for k, v in score.items()}  # fmt: skip
+    return {name: _number_to_json(v) if isinstance(v, int | float) else v for name, v in score.items()}
 
 
-def _infinite(score: dict[str, Any]) -> dict[str, Any]:
-    return {k: float(v) if v in ("inf", "-inf") else v for k, v in score.items()}
+def _number_to_json(value: float) -> float | str:
+    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+
+
+def _score(body: dict[str, Any]) -> Score:
+    errors = {name: _number(body[name]) for name in ("mere", "sqnr_db", "median_rel")}
+    time_us = None if body["time_us"] is None else _number(body["time_us"])
+    return Score(**{**body, **errors, "time_us": time_us, "time_source": _is(str, body["time_source"])})
+
+
+def _number(value: Any) -> float:
+    if value in ("inf", "-inf", "nan"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _is(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

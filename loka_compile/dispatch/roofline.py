@@ -25,8 +25,9 @@ def keep_us(site: Site, sizes: Sizes, target: Target) -> float:
 def recipe_us(site: Site, sizes: Sizes, recipe: Recipe, target: Target) -> float:
     """Microseconds of the GEMM in a recipe, with the casts of the operands that are not frozen."""
     wide, narrow = site.dtype.itemsize, recipe.itemsize
-    gemm = _kernel(target, recipe.dtype, sizes.flops, narrow * (sizes.lhs + sizes.rhs) + wide * sizes.out)
-    casts = 0.0
+    sums = recipe.accumulate.itemsize if recipe.dtype == torch.int8 else wide  # int8's kernel leaves int32 to rescale
+    gemm = _kernel(target, recipe.dtype, sizes.flops, narrow * (sizes.lhs + sizes.rhs) + sums * sizes.out)
+    casts = _kernel(target, site.dtype, 0, (sums + wide) * sizes.out) if recipe.dtype == torch.int8 else 0.0
     for elements, frozen in ((sizes.lhs, False), (sizes.rhs, site.static_rhs)):
         if not frozen:
             casts += _kernel(target, site.dtype, 0, (wide + narrow) * elements)

@@ -66,7 +66,12 @@ class Site:
         dtype = getattr(torch, body["dtype"])
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"{body['dtype']!r} is no dtype")
-        return cls(**{**body, **{name: _size(body[name]) for name in _SIZES}, "dtype": dtype})
+        site = cls(**{**body, **{name: _size(body[name]) for name in _SIZES}, "dtype": dtype})
+        text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
+        known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
+        if not (text and known and isinstance(site.static_rhs, bool)):
+            raise ValueError(f"{body} is no site")
+        return site
 
 
 _SIZES = ("batch", "M", "N", "K")
@@ -75,4 +80,7 @@ _AS_TEXT = (*_SIZES, "dtype")
 
 def _size(text: str) -> sympy.Expr:
     """A number, or a symbol named by the expression: a file's text is never evaluated."""
-    return sympy.Integer(text) if text.isdigit() else sympy.Symbol(text, integer=True, positive=True)
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{text!r} is no size")
+    number = text.isascii() and text.isdecimal()
+    return sympy.Integer(text) if number else sympy.Symbol(text, integer=True, positive=True)

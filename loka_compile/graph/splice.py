@@ -32,9 +32,12 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
         given = iter(tensors)
         return function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
 
-    fake_mode = compat.fake_mode_of(values)
-    with fake_mode:
+    with compat.tracing_fakes(values):
         traced = make_fx(on_tensors, decomposition_table=compat.decomposition_table())(*values)
+
+    for node in traced.graph.find_nodes(op="get_attr"):
+        name = getattr(function, "__name__", function)
+        raise TypeError(f"{name} makes a tensor constant ({node.target}); pass it as an argument")
 
     inherited = {name: before.meta[name] for name in _INHERITED if name in before.meta}
     placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
@@ -45,8 +48,6 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
                 continue
             if node.op == "output":
                 return map_arg(node.args[0], env.__getitem__)
-            if node.op == "get_attr":
-                raise TypeError(f"{function.__name__} makes a tensor constant ({node.target}); pass it as an argument")
             env[node] = graph.node_copy(node, env.__getitem__)
             env[node].meta.update(inherited, **meta)
     raise AssertionError("a traced graph has an output")

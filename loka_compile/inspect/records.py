@@ -122,7 +122,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
     due = {key: kernel for key, kernel in kernels.items() if key not in pending}
     return Record(
         name=name,
-        training=graph.training,
+        training=joint_seen,
         before="\n".join(before),
         after="\n\n".join(f"# {kind}\n{text}" for kind, text in after.items()),
         stages=tuple(stages),
@@ -144,13 +144,13 @@ def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
 
 def _calls(kernel: str, source_code: str) -> int:
     """Calls of an operator in Inductor's wrapper code: an extern kernel or through the dispatcher, Python or C++."""
-    name = re.escape(kernel)
+    name, code = re.escape(kernel), re.sub(r"#.*|^\s*//.*", "", source_code, flags=re.MULTILINE)  # without comments
     forms = (
         rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{name}(?:\.default)?\(",
         rf"aoti_torch_(?:cpu|cuda)_{name}(?:_out)?\(",
         rf'"{re.escape(kernel.replace(".", "::"))}", ""',
     )
-    return sum(len(re.findall(form, source_code)) for form in forms)
+    return sum(len(re.findall(form, code)) for form in forms)
 
 
 def _is_joint(graph: fx.Graph) -> bool:

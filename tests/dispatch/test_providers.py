@@ -1,0 +1,95 @@
+"""Providers: who can run what, and why not."""
+
+from __future__ import annotations
+
+import pytest
+import sympy
+import torch
+
+from loka_compile.dispatch.providers import PROVIDERS, reasons_against, runner
+from loka_compile.dispatch.providers.aten import INT8_MAX_K
+from loka_compile.graph.site import Site
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
+
+CPU, H100 = TARGETS["cpu"], TARGETS["h100"]
+SYMBOL = sympy.Symbol("s0", integer=True, positive=True)
+
+
+def site(M=64, N=48, K=32, batch=1, op="mm"):
+    sizes = [value if isinstance(value, sympy.Basic) else sympy.Integer(value) for value in (batch, M, N, K)]
+    return Site("fc#0:output", op, "output", *sizes, torch.float32)
+
+
+def why(recipe, target, **sizes):
+    return "; ".join(reasons_against("aten", site(**sizes), RECIPES[recipe], target))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=str)
+@pytest.mark.parametrize("sizes", [{}, {"M": 1, "N": 1, "K": 1}, {"K": INT8_MAX_K + 1}, {"batch": SYMBOL, "op": "bmm"}])
+def test_emulation_runs_everything(recipe, target, sizes):
+    assert reasons_against("emulated", site(**sizes), RECIPES[recipe], target) == []
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp16"])
+def test_plain_casts_run_at_any_size(recipe):
+    for sizes in ({"M": 1, "N": 1, "K": 1}, {"batch": 4, "op": "bmm", "K": 7}):
+        assert why(recipe, H100, **sizes) == ""
+
+
+@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
+def test_alignment_is_the_targets(recipe):
+    assert why(recipe, H100) == why(recipe, CPU) == ""
+    for sizes, offending in (({"K": 40}, "K = 40"), ({"N": 24}, "N = 24"), ({"K": 40, "N": 24}, "K = 40, N = 24")):
+        assert "multiples of 16" in why(recipe, H100, **sizes) and offending in why(recipe, H100, **sizes)
+        assert why(recipe, CPU, **sizes) == ""
+    assert why(recipe, H100, M=4097) == ""  # rows need no alignment
+
+
+def test_symbolic_sizes():
+    assert why("fp8_rowwise", H100, M=SYMBOL) == ""
+    assert "K = 16*s0" not in why("fp8_rowwise", H100, K=16 * SYMBOL)
+    assert "K = s0" in why("fp8_rowwise", H100, K=SYMBOL)  # cannot be promised
+    assert why("fp8_rowwise", CPU, K=SYMBOL) == ""
+    assert why("int8_rowwise", H100, M=SYMBOL) == ""
+
+
+@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
+@pytest.mark.parametrize(("batch", "op"), [(4, "bmm"), (1, "bmm"), (SYMBOL, "baddbmm")])
+def test_batches_of_matrices_have_no_8_bit_kernel(recipe, batch, op):
+    assert "takes two matrices, this is a batch of" in why(recipe, CPU, batch=batch, op=op)
+
+
+def test_blocks_are_not_there_yet():
+    assert "block scales" in why("fp8_blockwise", H100)
+
+
+def test_int8_sums_must_fit():
+    assert INT8_MAX_K * 127**2 <= 2**31 - 1 < (INT8_MAX_K + 1) * 127**2
+    assert why("int8_rowwise", CPU, K=INT8_MAX_K) == ""
+    assert "overflow int32" in why("int8_rowwise", CPU, K=INT8_MAX_K + 1)
+    assert why("fp8_rowwise", CPU, K=INT8_MAX_K + 1) == ""
+
+
+def test_int8_on_cuda_wants_more_than_16_rows():
+    assert "more than 16 rows, M = 16" in why("int8_rowwise", H100, M=16)
+    assert why("int8_rowwise", H100, M=17) == "" == why("int8_rowwise", CPU, M=1)
+
+
+def test_scaled_mm_of_a_contraction_of_one():
+    assert "K = 1" in why("fp8_rowwise", CPU, K=1)
+    assert why("int8_rowwise", CPU, K=1) == ""
+
+
+def test_an_unknown_provider_says_who_is_known():
+    (reason,) = reasons_against("cutlass", site(), RECIPES["bf16"], CPU)
+    assert "unknown provider 'cutlass'" in reason and all(name in reason for name in PROVIDERS)
+
+
+def test_emulation_stands_in_where_the_planned_kernel_cannot_run():
+    assert runner("aten", site(), RECIPES["int8_rowwise"], "cpu") == "aten"
+    assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], "cpu") == "emulated"
+    assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], "cuda") == "emulated"
+    assert runner("deep_gemm", site(), RECIPES["fp8_blockwise"], "cpu") == "emulated"
+    assert list(PROVIDERS)[-1] == "emulated"

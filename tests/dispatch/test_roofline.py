@@ -1,0 +1,71 @@
+"""Modelled times: the numbers of one shape by hand, and the economics that follow."""
+
+from __future__ import annotations
+
+import pytest
+import sympy
+import torch
+
+from loka_compile.dispatch.roofline import keep_us, recipe_us
+from loka_compile.dispatch.sizes import Sizes
+from loka_compile.graph.site import Site
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
+
+H100 = TARGETS["h100"]
+FLOPS, BYTES = 0.78, 3.35e12 * 0.92
+
+
+def site(sizes, dtype=torch.bfloat16, static_rhs=False):
+    numbers = map(sympy.Integer, (sizes.batch, sizes.M, sizes.N, sizes.K))
+    return Site("fc#0:output", "mm", "output", *numbers, dtype, static_rhs=static_rhs)
+
+
+def us(recipe, M, N, K, batch=1, target=H100, **more):
+    sizes = Sizes(batch, M, N, K)
+    where = site(sizes, **more)
+    return keep_us(where, sizes, target) if recipe is None else recipe_us(where, sizes, RECIPES[recipe], target)
+
+
+def test_a_bf16_product_by_hand():
+    m, n, k = 8192, 4096, 1024
+    compute, memory = 2 * m * n * k / (989e12 * FLOPS), 2 * (m * k + k * n + m * n) / BYTES
+    assert compute > memory
+    assert us(None, m, n, k) == pytest.approx((compute + 2e-6) * 1e6)
+    memory = 2 * (64 * 64 + 64 * 64 + 64 * 64) / BYTES  # a small one waits for memory
+    assert us(None, 64, 64, 64) == pytest.approx((memory + 2e-6) * 1e6)
+
+
+def test_fp8_by_hand():
+    m, n, k = 8192, 4096, 1024
+    gemm = max(2 * m * n * k / (1979e12 * FLOPS), (m * k + k * n + 2 * m * n) / BYTES) + 2e-6
+    cast = lambda elements: 3 * elements / BYTES + 2e-6  # noqa: E731 - two bytes read, one written
+    look = lambda elements: 2 * elements / BYTES + 2e-6  # noqa: E731 - one pass for the amax
+    assert us("fp8_rowwise", m, n, k) == pytest.approx((gemm + cast(m * k) + cast(k * n)) * 1e6)
+    assert us("fp8_rowwise", m, n, k, static_rhs=True) == pytest.approx((gemm + cast(m * k)) * 1e6)
+    tensorwise = gemm + cast(m * k) + look(m * k) + cast(k * n) + look(k * n)
+    assert us("fp8_tensorwise", m, n, k) == pytest.approx(tensorwise * 1e6)
+
+
+def test_more_work_never_takes_less_time():
+    for recipe in (None, "fp8_rowwise", "fp8_tensorwise", "int8_rowwise"):
+        for grown in range(3):
+            times = []
+            for size in (16, 64, 256, 1024, 4096):
+                shape = [512, 512, 512]
+                shape[grown] = size
+                times.append(us(recipe, *shape))
+            assert times == sorted(times)
+        assert us(recipe, 64, 64, 64, batch=8) >= us(recipe, 64, 64, 64)
+
+
+def test_fp8_loses_small_and_wins_large():
+    assert us("fp8_rowwise", 256, 256, 256) > us(None, 256, 256, 256)  # the casts' launches alone
+    assert us("fp8_rowwise", 16384, 8192, 8192) < 0.7 * us(None, 16384, 8192, 8192)
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS.values() if not t.measured], ids=str)
+def test_every_gpu_has_every_recipes_time(target):
+    for recipe in RECIPES:
+        assert 0 < us(recipe, 512, 512, 512, target=target, dtype=torch.float32) < 1e5
+    assert us("fp8_rowwise", 16384, 8192, 8192, target=target) < us(None, 16384, 8192, 8192, target=target)
