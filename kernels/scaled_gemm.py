@@ -26,7 +26,7 @@ def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, o
     if a_scale.dim() == 2:  # one scale a row and a column, unit strides
         a_scale = a_scale.reshape(-1).contiguous().unsqueeze(1)
         b_scale = b_scale.reshape(-1).contiguous().unsqueeze(0)
-    written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # all that CUDA's row-wise kernel writes
+    written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # CUDA's row-wise writes no other
     columns = b.t().contiguous().t()  # the kernel reads b by columns
     return torch._scaled_mm(a.contiguous(), columns, scale_a=a_scale, scale_b=b_scale, out_dtype=written).to(out_dtype)
 

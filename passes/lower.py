@@ -31,10 +31,13 @@ class Lower:
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites = [_lower_gemm(node) for node in graph.find_nodes(op="call_function", target=SCALED_GEMM)]
-        graph.eliminate_dead_code()  # the quantize nodes of frozen weights
-        for node in graph.find_nodes(op="call_function", target=QUANTIZE):
+        if rewrites:
+            graph.eliminate_dead_code()  # the quantize nodes of frozen weights
+        quantizes = graph.find_nodes(op="call_function", target=QUANTIZE)
+        for node in quantizes:
             _write_out(node)
-        graph.eliminate_dead_code()
+        if quantizes:
+            graph.eliminate_dead_code()
         graph.lint()
         return PassResult(tuple(rewrites))
 

@@ -44,7 +44,8 @@ class Precision:
             planned = decision.chosen.provider
             where = provider if provider == planned else f"{provider} here ({planned} on {context.plan.target})"
             rewrites.append(Rewrite(gemm.site.key, f"{decision.chosen.recipe} by {where}"))
-        graph.eliminate_dead_code()
+        if rewrites:
+            graph.eliminate_dead_code()
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
@@ -54,7 +55,7 @@ def check(gemm: Gemm, decision: Decision | None) -> str:
     if decision is None:
         return "the plan has no decision for this site"
     if not decision.lowered:
-        return decision.reason
+        return decision.reason or "the plan keeps it"
     if not gemm.site.dtype.is_floating_point:
         return f"operands are {gemm.site.dtype}, not floating point"
     return ""

@@ -42,7 +42,12 @@ class Captured:
 
 
 def compile_op_by_op(
-    fn: Callable[..., Any], plan: Plan, *, dynamic: bool | None = None, pipeline: Pipeline = PIPELINE, device: str = "cpu"
+    fn: Callable[..., Any],
+    plan: Plan,
+    *,
+    dynamic: bool | None = None,
+    pipeline: Pipeline = PIPELINE,
+    device: str = "cpu",
 ) -> Captured:
     """`fn` through loka's passes under `plan`, its final graphs run by fx.Interpreter."""
     stages = Stages(pipeline, plan, device)

@@ -410,7 +410,7 @@ def test_gradients_are_those_of_the_emulation(recipe, plan_for, op_by_op):
         assert sqnr_db(gradient, true) > 20
 
 
-@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise"])
+@pytest.mark.parametrize("recipe", ["int8_rowwise", pytest.param("fp8_tensorwise", marks=pytest.mark.slow)])
 def test_training_in_generated_code(recipe, plan_for):
     model, x, seed = MLP(32, 64, 1), torch.randn(16, 32), torch.randn(16, 1)  # a width of 1, as every ranker ends in
     model.layers[1].bias.data.fill_(3)
@@ -542,6 +542,16 @@ def test_a_changed_weight_is_never_served_stale(change, recipe, plan_for, op_by_
                 torch.testing.assert_close(compiled(x), expected, **tolerance)
         change(model, optimizer)
     assert all("frozen" in kernel for record in loka.records(compiled) for kernel in record.kernels.values())
+
+
+@pytest.mark.xfail(strict=True, reason="a write through .data has no version, and only 64 of the values are looked at")
+def test_one_value_changed_through_data_is_not_seen(plan_for, op_by_op):
+    model, x = Linear(64, 64), torch.randn(5, 64)
+    compiled = compiled_with(plan_for("int8_rowwise", model, x), model)
+    with torch.no_grad():
+        compiled(x)
+        model.fc.weight.data[7, 3] += 4
+        torch.testing.assert_close(compiled(x), emulated_linear("int8_rowwise", x, model.fc.weight, model.fc.bias))
 
 
 def test_a_changed_weight_in_generated_code(plan_for):

@@ -130,7 +130,9 @@ def test_a_plan_file_that_changed_is_not_served_stale(cold, plans, tmp_path):
     assert list(seen["kernels"][0]) == ["second#0:output"]
 
 
-@pytest.mark.parametrize("passes", [{"lower": False}, {"precision": False}], ids=str)
+@pytest.mark.parametrize(
+    "passes", [{"lower": False}, pytest.param({"precision": False}, marks=pytest.mark.slow)], ids=str
+)
 def test_another_option_is_compiled_anew(passes, cold, plans):
     cache, _ = cold
     seen = start(cache, {"plan": plans["int8_rowwise"], "passes": passes})

@@ -1,6 +1,6 @@
 """Dispatch: from a profile and a target to a plan. Per site the fastest candidate within the error budget.
 
-    feasible = candidates that a provider can run, with MERE < max_mere, SQNR > min_sqnr_db, speed-up > min_speedup
+    feasible = candidates that a provider can run, with MERE <= max_mere, SQNR >= min_sqnr_db, speed-up >= min_speedup
     choice   = the fastest feasible one, else keep the GEMM as it is
 
 LoKA Dispatch (papers.md 1.4). Every candidate that is not chosen leaves with its reasons.
@@ -9,6 +9,7 @@ LoKA Dispatch (papers.md 1.4). Every candidate that is not chosen leaves with it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from loka_compile.dispatch import roofline, timing
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
@@ -21,9 +22,10 @@ from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS, Target
 
 
-def dispatch(profile: Profile, target: str = "cpu", options: Options | None = None) -> Plan:
-    """Decide every site of a profile. Budgets and recipes come from `options`, the target from there too if given."""
-    options = options or Options(target=target)
+def dispatch(profile: Profile, target: str | None = None, options: Options | None = None) -> Plan:
+    """Decide every site of a profile. Budgets and recipes come from `options`; so does the target, unless given."""
+    options = options or Options()
+    options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
     decisions = {key: decide(site, hardware, options) for key, site in profile.sites.items()}
     return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}")
@@ -54,7 +56,7 @@ def decide(profiled: SiteProfile, target: Target, options: Options) -> Decision:
         return Decision(site, KEPT, _why_kept(rejected), scores, tuple(rejected))
     feasible.sort(key=lambda pair: pair[0])
     best_us, best = feasible[0]
-    rejected += [(c, f"slower than {best}: {us:.0f} us against {best_us:.0f}") for us, c in feasible[1:]]
+    rejected += [(c, _slower(us, best, best_us)) for us, c in feasible[1:]]
     speed = f"{keep_us / best_us:.2f}x" if best_us < float("inf") else "numerics only"
     return Decision(site, best, f"fastest within budget, {speed}", scores, tuple(rejected))
 
@@ -83,7 +85,7 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
     yield from reasons_against(candidate.provider, site, recipe, target)
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
         yield "not scored, or not finite, on the profile's operands"
-    elif score.mere >= options.max_mere:
+    elif score.mere > options.max_mere:
         yield f"MERE {score.mere:.3g}, budget {options.max_mere:g}"
     if score.sqnr_db < options.min_sqnr_db and score.mere < float("inf"):
         yield f"SQNR {score.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}"
@@ -101,6 +103,12 @@ def _time(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_u
 def _too_slow(keep_us: float, time_us: float | None, options: Options) -> Iterator[str]:
     if time_us is not None and keep_us / time_us < options.min_speedup:
         yield f"{keep_us / time_us:.2f}x, wanted {options.min_speedup:g}x ({time_us:.0f} us against {keep_us:.0f})"
+
+
+def _slower(time_us: float, best: Candidate, best_us: float) -> str:
+    if time_us == float("inf"):
+        return f"numerics only, as against {best}"
+    return f"slower than {best}: {time_us:.0f} us against {best_us:.0f}"
 
 
 def _why_kept(rejected: list[tuple[Candidate, str]]) -> str:

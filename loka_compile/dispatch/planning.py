@@ -17,6 +17,8 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.plan import Plan, PlanError, load_plan
+from loka_compile.graph.site import Site
+from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, load_profile
 from loka_compile.probe.session import profile_graph
@@ -51,10 +53,11 @@ def _given(options: Options) -> Plan:
 
 def within_budget(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter) -> Plan:
     """The plan with its worst sites demoted until this graph's outputs are within the budget (relative RMS)."""
-    reference = run(gm, inputs, lambda graph: None)
+    sites: list[Site] = []
+    reference = run(gm, inputs, lambda graph: sites.extend(gemm.site for gemm in annotate(graph)))
     while True:
         error = output_error(run(gm, inputs, functools.partial(rewriter, plan)), reference)
-        here = [d for d in plan.lowered if d.site.role == "output"]
+        here = [decision for decision in map(plan.find, sites) if decision is not None and decision.lowered]
         if error <= budget or not here:
             return plan
         worst = max(here, key=lambda decision: decision.score.mere)

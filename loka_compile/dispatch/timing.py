@@ -171,28 +171,32 @@ def _cpuinfo() -> list[str]:
 
 @functools.cache
 def _times() -> dict[str, float]:
+    return _read()
+
+
+def _read() -> dict[str, float]:
     try:
-        times = json.loads(_file().read_text())
-        return {str(k): float(v) for k, v in times.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        times = {str(k): float(v) for k, v in json.loads(_file().read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         return {}  # measured anew
+    return {k: v for k, v in times.items() if 0 <= v < float("inf")}
 
 
 def _remembered(key: str, measure: Callable[[], float]) -> float:
     times = _times()
     if key not in times:
-        with compat.outside_compilation(), torch.no_grad():
+        with compat.outside_compilation(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             times[key] = measure()
         _save(times)
     return times[key]
 
 
 def _save(times: dict[str, float]) -> None:
-    """Whole file at once, so that processes side by side never read half of one."""
+    """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
-            json.dump(times, scratch, indent=0, sort_keys=True)
+            json.dump({**_read(), **times}, scratch, indent=0, sort_keys=True)
         os.replace(scratch.name, _file())
     except OSError:
         pass  # a read-only home: the times last as long as the process

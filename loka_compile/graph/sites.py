@@ -89,9 +89,21 @@ def root(node: Any) -> Any:
 def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
     """The matrix behind transposes of its last two dimensions, and whether an odd number of them was undone."""
     flipped = False
-    while node.op == "call_function" and _is_flip(node):
-        node, flipped = node.args[0], not flipped  # type: ignore[assignment]
+    while node.op == "call_function":
+        if _is_flip(node):
+            flipped = not flipped
+        elif not _keeps_shape(node):
+            break
+        node = node.args[0]  # type: ignore[assignment]
     return node, flipped
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """An expand or view to the shape there was: `matmul` of batches leaves them."""
+    if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
+        return False
+    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
+    return len(before) == len(after) and all(compat.guard_free(a == b) for a, b in zip(before, after, strict=True))
 
 
 def _is_flip(node: fx.Node) -> bool:

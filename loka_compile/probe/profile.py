@@ -160,7 +160,7 @@ def _header(data: bytes, name: str) -> dict[str, Any]:
     """Our metadata in the safetensors header: 8 bytes of length, then JSON."""
     if not data:
         raise ProfileError(f"{name} is empty, expected a loka profile; {REDO}")
-    if data[:2] == b"\x80" or data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:4] == b"PK\x03\x04"):  # not a header's length by chance
         raise ProfileError(f"{name} looks like a pickle or a torch.save file, which loka never reads; {REDO}")
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or data[8:9] != b"{":

@@ -146,7 +146,7 @@ CALLS = {
     "addmm": (lambda x, w, b: torch.addmm(b, x, w), (13, 12), [(12, 16), (16,)], "addmm", "(13, 12) @ (12, 16)", True),
     "functional linear": (lambda x, w: F.linear(x, w), (13, 12), [(16, 12)], "mm", "(13, 12) @ (12, 16)", True),
     "bmm": (lambda x, w: torch.bmm(x, w), (3, 13, 12), [(3, 12, 16)], "bmm", "3 x (13, 12) @ (12, 16)", True),
-    "batched matmul": (lambda x, w: x @ w, (3, 13, 12), [(3, 12, 16)], "bmm", "3 x (13, 12) @ (12, 16)", None),
+    "batched matmul": (lambda x, w: x @ w, (3, 13, 12), [(3, 12, 16)], "bmm", "3 x (13, 12) @ (12, 16)", True),
     "baddbmm": (
         lambda x, w, b: torch.baddbmm(b, x, w),
         (3, 13, 12),
@@ -159,7 +159,12 @@ CALLS = {
         lambda x, w: torch.einsum("bnd,dk->bnk", x, w), (3, 13, 12), [(12, 16)], "bmm", "(39, 12) @ (12, 16)", False,
     ),
     "batched einsum": (
-        lambda x, w: torch.einsum("bnd,bdk->bnk", x, w), (3, 13, 12), [(3, 12, 16)], "bmm", "3 x (13, 12) @ (12, 16)", None,
+        lambda x, w: torch.einsum("bnd,bdk->bnk", x, w),
+        (3, 13, 12),
+        [(3, 12, 16)],
+        "bmm",
+        "3 x (13, 12) @ (12, 16)",
+        False,
     ),
     "gram": (lambda x: x @ x.transpose(1, 2), (3, 13, 12), [], "bmm", "3 x (13, 12) @ (12, 13)", False),
 }  # fmt: skip
@@ -173,9 +178,9 @@ def test_every_way_to_multiply(sites_of, name):
     assert list(sites) == ["self#0:output"]
     site = sites["self#0:output"]
     assert (site.op, site.shape) == (op, expected)
-    assert static is None or site.static_rhs == static
+    assert site.static_rhs == static
     trained = in_training(sites_of, model, x.requires_grad_())
-    assert list(trained)[0] == "self#0:output"
+    assert next(iter(trained)) == "self#0:output"
     assert set(trained) == {f"self#0:{role}" for role in ("output", "grad_input", "grad_weight")}
 
 
@@ -221,7 +226,7 @@ def test_one_module_under_two_names_keeps_one(sites_of):
 def test_keys_do_not_depend_on_the_batch_nor_on_dynamic_shapes(sites_of):
     model = Net()
     x = torch.randn(13, 12)
-    cases = [(m, dynamic) for m in (2, 13, 64) for dynamic in (False, True)]
+    cases = [(m, dynamic) for m in (2, 61) for dynamic in (False, True)]
     inference = [list(in_inference(sites_of, model, torch.randn(m, 12), dynamic=dynamic)) for m, dynamic in cases]
     training = [list(in_training(sites_of, model, torch.randn(m, 12), dynamic=dynamic)) for m, dynamic in cases]
     assert all(keys == inference[0] for keys in inference)
@@ -243,10 +248,10 @@ def test_symbolic_sizes(sites_of):
     sites = in_training(sites_of, Wide(), x)
     site = sites["linear#0:output"]
     (symbol,) = site.M.free_symbols
-    assert site.M == 2 * symbol
+    assert 2 * symbol == site.M
     assert (site.N, site.K) == (16, 12)
     assert site.flops == 2 * 2 * symbol * 12 * 16
-    assert sites["linear#0:grad_weight"].K == 2 * symbol
+    assert 2 * symbol == sites["linear#0:grad_weight"].K
 
 
 SCRIPT = """
@@ -327,7 +332,8 @@ def test_gemms_of_a_custom_autograd_function(sites_of):
             x, w = ctx.saved_tensors
             return g @ w @ w.t(), x.t() @ (g @ w)
 
-    sites = in_training(sites_of, Root(lambda x, w: Product.apply(x.sin(), w), (12, 16)), torch.randn(5, 12, requires_grad=True))
+    model = Root(lambda x, w: Product.apply(x.sin(), w), (12, 16))
+    sites = in_training(sites_of, model, torch.randn(5, 12, requires_grad=True))
     assert list(sites)[:2] == ["self#0:output", "self#1:output"]
     assert len(sites) == 6
 
@@ -347,7 +353,8 @@ def test_annotated_finds_the_sites_again_after_partitioning():
                 assert root(node) is node
 
     def inner(module, is_backward):
-        seen["backward" if is_backward else "forward"] = [(g.site.key, g.bias is not None) for g in annotated(module.graph)]
+        name = "backward" if is_backward else "forward"
+        seen[name] = [(g.site.key, g.bias is not None) for g in annotated(module.graph)]
         return module.forward
 
     def backend(gm, inputs):
@@ -375,3 +382,7 @@ def test_unflip_sees_through_every_transpose():
     graph = batched(torch.randn(2, 3, 4)).graph
     (y,), (out,) = graph.find_nodes(op="placeholder"), graph.find_nodes(op="output")
     assert [unflip(node) == (y, True) for node in out.args[0]] == [True, False, False]
+    views = lambda y: (y.mT.expand(2, 4, 3).reshape(2, 4, 3), y.expand(2, 3, 4).view(2, 4, 3))  # noqa: E731
+    graph = make_fx(views, tracing_mode="fake")(torch.randn(2, 3, 4)).graph
+    (y,), (out,) = graph.find_nodes(op="placeholder"), graph.find_nodes(op="output")
+    assert [unflip(node) == (y, True) for node in out.args[0]] == [True, False]

@@ -119,8 +119,8 @@ def test_quantizing_the_transpose_transposes_the_quantization(shape, form, seed)
 @form
 def test_layout_of_the_input_does_not_matter(dtype, scaling, axis):
     x = torch.randn(3, 130, 140)[:, ::2, 1::2]
-    for given, plain in zip(quantize(x, dtype, scaling, axis), quantize(x.contiguous(), dtype, scaling, axis), strict=True):
-        assert torch.equal(given.float(), plain.float())
+    strided, plain = quantize(x, dtype, scaling, axis), quantize(x.contiguous(), dtype, scaling, axis)
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(strided, plain, strict=True))
 
 
 @form
@@ -186,7 +186,7 @@ def test_opcheck(dtype, scaling, axis):
         torch.library.opcheck(torch.ops.loka.quantize.default, args, test_utils=("test_schema", "test_faketensor"))
 
 
-@form
+@pytest.mark.parametrize(("dtype", "scaling", "axis"), [f for f in FORMS if f[0] != torch.float8_e5m2])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_symbolic_shapes_give_the_same_values(dtype, scaling, axis, dims):
     """One trace with symbolic sizes serves other sizes."""
@@ -198,7 +198,7 @@ def test_symbolic_shapes_give_the_same_values(dtype, scaling, axis, dims):
             assert torch.equal(got.float(), expected.float())
 
 
-@form
+@pytest.mark.parametrize(("dtype", "scaling", "axis"), [f for f in FORMS if f[0] != torch.float8_e5m2])
 def test_a_symbolic_number_of_rows_is_not_split_by_multiples_of_128(dtype, scaling, axis):
     """A dynamic batch: the trace's guards hold for every size above one block."""
     traced = make_fx(lambda x: reference(x, dtype, scaling, axis), tracing_mode="symbolic")(torch.randn(130, 133))

@@ -64,7 +64,7 @@ def test_nothing_to_lower_leaves_the_code_alone(plan_for, training):
         assert not any(result.rewrites for result in captured.results.values())
 
 
-@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_blockwise", "bf16"])
+@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_blockwise"])
 def test_equal_plans_give_equal_bytes(plan_for, recipe):
     model, x = Mlp(), torch.randn(17, 64)
     plan = plan_for(recipe, model, x)
@@ -77,8 +77,9 @@ def test_equal_plans_give_equal_bytes(plan_for, recipe):
     assert "loka" in codes[0][0]
 
 
-@pytest.mark.parametrize("recipe", EXPECTED_DB)
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("recipe", "dynamic"), [*((r, True) for r in EXPECTED_DB), ("int8_rowwise", False), ("fp8_tensorwise", False)]
+)
 def test_a_training_step_and_inference_stay_close(plan_for, recipe, dynamic):
     torch.manual_seed(0)
     model = Mlp()
@@ -117,9 +118,12 @@ def test_a_dynamic_batch_compiles_once(plan_for, recipe):
     assert captured.compilations == 1
 
 
-@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_blockwise", "bf16", "fp16"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models_keep_their_dtypes(plan_for, recipe, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "recipe"),
+    [(torch.bfloat16, r) for r in ("int8_rowwise", "fp8_tensorwise", "fp8_blockwise", "bf16", "fp16")]
+    + [(torch.float16, r) for r in ("int8_rowwise", "bf16")],
+)
+def test_half_precision_models_keep_their_dtypes(plan_for, dtype, recipe):
     torch.manual_seed(0)
     model, x = Mlp(dtype=dtype), torch.randn(33, 64, dtype=dtype, requires_grad=True)
     captured = compile_op_by_op(model, plan_for(recipe, model, x))
@@ -135,7 +139,9 @@ def test_half_precision_models_keep_their_dtypes(plan_for, recipe, dtype):
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["linear", "bias", "act", "residual", "reshape", "twice"]), st.sampled_from([3, 8, 17, 32])),
+    st.tuples(
+        st.sampled_from(["linear", "bias", "act", "residual", "reshape", "twice"]), st.sampled_from([3, 8, 17, 32])
+    ),
     min_size=1,
     max_size=5,
 )
@@ -167,7 +173,7 @@ class Random(nn.Module):
         return x
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS, recipe=st.sampled_from(sorted(EXPECTED_DB)), rows=st.sampled_from([1, 2, 31]))
 def test_random_models(plan_for, steps, recipe, rows):
     torch._dynamo.reset()

@@ -81,6 +81,17 @@ def test_equal_profiles_are_equal_bytes(tmp_path):
     assert parse_profile(BYTES).to_bytes() == BYTES
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read():
+    """The file begins with the header's length: one in 32 has the byte a pickle begins with."""
+    found = set()
+    for length in range(0, 400, 8):
+        profile = dataclasses.replace(PROFILE, created_with={"padding": "x" * length})
+        data = profile.to_bytes()
+        found.add(data[0])
+        assert parse_profile(data) == profile
+    assert 0x80 in found
+
+
 def test_an_empty_profile_round_trips():
     assert parse_profile(Profile({}).to_bytes()) == Profile({})
 

@@ -1,0 +1,203 @@
+"""Dispatch: who is chosen, and that everyone else leaves with the right reason. Times are modelled or made up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import sympy
+import torch
+
+from loka_compile.dispatch import choose, roofline, timing
+from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.plan import KEPT, Candidate
+from loka_compile.graph.site import Site
+from loka_compile.options import Options
+from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.statistics import OperandStats
+from loka_compile.recipes import RECIPES
+
+GOOD = ErrorScore(0.02, 40.0, 0.01)
+LARGE = (1, 16384, 8192, 8192)
+
+
+def profiled(sizes=LARGE, dtype=torch.bfloat16, scores=None, drawn=None, static_rhs=False):
+    numbers = map(sympy.Integer, sizes)
+    site = Site("fc#0:output", "bmm" if sizes[0] > 1 else "mm", "output", *numbers, dtype, static_rhs=static_rhs)
+    scores = dict.fromkeys(RECIPES, GOOD) if scores is None else scores
+    return SiteProfile(site, 1, OperandStats(), OperandStats(), scores, drawn or {}, sizes)
+
+
+def decide(known=None, target="h100", **options):
+    plan = dispatch(Profile({"fc#0:output": known or profiled()}), options=Options(target=target, **options))
+    return plan.decisions["fc#0:output"]
+
+
+def reasons(decision):
+    return {str(candidate): reason for candidate, reason in decision.rejected}
+
+
+@pytest.fixture
+def times(monkeypatch):
+    """Measured times made up: `keep` and one a `recipe/provider`, in microseconds."""
+    made_up = {"keep": 100.0}
+
+    def recipe_us(site, sizes, recipe, provider, beat_us=math.inf):
+        return made_up[f"{recipe.name}/{provider}"]
+
+    monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
+    monkeypatch.setattr(timing, "recipe_us", recipe_us)
+    return made_up
+
+
+# ---------------------------------------------------------------- who wins
+
+
+def test_the_fastest_within_budget_wins(times):
+    times |= {"bf16/aten": 60.0, "int8_rowwise/aten": 40.0, "fp16/aten": 50.0}
+    known = profiled(dtype=torch.float32)
+    decision = decide(known, "cpu", recipes=("bf16", "int8_rowwise", "fp16"))
+    assert decision.chosen == Candidate("int8_rowwise", "aten") and decision.reason == "fastest within budget, 2.50x"
+    assert decision.score.time_us == 40 and decision.before.time_us == 100
+    assert reasons(decision) == {
+        "bf16/aten": "slower than int8_rowwise/aten: 60 us against 40",
+        "fp16/aten": "slower than int8_rowwise/aten: 50 us against 40",
+    }
+
+
+def test_a_large_product_on_a_gpu_goes_to_fp8_and_a_small_one_stays():
+    assert decide().chosen == Candidate("fp8_rowwise", "aten")
+    small = decide(profiled((1, 256, 256, 256)))
+    assert small.chosen == KEPT and "x, wanted 1.05x" in small.reason
+
+
+def test_every_time_says_whether_it_is_modelled(times):
+    decision = decide(profiled(), "h200")
+    assert {s.time_source for s in decision.scores.values() if s.time_us is not None} == {"modelled: roofline h200"}
+    times |= {"bf16/aten": 60.0}
+    decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("bf16",))
+    assert {s.time_source for s in decision.scores.values()} == {"measured on this CPU"}
+
+
+def test_dispatch_is_deterministic():
+    profile = Profile({f"fc#{i}:output": profiled((1, 1024 * (i + 1), 512, 512)) for i in range(4)})
+    assert dispatch(profile, "h100").to_json() == dispatch(profile, "h100").to_json()
+    assert dispatch(profile, "h100") == dispatch(profile, options=Options(target="h100"))
+    assert dispatch(profile, "b200", Options(target="h100")).target == "b200"  # what is said last
+
+
+def test_every_candidate_is_chosen_or_rejected_with_a_reason():
+    for options in ({}, {"min_speedup": 0}):
+        decision = decide(**options)
+        candidates = list(choose.candidates(Options(target="h100", **options)))
+        assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(candidates)
+        assert all(reason for _, reason in decision.rejected)
+        assert set(decision.scores) == {"keep", *map(str, candidates)}
+
+
+# ---------------------------------------------------------------- why the others do not
+
+
+def test_unsupported():
+    batched = reasons(decide(profiled((8, 512, 512, 512))))
+    assert "takes two matrices, this is a batch of 8" in batched["fp8_rowwise/aten"]
+    assert "block scales" in reasons(decide())["fp8_blockwise/aten"]
+
+
+def test_unaligned():
+    reason = reasons(decide(profiled((1, 4096, 4096, 1000))))["fp8_rowwise/aten"]
+    assert reason == "_scaled_mm wants multiples of 16, and K = 1000"
+
+
+def test_too_inaccurate():
+    scores = dict.fromkeys(RECIPES, GOOD) | {
+        "fp8_tensorwise": ErrorScore(0.5, 12.0, 0.1),
+        "fp8_rowwise": ErrorScore(0.1, 12.0, 0.1),
+    }
+    why = reasons(decide(profiled(scores=scores)))
+    assert why["fp8_tensorwise/aten"] == "MERE 0.5, budget 0.2; SQNR 12.0 dB, budget 20"
+    assert why["fp8_rowwise/aten"] == "SQNR 12.0 dB, budget 20"
+    only_drawn = decide(profiled(drawn={"fp8_rowwise": ErrorScore(0.9, 30.0, 0.1)}))  # the worse of real and drawn
+    assert reasons(only_drawn)["fp8_rowwise/aten"] == "MERE 0.9, budget 0.2"
+
+
+def test_not_scored_or_not_finite():
+    for scores in ({}, dict.fromkeys(RECIPES, ErrorScore(math.inf, -math.inf, math.inf))):
+        decision = decide(profiled(scores=scores), max_mere=math.inf, min_sqnr_db=0)
+        assert decision.chosen == KEPT
+        assert "not scored, or not finite" in reasons(decision)["fp8_rowwise/aten"]
+
+
+def test_too_slow():
+    assert reasons(decide(profiled((1, 256, 256, 256))))["fp8_rowwise/aten"].startswith("0.")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_already_of_that_width(dtype):
+    why = reasons(decide(profiled(dtype=dtype)))
+    name = str(dtype).removeprefix("torch.")
+    assert f"the operands are {name} already" in why["bf16/aten"] and f"are {name} already" in why["fp16/aten"]
+    assert "already" not in reasons(decide(profiled(dtype=torch.float32))).get("bf16/aten", "")
+
+
+def test_an_empty_gemm_is_kept():
+    decision = decide(profiled((1, 0, 64, 64)))
+    assert decision.chosen == KEPT and decision.reason == "the GEMM is empty"
+
+
+def test_no_recipe_at_all():
+    decision = decide(recipes=())
+    assert decision.chosen == KEPT and decision.reason == "no recipe was allowed" and decision.rejected == ()
+
+
+def test_keep_tells_the_nearest_miss():
+    small = decide(profiled((1, 256, 256, 256)))
+    assert small.reason.startswith("no candidate within budget; ")
+    only = decide(profiled((1, 4096, 4096, 1000)), recipes=("fp8_rowwise",))
+    assert only.reason == "_scaled_mm wants multiples of 16, and K = 1000"
+
+
+# ---------------------------------------------------------------- exactly on the boundary
+
+
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_budgets_include_their_boundary(step, times):
+    """`max_mere` is the highest, `min_sqnr_db` and `min_speedup` are the lowest that will do."""
+    nudge = lambda value: math.nextafter(value, math.inf * step) if step else value  # noqa: E731
+    times["bf16/aten"] = 50.0
+    run = lambda error, **more: decide(  # noqa: E731
+        profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered  # fmt: skip
+    assert run(ErrorScore(nudge(0.2), 30.0, 0.1)) == (step <= 0)
+    assert run(ErrorScore(0.1, nudge(20.0), 0.1)) == (step >= 0)
+    assert run(GOOD, min_speedup=nudge(2.0)) == (step <= 0)
+
+
+def test_infinity_lifts_a_budget():
+    scores = dict.fromkeys(RECIPES, ErrorScore(50.0, 1.0, 20.0))
+    assert not decide(profiled(scores=scores)).lowered
+    assert decide(profiled(scores=scores), max_mere=math.inf, min_sqnr_db=0).lowered
+
+
+def test_emulation_competes_only_where_speed_is_no_matter():
+    blockwise = Candidate("fp8_blockwise", "emulated")
+    assert decide(recipes=("fp8_blockwise",)).chosen == KEPT
+    decision = decide(recipes=("fp8_blockwise",), min_speedup=0)
+    assert decision.chosen == blockwise and decision.reason == "fastest within budget, numerics only"
+    assert decision.score.time_us is None and decision.score.time_source == ""
+    both = decide(recipes=("fp8_blockwise", "fp8_rowwise"), min_speedup=0)
+    assert both.chosen == Candidate("fp8_rowwise", "aten")  # a kernel goes before its emulation
+    assert reasons(both)["fp8_blockwise/emulated"] == "numerics only, as against fp8_rowwise/aten"
+
+
+def test_a_slower_kernel_is_taken_where_speed_is_no_matter():
+    decision = decide(profiled((1, 256, 256, 256)), recipes=("fp8_rowwise",), min_speedup=0)
+    assert decision.chosen == Candidate("fp8_rowwise", "aten")
+    assert decision.score.time_us > decision.before.time_us
+
+
+def test_the_time_is_that_of_the_largest_call(monkeypatch):
+    seen = []
+    monkeypatch.setattr(roofline, "keep_us", lambda site, sizes, target: seen.append(sizes) or 1.0)
+    decide(profiled((1, 640, 512, 256)))
+    assert (seen[0].batch, seen[0].M, seen[0].N, seen[0].K) == (1, 640, 512, 256)
