@@ -20,7 +20,10 @@ class Reject:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What was done to `subject`; `kernel` is the callee that the generated code must then contain."""
+    """What was done to `subject`; `kernel` is the callee that the generated code must then contain.
+
+    `mm[bfloat16]` is a call of `mm` that writes bfloat16.
+    """
 
     subject: str
     did: str

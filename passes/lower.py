@@ -65,9 +65,11 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
     a, a_scale, b, b_scale, out_dtype, provider = node.args
     if provider == "emulated":
         return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
-    kernel = "mm" if a_scale is None else "_int_mm" if a.meta["val"].dtype == torch.int8 else "_scaled_mm"  # type: ignore[union-attr]
-    if a.meta["val"].dim() == 3 and a_scale is None:  # type: ignore[union-attr]
-        kernel = "bmm"
+    value = a.meta["val"]  # type: ignore[union-attr]
+    if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
+        kernel = f"{'bmm' if value.dim() == 3 else 'mm'}[{str(value.dtype).removeprefix('torch.')}]"
+    else:
+        kernel = "_int_mm" if value.dtype == torch.int8 else "_scaled_mm"
     return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
 
 

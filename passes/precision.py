@@ -15,13 +15,14 @@ import torch
 from torch import fx
 
 from loka_compile.dispatch.plan import Decision
-from loka_compile.dispatch.providers import runner
+from loka_compile.dispatch.providers import reasons_against, runner
 from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.quantize import quantize
 from loka_compile.kernels.scaled_gemm import scaled_gemm
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS, target_of
 
 Quantized = tuple[fx.Node, fx.Node | None]
 
@@ -35,22 +36,22 @@ class Precision:
         shared: dict[Any, Quantized] = {}
         for gemm in annotate(graph):
             decision = context.plan.find(gemm.site)
-            reason = check(gemm, decision)
+            reason = check(gemm, decision, context)
             if decision is None or reason:
                 rejects.append(Reject(gemm.site.key, reason))
                 continue
-            provider = runner(decision.chosen.provider, gemm.site, RECIPES[decision.chosen.recipe], context.device)
-            rewrite(gemm, decision.chosen.recipe, provider, shared)
-            planned = decision.chosen.provider
+            recipe, planned = decision.chosen.recipe, decision.chosen.provider
+            provider = _runner(gemm, decision, context)
+            rewrite(gemm, recipe, provider, shared)
             where = provider if provider == planned else f"{provider} here ({planned} on {context.plan.target})"
-            rewrites.append(Rewrite(gemm.site.key, f"{decision.chosen.recipe} by {where}"))
+            rewrites.append(Rewrite(gemm.site.key, f"{recipe} by {where}"))
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def check(gemm: Gemm, decision: Decision | None) -> str:
+def check(gemm: Gemm, decision: Decision | None, context: Context) -> str:
     """Why the GEMM stays as it is; empty if it is to be rewritten."""
     if decision is None:
         return "the plan has no decision for this site"
@@ -58,7 +59,16 @@ def check(gemm: Gemm, decision: Decision | None) -> str:
         return decision.reason or "the plan keeps it"
     if not gemm.site.dtype.is_floating_point:
         return f"operands are {gemm.site.dtype}, not floating point"
+    if not _runner(gemm, decision, context):
+        recipe, provider = RECIPES[decision.chosen.recipe], decision.chosen.provider
+        against = reasons_against(provider, gemm.site, recipe, target_of(context.device))
+        return f"{decision.chosen} cannot run here: {'; '.join(against)}"
     return ""
+
+
+def _runner(gemm: Gemm, decision: Decision, context: Context) -> str:
+    chosen, target = decision.chosen, TARGETS[context.plan.target]
+    return runner(chosen.provider, gemm.site, RECIPES[chosen.recipe], target, context.device)
 
 
 def rewrite(gemm: Gemm, recipe_name: str, provider: str, shared: dict[Any, Quantized]) -> None:

@@ -17,7 +17,7 @@ from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.records import missing_kernels
 
 FROZEN = {"int8_rowwise": "loka.frozen_int_mm"}
-TRAINED = {"int8_rowwise": "_int_mm", "bf16": "mm", "fp8_blockwise": "loka.scaled_gemm"}
+TRAINED = {"int8_rowwise": "_int_mm", "bf16": "mm[bfloat16]", "fp8_blockwise": "loka.scaled_gemm"}
 RECIPES = ["int8_rowwise", "bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"]
 
 
@@ -49,6 +49,7 @@ def compiled(request, plan_for):
 
 def calls(kernel, code):
     """The calls of an operator, as they are written in Inductor's wrapper code."""
+    kernel = kernel.removesuffix("[bfloat16]")
     return re.findall(rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{re.escape(kernel)}(?:\.default)?\(", code)
 
 
@@ -103,6 +104,15 @@ def test_the_check_notices_a_kernel_that_is_not_there(compiled):
         assert missing_kernels(record.kernels, code.replace(call, "fallback(", 1)) == [kernel]  # even of one
         assert missing_kernels(record.kernels, code.replace(call, f"# {call}", 1)) == [kernel]  # or a comment
         assert missing_kernels(record.kernels, "") == [kernel]
+
+
+def test_a_16_bit_product_that_stayed_float32_is_noticed(compiled):
+    """Its call looks the same: what it writes to tells."""
+    recipe, _, _, trained = compiled
+    if recipe == "bf16":
+        (record,), (graph,) = loka.records(trained), graphs_of(trained)
+        wide = graph.source_code.replace("torch.bfloat16)", "torch.float32)", 3)
+        assert missing_kernels(record.kernels, wide) == ["mm[bfloat16]"]
 
 
 def test_a_doctored_artifact_shows_in_the_record(compiled):

@@ -257,7 +257,7 @@ def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str)
     recipes: dict[str, list[str]] = {}
     for site, decision in lowered:
         recipe, planned = decision.chosen.recipe, decision.chosen.provider
-        if runner(planned, site, RECIPES[recipe], device) == emulated.NAME:
+        if runner(planned, site, RECIPES[recipe], TARGETS[record.plan.target], device) == emulated.NAME:
             why = "as planned" if planned == emulated.NAME else f"as {planned} cannot run them on this {device}"
             recipes.setdefault(why, []).append(recipe)
     return [

@@ -144,13 +144,32 @@ def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
 
 def _calls(kernel: str, source_code: str) -> int:
     """Calls of an operator in Inductor's wrapper code: an extern kernel or through the dispatcher, Python or C++."""
+    kernel, _, dtype = kernel.rstrip("]").partition("[")
     name, code = re.escape(kernel), re.sub(r"#.*|^\s*//.*", "", source_code, flags=re.MULTILINE)  # without comments
+    if dtype and "extern_kernels." in code:
+        return _calls_writing(name, dtype, code)
     forms = (
         rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{name}(?:\.default)?\(",
         rf"aoti_torch_(?:cpu|cuda)_{name}(?:_out)?\(",
         rf'"{re.escape(kernel.replace(".", "::"))}", ""',
     )
     return sum(len(re.findall(form, code)) for form in forms)
+
+
+def _calls_writing(name: str, dtype: str, code: str) -> int:
+    """Calls of an extern kernel in Inductor's Python wrapper whose output buffer has the dtype."""
+    allocated = r"(\w+) = empty_strided_\w+\(.*\btorch\.(\w+)\)"
+    taken_over = r"(\w+) = (?:reinterpret_tensor\()?(\w+)\b.*; del \2\b"  # a buffer in another's memory
+    dtypes: dict[str, str] = {}
+    calls = 0
+    for line in code.splitlines():
+        if found := re.search(allocated, line):
+            dtypes[found[1]] = found[2]
+        elif found := re.search(taken_over, line):
+            dtypes[found[1]] = dtypes.get(found[2], "")
+        elif found := re.search(rf"extern_kernels\.{name}\(.*\bout=(\w+)\)", line):
+            calls += dtypes.get(found[1]) == dtype
+    return calls
 
 
 def _is_joint(graph: fx.Graph) -> bool:

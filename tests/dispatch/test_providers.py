@@ -52,7 +52,8 @@ def test_symbolic_sizes():
     assert "K = 16*s0" not in why("fp8_rowwise", H100, K=16 * SYMBOL)
     assert "K = s0" in why("fp8_rowwise", H100, K=SYMBOL)  # cannot be promised
     assert why("fp8_rowwise", CPU, K=SYMBOL) == ""
-    assert why("int8_rowwise", H100, M=SYMBOL) == ""
+    assert "more than 16 rows, M = s0" in why("int8_rowwise", H100, M=SYMBOL)
+    assert "K = s0 can overflow int32" in why("int8_rowwise", CPU, K=SYMBOL)
 
 
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
@@ -87,9 +88,12 @@ def test_an_unknown_provider_says_who_is_known():
     assert "unknown provider 'cutlass'" in reason and all(name in reason for name in PROVIDERS)
 
 
-def test_emulation_stands_in_where_the_planned_kernel_cannot_run():
-    assert runner("aten", site(), RECIPES["int8_rowwise"], "cpu") == "aten"
-    assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], "cpu") == "emulated"
-    assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], "cuda") == "emulated"
-    assert runner("deep_gemm", site(), RECIPES["fp8_blockwise"], "cpu") == "emulated"
+def test_emulation_stands_in_for_other_hardware_only():
+    h100 = TARGETS["h100"]
+    assert runner("aten", site(), RECIPES["int8_rowwise"], CPU, "cpu") == "aten"
+    assert runner("aten", site(), RECIPES["fp8_rowwise"], h100, "cpu") == "aten"
+    assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], h100, "cpu") == "emulated"
+    assert runner("deep_gemm", site(), RECIPES["fp8_blockwise"], h100, "cpu") == "emulated"
+    assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], CPU, "cpu") == ""
+    assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], h100, "cuda") == ""
     assert list(PROVIDERS)[-1] == "emulated"

@@ -120,7 +120,7 @@ def test_another_gemm_of_the_same_name(case, monkeypatch):
 def test_a_pass_that_refuses_says_why(case, monkeypatch):
     from loka_compile.passes import precision
 
-    monkeypatch.setattr(precision, "check", lambda gemm, decision: "it is Tuesday")
+    monkeypatch.setattr(precision, "check", lambda gemm, decision, context: "it is Tuesday")
     explanation = explain_graphs(monkeypatch, graphs_of(case.compiled)[0])
     [row] = rows_of(explanation, "a#0:output")
     assert (row.outcome, row.recipe) == ("refused", "int8_rowwise")

@@ -134,7 +134,7 @@ def test_alpha_and_beta(plan_for, alpha, beta, batched, recipe):
     fn = lambda c, x, w: add(c, x, w, alpha=alpha, beta=beta)  # noqa: E731
     lead = (3,) if batched else ()
     args = torch.randn(*lead, 5, 16), torch.randn(*lead, 5, 32), torch.randn(*lead, 32, 16)
-    captured, out = run(fn, plan_for(recipe, fn, *args), *args)
+    captured, out = run(fn, plan_for(recipe, fn, *args, target="h100"), *args)
     assert captured.ops("after")["loka.scaled_gemm"] == 1
     assert sqnr_db(out, fn(*args)) > 20
 
@@ -151,7 +151,7 @@ def test_beta_zero_ignores_the_bias(plan_for):
 def test_batches(plan_for, recipe):
     fn = lambda x, w: x @ w  # noqa: E731
     args = torch.randn(3, 5, 130, requires_grad=True), torch.randn(3, 130, 7, requires_grad=True)
-    plan = plan_for(recipe, fn, *args)
+    plan = plan_for(recipe, fn, *args, target="h100")
     captured, out = run(fn, plan, *args)
     assert captured.ops("after")["loka.scaled_gemm"] == 3
     assert captured.ops("after")["aten.bmm"] == 0
@@ -163,7 +163,7 @@ def test_batches(plan_for, recipe):
 def test_x_by_its_own_transpose_shares_one_quantize(plan_for):
     fn = lambda x: x @ x.transpose(1, 2)  # noqa: E731
     x = torch.randn(3, 5, 64)
-    captured, out = run(fn, plan_for("fp8_rowwise", fn, x), x)
+    captured, out = run(fn, plan_for("fp8_rowwise", fn, x, target="h100"), x)
     assert loka_ops(captured) == {"quantize": 1, "scaled_gemm": 1}
     assert sqnr_db(out, fn(x)) > 20
 
@@ -176,12 +176,8 @@ def why_not(captured):
     return {r.subject: r.reason for result in captured.results.values() for r in result.rejects}
 
 
-def test_what_the_provider_cannot_run_here_runs_emulated(plan_for):
-    """No batched `_int_mm`, no block-scaled `_scaled_mm`, no library this machine has not heard of."""
-    fn = lambda x: x @ x.transpose(1, 2)  # noqa: E731
-    x = torch.randn(3, 5, 64)
-    captured, _ = run(fn, plan_for("int8_rowwise", fn, x), x)
-    assert list(did(captured).values()) == ["int8_rowwise by emulated here (aten on cpu)"]
+def test_what_the_provider_of_other_hardware_cannot_run_here_runs_emulated(plan_for):
+    """No block-scaled `_scaled_mm`, no library this machine has not heard of: for a plan made for other hardware."""
     model, x = nn.Sequential(nn.Linear(64, 16)), torch.randn(5, 64)
     for recipe, provider in [("fp8_blockwise", "aten"), ("fp8_rowwise", "deep_gemm")]:
         with torch.no_grad():
@@ -191,6 +187,16 @@ def test_what_the_provider_cannot_run_here_runs_emulated(plan_for):
     with torch.no_grad():
         captured, _ = run(model, plan_for("fp8_rowwise", model, x, target="h100"), x)
     assert list(did(captured).values()) == ["fp8_rowwise by aten"]
+
+
+def test_what_the_provider_cannot_run_on_the_plan_s_own_hardware_is_left_alone(plan_for):
+    """No batched `_int_mm`: emulating it would be slow, and nobody asked for it."""
+    fn = lambda x: x @ x.transpose(1, 2)  # noqa: E731
+    x = torch.randn(3, 5, 64)
+    captured, out = run(fn, plan_for("int8_rowwise", fn, x), x)
+    assert torch.equal(out, fn(x)) and not did(captured)
+    (reason,) = why_not(captured).values()
+    assert reason.startswith("int8_rowwise/aten cannot run here: _int_mm takes two matrices")
 
 
 def test_sites_left_alone_say_why(plan_for):

@@ -24,6 +24,12 @@ def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -
     return PROVIDERS[provider].reasons_against(site, recipe, target)
 
 
-def runner(planned: str, site: Site, recipe: Recipe, device: str) -> str:
-    """Who computes on this device what `planned` would on the plan's: itself where it can, else emulation."""
-    return planned if not reasons_against(planned, site, recipe, target_of(device)) else emulated.NAME
+def runner(planned: str, site: Site, recipe: Recipe, target: Target, device: str) -> str:
+    """Who computes on this device what `planned` does on the plan's target.
+
+    Itself where it can. Emulation where the plan is for other hardware, to judge it without that hardware. Nobody
+    ("") where the plan is for this very hardware: emulating would be slow without anyone having asked for it.
+    """
+    if not reasons_against(planned, site, recipe, target_of(device)):
+        return planned
+    return "" if target.device == device else emulated.NAME

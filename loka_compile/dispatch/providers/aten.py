@@ -25,11 +25,12 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
         reasons.append(f"{name} takes two matrices, this is a batch of {site.batch}")
     if recipe.scaling == "block":
         reasons.append("_scaled_mm with block scales is not wired in yet")
-    if recipe.dtype == torch.int8 and site.K.is_number and site.K > INT8_MAX_K:
-        reasons.append(f"K = {site.K} can overflow int32 (at most {INT8_MAX_K})")
+    if recipe.dtype == torch.int8 and not (site.K.is_number and site.K <= INT8_MAX_K):
+        reasons.append(f"K = {site.K} can overflow int32 (at most {INT8_MAX_K} is safe)")
     if recipe.dtype != torch.int8 and site.K == 1:
         reasons.append("_scaled_mm wants b by columns, and with K = 1 strides do not say which they are")
-    if recipe.dtype == torch.int8 and target.device == "cuda" and site.M.is_number and site.M <= CUDA_INT8_MIN_M:
+    small = not (site.M.is_number and site.M > CUDA_INT8_MIN_M)
+    if recipe.dtype == torch.int8 and target.device == "cuda" and small:
         reasons.append(f"CUDA's _int_mm wants more than {CUDA_INT8_MIN_M} rows, M = {site.M}")
     step = target.alignment
     unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % step != 0]
