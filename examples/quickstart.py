@@ -98,11 +98,12 @@ def story(options: argparse.Namespace, console: Console, progress: Progress) -> 
 
     # 6. Read the result: every decision with its reason, and every graph before and after each pass.
     explained = {"cpu": loka.explain(models["loka"]), "h100": loka.explain(models["h100"])}
-    loka.plan(models["loka"]).save(out / "plan.json")
-    loka.plan(models["h100"]).save(out / "plan_h100.json")
+    plans = {"cpu": loka.plan(models["loka"]), "h100": loka.plan(models["h100"])}
+    plans["cpu"].save(out / "plan.json")
+    plans["h100"].save(out / "plan_h100.json")
     for target, name in {"cpu": "loka", "h100": "h100"}.items():
         reports.write_graphs(loka.records(models[name]), out / "graphs" / target)
-    reports.plot_sites({target: e.rows for target, e in explained.items()}, out / "error_against_speed.png")
+    reports.plot_plans(plans, out / "error_against_speed.png")
 
     # 7. Say what came of it.
     results = summarize(race, qualities, {target: e.rows for target, e in explained.items()})

@@ -36,32 +36,56 @@ def total_speedup(rows: Sequence[Any]) -> float | None:
     return sum(r.time_before_us for r in timed) / sum(r.time_after_us for r in timed) if timed else None
 
 
-def plot_sites(rows: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """One panel a target, one dot a site: MERE of the chosen recipe against its speed-up, with the budget."""
+def plot_plans(plans: Mapping[str, Any], path: Path) -> None:
+    """One panel a plan, one mark a candidate of a site: its error against its speed; filled where it was chosen."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        1, len(rows), figsize=(8 * len(rows), 6), squeeze=False, layout="constrained"
-    )
-    for panel, (target, sites) in zip(panels[0], rows.items(), strict=True):
-        shown = [row for row in sites if row.mere is not None and row.speedup is not None]
-        for recipe in dict.fromkeys(row.recipe for row in shown):
-            dots = [row for row in shown if row.recipe == recipe]
-            panel.scatter([r.speedup for r in dots], [r.mere for r in dots], s=60, alpha=0.8, label=recipe)
-        for row in shown:
-            label = str(row.key).removesuffix(":output")
-            panel.annotate(label, (row.speedup, row.mere), xytext=(5, 5), textcoords="offset points", fontsize=7)
+    size = (7 * len(plans), 5.5)
+    figure, panels = pyplot.subplots(1, len(plans), figsize=size, squeeze=False, layout="constrained")
+    colours = dict(zip(recipes_of(plans.values()), pyplot.get_cmap("tab10").colors, strict=False))
+    for panel, (target, plan) in zip(panels[0], plans.items(), strict=True):
+        points = candidates_of(plan)
+        for recipe, colour in colours.items():
+            for chosen in (False, True):
+                speed = [s for r, s, _, c in points if (r, c) == (recipe, chosen)]
+                mere = [m for r, _, m, c in points if (r, c) == (recipe, chosen)]
+                style = {"color": colour} if chosen else {"facecolors": "none", "edgecolors": colour, "alpha": 0.6}
+                panel.scatter(speed, mere, s=70 if chosen else 25, label=recipe if chosen else None, **style)
+        panel.set(xscale="log", yscale="log", xlabel="speed-up of the GEMM, casts included (right is faster)")
+        panel.set_ylabel("MERE against float32 (down is closer)")
         panel.axhline(MAX_MERE, color="grey", linestyle="--", linewidth=1)
         panel.axvline(MIN_SPEEDUP, color="grey", linestyle="--", linewidth=1)
-        sources = sorted({row.time_source for row in shown if row.time_source})
-        panel.set_title(f"target {target}: times {', '.join(sources) or 'unknown'}; {len(shown)} of {len(sites)} sites")
-        panel.set_xlabel("speed-up of the GEMM, to the right is faster")
-        panel.set_ylabel("MERE against fp32, lower is closer")
-        panel.set_yscale("symlog", linthresh=1e-4)
-        if shown:
-            panel.legend()
+        panel.text(panel.get_xlim()[0], MAX_MERE, " max MERE", va="bottom", color="grey", fontsize=8)
+        panel.text(MIN_SPEEDUP, panel.get_ylim()[0], " min speed-up", va="bottom", color="grey", fontsize=8)
+        right = panel.get_xlim()[1]
+        panel.axvspan(MIN_SPEEDUP, right, ymax=_height(panel, MAX_MERE), color="tab:green", alpha=0.06)
+        panel.set_xlim(right=right)
+        source = next((d.before.time_source for d in plan.decisions.values()), "unknown")
+        panel.set_title(f"target {target}: {len(plan.lowered)} of {len(plan.decisions)} sites lowered\ntimes {source}")
+    marks = [pyplot.Line2D([], [], marker="o", linestyle="", color=colour, label=r) for r, colour in colours.items()]
+    marks.append(pyplot.Line2D([], [], marker="o", linestyle="", color="none", markeredgecolor="grey", label="rejected"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def candidates_of(plan: Any) -> list[tuple[str, float, float, bool]]:
+    """(recipe, speed-up, MERE, chosen) of every timed candidate of every site."""
+    return [
+        (name.split("/")[0], decision.before.time_us / score.time_us, score.mere, name == str(decision.chosen))
+        for decision in plan.decisions.values()
+        for name, score in decision.scores.items()
+        if name != "keep" and score.time_us and decision.before.time_us and score.mere > 0
+    ]
+
+
+def recipes_of(plans: Iterable[Any]) -> list[str]:
+    return sorted({recipe for plan in plans for recipe, *_ in candidates_of(plan)})
+
+
+def _height(panel: Any, value: float) -> float:
+    """Where a value lies on the panel's y axis, from 0 to 1."""
+    return panel.transAxes.inverted().transform(panel.transData.transform((1, value)))[1]

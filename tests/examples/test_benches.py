@@ -1,0 +1,31 @@
+"""The benchmarks run and write what they promise; what they measure is for people to read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def bench(tmp_path, name, *options):
+    result = tmp_path / "result.json"
+    subprocess.run([sys.executable, EXAMPLES / name, *options, "--json", result], check=True, capture_output=True)
+    return json.loads(result.read_text())
+
+
+@pytest.mark.slow
+def test_compile_time(tmp_path):
+    result = bench(tmp_path, "bench_compile.py", "--rounds", "1")
+    assert set(result["seconds"]) == {"inductor", "loka"}
+
+
+@pytest.mark.slow
+def test_training_under_a_gpu_plan(tmp_path):
+    result = bench(tmp_path, "bench_training.py", "--rows", "12288", "--seeds", "1")
+    assert result["lowered"] == result["sites"]
+    assert min(result["gradient_sqnr_db"].values()) > 20
