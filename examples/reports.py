@@ -66,7 +66,8 @@ def plot_plans(plans: Mapping[str, Any], path: Path) -> None:
         source = next((d.before.time_source for d in plan.decisions.values()), "unknown")
         panel.set_title(f"target {target}: {len(plan.lowered)} of {len(plan.decisions)} sites lowered\ntimes {source}")
     marks = [pyplot.Line2D([], [], marker="o", linestyle="", color=colour, label=r) for r, colour in colours.items()]
-    marks.append(pyplot.Line2D([], [], marker="o", linestyle="", color="none", markeredgecolor="grey", label="rejected"))
+    hollow = {"color": "none", "markeredgecolor": "grey"}
+    marks.append(pyplot.Line2D([], [], marker="o", linestyle="", label="rejected", **hollow))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

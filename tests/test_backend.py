@@ -414,7 +414,8 @@ def test_gradients_are_those_of_the_emulation(recipe, plan_for, op_by_op):
 def test_training_in_generated_code(recipe, plan_for):
     model, x, seed = MLP(32, 64, 1), torch.randn(16, 32), torch.randn(16, 1)  # a width of 1, as every ranker ends in
     model.layers[1].bias.data.fill_(3)
-    gradients = torch.autograd.grad(compiled_with(plan_for(recipe, model, x), model)(x), list(model.parameters()), seed)
+    plan = plan_for(recipe, model, x, target="h100")  # FP8 with a contraction of 1 has no kernel here: emulated
+    gradients = torch.autograd.grad(compiled_with(plan, model)(x), list(model.parameters()), seed)
     wanted = torch.autograd.grad(emulated(recipe, model, x), list(model.parameters()), seed)
     for gradient, want in zip(gradients, wanted, strict=True):
         assert sqnr_db(gradient, want) > AGREE_DB
