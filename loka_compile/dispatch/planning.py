@@ -38,7 +38,7 @@ def settle(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], rewriter
     else:
         profile = profile_graph(gm, inputs, options.recipes)
         plan = dispatch(profile, options=options)
-        plan = Plan(plan.target, plan.decisions, origin="a look at the first batch")
+        plan = Plan(plan.target, plan.decisions, origin="a look at the first batch, forward only")
     if plan.lowered and not any(compat.is_fake(value) for value in inputs):
         plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
     return plan
