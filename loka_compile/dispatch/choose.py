@@ -53,7 +53,7 @@ def decide(profiled: SiteProfile, target: Target, options: Options) -> Decision:
         else:
             feasible.append((score.time_us or float("inf"), candidate))
     if not feasible:
-        return Decision(site, KEPT, _why_kept(rejected), scores, tuple(rejected))
+        return Decision(site, KEPT, _why_kept(rejected, scores), scores, tuple(rejected))
     feasible.sort(key=lambda pair: pair[0])
     best_us, best = feasible[0]
     rejected += [(c, _slower(us, best, best_us)) for us, c in feasible[1:]]
@@ -111,16 +111,14 @@ def _slower(time_us: float, best: Candidate, best_us: float) -> str:
     return f"slower than {best}: {time_us:.0f} us against {best_us:.0f}"
 
 
-def _why_kept(rejected: list[tuple[Candidate, str]]) -> str:
-    """The nearest miss in words: a real kernel's reason rather than emulation's."""
+def _why_kept(rejected: list[tuple[Candidate, str]], scores: dict[str, Score]) -> str:
+    """The nearest miss in words: of real kernels the fastest that was timed, else the first."""
     real = [(c, reason) for c, reason in rejected if c.provider != emulated.NAME]
     if not real:
         return "no recipe was allowed"
-    kinds = {reason for _, reason in real}
-    if len(kinds) == 1:
-        return kinds.pop()
-    slow = [(c, r) for c, r in real if "x, wanted" in r]
-    candidate, reason = (slow or real)[0]
+    if len({reason for _, reason in real}) == 1:
+        return real[0][1]
+    candidate, reason = min(real, key=lambda pair: scores[str(pair[0])].time_us or float("inf"))
     return f"no candidate within budget; {candidate}: {reason}"
 
 
