@@ -41,7 +41,7 @@ def plot_plans(plans: Mapping[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     size = (7 * len(plans), 5.5)
     figure, panels = pyplot.subplots(1, len(plans), figsize=size, squeeze=False, layout="constrained")
@@ -53,8 +53,11 @@ def plot_plans(plans: Mapping[str, Any], path: Path) -> None:
                 speed = [s for r, s, _, c in points if (r, c) == (recipe, chosen)]
                 mere = [m for r, _, m, c in points if (r, c) == (recipe, chosen)]
                 style = {"color": colour} if chosen else {"facecolors": "none", "edgecolors": colour, "alpha": 0.6}
-                panel.scatter(speed, mere, s=70 if chosen else 25, label=recipe if chosen else None, **style)
+                panel.scatter(speed, mere, s=70 if chosen else 25, **style)
         panel.set(xscale="log", yscale="log", xlabel="speed-up of the GEMM, casts included (right is faster)")
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+        panel.xaxis.set_major_formatter(lambda speed, _: f"{speed:g}x")
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.set_ylabel("MERE against float32 (down is closer)")
         panel.axhline(MAX_MERE, color="grey", linestyle="--", linewidth=1)
         panel.axvline(MIN_SPEEDUP, color="grey", linestyle="--", linewidth=1)
@@ -63,7 +66,7 @@ def plot_plans(plans: Mapping[str, Any], path: Path) -> None:
         right = panel.get_xlim()[1]
         panel.axvspan(MIN_SPEEDUP, right, ymax=_height(panel, MAX_MERE), color="tab:green", alpha=0.06)
         panel.set_xlim(right=right)
-        source = next((d.before.time_source for d in plan.decisions.values()), "unknown")
+        source = next((d.before.time_source for d in plan.decisions.values() if d.before.time_source), "unknown")
         panel.set_title(f"target {target}: {len(plan.lowered)} of {len(plan.decisions)} sites lowered\ntimes {source}")
     marks = [pyplot.Line2D([], [], marker="o", linestyle="", color=colour, label=r) for r, colour in colours.items()]
     hollow = {"color": "none", "markeredgecolor": "grey"}
