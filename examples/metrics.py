@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from statistics import median
@@ -47,8 +48,9 @@ def quality(logits: Tensor, labels: Tensor) -> dict[str, float]:
 class Race:
     """Times variants of one computation fairly on a machine that others use too.
 
-    Every round runs every variant once, in an order that turns from round to round, so that a slow spell hits all
-    alike. Medians then describe each variant, and the median of the ratios within rounds compares two.
+    Every round runs every variant once, in an order drawn anew, so that a slow spell hits all alike and nobody always
+    follows the same one (whose memory and clock it would inherit). Medians then describe each variant, and the median
+    of the ratios within rounds compares two.
     """
 
     def __init__(self, variants: Mapping[str, Callable[[], object]]) -> None:
@@ -57,10 +59,9 @@ class Race:
 
     def rounds(self, count: int, warm_up: int = 1) -> Iterator[int]:
         """Runs `count` rounds after some untimed ones, yielding the number of each; exhaust it to run them all."""
-        names = list(self.variants)
+        names, order = list(self.variants), random.Random(0)
         for number in range(-warm_up, count):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
+            for name in order.sample(names, len(names)):
                 start = time.perf_counter()
                 self.variants[name]()
                 if number >= 0:
