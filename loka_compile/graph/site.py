@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import sympy
@@ -11,6 +11,25 @@ import torch
 
 Role = Literal["output", "grad_input", "grad_weight"]
 ROLES: tuple[Role, ...] = ("output", "grad_input", "grad_weight")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where one operand of a GEMM comes from.
+
+    tensor: the matrix behind transposes and views of its own shape. Sites of one graph that read equal names read one
+        tensor, which is quantized once for all of them; "" if unknown.
+    producer: the ATen operator that made it, `placeholder` for a parameter or an input.
+    flipped: the operand is the tensor transposed. nonnegative: its producer gives no negative numbers (a ReLU).
+    """
+
+    tensor: str = ""
+    producer: str = ""
+    flipped: bool = False
+    nonnegative: bool = False
+
+
+UNKNOWN = Operand()
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,7 @@ class Site:
     dtype: of the operands. source: `file.py:line` of the model's code, "" if unknown.
     static_rhs: the right operand is a parameter that this graph does not change, so it can be quantized once.
     gradient: which operand is a gradient ("" in the forward).
+    lhs, rhs: where the operands come from.
     """
 
     key: str
@@ -38,6 +58,8 @@ class Site:
     source: str = ""
     static_rhs: bool = False
     gradient: Literal["", "lhs", "rhs"] = ""
+    lhs: Operand = UNKNOWN
+    rhs: Operand = UNKNOWN
 
     @property
     def shape(self) -> str:
@@ -58,7 +80,8 @@ class Site:
 
     def to_json(self) -> dict[str, Any]:
         body = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: str(v).removeprefix("torch.") if k in _AS_TEXT else v for k, v in body.items()}
+        body = {k: str(v).removeprefix("torch.") if k in _AS_TEXT else v for k, v in body.items()}
+        return body | {side: asdict(body[side]) for side in _SIDES}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Site:
@@ -66,7 +89,9 @@ class Site:
         dtype = getattr(torch, body["dtype"])
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"{body['dtype']!r} is no dtype")
-        site = cls(**{**body, **{name: _size(body[name]) for name in _SIZES}, "dtype": dtype})
+        sizes = {name: _size(body[name]) for name in _SIZES}
+        operands = {side: _operand(body[side]) for side in _SIDES}
+        site = cls(**{**body, **sizes, **operands, "dtype": dtype})
         text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
         known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
         if not (text and known and isinstance(site.static_rhs, bool)):
@@ -76,6 +101,14 @@ class Site:
 
 _SIZES = ("batch", "M", "N", "K")
 _AS_TEXT = (*_SIZES, "dtype")
+_SIDES = ("lhs", "rhs")
+
+
+def _operand(body: Mapping[str, Any]) -> Operand:
+    operand = Operand(**body)
+    if any(type(getattr(operand, f.name)) is not type(f.default) for f in fields(operand)):
+        raise ValueError(f"{body} is no operand")
+    return operand
 
 
 def _size(text: str) -> sympy.Expr:

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.site import Role, Site
+from loka_compile.graph.site import Operand, Role, Site
 
 aten = torch.ops.aten
 
@@ -35,6 +35,12 @@ _LAYOUT = {
     aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default, aten.clone.default,
     aten._unsafe_view.default,
 }  # fmt: skip
+
+_NONNEGATIVE = {
+    aten.relu.default, aten.sigmoid.default, aten.abs.default, aten.exp.default, aten.pow.Tensor_Scalar,
+    aten._softmax.default, aten.hardsigmoid.default,
+}  # fmt: skip
+"""Operators without negative results; `pow` by an even exponent only, and `clamp` from 0 counts too."""
 
 SITE_META = "loka_site"
 """Where a GEMM node keeps its Site once `annotate` has run; node copies made by the partitioner keep it."""
@@ -194,7 +200,27 @@ def _site(key: str, node: fx.Node, lhs: fx.Node, rhs: fx.Node, role: Role, gradi
         source=_source(node),
         static_rhs=static_rhs,
         gradient=gradient,
+        lhs=_operand(lhs),
+        rhs=_operand(rhs),
     )
+
+
+def _operand(node: fx.Node) -> Operand:
+    base, flipped = unflip(node)
+    source = root(node)
+    producer = source.target.__name__ if source.op == "call_function" else source.op
+    return Operand(f"{module_name(base)}:{base.name}", producer, flipped, _nonnegative(source))
+
+
+def _nonnegative(node: fx.Node) -> bool:
+    if node.target is aten.pow.Tensor_Scalar:
+        return node.args[1] % 2 == 0  # type: ignore[operator]
+    if node.target is aten.clamp_max.default:
+        return isinstance(node.args[1], int | float) and node.args[1] >= 0 and _nonnegative(node.args[0])  # type: ignore[arg-type]
+    if node.target in (aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default):
+        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+        return isinstance(low, int | float) and low >= 0
+    return node.target in _NONNEGATIVE
 
 
 def size(value: Any) -> sympy.Expr:

@@ -386,3 +386,26 @@ def test_unflip_sees_through_every_transpose():
     graph = make_fx(views, tracing_mode="fake")(torch.randn(2, 3, 4)).graph
     (y,), (out,) = graph.find_nodes(op="placeholder"), graph.find_nodes(op="output")
     assert [unflip(node) == (y, True) for node in out.args[0]] == [True, False]
+
+
+def test_operands_know_their_tensor_and_what_made_it(sites_of):
+    first, second = torch.nn.Linear(12, 8), torch.nn.Linear(12, 8)
+
+    def model(x):
+        x = torch.relu(x)
+        return first(x), second(x), x.t() @ x, torch.tanh(x) @ torch.ones(12, 3)
+
+    a, b, gram, signed = in_inference(sites_of, model, torch.randn(5, 12)).values()
+    assert a.lhs == b.lhs == gram.rhs and a.lhs.producer == "relu.default" and a.lhs.nonnegative
+    assert gram.lhs.tensor == gram.rhs.tensor and gram.lhs.flipped and not gram.rhs.flipped
+    assert a.rhs.producer == "placeholder" and a.rhs.flipped and a.rhs.tensor != b.rhs.tensor
+    assert signed.lhs.producer == "tanh.default" and not signed.lhs.nonnegative
+
+
+@pytest.mark.parametrize(
+    "function, nonnegative",
+    [(torch.square, True), (lambda x: x**3, False), (lambda x: x.clamp(0, 1), True), (lambda x: x.clamp(-1, 1), False)],
+)
+def test_what_is_known_to_be_nonnegative(sites_of, function, nonnegative):
+    (site,) = in_inference(sites_of, lambda x: function(x) @ torch.ones(12, 3), torch.randn(5, 12)).values()
+    assert site.lhs.nonnegative == nonnegative
