@@ -155,6 +155,28 @@ def inside_compilation(fake_mode: Any) -> Iterator[None]:
         yield
 
 
+def can_guard() -> bool:
+    """Whether a Dynamo frame is being compiled, so that `guard_on` has something to guard."""
+    from torch._guards import TracingContext
+
+    return TracingContext.try_get() is not None
+
+
+def guard_on(holds: Callable[[], bool], reason: str) -> None:
+    """Let Dynamo compile the frame in progress again once `holds()` is false; TORCH_LOGS=recompiles prints `reason`.
+
+    A lambda guard at the root, as shape guards are (torch._dynamo.guards.GuardBuilder, seen with torch 2.13). It runs
+    at every call of the frame.
+    """
+    from torch._dynamo.source import GlobalStateSource
+    from torch._guards import Guard, TracingContext
+
+    def create(builder: Any, guard: Any) -> None:
+        builder.guard_manager.root.add_lambda_guard(lambda _: holds(), [reason], None)
+
+    TracingContext.get().guards_context.dynamo_guards.add(Guard(GlobalStateSource(), create))
+
+
 # ---------------------------------------------------------------- graphs
 
 

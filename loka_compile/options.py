@@ -53,6 +53,12 @@ class Options:
     min_sqnr_db: lowest signal to quantization noise ratio, in dB.
     min_speedup: lowest time before / time after, a ratio; 0 accepts slower kernels too.
 
+    Without plan and profile (online):
+
+    measure_calls: calls of a graph that run op by op, measured, before it is planned and compiled; 0 plans from one
+        look at the first batch, forward only, and does not watch afterwards.
+    max_probe_overhead: most that measuring again may add to the time of the calls since, a fraction; 0 never does.
+
     Budget, for the whole model:
 
     max_output_error: highest relative RMS error of the compiled model's outputs on the probe's batch, a
@@ -76,6 +82,8 @@ class Options:
     max_mere: float = 0.2
     min_sqnr_db: float = 20.0
     min_speedup: float = 1.05
+    measure_calls: int = 3
+    max_probe_overhead: float = 0.01
     max_output_error: float = 0.05
     passes: Mapping[str, bool] = field(default_factory=dict)
     mods: tuple[str, ...] = ()
@@ -92,6 +100,8 @@ class Options:
             "max_mere": _number("max_mere", self.max_mere),
             "min_sqnr_db": _number("min_sqnr_db", self.min_sqnr_db),
             "min_speedup": _number("min_speedup", self.min_speedup),
+            "measure_calls": _count("measure_calls", self.measure_calls),
+            "max_probe_overhead": _number("max_probe_overhead", self.max_probe_overhead),
             "max_output_error": _number("max_output_error", self.max_output_error),
             "passes": _switches("passes", self.passes, PASS_NAMES),
             "mods": _names("mods", self.mods, ()),
@@ -175,6 +185,12 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, Real) and not isinstance(value, bool) and value >= 0:
         return float(value)
     raise OptionsError(_expected(name, "a number of at least 0", value))
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise OptionsError(_expected(name, "a whole number of at least 0", value))
 
 
 def _mapping(name: str, what: str, value: Any) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ def op_by_op(monkeypatch):
         def inner(module, is_backward):
             post_grad(module.graph)
             module.recompile()
-            return fx.Interpreter(module).run
+            return lambda *args: fx.Interpreter(module).run(*args)  # one a call: threads share nothing
 
         return compat.capture(gm, inputs, joint=joint, inner=inner, patches=patches), []
 

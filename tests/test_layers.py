@@ -24,6 +24,7 @@ LAYERS = (
     ("loka_compile.cli",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.backend",),
+    ("loka_compile.online",),
     ("loka_compile.inspect", "loka_compile.versions"),
     ("loka_compile.passes",),
     ("loka_compile.dispatch",),

@@ -24,7 +24,8 @@ class CompiledGraph:
 
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
     `mode` and `options` of the user's torch.compile call. training: gradients were recorded. artifacts: Inductor's
-    outputs, one a generated graph; a backward arrives when it is first compiled.
+    outputs, one a generated graph; a backward arrives when it is first compiled. status: what an online session has
+    to say of itself.
     """
 
     module: fx.GraphModule
@@ -35,6 +36,7 @@ class CompiledGraph:
     training: bool
     parameters: weakref.WeakSet[torch.Tensor]
     artifacts: list[Any] = field(default_factory=list)
+    status: Callable[[], str] | None = None
     order: int = field(default_factory=itertools.count().__next__)
 
     @classmethod
@@ -92,6 +94,11 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
     run.loka_graph = graph  # type: ignore[attr-defined]
     _live.add(graph)
     return run
+
+
+def forget(graph: CompiledGraph) -> None:
+    """Another graph takes its place: a recompilation is due."""
+    _live.discard(graph)
 
 
 def forget_all() -> None:

@@ -72,13 +72,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone."""
+    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
+    notes: what online sessions say of themselves."""
 
     target: str
     origin: str
     rows: tuple[Row, ...]
     graphs: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def found(self) -> list[Row]:
@@ -101,6 +103,7 @@ class Explanation:
             "origin": self.origin,
             "graphs": self.graphs,
             "warnings": self.warnings,
+            "notes": self.notes,
             "sites": len(self.found),
             "lowered_sites": len(self.lowered),
             "rows": [row.as_dict() for row in self.rows],
@@ -130,6 +133,7 @@ def explain(compiled: Any) -> Explanation:
         rows=(*_merged(rows), *_absent(plans, placed, records)),
         graphs={record.name: "training" if record.training else "inference" for record in records},
         warnings=tuple(dict.fromkeys(warnings)),
+        notes=tuple(f"{r.name}: {g.status()}" for g, r in zip(graphs, records, strict=True) if g.status is not None),
     )
 
 

@@ -50,7 +50,7 @@ def text(explanation: Explanation, width: int = WIDTH) -> str:
         blocks.append("\n".join(_wrapped(f"!! {warning}", width, "   ") for warning in explanation.warnings))
     shown = explanation.found
     blocks.append("\n".join(_table(shown, columns(explanation), width)) if shown else "no GEMM was found")
-    blocks.append(_lines([*totals(explanation), caption(explanation)], width))
+    blocks.append(_lines([*totals(explanation), *explanation.notes, caption(explanation)], width))
     if explanation.rows:
         blocks.append("\n".join(_details(explanation, width)))
     return "\n\n".join(blocks)
@@ -69,7 +69,8 @@ def rich(explanation: Explanation) -> Any:
     for row in explanation.found:
         table.add_row(*(Text(column.cell(row)) for column in columns(explanation)), style=STYLES[row.outcome])
     warnings = [Text(f"!! {warning}", style="bold red") for warning in explanation.warnings]
-    return Group(*warnings, table, Text("\n".join(totals(explanation))), Text("\n".join(_details(explanation, WIDTH))))
+    below_table = Text("\n".join([*totals(explanation), *explanation.notes]))
+    return Group(*warnings, table, below_table, Text("\n".join(_details(explanation, WIDTH))))
 
 
 # ---------------------------------------------------------------- lines around the table

@@ -1,0 +1,91 @@
+"""Watching operands of real calls: statistics, and whether a lowered site is still within its error budgets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from loka_compile.dispatch.plan import Decision, Plan
+from loka_compile.graph.site import Site
+from loka_compile.options import Options
+from loka_compile.probe.distribution import generator_for
+from loka_compile.probe.observer import COLUMNS, Observer, chosen_recipes
+from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
+from loka_compile.recipes import RECIPES
+
+ROWS = 256
+"""Most rows of a call that a site is scored on."""
+
+
+@dataclass(frozen=True)
+class Strayed:
+    """A lowered site whose error left the budgets."""
+
+    decision: Decision
+    error: ErrorScore
+    reason: str
+
+
+class Watcher(Observer):
+    """An Observer for several threads that also checks the plan in force, if there is one.
+
+    on_backward: told how many seconds each backward took.
+    """
+
+    def __init__(self, options: Options, score_calls: int, on_backward: Callable[[float], None]) -> None:
+        super().__init__(chosen_recipes(options.recipes), rows=ROWS, score_calls=score_calls, seed=0)
+        self.options = options
+        self.on_backward = on_backward
+        self.plan: Plan | None = None
+        self.strayed: dict[str, Strayed] = {}
+        self._lock = threading.RLock()
+        self._picks = generator_for(0, "drift")
+
+    def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        run = super().inner(gm, is_backward)
+
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            out = run(*args)
+            self.on_backward(time.perf_counter() - start)
+            return out
+
+        return timed if is_backward else run
+
+    def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
+        with self._lock:
+            super().observe(site, lhs, rhs)
+            decision = self.plan.find(site) if self.plan is not None else None
+            if decision is not None and decision.lowered and lhs.numel() and rhs.numel():
+                self._check(decision, lhs, rhs)
+
+    def take_strayed(self) -> list[Strayed]:
+        """What strayed since the last time this was asked."""
+        with self._lock:
+            strayed, self.strayed = list(self.strayed.values()), {}
+            return strayed
+
+    def _check(self, decision: Decision, lhs: Tensor, rhs: Tensor) -> None:
+        recipe, site = RECIPES[decision.chosen.recipe], decision.site
+        with exact():
+            amax = lhs.abs().max().item(), rhs.abs().max().item()
+            a, b = subsample(lhs.detach(), rhs.detach(), ROWS, COLUMNS, self._picks)
+            error = score(emulate(recipe, a, b, site.gradient, amax), product(a, b))
+        reason = over_budget(error, self.options)
+        if reason:
+            self.strayed[site.key] = Strayed(decision, error, reason)
+
+
+def over_budget(error: ErrorScore, options: Options) -> str:
+    """Which budgets an error misses, in words; empty if it is within."""
+    over = []
+    if not error.mere <= options.max_mere:
+        over.append(f"MERE {error.mere:.3g}, budget {options.max_mere:g}")
+    if not error.sqnr_db >= options.min_sqnr_db:
+        over.append(f"SQNR {error.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}")
+    return "; ".join(over)

@@ -1,0 +1,349 @@
+"""Online: first measured, once planned, then watched; what strays is demoted for good. Graphs run op by op here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.utils.data import DataLoader, TensorDataset
+
+import loka_compile as loka
+from loka_compile.inspect.compiled import graphs_of
+from loka_compile.online import session as online
+from loka_compile.online.pace import AT_LEAST
+
+pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "op_by_op", "home")]
+
+EAGER_TO_LOWER = {"target": "h100", "min_speedup": 0, "recipes": ("fp8_tensorwise",), "max_output_error": 0.2}
+"""Options under which the little models here are lowered, whatever this machine is."""
+WATCHFUL = {**EAGER_TO_LOWER, "max_probe_overhead": 1e6}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def mlp(seed=0, width=32):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 16))
+
+
+def online_compile(model, **options):
+    return torch.compile(model, backend="loka", options={**EAGER_TO_LOWER, **options}, isolate_recompiles=True)
+
+
+def sessions_of(compiled):
+    return [graph.status.__self__ for graph in graphs_of(compiled)]
+
+
+def compilations():
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture(autouse=True)
+def no_count():
+    counters.clear()
+
+
+def test_measured_calls_then_one_recompilation_into_the_planned_graph():
+    model, x = mlp(), torch.randn(64, 32)
+    compiled = online_compile(model)
+    with torch.no_grad():
+        for number in range(1, 4):
+            assert torch.equal(compiled(x), model(x)) and compilations() == 1
+            if number < 3:
+                explained = loka.explain(compiled)
+                assert explained.notes == (f"graph_0: online: {number} of 3 calls measured, then a plan is made",)
+                assert [row.outcome for row in explained.rows] == ["kept", "kept"]
+        for _ in range(5):
+            out = compiled(x)
+        assert compilations() == 2
+        assert not torch.equal(out, model(x)) and (out - model(x)).norm() < 0.2 * model(x).norm()
+    explained = loka.explain(compiled)
+    assert explained.origin == "3 calls measured online" and len(loka.plan(compiled).lowered) == 2
+    assert "planned after 3 measured calls; of 5 since, 0 measured again" in explained.notes[0]
+    assert explained.notes[0] in " ".join(str(explained).split())
+
+
+def test_training_learns_from_real_gradients():
+    model, x = mlp(), torch.randn(64, 32)
+    compiled = online_compile(model, measure_calls=2)
+    for _ in range(2):
+        compiled(x).square().sum().backward()
+        model.zero_grad()
+    compiled(x).square().sum().backward()
+    roles = {decision.site.role for decision in loka.plan(compiled).lowered}
+    assert roles == {"output", "grad_input", "grad_weight"} and compilations() == 2
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        assert (parameter.grad - gradient).norm() < 0.3 * gradient.norm()
+
+
+def test_no_measuring_first_means_a_look_at_the_first_batch():
+    compiled = online_compile(mlp(), measure_calls=0)
+    with torch.no_grad():
+        compiled(torch.randn(64, 32))
+    assert compilations() == 1 and loka.explain(compiled).notes == ()
+    assert loka.plan(compiled).origin == "a look at the first batch, forward only"
+
+
+def test_other_batch_sizes_share_the_plan():
+    compiled = online_compile(mlp())
+    with torch.no_grad():
+        for batch in (64, 64, 64, 64, 10, 7, 33):
+            out = compiled(torch.randn(batch, 32))
+            assert out.shape == (batch, 16)
+    assert len({id(session) for session in sessions_of(compiled)}) == 1
+    assert compilations() == 3  # measured, planned, planned for any batch
+    assert len(loka.plan(compiled).lowered) == 2
+
+
+def test_batch_sizes_may_change_while_measuring():
+    model = mlp()
+    compiled = online_compile(model, measure_calls=5)
+    with torch.no_grad():
+        for batch in (64, 10, 7, 33, 12):
+            x = torch.randn(batch, 32)
+            torch.testing.assert_close(compiled(x), model(x))
+        compiled(torch.randn(9, 32))
+    assert loka.explain(compiled).origin == "5 calls measured online"
+
+
+def test_a_graph_without_gemms():
+    compiled = online_compile(nn.ReLU())
+    x = torch.randn(5)
+    for _ in range(6):
+        assert torch.equal(compiled(x), x.relu())
+
+
+def test_inputs_that_the_graph_writes_to_are_written_once():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(32, 8)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            x.add_(1)
+            return self.fc(x)
+
+    model = Counting()
+    compiled = online_compile(model, **WATCHFUL)
+    x = torch.zeros(4, 32)
+    with torch.no_grad():
+        for _ in range(3 * AT_LEAST):
+            compiled(x)
+    (session,) = sessions_of(compiled)
+    assert session.pace.measured == 2
+    assert model.calls == 3 * AT_LEAST and torch.equal(x, torch.full((4, 32), 3.0 * AT_LEAST))
+
+
+# ---------------------------------------------------------------- watching
+
+
+def test_one_call_in_many_is_measured_again_and_changes_nothing():
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = online_compile(model, **WATCHFUL)
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(x)
+        planned = compiled(x)
+        state = torch.get_rng_state()
+        for _ in range(3 * AT_LEAST):
+            assert torch.equal(compiled(x), planned)
+        assert torch.equal(torch.get_rng_state(), state)
+    (session,) = sessions_of(compiled)
+    assert session.pace.measured == 3 and compilations() == 2
+    assert "3 measured again" in loka.explain(compiled).notes[0]
+
+
+def test_training_calls_are_measured_again_with_their_gradients():
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = online_compile(model, **WATCHFUL)
+    exact = 0
+    reference = torch.autograd.grad(model(x).square().sum(), model[2].weight)[0]
+    for _ in range(2 * AT_LEAST + 10):
+        model.zero_grad()
+        compiled(x).square().sum().backward()
+        exact += torch.allclose(model[2].weight.grad, reference, rtol=1e-4)
+    (session,) = sessions_of(compiled)
+    assert session.pace.measured == 2 and exact == 3 + 2  # the measured calls are the model's own arithmetic
+
+
+def drift(compiled, x, calls):
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
+        for _ in range(calls):
+            compiled(x)
+    return [str(warning.message) for warning in caught if "strayed" in str(warning.message)]
+
+
+def outliers(x):
+    """One huge value sets the scale of the whole tensor: everything else is lost in FP8."""
+    y = x.clone()
+    y[0, 0] = 1e9
+    return y
+
+
+def test_drift_demotes_a_site_once_and_for_good(home):
+    model, x = mlp(), torch.randn(64, 32)
+    compiled = online_compile(model, **WATCHFUL)
+    assert drift(compiled, x, AT_LEAST + 10) == []
+    messages = drift(compiled, outliers(x), 4 * AT_LEAST)
+    assert len(messages) == 2 and "0#0:output strayed in fp8_tensorwise/" in messages[0]
+    assert "MERE" in messages[0] and "budget 0.2" in messages[0] and str(home) in messages[0]
+    assert loka.plan(compiled).lowered == [] and compilations() == 3
+    assert torch.equal(compiled(x), model(x))
+
+    torch._dynamo.reset()  # a restart: sessions are gone, the file is not
+    online._sessions.clear()
+    again = online_compile(model, **WATCHFUL)
+    assert drift(again, x, 10) == [] and loka.plan(again).lowered == []
+    assert all("demoted on 20" in row.reason for row in loka.explain(again).rows)
+
+
+def test_a_demotion_survives_the_process(home):
+    script = textwrap.dedent("""
+        import sys, torch, warnings, loka_compile as loka
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
+        options = {"target": "h100", "min_speedup": 0, "recipes": ("fp8_tensorwise",), "max_output_error": 0.2,
+                   "max_probe_overhead": 1e6}
+        compiled = torch.compile(model, backend="loka", options=options)
+        x = torch.randn(64, 32)
+        y = x.clone()
+        y[0, 0] = float(sys.argv[1])
+        with torch.no_grad():
+            for number in range(4):
+                compiled(x)
+            for number in range(220):
+                compiled(y)
+            compiled(x)
+        print("lowered", len(loka.plan(compiled).lowered))
+    """)
+    outs = []
+    for value in ("1e9", "0.5"):
+        run = subprocess.run([sys.executable, "-c", script, value], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        outs.append(run)
+    assert outs[0].stdout == outs[1].stdout == "lowered 0\n"
+    assert outs[0].stderr.count("strayed") >= 2 and "strayed" not in outs[1].stderr
+
+
+def test_the_profile_is_saved_in_the_background(home):
+    compiled = online_compile(mlp())
+    with torch.no_grad():
+        for _ in range(5):
+            compiled(torch.randn(16, 32))
+    (session,) = sessions_of(compiled)
+    session._saver.shutdown(wait=True)
+    (path,) = (home / "online").glob("*.profile")
+    assert set(loka.load_profile(path).sites) == {"0#0:output", "2#0:output"}
+
+
+# ---------------------------------------------------------------- isolation
+
+
+def test_two_models_of_one_class_do_not_mix():
+    first, second = mlp(0), mlp(1)
+    one, two = online_compile(first), online_compile(second)
+    with torch.no_grad():
+        for _ in range(5):
+            one(torch.ones(8, 32)), two(100 * torch.ones(8, 32))
+    (a,), (b,) = sessions_of(one), sessions_of(two)
+    assert a is not b and a.first_calls == b.first_calls == 3
+    amax = [s._watcher.profile().sites["0#0:output"].lhs.amax for s in (a, b)]
+    assert amax == [1.0, 100.0]
+
+
+def test_training_and_serving_one_model_do_not_mix():
+    model, x = mlp(), torch.randn(8, 32)
+    compiled = online_compile(model)
+    for _ in range(4):
+        compiled(x).sum().backward()
+        with torch.no_grad():
+            compiled(100 * x)
+    assert len({id(session) for session in sessions_of(compiled)}) == 2
+    assert all(session.first_calls == 3 for session in sessions_of(compiled))
+
+
+def in_threads(work, count=4):
+    ready = threading.Barrier(count)
+
+    def start(_):
+        ready.wait()
+        with torch.no_grad():
+            return work()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
+
+
+def test_threads_measure_every_call_once():
+    """Compiled beforehand: torch.compile itself refuses calls in one thread while another one compiles."""
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = online_compile(model, measure_calls=1000)
+    with torch.no_grad():
+        compiled(x)
+    reference = model(x)
+    outs = in_threads(lambda: [compiled(x) for _ in range(50)])
+    assert all(torch.equal(out, reference) for part in outs for out in part)
+    (session,) = sessions_of(compiled)
+    assert session.first_calls == 201
+    assert session._watcher.profile().sites["0#0:output"].calls == 201
+
+
+def test_threads_are_served_while_one_measures():
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = online_compile(model, **WATCHFUL)
+    with torch.no_grad():
+        for _ in range(4):
+            planned = compiled(x)
+    outs = in_threads(lambda: [compiled(x) for _ in range(2 * AT_LEAST)])
+    assert all(torch.equal(out, planned) for part in outs for out in part)
+    (session,) = sessions_of(compiled)
+    assert session.pace.calls == 8 * AT_LEAST + 1 and 1 <= session.pace.measured <= 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_workers_of_a_data_loader_leave_the_session_alone():
+    model = mlp()
+    compiled = online_compile(model, **WATCHFUL)
+    rows = DataLoader(TensorDataset(torch.randn(64, 32)), batch_size=8, num_workers=2)
+    with torch.no_grad():
+        for _ in range(2):
+            for (x,) in rows:
+                compiled(x)
+    (session,) = sessions_of(compiled)
+    assert session.first_calls == 3 and session.pace.calls == 16 - 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_serves_and_does_not_measure():
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = online_compile(model, **WATCHFUL)
+    with torch.no_grad():
+        for _ in range(4):
+            compiled(x)
+        (session,) = sessions_of(compiled)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            for _ in range(2 * AT_LEAST):
+                compiled(x)
+            os.write(write, str(session.pace.measured).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert os.read(read, 10) == b"0"
