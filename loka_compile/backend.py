@@ -2,7 +2,7 @@
 
     1. read the options
     2. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
-    3. hand the graph to AOTAutograd and Inductor, our passes in their two hooks
+    3. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; a plan made here is raced
     4. keep what is needed to tell the story again (inspect/)
 """
 
@@ -16,6 +16,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
+from loka_compile.dispatch.race import never_slower
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
@@ -36,28 +37,37 @@ def loka(
     device = device_of(example_inputs)
 
     pipeline = PIPELINE.select(chosen.passes)
-
-    def settle(options: Options) -> Plan:
-        rewriter = lambda plan, graph: Stages(pipeline, plan, device).joint(graph)  # noqa: E731
-        return planning.settle(options, gm, example_inputs, rewriter)
-
+    asked_with = mode, options or {}
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
-    plan = settle(chosen) if session is None else session.settled(settle)
-    stages = Stages(pipeline, plan, device)
-    graph = CompiledGraph.of(gm, example_inputs, chosen, stages, (mode, options or {}))
     if session is not None and session.measuring:
+        nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
+        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with)
         return remember(session.measured(gm, example_inputs, graph), graph)
 
-    compiled, graph.artifacts = compat.compile_inductor(
-        gm,
-        example_inputs,
-        joint=stages.joint,
-        post_grad=stages.post_grad,
-        uuid=f"{source_fingerprint()}-{plan.fingerprint}-{chosen.fingerprint}",
-        patches={**compat.mode_patches(chosen.mode), **chosen.inductor},
-    )
+    def stages_of(plan: Plan) -> Stages:
+        return Stages(pipeline, plan, device, pinned=chosen.plan is not None)
+
+    def build(plan: Plan) -> tuple[Callable[..., Any], list[Any]]:
+        stages = stages_of(plan)
+        return compat.compile_inductor(
+            compat.copy_dynamo_graph(gm),
+            example_inputs,
+            joint=stages.joint,
+            post_grad=stages.post_grad,
+            uuid=f"{source_fingerprint()}-{plan.fingerprint}-{chosen.fingerprint}",
+            patches={**compat.mode_patches(chosen.mode), **chosen.inductor},
+        )
+
+    given = chosen if session is None else session.given()
+    demoted = {} if session is None else session.demoted()
+    plan = planning.settle(given, gm, example_inputs, lambda p, graph: stages_of(p).joint(graph), device, demoted)
+    plan, (compiled, artifacts) = never_slower(plan, build, example_inputs, given, device)
+
+    plan = plan if session is None else session.adopted(plan)
+    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with)
+    graph.artifacts = artifacts
     if session is not None:
-        compiled = session.watched(compiled, compat.copy_dynamo_graph(graph.module), example_inputs, graph)
+        compiled = session.watched(compiled, gm, example_inputs, graph)
     return remember(compiled, graph)
 
 

@@ -148,7 +148,9 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Checked here, so that a bad file or name is our error and not Dynamo's."""
     from loka_compile import Options, OptionsError
 
-    options: dict[str, Any] = {"target": arguments.target} if arguments.target else {}
+    options: dict[str, Any] = {"measure_calls": 0}  # there is one call
+    if arguments.target:
+        options["target"] = arguments.target
     try:
         Options(**options)
         if arguments.plan:

@@ -52,6 +52,8 @@ class Options:
     max_mere: highest mean relative error, a fraction (0.2 is 20 %); inf lifts the budget.
     min_sqnr_db: lowest signal to quantization noise ratio, in dB.
     min_speedup: lowest time before / time after, a ratio; 0 accepts slower kernels too.
+    race: a plan made here is compiled beside the unplanned graph, and kept only if it is not slower. The verdict is
+        remembered on disk, so this costs one more compilation, once.
 
     Without plan and profile (online):
 
@@ -82,6 +84,7 @@ class Options:
     max_mere: float = 0.2
     min_sqnr_db: float = 20.0
     min_speedup: float = 1.05
+    race: bool = True
     measure_calls: int = 3
     max_probe_overhead: float = 0.01
     max_output_error: float = 0.05
@@ -100,6 +103,7 @@ class Options:
             "max_mere": _number("max_mere", self.max_mere),
             "min_sqnr_db": _number("min_sqnr_db", self.min_sqnr_db),
             "min_speedup": _number("min_speedup", self.min_speedup),
+            "race": _switch("race", self.race),
             "measure_calls": _count("measure_calls", self.measure_calls),
             "max_probe_overhead": _number("max_probe_overhead", self.max_probe_overhead),
             "max_output_error": _number("max_output_error", self.max_output_error),
@@ -191,6 +195,12 @@ def _count(name: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise OptionsError(_expected(name, "a whole number of at least 0", value))
+
+
+def _switch(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise OptionsError(_expected(name, "True or False", value))
 
 
 def _mapping(name: str, what: str, value: Any) -> Mapping[str, Any]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from loka_compile.dispatch.pin import check_model
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.sites import annotate
 from loka_compile.passes import Pass, PassResult, Pipeline
 from loka_compile.passes.base import Context
 
@@ -17,11 +19,16 @@ Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
 
 @dataclass(frozen=True)
 class Stages:
+    """pinned: the plan was given, so a graph it was not made for is refused with a PlanError."""
+
     pipeline: Pipeline
     plan: Plan
     device: str
+    pinned: bool = False
 
     def joint(self, graph: fx.Graph, watch: Watch | None = None) -> None:
+        if self.pinned:
+            check_model(self.plan, [gemm.site for gemm in annotate(graph)])
         self._run(self.pipeline.joint, graph, watch)
 
     def post_grad(self, graph: fx.Graph, watch: Watch | None = None) -> None:

@@ -142,9 +142,10 @@ def test_a_bad_value_never_passes(name, value):
         options = Options.of(options={name: value})
     except OptionsError as error:
         assert name in str(error)
-    else:  # the few good ones among them: a path, a known name, a schedule of none
-        assert isinstance(value, str)
-        assert getattr(options, name) == (value or None)
+    else:  # the few good ones among them: a path, a known name, a schedule of none, a switch
+        assert isinstance(value, bool if name == "race" else str)
+        value = None if value is False else value
+        assert (getattr(options, name) or None) == (value or None)
 
 
 numbers = st.floats(min_value=0, allow_nan=False) | st.integers(0, 100)

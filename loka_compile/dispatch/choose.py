@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loka_compile.dispatch import roofline, timing
+from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.providers import PROVIDERS, emulated, reasons_against
 from loka_compile.dispatch.sizes import Sizes
@@ -28,7 +29,7 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
     decisions = {key: decide(site, hardware, options) for key, site in profile.sites.items()}
-    return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}")
+    return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}", pins=pins(hardware))
 
 
 def decide(profiled: SiteProfile, target: Target, options: Options) -> Decision:

@@ -84,17 +84,23 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions by site key, for one target. `origin` says what they were made from."""
+    """Decisions by site key, for one target.
+
+    origin: what they were made from. raced: how the planned graph did against the unplanned one, "" if it was not
+    raced. pins: hardware and versions it holds for (pin.py), empty if for any.
+    """
 
     target: str
     decisions: Mapping[str, Decision]
     origin: str = ""
     version: int = VERSION
+    raced: str = ""
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the whole plan; part of every cache key."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Digest of what makes the graph: target and decisions; part of every cache key."""
+        return hashlib.sha256(replace(self, origin="", raced="", pins={}).to_json().encode()).hexdigest()
 
     @property
     def lowered(self) -> list[Decision]:
@@ -112,6 +118,10 @@ class Plan:
                 return decision
         return None
 
+    def unpinned(self) -> Plan:
+        """The same plan, to be followed on any hardware and by any version of the model, at your own risk."""
+        return replace(self, pins={})
+
     def with_decision(self, decision: Decision) -> Plan:
         key = next(k for k, d in self.decisions.items() if d.site == decision.site)
         return replace(self, decisions={**self.decisions, key: decision})
@@ -123,6 +133,8 @@ class Plan:
             "version": self.version,
             "target": self.target,
             "origin": self.origin,
+            "raced": self.raced,
+            "pins": dict(self.pins),
             "decisions": {key: _decision_to_json(decision) for key, decision in self.decisions.items()},
         }
         return json.dumps(body, indent=1, allow_nan=False) + "\n"
@@ -156,7 +168,8 @@ def parse_plan(text: str, name: str = "plan") -> Plan:
         raise PlanError(f"{name} is for the unknown target {body.get('target')!r}: known are {', '.join(TARGETS)}")
     try:
         decisions = {key: _decision_from_json(value) for key, value in body["decisions"].items()}
-        return Plan(body["target"], decisions, _is(str, body["origin"]))
+        pins = {key: _is(str, value) for key, value in _is(dict, body["pins"]).items()}
+        return Plan(body["target"], decisions, _is(str, body["origin"]), VERSION, _is(str, body["raced"]), pins)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"{name} is damaged ({type(error).__name__}: {error}): make the plan anew") from error
 

@@ -8,7 +8,9 @@ within `max_output_error`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,20 +18,30 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import Plan, PlanError, load_plan
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, load_profile
 from loka_compile.probe.session import profile_graph
+from loka_compile.target import TARGETS
 
 Rewriter = Callable[[Plan, fx.Graph], None]
 """Rewrites an inference graph as a plan says, with operators that run as they are."""
 
 
-def settle(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], rewriter: Rewriter) -> Plan:
+def settle(
+    options: Options,
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    rewriter: Rewriter,
+    device: str = "cpu",
+    demoted: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """The plan, unraced. demoted: reasons by key of sites that may not be lowered."""
     if options.plan is not None:
-        return _given(options)
+        return _given(options, device)
     if options.profile is not None:
         profile = options.profile if isinstance(options.profile, Profile) else load_profile(options.profile)
         plan = dispatch(profile, options=options)
@@ -37,17 +49,19 @@ def settle(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], rewriter
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
     else:
         profile = profile_graph(gm, inputs, options.recipes)
-        plan = dispatch(profile, options=options)
-        plan = Plan(plan.target, plan.decisions, origin="a look at the first batch, forward only")
+        plan = replace(dispatch(profile, options=options), origin="a look at the first batch, forward only")
+    for decision in [decision for decision in plan.lowered if decision.site.key in demoted]:
+        plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
     if plan.lowered and not any(compat.is_fake(value) for value in inputs):
         plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
     return plan
 
 
-def _given(options: Options) -> Plan:
+def _given(options: Options, device: str) -> Plan:
     plan = options.plan if isinstance(options.plan, Plan) else load_plan(options.plan)
     if options.target not in ("cpu", plan.target):
         raise PlanError(f"the plan is for {plan.target}, target={options.target!r} was asked for: leave target out")
+    check_hardware(plan, TARGETS[plan.target], device)
     return plan
 
 

@@ -195,6 +195,16 @@ def _remembered(key: str, measure: Callable[[], float]) -> float:
     return times[key]
 
 
+def recall(key: str) -> float | None:
+    """A number kept on disk for this machine, thread count and torch version."""
+    return _times().get(key)
+
+
+def remember(key: str, value: float) -> None:
+    _times()[key] = value
+    _save(_times())
+
+
 def _save(times: dict[str, float]) -> None:
     """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
     try:

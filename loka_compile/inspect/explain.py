@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from loka_compile.dispatch.plan import KEEP, Decision, Plan
 from loka_compile.dispatch.providers import emulated, runner
 from loka_compile.graph.site import Site
 from loka_compile.inspect import render
-from loka_compile.inspect.compiled import graphs_of
+from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.records import Record, rebuild
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -73,7 +73,7 @@ class Row:
 @dataclass(frozen=True)
 class Explanation:
     """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
-    notes: what online sessions say of themselves."""
+    notes: how races ended, and what online sessions say of themselves."""
 
     target: str
     origin: str
@@ -133,8 +133,15 @@ def explain(compiled: Any) -> Explanation:
         rows=(*_merged(rows), *_absent(plans, placed, records)),
         graphs={record.name: "training" if record.training else "inference" for record in records},
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=tuple(f"{r.name}: {g.status()}" for g, r in zip(graphs, records, strict=True) if g.status is not None),
+        notes=tuple(note for graph, record in zip(graphs, records, strict=True) for note in _notes(graph, record)),
     )
+
+
+def _notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
+    if record.plan.raced:
+        yield f"{record.name}: raced, {record.plan.raced}"
+    if graph.status is not None:
+        yield f"{record.name}: {graph.status()}"
 
 
 def explain_plan(plan: Plan) -> Explanation:

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
+from loka_compile.dispatch.plan import KEPT, Decision, Plan
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
@@ -75,6 +75,8 @@ def plan(compiled: Any) -> Plan:
     decisions = dict(known[0].plan.decisions)
     for record in known[1:]:
         decisions |= {key: d for key, d in record.plan.decisions.items() if key not in decisions}
+    for site in (site for record in known for site in record.sites if record.plan.find(site) is None):
+        decisions.setdefault(site.key, Decision(site, KEPT, "no plan decided about this site"))
     for record in known:  # what a graph runs goes before what another graph's plan says of the same site
         for decision in filter(None, map(record.plan.find, record.sites)):
             key = decision.site.key

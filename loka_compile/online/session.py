@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -123,19 +123,23 @@ class Session:
 
     # ------------------------------------------------------------ plan
 
-    def settled(self, settle: Callable[[Options], Plan]) -> Plan:
-        """The plan in force: empty while measuring, then made once from what was learned, less old demotions."""
-        if self.measuring:
-            return Plan(self.options.target, {}, origin="nothing yet")
+    def given(self) -> Options:
+        """The options to settle the plan with: the plan in force, or else the profile learned so far."""
+        if self.plan is not None:
+            return replace(self.options, plan=self.plan.unpinned())
+        profile = self._watcher.profile()
+        self._in_background(lambda: self.memory.save(profile))
+        return replace(self.options, profile=profile)
+
+    def demoted(self) -> Mapping[str, str]:
+        """Reasons by key of the sites that were demoted before, by this process or another."""
+        return self.memory.demoted() if self.plan is None else {}
+
+    def adopted(self, plan: Plan) -> Plan:
+        """The plan in force from now on."""
         if self.plan is None:
-            profile = self._watcher.profile()
-            plan = settle(replace(self.options, profile=profile))
             plan = replace(plan, origin=f"{self.first_calls} calls measured online")
-            known = self.memory.demoted()
-            for decision in [d for d in plan.lowered if d.site.key in known]:
-                plan = plan.with_decision(decision.demoted(known[decision.site.key]))
             self.plan = self._watcher.plan = plan
-            self._in_background(lambda: self.memory.save(profile))
         return self.plan
 
     # ------------------------------------------------------------ watch

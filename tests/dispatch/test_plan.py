@@ -89,7 +89,12 @@ def test_numbers_that_are_not_finite_are_still_json():
     assert parse_plan(plan.to_json()) == plan
 
 
-def test_every_part_counts_for_the_fingerprint():
+def test_the_fingerprint_is_of_what_makes_the_graph():
+    for change in ({"origin": "elsewhere"}, {"raced": "2.00x"}, {"pins": {"hardware": "a cpu"}}):
+        assert replace(PLAN, **change).fingerprint == PLAN.fingerprint
+
+
+def test_every_decision_counts_for_the_fingerprint():
     text = PLAN.to_json()
     for old, new in (("int8_rowwise/aten", "bf16/aten"), ('"cpu"', '"h100"'), ("2.00x", "2.01x"), ('"48"', '"64"')):
         assert old in text

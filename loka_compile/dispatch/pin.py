@@ -1,0 +1,87 @@
+"""Pins: what a plan was made for, so that it is refused where that is no longer true.
+
+Hardware, because its times were measured there, and the model's GEMMs, because its errors were. Weights may change: a
+retrained model is the same model. A plan with changed pins is refused with everything that differs.
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from loka_compile.dispatch.plan import Plan, PlanError
+from loka_compile.graph.site import Site
+from loka_compile.target import Target
+
+HARDWARE = "hardware"
+WHAT_TO_DO = "make the plan anew here, or drop its pins knowingly: load_plan(path).unpinned()"
+
+
+def pins(target: Target) -> Mapping[str, str]:
+    """What a plan made now for this target is pinned to."""
+    hardware = cpu() if target.device == "cpu" else target.name
+    return {HARDWARE: hardware, "torch": str(torch.__version__), "loka": metadata.version("loka-compile")}
+
+
+def cpu() -> str:
+    """This machine's processor and the instructions that decide its kernels."""
+    lines = _cpuinfo()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
+    return " ".join([name or platform.processor() or platform.machine(), *(flag for flag in known if flag in flags)])
+
+
+def check_hardware(plan: Plan, target: Target, device: str) -> None:
+    """Raises PlanError where a pinned plan's times are of other hardware; warns where only library versions differ.
+
+    A plan for a GPU may be looked at on a CPU: its numerics run by emulation, which `explain` says.
+    """
+    if not plan.pins or target.device != device:
+        return
+    here = dict(pins(target))
+    if device == "cuda" and HARDWARE in here:
+        name = torch.cuda.get_device_name().lower()
+        here[HARDWARE] = target.name if target.name in name else name
+    changed = {key: (plan.pins[key], here.get(key, "")) for key in plan.pins if plan.pins[key] != here.get(key)}
+    lines = [f"{key}: {old} -> {new}" for key, (old, new) in changed.items()]
+    if HARDWARE in changed:
+        raise PlanError("\n  ".join(["the plan was made on other hardware:", *lines, WHAT_TO_DO]))
+    if lines:
+        warnings.warn(f"loka: the plan was made with other versions: {'; '.join(lines)}", stacklevel=2)
+
+
+def check_model(plan: Plan, sites: Sequence[Site]) -> None:
+    """Raises PlanError where a graph's GEMMs are not those a pinned plan was made for.
+
+    Sites of a backward may be missing: a plan made for serving can be looked at in training.
+    """
+    if not plan.pins:
+        return
+    lines = []
+    for site in sites:
+        if not site.dtype.is_floating_point or plan.find(site) is not None:
+            continue
+        old = plan.decisions.get(site.key)
+        if old is not None:
+            lines.append(f"~ {site.key}: {_gemm(old.site)} -> {_gemm(site)}")
+        elif site.role == "output":
+            lines.append(f"+ {site.key}: {_gemm(site)}, which the plan does not know")
+    if lines:
+        raise PlanError("\n  ".join(["the plan was made for another version of the model:", *lines, WHAT_TO_DO]))
+
+
+def _gemm(site: Site) -> str:
+    return f"{site.shape} in {str(site.dtype).removeprefix('torch.')}"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,110 @@
+"""Pins: a plan is refused on other hardware and by another version of the model, with what changed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import loka_compile as loka
+from loka_compile.dispatch.pin import check_hardware, check_model, cpu, pins
+from loka_compile.dispatch.plan import PlanError, load_plan
+from loka_compile.target import TARGETS
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+
+CPU = TARGETS["cpu"]
+
+
+class Tower(nn.Module):
+    def __init__(self, width=48, norm=False):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, width), nn.Linear(width, 16)
+        self.third = nn.Linear(16, 16) if norm else nn.Identity()
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x).relu()))
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """A pinned plan of Tower, made as people do: probe, dispatch."""
+    torch.manual_seed(0)
+    model = Tower()
+    with loka.probe(model) as probe, torch.no_grad():
+        model(torch.randn(64, 32))
+    return loka.dispatch(probe.profile, options=loka.Options(min_speedup=0, recipes=("int8_rowwise",)))
+
+
+def run(model, plan, x):
+    compiled = torch.compile(model, backend="loka", options={"plan": plan})
+    with torch.no_grad():
+        compiled(x)
+    return compiled
+
+
+def test_a_plan_is_pinned_to_this_machine_and_to_versions(plan, tmp_path):
+    assert plan.pins == pins(CPU) and plan.pins["hardware"] == cpu() and plan.pins["torch"] == torch.__version__
+    plan.save(tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json").pins == plan.pins
+    assert plan.unpinned().pins == {} and plan.unpinned().fingerprint == plan.fingerprint
+
+
+def test_the_same_model_is_served_whatever_its_weights(plan, op_by_op):
+    torch.manual_seed(1)
+    compiled = run(Tower(), plan, torch.randn(7, 32))
+    assert len(loka.plan(compiled).lowered) == 2
+    run(Tower(), loka.plan(compiled), torch.randn(7, 32))  # what a compiled model runs under is pinned too
+
+
+def test_other_hardware_is_refused_with_what_changed(plan, op_by_op):
+    elsewhere = replace(plan, pins={**plan.pins, "hardware": "Xeon 9999 avx2", "torch": "2.12.0"})
+    with pytest.raises(Exception, match="other hardware") as caught:
+        run(Tower(), elsewhere, torch.randn(64, 32))
+    text = str(caught.value)
+    assert f"hardware: Xeon 9999 avx2 -> {cpu()}" in text and f"torch: 2.12.0 -> {torch.__version__}" in text
+    assert "unpinned()" in text
+    assert len(loka.plan(run(Tower(), elsewhere.unpinned(), torch.randn(64, 32))).lowered) == 2
+
+
+def test_other_versions_of_libraries_are_a_warning(plan):
+    with pytest.warns(UserWarning, match=r"other versions: loka: 0\.0\.1 -> "):
+        check_hardware(replace(plan, pins={**plan.pins, "loka": "0.0.1"}), CPU, "cpu")
+
+
+def test_a_plan_for_a_gpu_may_be_looked_at_here(plan):
+    gpu = replace(plan, target="h100", pins=pins(TARGETS["h100"]))
+    assert gpu.pins["hardware"] == "h100"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_hardware(gpu, TARGETS["h100"], "cpu")
+
+
+def test_another_version_of_the_model_is_refused_with_what_changed(plan, op_by_op):
+    with pytest.raises(Exception, match="another version of the model") as caught:
+        run(Tower(width=64, norm=True), plan, torch.randn(64, 32))
+    text = str(caught.value)
+    assert "~ first#0:output: (64, 32) @ (32, 48) in float32 -> (64, 32) @ (32, 64) in float32" in text
+    assert "+ third#0:output: (64, 16) @ (16, 16) in float32, which the plan does not know" in text
+
+
+def test_another_dtype_is_another_model(plan, op_by_op):
+    with pytest.raises(Exception, match="in float32 -> .* in bfloat16"):
+        run(Tower().bfloat16(), plan, torch.randn(64, 32, dtype=torch.bfloat16))
+
+
+def test_a_plan_made_for_serving_may_be_trained_with(plan, op_by_op):
+    model = Tower()
+    torch.compile(model, backend="loka", options={"plan": plan})(torch.randn(64, 32)).sum().backward()
+    assert model.first.weight.grad is not None
+
+
+def test_without_pins_nothing_is_checked(plan, sites_of):
+    (sites,) = sites_of(Tower(width=64), torch.randn(4, 32))
+    with pytest.raises(PlanError):
+        check_model(plan, sites)
+    check_model(plan.unpinned(), sites)
+    check_hardware(replace(plan, pins={}), CPU, "cpu")

@@ -1,0 +1,154 @@
+"""Never slower: the planned graph races the unplanned one; the loser goes, the verdict stays."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import sympy
+import torch
+from torch import nn
+
+import loka_compile as loka
+from loka_compile.dispatch import timing
+from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
+from loka_compile.dispatch.race import never_slower
+from loka_compile.graph.site import Site
+from loka_compile.options import Options
+
+INT8 = Candidate("int8_rowwise", "aten")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    timing._file.cache_clear()
+    timing._times.cache_clear()
+
+
+def site(name):
+    return Site(f"{name}#0:output", "mm", "output", *map(sympy.Integer, (1, 8, 8, 8)), torch.float32, name)
+
+
+def plan_of(target="cpu", *names):
+    decisions = [Decision(site(name), INT8, "fast", {str(INT8): Score()}) for name in names or ("a", "b")]
+    return Plan(target, {decision.site.key: decision for decision in decisions})
+
+
+class Builder:
+    """Builds graphs that take as long as they are told, and remembers what it built."""
+
+    def __init__(self, planned, unplanned):
+        self.seconds = {True: planned, False: unplanned}
+        self.built = []
+
+    def __call__(self, plan):
+        self.built.append(plan)
+        seconds = self.seconds[bool(plan.lowered)]
+
+        def call(x):
+            time.sleep(seconds)
+            return (x,)
+
+        return call, [plan]
+
+
+def race(plan, builder, x=None, device="cpu", options=Options()):
+    return never_slower(plan, builder, [torch.ones(2) if x is None else x], options, device)
+
+
+def test_a_faster_plan_stays_and_says_by_how_much(cache):
+    plan, (_, artifacts) = race(plan_of(), Builder(0.002, 0.006))
+    assert len(plan.lowered) == 2 and artifacts[0].lowered
+    ratio = float(plan.raced.partition("x")[0])
+    assert 1.5 < ratio < 6 and plan.raced.endswith("x the unplanned graph's speed, measured here")
+
+
+def test_a_slower_plan_goes_and_every_site_says_why(cache):
+    builder = Builder(0.006, 0.002)
+    plan, (_, artifacts) = race(plan_of(), builder)
+    assert plan.lowered == [] and not artifacts[0].lowered and len(builder.built) == 2
+    for decision in plan.decisions.values():
+        assert decision.reason.startswith("the planned graph was slower than the unplanned one: 0.")
+        assert decision.rejected == ((INT8, decision.reason),)
+
+
+@pytest.mark.parametrize("seconds", [(0.002, 0.006), (0.006, 0.002)])
+def test_a_graph_is_raced_once_for_all_processes(cache, seconds):
+    first, _ = race(plan_of(), Builder(*seconds))
+    forget()  # another process
+    builder = Builder(*seconds)
+    second, _ = race(plan_of(), builder)
+    assert first == second
+    assert builder.built[-1].lowered == second.lowered and all(isinstance(p, Plan) for p in builder.built)
+    assert len(builder.built) == (1 if second.lowered else 2)
+
+
+def test_another_size_is_another_race(cache):
+    race(plan_of(), Builder(0.002, 0.006))
+    forget()
+    builder = Builder(0.006, 0.002)
+    assert race(plan_of(), builder, torch.ones(3))[0].lowered == []
+
+
+@pytest.mark.parametrize(
+    "plan, options, device",
+    [
+        (plan_of(), {"min_speedup": 0}, "cpu"),
+        (plan_of(), {"race": False}, "cpu"),
+        (plan_of(), {"plan": plan_of()}, "cpu"),
+        (plan_of("h100"), {}, "cpu"),
+        (plan_of(), {}, "cuda"),
+        (Plan("cpu", {}), {}, "cpu"),
+    ],
+    ids=["speed is no matter", "switched off", "given", "other hardware", "other device", "nothing lowered"],
+)
+def test_what_does_not_race(cache, plan, options, device):
+    builder = Builder(0.0, 0.0)
+    assert race(plan, builder, device=device, options=Options(**options))[0] is plan
+    assert builder.built == [plan]
+
+
+def test_a_race_leaves_inputs_and_random_state(cache):
+    def build(plan):
+        return lambda x: (x.add_(torch.rand(())),), []
+
+    x, state = torch.ones(2), torch.get_rng_state()
+    race(plan_of(), build, x)
+    assert torch.equal(x, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_race_in_training_runs_the_backward_and_keeps_no_gradient(cache):
+    weight, backwards = nn.Parameter(torch.ones(2)), []
+    weight.register_hook(backwards.append)
+
+    def build(plan):
+        return lambda w: (w * 2,), []
+
+    race(plan_of(), build, weight)
+    assert len(backwards) >= 12 and weight.grad is None
+
+
+def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op):
+    """Op by op a quantized product is slower than a plain one: that is what the race is for."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)), torch.randn(8, 32)
+    with loka.probe(model) as probe, torch.no_grad():
+        model(x)
+    options = {"profile": probe.profile, "recipes": ("int8_rowwise",), "min_speedup": 1e-6}
+    compiled = torch.compile(model, backend="loka", options=options)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    plan = loka.plan(compiled)
+    assert plan.lowered == [] and all("slower than the unplanned" in d.reason for d in plan.decisions.values())
+
+    for _ in range(2):  # the second knows the verdict
+        trained = torch.compile(model, backend="loka", options={**options, "race": False}, isolate_recompiles=True)
+        trained(x).sum().backward()
+    assert len(loka.plan(trained).lowered) == 2
