@@ -631,7 +631,8 @@ def test_an_integer_matmul_is_left_alone(sites_of, plan_for, op_by_op):
     with torch.no_grad():
         out, _ = compiled_with(plan_for("int8_rowwise", count, *args), count)(*args)
         assert torch.equal(out, args[0] @ args[1])
-        compiled = torch.compile(count, backend="loka", options={"measure_calls": 0})  # nor does a look at the first batch trip over it
+        # nor does a look at the first batch trip over it
+        compiled = torch.compile(count, backend="loka", options={"measure_calls": 0})
         assert torch.equal(compiled(*args)[0], args[0] @ args[1])
 
 
@@ -697,7 +698,8 @@ def test_running_statistics_are_updated_once_a_call(op_by_op):
     model, x = MLP(32, 64, 48, norm=True), torch.randn(64, 32)
     twin = MLP(32, 64, 48, norm=True)
     twin.load_state_dict(model.state_dict())
-    compiled = torch.compile(model, backend="loka", options={"recipes": ("bf16",), "min_speedup": 0, "measure_calls": 0})
+    options = {"recipes": ("bf16",), "min_speedup": 0, "measure_calls": 0}
+    compiled = torch.compile(model, backend="loka", options=options)
     for _ in range(2):
         compiled(x), twin(x)
     assert loka.plan(compiled).lowered

@@ -92,7 +92,7 @@ def test_another_version_of_the_model_is_refused_with_what_changed(plan, op_by_o
 
 
 def test_another_dtype_is_another_model(plan, op_by_op):
-    with pytest.raises(Exception, match="in float32 -> .* in bfloat16"):
+    with pytest.raises(Exception, match=r"in float32 -> .* in bfloat16"):
         run(Tower().bfloat16(), plan, torch.randn(64, 32, dtype=torch.bfloat16))
 
 

@@ -59,8 +59,8 @@ class Builder:
         return call, [plan]
 
 
-def race(plan, builder, x=None, device="cpu", options=Options()):
-    return never_slower(plan, builder, [torch.ones(2) if x is None else x], options, device)
+def race(plan, builder, x=None, device="cpu", options=None):
+    return never_slower(plan, builder, [torch.ones(2) if x is None else x], options or Options(), device)
 
 
 def test_a_faster_plan_stays_and_says_by_how_much(cache):
