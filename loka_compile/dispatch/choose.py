@@ -1,17 +1,22 @@
-"""Dispatch: from a profile and a target to a plan. Per site the fastest candidate within the error budget.
+"""Dispatch: from a profile and a target to a plan.
 
-    feasible = candidates that a provider can run, with MERE <= max_mere, SQNR >= min_sqnr_db, speed-up >= min_speedup
-    choice   = the fastest feasible one, else keep the GEMM as it is
+    feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >= min_sqnr_db
+    choice   = of all sites together, the assignment of least time (cut.py); casts that sites share are paid once,
+               and a site is lowered only if that is worth min_speedup
 
-LoKA Dispatch (papers.md 1.4). Every candidate that is not chosen leaves with its reasons.
+LoKA Dispatch (papers.md 1.4) chooses site by site, which loses where a cast is shared. Every candidate that is not
+chosen leaves with its reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from loka_compile.dispatch import roofline, timing
+from loka_compile.dispatch import cut, roofline, timing
+from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.providers import PROVIDERS, emulated, reasons_against
@@ -22,44 +27,35 @@ from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS, Target
 
+FREE = Cost(0.0)
+"""Of emulation, which shows numerics and is never timed."""
+NEVER_TIMED = 1e12
+"""Microseconds that let any kernel go before emulation."""
+
+
+@dataclass
+class _Judged:
+    """A site before the choice: errors of all candidates, costs of those that may run, reasons against the others."""
+
+    site: Site
+    keep_us: float = 0.0
+    source: str = ""
+    errors: dict[Candidate, Score] = field(default_factory=dict)
+    costs: dict[Candidate, Cost] = field(default_factory=dict)
+    rejected: dict[Candidate, str] = field(default_factory=dict)
+    kept_because: str = ""
+
 
 def dispatch(profile: Profile, target: str | None = None, options: Options | None = None) -> Plan:
     """Decide every site of a profile. Budgets and recipes come from `options`; so does the target, unless given."""
     options = options or Options()
     options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
-    decisions = {key: decide(site, hardware, options) for key, site in profile.sites.items()}
+    judged = {key: _judge(known, hardware, options) for key, known in profile.sites.items()}
+    problem = _problem(judged, options)
+    together = _Together(judged, {k: problem.sites[k][index].name for k, index in cut.choose(problem).items()})
+    decisions = {key: _decision(key, together, options) for key in judged}
     return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}", pins=pins(hardware))
-
-
-def decide(profiled: SiteProfile, target: Target, options: Options) -> Decision:
-    site, sizes = profiled.site, Sizes(*profiled.observed)
-    source = "measured on this CPU" if target.measured else f"modelled: roofline {target}"
-    if 0 in (sizes.batch, sizes.M, sizes.N, sizes.K):
-        return Decision(site, KEPT, "the GEMM is empty")
-    keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
-    scores = {KEEP: Score(time_us=keep_us, time_source=source)}
-    rejected: list[tuple[Candidate, str]] = []
-    feasible: list[tuple[float, Candidate]] = []
-    for candidate in candidates(options):
-        score = _errors(profiled, candidate.recipe)
-        reasons = list(_reasons(site, candidate, score, target, options))
-        if not reasons:
-            time_us = _time(site, sizes, candidate, target, keep_us)
-            score = Score(score.mere, score.sqnr_db, score.median_rel, time_us, source if time_us else "")
-            reasons = list(_too_slow(keep_us, time_us, options))
-        scores[str(candidate)] = score
-        if reasons:
-            rejected.append((candidate, "; ".join(reasons)))
-        else:
-            feasible.append((score.time_us or float("inf"), candidate))
-    if not feasible:
-        return Decision(site, KEPT, _why_kept(rejected, scores), scores, tuple(rejected))
-    feasible.sort(key=lambda pair: pair[0])
-    best_us, best = feasible[0]
-    rejected += [(c, _slower(us, best, best_us)) for us, c in feasible[1:]]
-    speed = f"{keep_us / best_us:.2f}x" if best_us < float("inf") else "numerics only"
-    return Decision(site, best, f"fastest within budget, {speed}", scores, tuple(rejected))
 
 
 def candidates(options: Options) -> Iterator[Candidate]:
@@ -68,6 +64,25 @@ def candidates(options: Options) -> Iterator[Candidate]:
         for provider in PROVIDERS:
             if provider != emulated.NAME or options.min_speedup == 0:
                 yield Candidate(recipe, provider)
+
+
+# ---------------------------------------------------------------- site by site
+
+
+def _judge(profiled: SiteProfile, target: Target, options: Options) -> _Judged:
+    site, sizes = profiled.site, Sizes(*profiled.observed)
+    if 0 in (sizes.batch, sizes.M, sizes.N, sizes.K):
+        return _Judged(site, kept_because="the GEMM is empty")
+    keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
+    judged = _Judged(site, keep_us, "measured on this CPU" if target.measured else f"modelled: roofline {target}")
+    for candidate in candidates(options):
+        judged.errors[candidate] = score = _errors(profiled, candidate.recipe)
+        reasons = list(_reasons(site, candidate, score, target, options))
+        if reasons:
+            judged.rejected[candidate] = "; ".join(reasons)
+        else:
+            judged.costs[candidate] = _cost(site, sizes, candidate, target, keep_us)
+    return judged
 
 
 def _errors(profiled: SiteProfile, recipe: str) -> Score:
@@ -92,27 +107,113 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
         yield f"SQNR {score.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}"
 
 
-def _time(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_us: float) -> float | None:
+def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_us: float) -> Cost:
     recipe = RECIPES[candidate.recipe]
-    if target.measured:
-        return timing.recipe_us(site, sizes, recipe, candidate.provider, beat_us=keep_us)
     if candidate.provider == emulated.NAME:
-        return None
-    return roofline.recipe_us(site, sizes, recipe, target)
+        return FREE
+    if target.measured:
+        return timing.cost(site, sizes, recipe, candidate.provider, beat_us=keep_us)
+    return roofline.cost(site, sizes, recipe, target)
 
 
-def _too_slow(keep_us: float, time_us: float | None, options: Options) -> Iterator[str]:
-    if time_us is not None and keep_us / time_us < options.min_speedup:
-        yield f"{keep_us / time_us:.2f}x, wanted {options.min_speedup:g}x ({time_us:.0f} us against {keep_us:.0f})"
+# ---------------------------------------------------------------- all together
 
 
-def _slower(time_us: float, best: Candidate, best_us: float) -> str:
-    if time_us == float("inf"):
-        return f"numerics only, as against {best}"
-    return f"slower than {best}: {time_us:.0f} us against {best_us:.0f}"
+def _problem(judged: Mapping[str, _Judged], options: Options) -> cut.Problem:
+    """All that is feasible against keeping, which loses ties. Low-precision times count `min_speedup` times: a margin
+    to be won by each group of sites that shares casts. Where speed is no matter, keeping is no choice."""
+    forms: dict[Form, float] = {}
+    sites: dict[str, Sequence[cut.Choice]] = {}
+    margin = options.min_speedup or 1.0
+    for key, each in judged.items():
+        for cast in (cast for cost in each.costs.values() for cast in cost.casts):
+            forms[cast.form] = max(forms.get(cast.form, 0.0), cast.us * margin)
+        keep = [] if each.costs and options.min_speedup == 0 else [cut.Choice(KEPT, each.keep_us)]
+        sites[key] = [*(_choice(candidate, cost, margin) for candidate, cost in each.costs.items()), *keep]
+    return cut.Problem(sites, forms)
 
 
-def _why_kept(rejected: list[tuple[Candidate, str]], scores: dict[str, Score]) -> str:
+def _choice(candidate: Candidate, cost: Cost, margin: float) -> cut.Choice:
+    us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
+    return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts))
+
+
+@dataclass(frozen=True)
+class _Together:
+    """All sites and what was picked for each."""
+
+    judged: Mapping[str, _Judged]
+    picks: Mapping[str, Candidate]
+
+    def casts(self, key: str) -> Sequence[Cast]:
+        """What the pick of a site casts."""
+        cost = self.judged[key].costs.get(self.picks[key])
+        return cost.casts if cost is not None else ()
+
+    @functools.cached_property
+    def users(self) -> Mapping[Form, list[str]]:
+        users = defaultdict(list)
+        for key in self.picks:
+            for cast in self.casts(key):
+                users[cast.form].append(key)
+        return users
+
+    def shared_us(self, cost: Cost) -> float:
+        """A pick's kernel and an equal share of every cast, so that the times of all picks add up."""
+        return cost.kernel_us + sum(cast.us / len(self.users[cast.form]) for cast in cost.casts)
+
+    def partners(self, key: str) -> list[str]:
+        """The sites that a site shares a cast with."""
+        return list(dict.fromkeys(k for cast in self.casts(key) if cast.us for k in self.users[cast.form] if k != key))
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def _decision(key: str, together: _Together, options: Options) -> Decision:
+    judged, pick = together.judged[key], together.picks[key]
+    if judged.kept_because:
+        return Decision(judged.site, KEPT, judged.kept_because)
+    scores = {KEEP: Score(time_us=judged.keep_us, time_source=judged.source)}
+    for candidate, score in judged.errors.items():
+        cost = judged.costs.get(candidate, FREE)
+        if cost is not FREE:
+            us = together.shared_us(cost) if candidate == pick else cost.alone_us
+            score = replace(score, time_us=us, time_source=judged.source)
+        scores[str(candidate)] = score
+    beaten = {c: _why_not(judged, c, pick, scores, options) for c in judged.costs if c != pick}
+    rejected = tuple({**judged.rejected, **beaten}.items())
+    reason = _why_kept(rejected, scores) if pick == KEPT else _why(key, together)
+    return Decision(judged.site, pick, reason, scores, rejected)
+
+
+def _why(key: str, together: _Together) -> str:
+    judged, partners = together.judged[key], together.partners(key)
+    cost = judged.costs[together.picks[key]]
+    if cost is FREE:
+        return "fastest within budget, numerics only"
+    speed = f"fastest within budget, {judged.keep_us / together.shared_us(cost):.2f}x"
+    if not partners:
+        return speed
+    return f"{speed}, its cast shared with {', '.join(partners)} ({judged.keep_us / cost.alone_us:.2f}x alone)"
+
+
+def _why_not(
+    judged: _Judged, candidate: Candidate, pick: Candidate, scores: Mapping[str, Score], options: Options
+) -> str:
+    """Why a feasible candidate was not chosen."""
+    us, best_us = scores[str(candidate)].time_us, scores[str(pick)].time_us
+    if us is None or best_us is None:
+        return f"numerics only, as against {pick}"
+    speed = judged.keep_us / us
+    if speed < options.min_speedup:
+        return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
+    if us < best_us:
+        return f"{us:.0f} us, yet {pick} is faster together with the sites that share casts"
+    return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"
+
+
+def _why_kept(rejected: Sequence[tuple[Candidate, str]], scores: Mapping[str, Score]) -> str:
     """The nearest miss in words: of real kernels the fastest that was timed, else the first."""
     real = [(c, reason) for c, reason in rejected if c.provider != emulated.NAME]
     if not real:
@@ -121,5 +222,3 @@ def _why_kept(rejected: list[tuple[Candidate, str]], scores: dict[str, Score]) -
         return real[0][1]
     candidate, reason = min(real, key=lambda pair: scores[str(pair[0])].time_us or float("inf"))
     return f"no candidate within budget; {candidate}: {reason}"
-
-

@@ -1,8 +1,8 @@
 """Settling the plan of one graph: given, dispatched from a profile, or from a look at the first batch.
 
 A plan that is given is followed to the letter. One that is made here is tried first: the rewritten graph's outputs
-are compared with the original's on the inputs at hand, and sites are demoted, worst first, until the error is
-within `max_output_error`.
+are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most noise for
+the time they save, until the error is within `max_output_error`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.pin import check_hardware
-from loka_compile.dispatch.plan import Plan, PlanError, load_plan
+from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
@@ -66,17 +67,39 @@ def _given(options: Options, device: str) -> Plan:
 
 
 def within_budget(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter) -> Plan:
-    """The plan with its worst sites demoted until this graph's outputs are within the budget (relative RMS)."""
+    """The fastest plan on the frontier between time and noise whose outputs, on this graph, are within the budget.
+
+    The budget is a relative RMS. Demoted along the way are the sites that make the most noise for the time they save.
+    """
     sites: list[Site] = []
     reference = run(gm, inputs, lambda graph: sites.extend(gemm.site for gemm in annotate(graph)))
-    while True:
+    here = {d.site.key: d for d in filter(None, map(plan.find, sites)) if d.lowered}
+    for kept in [*kept_along_frontier(list(here.values())), set(here)]:
         error = output_error(run(gm, inputs, functools.partial(rewriter, plan)), reference)
-        here = [decision for decision in map(plan.find, sites) if decision is not None and decision.lowered]
         if error <= budget or not here:
             return plan
-        worst = max(here, key=lambda decision: decision.score.mere)
-        reason = f"outputs were off by {error:.2%} (budget {budget:.2%}) and this was the least accurate site"
-        plan = plan.with_decision(worst.demoted(reason))
+        reason = f"outputs were off by {error:.2%} (budget {budget:.2%})"
+        reason += " and this site makes most noise for what it saves"
+        for key in sorted(kept & set(here)):
+            plan = plan.with_decision(here.pop(key).demoted(reason))
+    return plan
+
+
+def kept_along_frontier(lowered: Sequence[Decision]) -> list[set[str]]:
+    """Keys of the sites that are kept at each point of the frontier after the fastest, at which none is."""
+    choices = {d.site.key: (Choice("lower", 0.0, (), _noise(d)), Choice(KEEP, _saved_us(d))) for d in lowered}
+    problem = Problem(choices, {})
+    return [{key for key, pick in point.picks.items() if pick == 1} for point in frontier(problem)[1:]]
+
+
+def _noise(decision: Decision) -> float:
+    """Noise over signal power at the site: what it adds to the output's, if all sites count alike."""
+    return min(10 ** (-decision.score.sqnr_db / 10), 1e6)
+
+
+def _saved_us(decision: Decision) -> float:
+    """At least a little: where speed is no matter, sites go by noise alone."""
+    return max((decision.before.time_us or 0.0) - (decision.score.time_us or 0.0), 1.0)
 
 
 def run(gm: fx.GraphModule, inputs: Sequence[Any], rewrite: Callable[[fx.Graph], None]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Measured times: kernels run on this machine, at the site's sizes, and remembered on disk.
 
-A candidate's time is its GEMM kernel on ready operands plus its casts. Casts cost per element what one compiled
-(that is, fused) cast costs at a large size: an upper bound, since in the model Inductor fuses them into neighbours.
+A candidate's time is its GEMM kernel on ready operands plus its casts. A cast costs per element what a compiled one
+costs at a large size: by itself, or where Inductor fuses it with what makes the tensor, what it adds to that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from loka_compile import compat
+from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.kernels import quantize as quantization
@@ -40,8 +41,8 @@ def keep_us(site: Site, sizes: Sizes) -> float:
     return _remembered(_key("keep", site.dtype, sizes), lambda: _best_us(lambda: a() @ b()))
 
 
-def recipe_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> float:
-    """Microseconds of the GEMM in a recipe, casts included; only a lower bound once it is hopeless against beat_us."""
+def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> Cost:
+    """The GEMM in a recipe. Only a lower bound, without casts, once the kernel alone is hopeless against beat_us."""
     lhs, _ = recipe.operand("lhs", site.gradient == "lhs")
     rhs, _ = recipe.operand("rhs", site.gradient == "rhs")
 
@@ -52,11 +53,14 @@ def recipe_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: 
 
     kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
     if kernel > HOPELESS * beat_us:
-        return kernel
-    cast = _remembered(_key("cast", recipe.name, site.dtype), lambda: _cast_us(recipe, site.dtype))
+        return Cost(kernel)
+
+    def cast_us(elements: int, fused: bool) -> float:
+        key = _key("cast", recipe.name, site.dtype, "fused" if fused else "alone")
+        return elements * _remembered(key, lambda: _cast_us(recipe, site.dtype, fused))
+
     rescale = _remembered(_key("rescale", recipe.name, site.dtype), lambda: _rescale_us(recipe, site.dtype))
-    elements = sizes.lhs + (0 if site.static_rhs else sizes.rhs)
-    return kernel + cast * elements + rescale * sizes.out
+    return Cost(kernel + rescale * sizes.out, casts(site, sizes, recipe, cast_us))
 
 
 def _kernel(provider: str, a: Any, b: Any, a_scale: Any, b_scale: Any, dtype: torch.dtype) -> Any:
@@ -98,12 +102,18 @@ def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
 
 
-def _cast_us(recipe: Recipe, dtype: torch.dtype) -> float:
-    """Microseconds per element of casting an operand."""
+def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool) -> float:
+    """Microseconds per element of casting an operand; fused, what it adds to the pointwise operator that makes it."""
     made, scaling = recipe.operand("lhs", False)
-    if scaling == "none":
-        return _compiled_us(lambda x: x.to(made), torch.randn(CAST_SHAPE, dtype=dtype))
-    return _compiled_us(lambda x: quantization.reference(x, made, scaling, -1), torch.randn(CAST_SHAPE, dtype=dtype))
+
+    def cast(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x.to(made),) if scaling == "none" else quantization.reference(x, made, scaling, -1)
+
+    x = torch.randn(CAST_SHAPE, dtype=dtype)
+    if not fused:
+        return _compiled_us(cast, x)
+    both = _compiled_us(lambda x: (x.relu(), *cast(x.relu())), x)
+    return max(0.0, both - _compiled_us(lambda x: x.relu(), x))
 
 
 def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
@@ -158,10 +168,10 @@ def _key(*parts: Any) -> str:
 
 @functools.cache
 def _file() -> Path:
-    """One file a machine, thread count and torch version: a time is only comparable within them."""
+    """One file a machine, thread count, torch version, kernels and way of timing: a time is only comparable in them."""
     cpu = next((line for line in _cpuinfo() if line.startswith(("model name", "Model"))), platform.processor())
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
-    kernels = Path(gemm.__file__).read_bytes() + Path(quantization.__file__).read_bytes()
+    kernels = b"".join(Path(str(file)).read_bytes() for file in (__file__, gemm.__file__, quantization.__file__))
     machine = f"{cpu} {flags} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
     return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
 

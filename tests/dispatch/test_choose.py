@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import sympy
@@ -10,8 +11,9 @@ import torch
 
 from loka_compile.dispatch import choose, roofline, timing
 from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate
-from loka_compile.graph.site import Site
+from loka_compile.graph.site import Operand, Site
 from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.probe.score import ErrorScore
@@ -43,11 +45,12 @@ def times(monkeypatch):
     """Measured times made up: `keep` and one a `recipe/provider`, in microseconds."""
     made_up = {"keep": 100.0}
 
-    def recipe_us(site, sizes, recipe, provider, beat_us=math.inf):
-        return made_up[f"{recipe.name}/{provider}"]
+    def cost(site, sizes, recipe, provider, beat_us=math.inf):
+        kernel, cast = made_up[f"{recipe.name}/{provider}"], made_up.get("cast", 0.0)
+        return Cost(kernel, casts(site, sizes, recipe, lambda elements, fused: cast))
 
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
-    monkeypatch.setattr(timing, "recipe_us", recipe_us)
+    monkeypatch.setattr(timing, "cost", cost)
     return made_up
 
 
@@ -94,6 +97,69 @@ def test_every_candidate_is_chosen_or_rejected_with_a_reason():
         assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(candidates)
         assert all(reason for _, reason in decision.rejected)
         assert set(decision.scores) == {"keep", *map(str, candidates)}
+
+
+# ---------------------------------------------------------------- all sites together
+
+
+def readers(count, tensor="norm:relu", producer="relu.default", dtype=torch.float32):
+    """Sites that read one tensor, each with a frozen weight of its own."""
+    sites = {}
+    for number in range(count):
+        known = profiled(dtype=dtype, static_rhs=True)
+        site = replace(known.site, key=f"fc{number}#0:output", lhs=Operand(tensor, producer))
+        sites[site.key] = replace(known, site=site)
+    return Profile(sites)
+
+
+def test_a_shared_cast_is_paid_once(times):
+    times |= {"int8_rowwise/aten": 60.0, "cast": 70.0}
+    options = Options(recipes=("int8_rowwise",))
+    (alone,) = dispatch(readers(1), options=options).decisions.values()
+    assert not alone.lowered and alone.reason == "0.77x, wanted 1.05x (130 us against 100)"
+    plan = dispatch(readers(3), options=options)
+    assert len(plan.lowered) == 3 and sum(d.score.time_us for d in plan.lowered) == pytest.approx(3 * 60 + 70)
+    reason = plan.decisions["fc1#0:output"].reason
+    assert reason == (
+        "fastest within budget, 1.20x, its cast shared with fc0#0:output, fc2#0:output (0.77x alone)"
+    )  # 60 + 70 / 3 against 100
+
+
+def test_the_margin_is_that_of_the_whole_group(times):
+    times |= {"int8_rowwise/aten": 60.0, "cast": 70.0}  # together 250 us instead of 300
+    lowered = lambda speedup: len(  # noqa: E731
+        dispatch(readers(3), options=Options(recipes=("int8_rowwise",), min_speedup=speedup)).lowered
+    )
+    assert (lowered(1.19), lowered(1.21)) == (3, 0)
+
+
+def test_sites_of_different_tensors_share_nothing(times):
+    times |= {"int8_rowwise/aten": 60.0, "cast": 90.0}
+    first, second = readers(2, "a:relu"), readers(2, "b:relu")
+    renamed = {key.replace("fc", "other"): known for key, known in second.sites.items()}
+    plan = dispatch(Profile({**first.sites, **renamed}), options=Options(recipes=("int8_rowwise",)))
+    assert len(plan.decisions) == 4 and plan.lowered == []
+    assert len(dispatch(readers(4), options=Options(recipes=("int8_rowwise",))).lowered) == 4
+
+
+def test_a_transposed_reader_needs_another_row_scale(times):
+    times |= {"int8_rowwise/aten": 60.0, "cast": 70.0}
+    profile = readers(3)
+    flip = lambda known: replace(known, site=replace(known.site, lhs=replace(known.site.lhs, flipped=True)))  # noqa: E731
+    sites = {key: flip(known) if key == "fc0#0:output" else known for key, known in profile.sites.items()}
+    assert dispatch(Profile(sites), options=Options(recipes=("int8_rowwise",), min_speedup=1.1)).lowered == []
+
+
+def test_a_producer_that_emits_low_precision_makes_it_nearly_free():
+    """On an H100 a product of this size pays for FP8 after a ReLU, and not after an embedding."""
+    sizes = (1, 4096, 1024, 1024)
+    known = profiled(sizes, static_rhs=True)
+    cost = {}
+    for producer in ("relu.default", "embedding.default"):
+        site = replace(known.site, lhs=Operand("x", producer))
+        decision = decide(replace(known, site=site), recipes=("fp8_rowwise",), min_speedup=0)
+        cost[producer] = decision.score.time_us / decision.before.time_us
+    assert cost["relu.default"] < 0.85 * cost["embedding.default"]
 
 
 # ---------------------------------------------------------------- why the others do not

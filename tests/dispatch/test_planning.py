@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,8 @@ def site(name, role="output"):
 
 def plan_of(**mere):
     """A plan that lowers each named site, with the error it was scored at."""
-    decisions = [Decision(site(name), FP8, "chosen", {str(FP8): Score(error)}) for name, error in mere.items()]
+    scores = {name: {str(FP8): Score(error, -20 * math.log10(error))} for name, error in mere.items()}
+    decisions = [Decision(site(name), FP8, "chosen", scores[name]) for name in mere]
     return Plan("cpu", {decision.site.key: decision for decision in decisions})
 
 
@@ -71,9 +73,22 @@ def test_the_worst_site_goes_first_and_no_more_than_needed(graph):
     settled = within_budget(plan, None, [], 0.035, graph("a", "b", "c"))
     assert [d.site.fqn for d in settled.lowered] == ["a", "c"]
     demoted = settled.decisions["b#0:output"]
-    assert demoted.reason == "outputs were off by 7.00% (budget 3.50%) and this was the least accurate site"
+    assert demoted.reason == "outputs were off by 7.00% (budget 3.50%) and this site makes most noise for what it saves"
     assert demoted.rejected == ((FP8, demoted.reason),)
     assert [d.site.fqn for d in within_budget(plan, None, [], 0.015, graph("a", "b", "c")).lowered] == ["a"]
+
+
+def test_noise_is_weighed_against_the_time_it_buys(graph):
+    """b is the noisiest and saves the most: a, which saves little, goes first."""
+    plan = plan_of(a=0.04, b=0.05)
+    slow = {"keep": Score(time_us=10_000.0)}
+    keys = {"a#0:output": 9_900.0, "b#0:output": 1_000.0}
+    decisions = {
+        key: replace(d, scores={**slow, str(FP8): replace(d.score, time_us=keys[key])})
+        for key, d in plan.decisions.items()
+    }
+    settled = within_budget(replace(plan, decisions=decisions), None, [], 0.06, graph("a", "b"))
+    assert [d.site.fqn for d in settled.lowered] == ["b"]
 
 
 @pytest.mark.parametrize(("budget", "left"), [(INF, 3), (0.071, 3), (0.03, 2), (0.0, 0)])
@@ -119,8 +134,8 @@ def test_demotion_of_a_real_model(profiled, fresh_dynamo, op_by_op):
         lowered[budget] = len(plan.lowered)
         worst = [d for d in plan.decisions.values() if "outputs were off by" in d.reason]
         assert len(worst) + len(plan.lowered) == 3
-        merit = {d.site.key: profile.sites[d.site.key].error("fp8_tensorwise").mere for d in plan.decisions.values()}
-        assert all(merit[d.site.key] >= merit[kept.site.key] for d in worst for kept in plan.lowered)
+        noise = {key: -known.error("fp8_tensorwise").sqnr_db for key, known in profile.sites.items()}
+        assert all(noise[d.site.key] >= noise[kept.site.key] for d in worst for kept in plan.lowered)
     assert [lowered[INF], lowered[0.0]] == [3, 0] and 0 < lowered[budgets[1]] < 3
 
 

@@ -6,7 +6,7 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.roofline import keep_us, recipe_us
+from loka_compile.dispatch.roofline import cost, keep_us
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES
@@ -24,7 +24,7 @@ def site(sizes, dtype=torch.bfloat16, static_rhs=False):
 def us(recipe, M, N, K, batch=1, target=H100, **more):
     sizes = Sizes(batch, M, N, K)
     where = site(sizes, **more)
-    return keep_us(where, sizes, target) if recipe is None else recipe_us(where, sizes, RECIPES[recipe], target)
+    return keep_us(where, sizes, target) if recipe is None else cost(where, sizes, RECIPES[recipe], target).alone_us
 
 
 def test_a_bf16_product_by_hand():

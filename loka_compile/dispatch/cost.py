@@ -1,0 +1,58 @@
+"""What a candidate costs at a site: its kernel, and the casts of its operands, which other sites may share.
+
+One tensor in one form (format, scaling, axis) is cast once for all sites that read it so, as passes/precision.py does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loka_compile.dispatch.sizes import Sizes
+from loka_compile.graph.site import Site
+from loka_compile.recipes import Recipe
+
+Form = tuple[str, ...]
+"""A tensor in a format: its name, dtype, scaling, and the axis that is scaled along where there is one."""
+
+STANDS_ALONE = {"", "placeholder", "get_attr", "mm", "addmm", "bmm", "baddbmm", "embedding", "_embedding_bag"}
+"""Producers whose result Inductor cannot cast on the way: inputs, library kernels; "" is an unknown one."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Microseconds of bringing one tensor into a form."""
+
+    form: Form
+    us: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """kernel_us: the product, with what brings its result to the wanted dtype. casts: of operands not frozen."""
+
+    kernel_us: float
+    casts: tuple[Cast, ...] = ()
+
+    @property
+    def alone_us(self) -> float:
+        """With no cast shared."""
+        return self.kernel_us + sum(cast.us for cast in self.casts)
+
+
+def casts(site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float]) -> tuple[Cast, ...]:
+    """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not.
+
+    A weight that is quantized once and for all needs none.
+    """
+    found = []
+    for side, axis, elements in (("lhs", -1, sizes.lhs), ("rhs", -2, sizes.rhs)):
+        if side == "rhs" and site.static_rhs:
+            continue
+        operand = site.lhs if side == "lhs" else site.rhs
+        dtype, scaling = recipe.operand(side, site.gradient == side)  # type: ignore[arg-type]
+        along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
+        name = operand.tensor or f"{side} of {site.key}"
+        fused = operand.producer.partition(".")[0] not in STANDS_ALONE
+        found.append(Cast((name, str(dtype).removeprefix("torch."), scaling, along), us(elements, fused)))
+    return tuple(found)

@@ -1,0 +1,243 @@
+"""The choice for all sites of a graph at once: least total time, where sites share the casts of their operands.
+
+Choosing site by site is greedy: it charges every site the whole cast of a tensor that three of them read, and keeps
+all three. Here a form (one tensor in one format) is paid once, by whoever uses it:
+
+    minimize  sum over sites of time(choice) + weight * noise(choice)  +  sum over forms in use of time(form)
+
+With one alternative to keeping at every site this is a minimum cut (project selection): a site node is cut from the
+source at the price of keeping, from the sink at the price of lowering; a form node from the sink at its own price;
+a lowered site holds on to its forms at any price. With several alternatives a site the problem is NP-hard (facility
+location), so: parts of a graph that share no form are solved apart; a part with few shared forms is solved exactly by
+trying which of them are open; any other by a minimum cut per recipe, each site free to stay or to move, until nothing
+improves. That last one is never worse than the greedy choice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+
+EXACT_FORMS = 12
+"""Most shared forms of a part whose combinations are all tried."""
+GRAIN = 1e-3
+"""Capacities of a cut are whole nanoseconds, so that sums are exact; a time is in microseconds."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a site. us: its own time. forms: the forms it reads. noise: its share of the output's error."""
+
+    name: Hashable
+    us: float
+    forms: tuple[Hashable, ...] = ()
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """sites: what each can choose from, at least one thing. forms: microseconds of each form."""
+
+    sites: Mapping[str, Sequence[Choice]]
+    forms: Mapping[Hashable, float]
+
+    def us(self, picks: Mapping[str, int]) -> float:
+        """Total time of an assignment (site -> index of its choice)."""
+        chosen = [self.sites[site][index] for site, index in picks.items()]
+        used = {form for choice in chosen for form in choice.forms}
+        return sum(choice.us for choice in chosen) + sum(self.forms[form] for form in used)
+
+    def noise(self, picks: Mapping[str, int]) -> float:
+        return sum(self.sites[site][index].noise for site, index in picks.items())
+
+
+@dataclass(frozen=True)
+class Point:
+    """An assignment on the frontier: none is faster with as little noise, at some price of noise."""
+
+    picks: Mapping[str, int]
+    us: float
+    noise: float
+
+
+def choose(problem: Problem, weight: float = 0.0) -> dict[str, int]:
+    """The assignment of least time + weight * noise: site -> index of its choice. Ties go to the earlier choice."""
+    picks: dict[str, int] = {}
+    for part in _parts(problem):
+        picks |= _solve(_priced(part, weight))
+    return {site: picks[site] for site in problem.sites}
+
+
+def greedy(problem: Problem) -> dict[str, int]:
+    """Every site by itself, as if it alone paid for its forms."""
+    alone = lambda choice: choice.us + sum(problem.forms[form] for form in choice.forms)  # noqa: E731
+    return {site: min(range(len(c)), key=lambda i: alone(c[i])) for site, c in problem.sites.items()}
+
+
+def frontier(problem: Problem) -> list[Point]:
+    """From the fastest assignment to the least noisy, the corners of the convex frontier between time and noise.
+
+    The Lagrangian sweep: between two known points, the price of noise at which both cost the same either yields a
+    point below their line, which is looked at on both its sides, or shows that there is none.
+    """
+    fastest = _point(problem, choose(problem))
+    every = [choice for choices in problem.sites.values() for choice in choices]
+    largest = max((choice.noise for choice in every), default=0.0)
+    times = sum(abs(choice.us) for choice in every) + sum(problem.forms.values())
+    dearest = 2 * times / (GRAIN * largest) if largest else 0.0
+    quietest = _point(problem, choose(problem, dearest))
+    return [fastest, *_between(problem, fastest, quietest), quietest] if quietest.noise < fastest.noise else [fastest]
+
+
+def _between(problem: Problem, fast: Point, quiet: Point) -> Iterator[Point]:
+    if fast.noise <= quiet.noise:
+        return
+    weight = (quiet.us - fast.us) / (fast.noise - quiet.noise)
+    found = _point(problem, choose(problem, weight))
+    cost = lambda point: point.us + weight * point.noise  # noqa: E731
+    below = min(cost(fast), cost(quiet)) - cost(found) > GRAIN
+    if not below or found.noise in (fast.noise, quiet.noise):
+        return
+    yield from _between(problem, fast, found)
+    yield found
+    yield from _between(problem, found, quiet)
+
+
+def _point(problem: Problem, picks: Mapping[str, int]) -> Point:
+    return Point(picks, problem.us(picks), problem.noise(picks))
+
+
+# ---------------------------------------------------------------- parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sites that share forms, and what is left to decide about them.
+
+    sites: per site its choices as (price, shared forms). A form that only one site can use is in the prices.
+    """
+
+    sites: Mapping[str, Sequence[tuple[float, frozenset[Hashable]]]]
+    forms: Mapping[Hashable, float]
+
+    def price(self, picks: Mapping[str, int]) -> float:
+        chosen = [self.sites[site][index] for site, index in picks.items()]
+        return sum(price for price, _ in chosen) + sum(self.forms[form] for form in _forms(self, picks))
+
+
+def _parts(problem: Problem) -> Iterator[Problem]:
+    graph = nx.Graph()
+    for site, choices in problem.sites.items():
+        graph.add_node(("site", site))
+        graph.add_edges_from((("site", site), ("form", form)) for choice in choices for form in choice.forms)
+    for component in nx.connected_components(graph):
+        sites = {site: choices for site, choices in problem.sites.items() if ("site", site) in component}
+        if sites:
+            yield Problem(sites, problem.forms)
+
+
+def _priced(problem: Problem, weight: float) -> _Part:
+    users = Counter(form for choices in problem.sites.values() for form in {f for c in choices for f in c.forms})
+    shared = {form: problem.forms[form] for form, count in users.items() if count > 1}
+
+    def price(choice: Choice) -> float:
+        own = sum(problem.forms[form] for form in set(choice.forms) - shared.keys())
+        return choice.us + own + (weight * choice.noise if choice.noise else 0.0)
+
+    sites = {
+        site: [(price(choice), frozenset(choice.forms) & shared.keys()) for choice in choices]
+        for site, choices in problem.sites.items()
+    }
+    return _Part(sites, shared)
+
+
+def _solve(part: _Part) -> dict[str, int]:
+    if len(part.forms) <= EXACT_FORMS:
+        return _try_all(part)
+    first, last = {site: 0 for site in part.sites}, {site: len(c) - 1 for site, c in part.sites.items()}
+    if all(len(choices) <= 2 for choices in part.sites.values()) and not _forms(part, first) & _forms(part, last):
+        return _cut(part, first, last)
+    return _expand(part)
+
+
+def _forms(part: _Part, picks: Mapping[str, int]) -> frozenset[Hashable]:
+    return frozenset().union(*(part.sites[site][index][1] for site, index in picks.items()))
+
+
+def _try_all(part: _Part) -> dict[str, int]:
+    """Exact: for every set of open forms, each site takes the cheapest choice that needs no other."""
+    best: tuple[float, dict[str, int]] | None = None
+    for count in range(len(part.forms) + 1):
+        for open_forms in itertools.combinations(part.forms, count):
+            picks = _best_within(part, frozenset(open_forms))
+            if picks is not None and (best is None or part.price(picks) < best[0]):
+                best = part.price(picks), picks
+    assert best is not None
+    return best[1]
+
+
+def _best_within(part: _Part, open_forms: frozenset[Hashable]) -> dict[str, int] | None:
+    picks = {}
+    for site, choices in part.sites.items():
+        possible = [index for index, (_, forms) in enumerate(choices) if forms <= open_forms]
+        if not possible:
+            return None
+        picks[site] = min(possible, key=lambda index: choices[index][0])
+    return picks
+
+
+# ---------------------------------------------------------------- minimum cut
+
+
+def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[str, int]:
+    """The cheapest assignment in which every site stays or moves.
+
+    Exact where no form is used by staying and by moving sites alike; such a form counts as paid for.
+    """
+    staying, moving = _forms(part, stay), _forms(part, move)
+    whole = lambda price: round(price / GRAIN)  # noqa: E731
+    graph = nx.DiGraph()
+    graph.add_edge("source", "sink", capacity=0)
+    for site in part.sites:
+        (stay_price, stay_forms), (move_price, move_forms) = part.sites[site][stay[site]], part.sites[site][move[site]]
+        least = min(stay_price, move_price)  # capacities are not negative
+        graph.add_edge("source", ("site", site), capacity=whole(stay_price - least))
+        graph.add_edge(("site", site), "sink", capacity=whole(move_price - least))
+        for form in move_forms - staying:
+            graph.add_edge(("site", site), ("form", form))  # without a capacity: it cannot be cut
+            graph.add_edge(("form", form), "sink", capacity=whole(part.forms[form]))
+        for form in stay_forms - moving:
+            graph.add_edge(("form", form), ("site", site))
+            graph.add_edge("source", ("form", form), capacity=whole(part.forms[form]))
+    _, (source_side, _) = nx.minimum_cut(graph, "source", "sink")
+    return {site: move[site] if ("site", site) in source_side else stay[site] for site in part.sites}
+
+
+def _expand(part: _Part) -> dict[str, int]:
+    """Moves of many sites at once towards one kind of choice, until none helps; from several starts."""
+    longest = max(len(choices) for choices in part.sites.values())
+    alone = lambda forms: sum(part.forms[form] for form in forms)  # noqa: E731
+    by_itself = {s: min(range(len(c)), key=lambda i: c[i][0] + alone(c[i][1])) for s, c in part.sites.items()}
+    alike = ({site: min(index, len(c) - 1) for site, c in part.sites.items()} for index in range(longest))
+    return min((_improved(part, start) for start in (by_itself, *alike)), key=part.price)
+
+
+def _improved(part: _Part, picks: dict[str, int]) -> dict[str, int]:
+    better = True
+    while better:
+        better = False
+        for candidate in _moves(part, picks):
+            if part.price(candidate) < part.price(picks):
+                picks, better = candidate, True
+    return picks
+
+
+def _moves(part: _Part, picks: dict[str, int]) -> Iterable[dict[str, int]]:
+    longest = max(len(choices) for choices in part.sites.values())
+    for index in range(longest):
+        move = {site: index if index < len(choices) else picks[site] for site, choices in part.sites.items()}
+        yield _cut(part, picks, move)
