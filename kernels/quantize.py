@@ -2,14 +2,15 @@
 
     q, scale = quantize(x, dtype, scaling, axis)        x ~ q * scale
 
-x: (..., R, C) in any float dtype. dtype: int8, float8_e4m3fn, float8_e5m2.
+x: (..., R, C) in any float dtype. dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without
+negative values: they would become 0.
 scaling: `tensor` one scale, shape (1,); `row` one scale a slice along `axis` (-1 or -2, the GEMM's contraction),
 shape of x with that axis 1; `block` one scale per 128 values along `axis`, shape of x with that axis ceil(C / 128);
 `tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)). Scales are float32.
 
 Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
-and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; int8 has no NaN, so the scale
-of its slice is not finite (scaling `tensor` would then spoil the whole tensor, so int8 refuses it). Nothing needs
+and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; integers have no NaN, so the scale
+of its slice is not finite (scaling `tensor` would then spoil the whole tensor, so they refuse it). Nothing else needs
 clamping: amax maps to the largest value, and what division adds to it is rounded away.
 Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
 """
@@ -23,8 +24,10 @@ from loka_compile import compat
 
 BLOCK = 128
 AMAX_FLOOR = 1e-12
-LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
+LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """Largest magnitude of each format that scales map amax to (int8 leaves -128 out, to stay symmetric)."""
+
+INTEGERS = (torch.int8, torch.uint8)
 
 
 def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -37,7 +40,7 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
         scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
         return _cast(x / scale, dtype), scale
     if scaling == "row":
-        amax = x.abs().amax(axis, keepdim=True) if dtype == torch.int8 else _finite_amax(x, (axis,), keepdim=True)
+        amax = x.abs().amax(axis, keepdim=True) if dtype in INTEGERS else _finite_amax(x, (axis,), keepdim=True)
         scale = _scale(amax, dtype)
         return _cast(x / scale, dtype), scale
     rows, columns = x.shape[-2], x.shape[-1]
@@ -74,7 +77,7 @@ def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
         raise ValueError(f"loka::quantize: scaling must be tensor, row, block or tile, got {scaling!r}")
     if axis not in (-1, -2):
         raise ValueError(f"loka::quantize: axis must be -1 or -2, got {axis}")
-    if dtype == torch.int8 and scaling != "row":
+    if dtype in INTEGERS and scaling != "row":
         raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
 
 
@@ -102,7 +105,9 @@ def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.int8:
+    if dtype == torch.uint8:
+        x = x.clamp(min=0)
+    if dtype in INTEGERS:
         return x.round().to(dtype)
     return torch.where(x.isfinite(), x, float("nan")).to(dtype)
 

@@ -2,8 +2,8 @@
 
     out = (a * a_scale) @ (b * b_scale)
 
-a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8, float8 or a 16-bit float. Scales as loka::quantize makes them,
-None for a 16-bit operand. out: `out_dtype`. Products are summed in float32 (int32 for int8).
+a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8 (a also uint8), float8 or a 16-bit float. Scales as
+loka::quantize makes them, None for a 16-bit operand. out: `out_dtype`. Products are summed in float32 (int32 for int8).
 `provider` says whose kernel computes it where one is chosen; the reference, whatever the provider, is the plain
 product of the dequantized operands in float32: any recipe's exact numerics, anywhere.
 """
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.quantize import dequantize
+from loka_compile.kernels.quantize import INTEGERS, dequantize
 
 
 def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
     """PyTorch's own kernels: `_int_mm`, `_scaled_mm` (one scale, or one a row), or a 16-bit `matmul`."""
     if a_scale is None or b_scale is None:
         return (a @ b).to(out_dtype)
-    if a.dtype == torch.int8:
+    if a.dtype in INTEGERS:
         return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
     if a_scale.dim() == 2:  # one scale a row and a column, unit strides
         a_scale = a_scale.reshape(-1).contiguous().unsqueeze(1)
@@ -32,7 +32,7 @@ def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, o
 
 
 def int_mm(a: Tensor, b: Tensor) -> Tensor:
-    """torch._int_mm of (M, K) and (K, N), whatever the sizes.
+    """torch._int_mm of (M, K), int8 or on CPUs uint8, and (K, N), int8, whatever the sizes.
 
     The CPU's misreads the strides of a matrix with a dimension of 1 and returns wrong numbers (seen with torch 2.13:
     M = 1 and strides (1, 1)), so such a dimension is padded to 2.

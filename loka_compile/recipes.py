@@ -26,6 +26,8 @@ class Recipe:
     scaling: `none` (a plain cast), `tensor` (one scale), `row` (one scale a row of the left operand and a column
         of the right one, i.e. per slice along the contraction), `block`.
     accumulate: dtype the products are summed in.
+    lhs_dtype: element format of the left operand where it is another one. uint8 is for operands without negative
+        values (after a ReLU): no bit goes to a sign, so rounding errors halve.
     """
 
     name: str
@@ -33,6 +35,12 @@ class Recipe:
     scaling: Scaling
     grad_dtype: torch.dtype
     accumulate: torch.dtype = torch.float32
+    lhs_dtype: torch.dtype | None = None
+
+    @property
+    def unsigned(self) -> bool:
+        """The left operand must not be negative."""
+        return self.lhs_dtype == torch.uint8
 
     @property
     def itemsize(self) -> int:
@@ -42,7 +50,8 @@ class Recipe:
     def operand(self, side: Literal["lhs", "rhs"], is_gradient: bool) -> tuple[torch.dtype, str]:
         """Format of one operand as loka::quantize's (dtype, scaling); a right operand's blocks are 128 x 128."""
         scaling = "tile" if self.scaling == "block" and side == "rhs" else self.scaling
-        return (self.grad_dtype if is_gradient else self.dtype), scaling
+        own = self.lhs_dtype if side == "lhs" and self.lhs_dtype is not None else self.dtype
+        return (self.grad_dtype if is_gradient else own), scaling
 
     def __str__(self) -> str:
         return self.name
@@ -58,6 +67,7 @@ RECIPES: dict[str, Recipe] = {
         _recipe("bf16", torch.bfloat16, "none"),
         _recipe("fp16", torch.float16, "none"),
         _recipe("int8_rowwise", torch.int8, "row", accumulate=torch.int32),
+        _recipe("uint8_rowwise", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8),
         _recipe("fp8_tensorwise", torch.float8_e4m3fn, "tensor", grad_dtype=torch.float8_e5m2),
         _recipe("fp8_rowwise", torch.float8_e4m3fn, "row"),
         _recipe("fp8_blockwise", torch.float8_e4m3fn, "block"),

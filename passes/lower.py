@@ -69,7 +69,7 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
     if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
         kernel = f"{'bmm' if value.dim() == 3 else 'mm'}[{str(value.dtype).removeprefix('torch.')}]"
     else:
-        kernel = "_int_mm" if value.dtype == torch.int8 else "_scaled_mm"
+        kernel = "_int_mm" if value.dtype in quantization.INTEGERS else "_scaled_mm"
     return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
 
 

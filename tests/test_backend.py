@@ -23,6 +23,9 @@ from loka_compile.dispatch.plan import KEPT
 from loka_compile.probe.score import emulate, sqnr_db
 from loka_compile.recipes import RECIPES
 
+SIGNED = [name for name, recipe in RECIPES.items() if not recipe.unsigned]
+"""Recipes for operands of any sign; tests/kernels/test_unsigned.py has the others."""
+
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 AGREE_DB = 40.0
@@ -127,7 +130,7 @@ def seeded():
 # ---------------------------------------------------------------- modes of torch.compile
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_a_model_in_each_recipe_is_as_accurate_as_the_recipe(recipe, plan_for, op_by_op):
     model, ids, dense = Ranker(), torch.randint(50, (33,)), torch.randn(33, 16)
     expected, exact = emulated(recipe, model, ids, dense), model(ids, dense)
@@ -328,7 +331,7 @@ def test_a_module_called_twice_is_two_sites(plan_for, op_by_op):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_half_precision_models(recipe, dtype, plan_for, op_by_op):
     model, x = MLP(32, 64, 48).to(dtype), torch.randn(5, 32, dtype=dtype)
     compiled = compiled_with(plan_for(recipe, model, x), model)
@@ -353,7 +356,7 @@ def test_sizes_that_are_no_multiples_of_anything(recipe, m, k, n, plan_for, op_b
         torch.testing.assert_close(compiled(x), expected, rtol=1e-2 if recipe == "bf16" else 1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_an_empty_batch_and_a_batch_of_one(recipe, plan_for, op_by_op):
     model = MLP(32, 64, 48)
     compiled = compiled_with(plan_for(recipe, model, torch.randn(5, 32)), model)
@@ -399,7 +402,7 @@ def test_inputs_that_are_not_contiguous(plan_for, op_by_op):
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_gradients_are_those_of_the_emulation(recipe, plan_for, op_by_op):
     model, x, seed = Linear(64, 48), torch.randn(16, 64, requires_grad=True), torch.randn(16, 48)
     to = [x, *model.parameters()]
@@ -570,7 +573,7 @@ def test_a_changed_weight_in_generated_code(plan_for):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
 def test_a_value_that_is_not_finite_stays_so_in_its_row(recipe, bad, grad, plan_for, op_by_op):
     model, x = Linear(), torch.randn(6, 32)
@@ -586,7 +589,7 @@ def test_a_value_that_is_not_finite_stays_so_in_its_row(recipe, bad, grad, plan_
         torch.testing.assert_close(out[others], clean[others], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_a_nan_in_a_weight_stays_in_its_column(recipe, plan_for, op_by_op):
     model, x = Linear(), torch.randn(6, 32)
     with torch.no_grad():
@@ -597,7 +600,7 @@ def test_a_nan_in_a_weight_stays_in_its_column(recipe, plan_for, op_by_op):
     assert out[:, [c for c in range(48) if c != 4]].isfinite().all() or block
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", SIGNED)
 def test_rows_of_zeros_give_the_bias(recipe, plan_for, op_by_op):
     model, x = Linear(), torch.randn(6, 32)
     x[1] = 0

@@ -29,6 +29,8 @@ from loka_compile.target import TARGETS, Target
 
 FREE = Cost(0.0)
 """Of emulation, which shows numerics and is never timed."""
+TIE = 0.03
+"""Share of its time that a site pays for its least noisy candidate: a difference below what timing can tell."""
 NEVER_TIMED = 1e12
 """Microseconds that let any kernel go before emulation."""
 
@@ -129,12 +131,15 @@ def _problem(judged: Mapping[str, _Judged], options: Options) -> cut.Problem:
         for cast in (cast for cost in each.costs.values() for cast in cost.casts):
             forms[cast.form] = max(forms.get(cast.form, 0.0), cast.us * margin)
         keep = [] if each.costs and options.min_speedup == 0 else [cut.Choice(KEPT, each.keep_us)]
-        sites[key] = [*(_choice(candidate, cost, margin) for candidate, cost in each.costs.items()), *keep]
+        least = min((each.errors[candidate].noise for candidate in each.costs), default=0.0)
+        noises = {candidate: 1 - least / max(each.errors[candidate].noise, 1e-30) for candidate in each.costs}
+        lower = [_choice(c, cost, margin * (1 + TIE * noises[c])) for c, cost in each.costs.items()]
+        sites[key] = [*lower, *keep]
     return cut.Problem(sites, forms)
 
 
-def _choice(candidate: Candidate, cost: Cost, margin: float) -> cut.Choice:
-    us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
+def _choice(candidate: Candidate, cost: Cost, factor: float) -> cut.Choice:
+    us = NEVER_TIMED if cost is FREE else cost.kernel_us * factor
     return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts))
 
 

@@ -54,6 +54,11 @@ class Score:
     time_us: float | None = None
     time_source: str = ""
 
+    @property
+    def noise(self) -> float:
+        """Power of the noise over that of the signal; at most a million, at least one in 1e15."""
+        return 10 ** (-min(max(self.sqnr_db, -60.0), 150.0) / 10)
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -87,14 +87,9 @@ def within_budget(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget:
 
 def kept_along_frontier(lowered: Sequence[Decision]) -> list[set[str]]:
     """Keys of the sites that are kept at each point of the frontier after the fastest, at which none is."""
-    choices = {d.site.key: (Choice("lower", 0.0, (), _noise(d)), Choice(KEEP, _saved_us(d))) for d in lowered}
+    choices = {d.site.key: (Choice("lower", 0.0, (), d.score.noise), Choice(KEEP, _saved_us(d))) for d in lowered}
     problem = Problem(choices, {})
     return [{key for key, pick in point.picks.items() if pick == 1} for point in frontier(problem)[1:]]
-
-
-def _noise(decision: Decision) -> float:
-    """Noise over signal power at the site: what it adds to the output's, if all sites count alike."""
-    return min(10 ** (-decision.score.sqnr_db / 10), 1e6)
 
 
 def _saved_us(decision: Decision) -> float:

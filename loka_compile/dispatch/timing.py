@@ -65,7 +65,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
 
 def _kernel(provider: str, a: Any, b: Any, a_scale: Any, b_scale: Any, dtype: torch.dtype) -> Any:
     """The bare product: rescaling int8's sums is the epilogue's part."""
-    if provider == "aten" and a.dtype == torch.int8:
+    if provider == "aten" and a.dtype in quantization.INTEGERS:
         return gemm.int_mm(a, b)
     return gemm.IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, dtype)
 
@@ -88,6 +88,8 @@ def _operands(sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype) -> tuple[Callabl
 def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.int8:
         return torch.randint(-127, 128, shape, dtype=dtype)
+    if dtype == torch.uint8:
+        return torch.randint(0, 256, shape, dtype=dtype)
     return torch.rand(shape).sub_(0.5).to(dtype)
 
 

@@ -15,6 +15,7 @@ from loka_compile.graph.site import Site
 from loka_compile.options import Options
 from loka_compile.probe.distribution import generator_for
 from loka_compile.probe.observer import COLUMNS, Observer, chosen_recipes
+from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
 from loka_compile.recipes import RECIPES
 
@@ -38,7 +39,7 @@ class Watcher(Observer):
     """
 
     def __init__(self, options: Options, score_calls: int, on_backward: Callable[[float], None]) -> None:
-        super().__init__(chosen_recipes(options.recipes), rows=ROWS, score_calls=score_calls, seed=0)
+        super().__init__(chosen_recipes(options.recipes), rows=ROWS, score_calls=score_calls, seed=0, pairs=PAIRS // 4)
         self.options = options
         self.on_backward = on_backward
         self.plan: Plan | None = None

@@ -1,15 +1,12 @@
-"""The learned distribution of an operand: a Gaussian over its features, from a bounded sample of its rows.
+"""Sampling an operand's rows: which dimension its independent samples run along, and a bounded uniform sample of them.
 
-Rows are taken as independent (recommendation models avoid operations across the batch), so one mean and one
-covariance over the features describe an operand (LoKA Probe). The covariance is never formed: with n centred rows R,
-n x F, the draw mean + g @ R / sqrt(n - 1), g ~ N(0, I_n), has exactly their sample covariance, for F of any size.
+Rows are taken as independent (recommendation models avoid operations across the batch), so a distribution over the
+features describes an operand (LoKA Probe).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +15,8 @@ from loka_compile.graph.site import Site
 
 ROWS, MAX_ROWS = 256, 1024
 """Rows kept while measuring; more of them where rows are short, so that quantiles have values to rest on."""
-VALUES, MAX_VALUES = 2**16, 2**21
+VALUES, MAX_VALUES = 2**16, 2**18
 """Values worth keeping of one operand, and the most that are kept."""
-SAVED_ROWS = 128
-"""Rows a profile stores: the rank of the covariance. In bfloat16, 1024 features are 256 KiB."""
 
 
 def capacity(features: int) -> int:
@@ -84,30 +79,3 @@ class Reservoir:
             rows, keys = torch.cat([self.rows, rows]), torch.cat([self.keys, keys])
         kept = keys.argsort()[: capacity(rows.shape[1])]
         self.rows, self.keys = rows[kept], keys[kept]
-
-    def gaussian(self) -> Gaussian | None:
-        """None where no row was seen."""
-        if self.rows.numel() == 0:
-            return None
-        rows = self.rows[:SAVED_ROWS].double()
-        limit = torch.finfo(torch.bfloat16).max
-        centred = (rows - rows.mean(dim=0)).clamp(-limit, limit).bfloat16()
-        return Gaussian(self.rows.double().mean(dim=0).float(), centred)
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """mean: (F,) float32. rows: (n, F) bfloat16, centred; their sample covariance is the distribution's."""
-
-    mean: Tensor
-    rows: Tensor
-
-    @property
-    def features(self) -> int:
-        return len(self.mean)
-
-    def draw(self, count: int, generator: torch.Generator, features: Tensor | None = None) -> Tensor:
-        """`count` independent rows, (count, F) in float32; only the given features if there are any."""
-        mean, rows = (self.mean, self.rows) if features is None else (self.mean[features], self.rows[:, features])
-        noise = torch.randn(count, len(rows), generator=generator)
-        return mean + noise @ rows.float() / math.sqrt(max(1, len(rows) - 1))

@@ -14,15 +14,15 @@ from torch import Tensor, fx
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
 from loka_compile.probe.distribution import generator_for, sample_dim
-from loka_compile.probe.profile import OperandStats, Profile, SiteProfile
-from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, slices, subsample
+from loka_compile.probe.models import kind_of
+from loka_compile.probe.pairs import PAIRS, estimate
+from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
 from loka_compile.probe.statistics import OperandStatistics
 from loka_compile.recipes import RECIPES, Recipe
 
 COLUMNS = 256
 """Columns of the right operand that a call is scored on."""
-DRAWN_CONTRACTION = 4096
-"""Longest contraction over the batch that operands are drawn for."""
 
 
 def chosen_recipes(recipes: Iterable[Recipe | str] | None) -> tuple[Recipe, ...]:
@@ -56,11 +56,13 @@ class Observer:
     """Collects from every graph of a model.
 
     rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones only add to its
-    statistics. `active`: whether running graphs are watched.
+    statistics. pairs: most drawn pairs a site is scored on. `active`: whether running graphs are watched.
     """
 
-    def __init__(self, recipes: tuple[Recipe, ...], rows: int, score_calls: int, seed: int) -> None:
-        self.recipes, self.rows, self.score_calls, self.seed = recipes, rows, score_calls, seed
+    def __init__(
+        self, recipes: tuple[Recipe, ...], rows: int, score_calls: int, seed: int, pairs: int = PAIRS
+    ) -> None:
+        self.recipes, self.rows, self.score_calls, self.seed, self.pairs = recipes, rows, score_calls, seed, pairs
         self.records: dict[str, _Record] = {}
         self.active = True
         self.graphs_run = 0
@@ -101,14 +103,10 @@ class Observer:
         return Profile(sites, versions, self.seed)
 
     def _site_profile(self, key: str, record: _Record) -> SiteProfile:
-        lhs, rhs, drawn = record.lhs.result(), record.rhs.result(), {}
+        lhs, rhs = record.lhs.result(), record.rhs.result()
         generator = generator_for(self.seed, key, "draw")
-        operands = draw_operands(record.site, lhs, rhs, record.observed, self.rows, generator)
-        if operands is not None:
-            # an outlier that a Gaussian never draws still sets the scale of its tensor
-            amax = tuple(max(s.amax, x.abs().max().item()) for s, x in zip((lhs, rhs), operands, strict=True))
-            dtype = record.site.dtype
-            _score_all(self.recipes, record.site, *(x.to(dtype) for x in operands), amax, drawn)
+        with exact():
+            drawn = estimate(record.site, lhs, rhs, self.recipes, record.observed, generator, self.pairs)
         return SiteProfile(record.site, record.calls, lhs, rhs, dict(record.scores), drawn, record.observed)
 
     def _key(self, site: Site) -> str:
@@ -122,7 +120,9 @@ class Observer:
             self.records[key].site = site  # of a later graph: sizes may be symbolic by now
             return
         operands = (
-            OperandStatistics(contraction, sample_dim(site, side), generator_for(self.seed, key, side))
+            OperandStatistics(
+                contraction, sample_dim(site, side), generator_for(self.seed, key, side), kind_of(site, side)
+            )
             for contraction, side in ((-1, "lhs"), (-2, "rhs"))
         )
         self.records[key] = _Record(site, *operands, generator_for(self.seed, key, "picks"))
@@ -150,29 +150,3 @@ def _score_all(
     for recipe in recipes:
         found = score(emulate(recipe, lhs, rhs, site.gradient, amax), reference)
         scores[recipe.name] = scores.get(recipe.name, found).worst(found)
-
-
-def draw_operands(
-    site: Site,
-    lhs: OperandStats,
-    rhs: OperandStats,
-    observed: tuple[int, int, int, int],
-    rows: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor] | None:
-    """lhs (M, K) and rhs (K, N) in float32, drawn from the learned distributions, M at most `rows`, N about 256.
-
-    None where an operand was never seen with finite values, or where the two do not fit (a contraction that varies).
-    """
-    left, right = lhs.distribution, rhs.distribution
-    _, m, n, k = observed
-    if left is None or right is None or not min(m, n, k):
-        return None
-    if site.role == "grad_weight":  # samples run along the contraction: features are M and N
-        samples = min(k, DRAWN_CONTRACTION)
-        some_left, some_right = runs(left.features, rows, generator), runs(right.features, COLUMNS, generator)
-        return left.draw(samples, generator, some_left).T, right.draw(samples, generator, some_right)
-    if left.features != right.features:
-        return None
-    m, n = (min(size, slices(count, left.features)) for size, count in ((m, rows), (n, COLUMNS)))
-    return left.draw(m, generator), right.draw(n, generator).T

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from loka_compile.graph.site import Site
-from loka_compile.probe.distribution import Gaussian
+from loka_compile.probe.models import MODELS, Model
+from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.statistics import OperandStats
 
 FORMAT = "loka-profile"
-VERSION = 1
+VERSION = 2
 REDO = "make the profile anew with loka.probe(model) and probe.save(path)"
 
 
@@ -38,8 +39,8 @@ class ProfileError(ValueError):
 class SiteProfile:
     """One GEMM over all measured calls.
 
-    lhs, rhs: its operands. scores: by recipe, the worst over the calls on the real operands; drawn: on operands drawn
-    from the learned distributions. observed: batch, M, N, K of the largest call.
+    lhs, rhs: its operands. scores: by recipe, the worst over the calls on the real operands; drawn: with intervals, on
+    operands drawn from the learned distributions. observed: batch, M, N, K of the largest call.
     """
 
     site: Site
@@ -47,7 +48,7 @@ class SiteProfile:
     lhs: OperandStats
     rhs: OperandStats
     scores: Mapping[str, ErrorScore] = field(default_factory=dict)
-    drawn: Mapping[str, ErrorScore] = field(default_factory=dict)
+    drawn: Mapping[str, Estimated] = field(default_factory=dict)
     observed: tuple[int, int, int, int] = (1, 0, 0, 0)
 
     @property
@@ -59,8 +60,10 @@ class SiteProfile:
         return self.observed[1]
 
     def error(self, recipe: str) -> ErrorScore | None:
-        """The worse of the errors on real and on drawn operands; None if the recipe was not scored."""
-        known = [scores[recipe] for scores in (self.scores, self.drawn) if recipe in scores]
+        """The worse of the errors on real and on drawn operands, of these the worse end of the intervals; None if the
+        recipe was not scored."""
+        known = [self.scores[recipe]] if recipe in self.scores else []
+        known += [self.drawn[recipe].cautious] if recipe in self.drawn else []
         return known[0].worst(known[-1]) if known else None
 
 
@@ -111,6 +114,7 @@ class Profile:
             faults = known.lhs.non_finite + known.rhs.non_finite
             lines.append(
                 f"  {key}  {known.site.shape}  calls {known.calls}  amax {known.lhs.amax:.3g}, {known.rhs.amax:.3g}  "
+                f"drawn from {known.lhs.model or '-'}, {known.rhs.model or '-'}  "
                 f"zero rows {known.lhs.zero_rows}{f'  NOT FINITE {faults}' if faults else ''}  mere: {errors or '-'}"
             )
         return "\n".join(lines)
@@ -140,8 +144,10 @@ def parse_profile(data: bytes, name: str = "profile") -> Profile:
     version = header.get("version")
     if type(version) is not int or version < 1:
         raise ProfileError(f"{name} has no profile version (got {version!r}); {REDO}")
+    if version < VERSION:
+        raise ProfileError(f"{name} has profile version {version}, this loka reads {VERSION}; {REDO}")
     if version > VERSION:
-        raise ProfileError(f"{name} has profile version {version}, this loka reads up to {VERSION}; upgrade loka")
+        raise ProfileError(f"{name} has profile version {version}, this loka reads {VERSION}; upgrade loka")
     try:
         tensors = safetensors.torch.load(data)
         content = header["content"]
@@ -191,7 +197,7 @@ def _content(profile: Profile) -> tuple[str, dict[str, Tensor]]:
             "lhs": _stats_to_json(known.lhs, f"{index:05d}.lhs", tensors),
             "rhs": _stats_to_json(known.rhs, f"{index:05d}.rhs", tensors),
             "scores": {name: _plain(asdict(score)) for name, score in known.scores.items()},
-            "drawn": {name: _plain(asdict(score)) for name, score in known.drawn.items()},
+            "drawn": {name: _estimated_to_json(each) for name, each in known.drawn.items()},
         }
     body = {"created_with": dict(profile.created_with), "seed": profile.seed, "sites": sites}
     return json.dumps(body, allow_nan=False), tensors
@@ -214,7 +220,7 @@ def _profile(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> Profile:
             lhs=_stats_from_json(known["lhs"], tensors),
             rhs=_stats_from_json(known["rhs"], tensors),
             scores={name: ErrorScore(**_numbers(score)) for name, score in known["scores"].items()},
-            drawn={name: ErrorScore(**_numbers(score)) for name, score in known["drawn"].items()},
+            drawn={name: _estimated_from_json(each) for name, each in known["drawn"].items()},
             observed=tuple(int(size) for size in known["observed"]),  # type: ignore[arg-type]
         )
         for key, known in body["sites"].items()
@@ -222,25 +228,41 @@ def _profile(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> Profile:
     return Profile(sites, dict(body["created_with"]), int(body["seed"]))
 
 
+def _estimated_to_json(estimated: Estimated) -> dict[str, Any]:
+    intervals = {name: _plain(asdict(getattr(estimated, name))) for name in _INTERVALS}
+    return {"pairs": estimated.pairs, **intervals}
+
+
+def _estimated_from_json(body: dict[str, Any]) -> Estimated:
+    return Estimated(int(body["pairs"]), *(Interval(**_numbers(body[name])) for name in _INTERVALS))
+
+
+_INTERVALS = ("mere", "sqnr_db", "median_rel")
+
+
 def _stats_to_json(stats: OperandStats, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     body = {f.name: getattr(stats, f.name) for f in fields(stats) if f.name != "distribution"}
     if stats.distribution is not None:
-        tensors[f"{name}.mean"] = stats.distribution.mean.cpu().contiguous()
-        tensors[f"{name}.rows"] = stats.distribution.rows.cpu().contiguous()
-        body["distribution"] = name
+        values = {f.name: getattr(stats.distribution, f.name) for f in fields(stats.distribution)}
+        arrays = {key: value.cpu().contiguous() for key, value in values.items() if isinstance(value, Tensor)}
+        tensors.update({f"{name}.{key}": value for key, value in arrays.items()})
+        numbers = _plain({key: value for key, value in values.items() if key not in arrays})
+        body["distribution"] = {"model": stats.model, "tensors": name, "numbers": numbers}
     return _plain({**body, "quantiles": [_plain({"": q})[""] for q in stats.quantiles]})
 
 
 def _stats_from_json(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> OperandStats:
     body = dict(body)
-    name = body.pop("distribution", None)
-    gaussian = None
-    if name is not None:
-        gaussian = Gaussian(tensors[f"{name}.mean"], tensors[f"{name}.rows"])
-        if gaussian.mean.dim() != 1 or gaussian.rows.shape[1:] != gaussian.mean.shape:
-            raise ValueError(f"{name}: mean {tuple(gaussian.mean.shape)}, rows {tuple(gaussian.rows.shape)}")
+    stored, fallback = body.pop("distribution", None), str(body.pop("fallback"))
     quantiles = tuple(float(value) for value in body.pop("quantiles"))
-    return OperandStats(**_numbers(body), quantiles=quantiles, distribution=gaussian)
+    distribution = _model_from_json(stored, tensors) if stored is not None else None
+    return OperandStats(**_numbers(body), quantiles=quantiles, distribution=distribution, fallback=fallback)
+
+
+def _model_from_json(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+    kind, numbers = MODELS[body["model"]], _numbers(body["numbers"])
+    arrays = {f.name: tensors[f"{body['tensors']}.{f.name}"] for f in fields(kind) if f.name not in numbers}
+    return kind(**arrays, **numbers)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from loka_compile import compat
 from loka_compile.probe.observer import Observer, chosen_recipes
+from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
 from loka_compile.recipes import Recipe
 
@@ -41,20 +42,21 @@ def probe(
     recipes: Iterable[Recipe | str] | None = None,
     rows: int = 256,
     score_calls: int = 4,
+    pairs: int = PAIRS,
     seed: int = 0,
 ) -> Probe:
     """A context in which every call of `model` is measured, forward and backward.
 
     recipes: which to score, all for None. rows: most rows a call is scored on. score_calls: calls of a site that are
-    scored; later ones still add to its statistics. seed: of what is sampled and drawn. Results and gradients are
-    those of the model; afterwards it is as before.
+    scored; later ones still add to its statistics. pairs: most drawn pairs of operands a site is scored on. seed: of
+    what is sampled and drawn. Results and gradients are those of the model; afterwards it is as before.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"loka.probe takes an nn.Module, got {type(model).__name__}")
-    for name, value in (("rows", rows), ("score_calls", score_calls)):
+    for name, value in (("rows", rows), ("score_calls", score_calls), ("pairs", pairs)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed))
+    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs))
 
 
 class Probe:
@@ -141,7 +143,7 @@ def profile_graph(
 
     Inputs, random state and grad mode stay as they are. A graph without GEMMs has a profile without sites.
     """
-    observer = Observer(chosen_recipes(recipes), rows, 1, seed)
+    observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4)
     devices = sorted({x.get_device() for x in example_inputs if isinstance(x, Tensor) and x.is_cuda})
     written: set[int] = set()
 

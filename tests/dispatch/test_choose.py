@@ -15,6 +15,7 @@ from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate
 from loka_compile.graph.site import Operand, Site
 from loka_compile.options import Options
+from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.statistics import OperandStats
@@ -184,7 +185,8 @@ def test_too_inaccurate():
     why = reasons(decide(profiled(scores=scores)))
     assert why["fp8_tensorwise/aten"] == "MERE 0.5, budget 0.2; SQNR 12.0 dB, budget 20"
     assert why["fp8_rowwise/aten"] == "SQNR 12.0 dB, budget 20"
-    only_drawn = decide(profiled(drawn={"fp8_rowwise": ErrorScore(0.9, 30.0, 0.1)}))  # the worse of real and drawn
+    drawn = Estimated(100, Interval(0.7, 0.9), Interval(30.0, 31.0), Interval(0.1, 0.1))
+    only_drawn = decide(profiled(drawn={"fp8_rowwise": drawn}))  # the worse of real and drawn, and the worse end
     assert reasons(only_drawn)["fp8_rowwise/aten"] == "MERE 0.9, budget 0.2"
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loka_compile.graph.site import Site
-from loka_compile.probe.distribution import Gaussian
+from loka_compile.probe.low_rank import LowRank
+from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import (
     FORMAT,
     OperandStats,
@@ -27,15 +28,16 @@ from loka_compile.probe.profile import (
 )
 from loka_compile.probe.score import ErrorScore
 
+DRAWN = Estimated(25, Interval(0.1, 0.2), Interval(1e-3, math.inf), Interval(0.05, 0.1))
+
 
 def make_profile(seed=0):
     generator = torch.Generator().manual_seed(seed)
     batch = sympy.Symbol("s77", integer=True, positive=True)
 
     def operand(features):
-        gaussian = Gaussian(
-            torch.randn(features, generator=generator), torch.randn(4, features, generator=generator).bfloat16()
-        )
+        normal = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+        gaussian = LowRank(normal(features), normal(4, features).bfloat16(), normal(features).square())
         return OperandStats(
             rows=9, values=9 * features, mean=0.1, std=1 / 3, kurtosis=math.nan, amax=math.inf,
             quantiles=(0.1, 0.2, 0.3, math.inf), zero_rows=2, non_finite=1, fp16_overflows=3, fp8_underflow=0.25,
@@ -47,7 +49,7 @@ def make_profile(seed=0):
         torch.bfloat16, "mlp.0", "model.py:7", True, "",
     )  # fmt: skip
     scores = {"fp8_rowwise": ErrorScore(0.1, 28.0, 0.03), "fp16": ErrorScore(math.inf, -math.inf, 0.0)}
-    one = SiteProfile(site, 4, operand(3), operand(3), scores, {"fp16": ErrorScore(0.2, 1e-3, 0.1)}, (1, 32, 5, 3))
+    one = SiteProfile(site, 4, operand(3), operand(3), scores, {"fp16": DRAWN}, (1, 32, 5, 3))
     gradient = dataclasses.replace(site, key="mlp.0#0:grad_weight", role="grad_weight", gradient="lhs")
     other = SiteProfile(gradient, 1, OperandStats(), operand(2))
     return Profile({site.key: one, f"{gradient.key}@x.py:3": other}, {"loka": "0", "torch": "2"}, seed=3)
@@ -150,7 +152,8 @@ FOREIGN = {
     "half": (BYTES[: len(BYTES) // 8], "truncated"),
     "one byte short": (BYTES[:-1], "damaged or truncated"),
     "one byte more": (BYTES + b"\0", "damaged or truncated"),
-    "newer": (with_header(version=2), "upgrade loka"),
+    "newer": (with_header(version=3), "upgrade loka"),
+    "older": (with_header(version=1), "has profile version 1, this loka reads 2; make the profile anew"),
     "no version": (with_header(version=None), "no profile version"),
     "checksum": (with_header(checksum="0"), "does not match its checksum"),
     "content": (with_header(content="{}"), "does not match its checksum"),

@@ -94,7 +94,7 @@ def test_rows_of_very_different_size():
     assert tensor.median_rel > 1.3 * row.median_rel
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for name in RECIPES if not RECIPES[name].unsigned])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_emulated_product_is_near(name, batch):
     lhs, rhs = normal(*batch, 33, 130), normal(*batch, 130, 140, seed=1)

@@ -21,7 +21,10 @@ def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -
     """Why a provider cannot run a recipe at a site on a target."""
     if provider not in PROVIDERS:
         return [f"unknown provider {provider!r}: known are {', '.join(PROVIDERS)}"]
-    return PROVIDERS[provider].reasons_against(site, recipe, target)
+    unsigned = []
+    if recipe.unsigned and not (site.lhs.nonnegative and site.gradient == ""):
+        unsigned = ["the left operand may have negative values"]
+    return [*unsigned, *PROVIDERS[provider].reasons_against(site, recipe, target)]
 
 
 def runner(planned: str, site: Site, recipe: Recipe, target: Target, device: str) -> str:

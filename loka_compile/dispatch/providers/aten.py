@@ -11,7 +11,8 @@ from loka_compile.target import Target
 NAME = "aten"
 
 INT8_MAX_K = (2**31 - 1) // 127**2
-"""Longest int8 contraction whose int32 sum cannot overflow."""
+UINT8_MAX_K = (2**31 - 1) // (255 * 127)
+"""Longest contractions whose int32 sums cannot overflow."""
 CUDA_INT8_MIN_M = 16
 
 
@@ -25,8 +26,13 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
         reasons.append(f"{name} takes two matrices, this is a batch of {site.batch}")
     if recipe.scaling == "block":
         reasons.append("_scaled_mm with block scales is not wired in yet")
-    if recipe.dtype == torch.int8 and not (site.K.is_number and site.K <= INT8_MAX_K):
-        reasons.append(f"K = {site.K} can overflow int32 (at most {INT8_MAX_K} is safe)")
+    longest = UINT8_MAX_K if recipe.unsigned else INT8_MAX_K
+    if recipe.dtype == torch.int8 and not (site.K.is_number and int(site.K) <= longest):
+        reasons.append(f"K = {site.K} can overflow int32 (at most {longest} is safe)")
+    if recipe.unsigned and target.device != "cpu":
+        reasons.append("only the CPU's _int_mm takes uint8")
+    if recipe.unsigned and not site.static_rhs:
+        reasons.append("uint8 goes with a frozen weight only: the fake of _int_mm wants int8")
     if recipe.dtype != torch.int8 and site.K == 1:
         reasons.append("_scaled_mm wants b by columns, and with K = 1 strides do not say which they are")
     small = not (site.M.is_number and site.M > CUDA_INT8_MIN_M)
