@@ -115,7 +115,8 @@ def capture(
     """AOTAutograd and Inductor's joint passes without code generation.
 
     `inner(graph_module, is_backward)` receives the inference graph, or the forward and the backward graph after
-    partitioning, and returns what runs in its place: a callable on a flat argument list.
+    partitioning, and returns what runs in its place: a callable on a flat argument list. If that has a `boxed_run`, it
+    is given the list itself, to empty: what a backward has no use for any more is then freed on the way.
     """
     from torch._functorch import config as functorch_config
     from torch._inductor.compile_fx import compile_fx
@@ -123,9 +124,11 @@ def capture(
     def inner_compile(graph: fx.GraphModule, _: Any, **kwargs: Any) -> Any:
         run = inner(graph, bool(kwargs.get("is_backward")))
 
-        def boxed(args: list[Any]) -> Any:
+        def boxed(args: list[Any]) -> Any:  # the boxed calling convention: the callee owns the arguments
+            if hasattr(run, "boxed_run"):
+                return run.boxed_run(args)
             flat = list(args)
-            args.clear()  # the boxed calling convention: the callee owns the arguments
+            args.clear()
             return run(*flat)
 
         boxed._boxed_call = True  # AOTAutograd's mark for that convention
@@ -237,8 +240,8 @@ def guard_free(value: Any) -> bool:
     return bool(statically_known_true(value))
 
 
-def concrete(size: int | torch.SymInt) -> int:
-    """The value a symbolic size has for the inputs at hand, without adding a guard."""
+def concrete(size: Any) -> Any:
+    """The value a symbolic size has for the inputs at hand, without adding a guard; anything else as it is."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size
 
 

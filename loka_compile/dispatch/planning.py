@@ -102,7 +102,8 @@ def run(gm: fx.GraphModule, inputs: Sequence[Any], rewrite: Callable[[fx.Graph],
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         compiled = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=rewrite, inner=_on_copies)
         with compat.outside_compilation():
-            return list(compiled(*(value.detach() if isinstance(value, torch.Tensor) else value for value in inputs)))
+            own = (x.detach() if isinstance(x, torch.Tensor) else compat.concrete(x) for x in inputs)
+            return list(compiled(*own))
 
 
 def _on_copies(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:

@@ -50,13 +50,15 @@ class Watcher(Observer):
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
         run = super().inner(gm, is_backward)
 
-        def timed(*args: Any) -> Any:
+        def timed(args: list[Any]) -> Any:
             start = time.perf_counter()
-            out = run(*args)
+            out = boxed_run(args)
             self.on_backward(time.perf_counter() - start)
             return out
 
-        return timed if is_backward else run
+        if is_backward:
+            boxed_run, run.boxed_run = run.boxed_run, timed  # type: ignore[attr-defined]
+        return run
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
         with self._lock:

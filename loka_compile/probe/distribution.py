@@ -13,9 +13,9 @@ from torch import Tensor
 
 from loka_compile.graph.site import Site
 
-ROWS, MAX_ROWS = 256, 1024
+ROWS, MAX_ROWS = 128, 1024
 """Rows kept while measuring; more of them where rows are short, so that quantiles have values to rest on."""
-VALUES, MAX_VALUES = 2**16, 2**18
+VALUES, MAX_VALUES = 2**16, 2**17
 """Values worth keeping of one operand, and the most that are kept."""
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from loka_compile.probe.low_rank import RANK, LowRank, StreamingLowRank
 
-MEMORY = 2**20
-"""Bytes a covariance may take while it is learned: up to 512 features it is learned whole."""
+MEMORY = 2**18
+"""Bytes a covariance may take while it is learned: up to 256 features it is learned whole."""
 
 
 class Welford:

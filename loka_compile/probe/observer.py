@@ -17,12 +17,14 @@ from loka_compile.probe.distribution import generator_for, sample_dim
 from loka_compile.probe.models import kind_of
 from loka_compile.probe.pairs import PAIRS, estimate
 from loka_compile.probe.profile import Profile, SiteProfile
-from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
+from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, subsample
 from loka_compile.probe.statistics import OperandStatistics
 from loka_compile.recipes import RECIPES, Recipe
 
 COLUMNS = 256
 """Columns of the right operand that a call is scored on."""
+CONTRACTION = 2**14
+"""Of a sum over the batch: terms that a call is scored on."""
 
 
 def chosen_recipes(recipes: Iterable[Recipe | str] | None) -> tuple[Recipe, ...]:
@@ -76,9 +78,13 @@ class Observer:
         """Runs a graph node by node, watching: the `inner` of compat.capture."""
 
         def run(*args: Any) -> Any:
-            self.graphs_run += 1
-            return (_Watching(gm, self) if self.active else fx.Interpreter(gm)).run(*args)
+            return run.boxed_run(list(args))  # type: ignore[attr-defined]
 
+        def boxed_run(args: list[Any]) -> Any:
+            self.graphs_run += 1
+            return (_Watching(gm, self) if self.active else fx.Interpreter(gm)).boxed_run(args)
+
+        run.boxed_run = boxed_run  # type: ignore[attr-defined]
         return run
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
@@ -94,6 +100,9 @@ class Observer:
             amax = record.lhs.add(lhs), record.rhs.add(rhs)
             if record.scored < self.score_calls and lhs.numel() and rhs.numel():
                 record.scored += 1
+                if site.role == "grad_weight" and lhs.shape[-1] > CONTRACTION:  # a sum over the batch: some will do
+                    some = runs(lhs.shape[-1], CONTRACTION, record.picks).to(lhs.device)
+                    lhs, rhs = lhs.index_select(-1, some), rhs.index_select(-2, some)
                 a, b = subsample(lhs, rhs, self.rows, COLUMNS, record.picks)
                 _score_all(self.recipes, site, a, b, amax, record.scores)
 

@@ -171,6 +171,20 @@ def test_running_a_graph_leaves_inputs_buffers_and_random_state(fresh_dynamo):
     assert seen and grads == [True, True]
 
 
+def test_a_graph_for_any_batch_runs_on_the_sizes_at_hand(fresh_dynamo, op_by_op):
+    """Sizes reach the backend as symbols; operators that make tensors of them want numbers."""
+    model, x = MLP(), torch.randn(24, 32)
+
+    def offset(x):
+        return model(x) + torch.arange(x.shape[0])[:, None]
+
+    options = {"min_speedup": 0, "measure_calls": 0, "recipes": ("int8_rowwise",)}
+    compiled = torch.compile(offset, backend="loka", dynamic=True, options=options)
+    with torch.no_grad():
+        assert output_error([compiled(x)], [offset(x)]) < 0.05
+    assert loka.plan(compiled).lowered
+
+
 # ---------------------------------------------------------------- where a plan comes from
 
 

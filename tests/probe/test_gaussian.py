@@ -55,4 +55,4 @@ def test_up_to_its_rank_the_result_is_exact():
 
 
 def test_the_memory_budget_decides():
-    assert isinstance(learner(512), Welford) and isinstance(learner(513), StreamingLowRank)
+    assert isinstance(learner(256), Welford) and isinstance(learner(257), StreamingLowRank)
