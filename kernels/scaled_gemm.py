@@ -53,7 +53,60 @@ def reference(
     return (left @ right).to(out_dtype)
 
 
-IMPLEMENTATIONS = {"aten": aten, "emulated": reference}
+def torchao(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """torchao's products (seen with 0.18): int_scaled_matmul, and FP8 as its float8 linear runs it in inference."""
+    assert a_scale is not None and b_scale is not None
+    if a.dtype == torch.int8:
+        from torchao.kernel.intmm import int_scaled_matmul
+
+        return (int_scaled_matmul(a.contiguous(), b, a_scale.contiguous()) * b_scale).to(out_dtype)
+    from torchao.float8.inference import addmm_float8_unwrapped_inference
+
+    if a_scale.dim() == 2:
+        a_scale, b_scale = a_scale.reshape(-1, 1).contiguous(), b_scale.reshape(1, -1).contiguous()
+    written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype
+    columns = b.t().contiguous().t()
+    return addmm_float8_unwrapped_inference(a.contiguous(), a_scale, columns, b_scale, written).to(out_dtype)
+
+
+def onednn(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """oneDNN's quantized linear on a weight packed at every call; frozen weights go through kernels/onednn.py."""
+    from loka_compile.kernels.onednn import product
+
+    assert a_scale is not None and b_scale is not None
+    packed = torch.ops.onednn.qlinear_prepack(b.mT.contiguous(), None)
+    zero = torch.zeros(b_scale.numel(), dtype=torch.int32)
+    return (product(a, (packed, b_scale.reshape(-1).contiguous(), zero)) * a_scale).to(out_dtype)
+
+
+def fbgemm(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """FBGEMM's row-wise FP8 product; it writes bfloat16."""
+    import fbgemm_gpu.experimental.gen_ai  # noqa: F401  # registers the operator
+
+    assert a_scale is not None and b_scale is not None
+    rows, columns = a.contiguous(), b.t().contiguous()
+    scales = a_scale.reshape(-1).contiguous(), b_scale.reshape(-1).contiguous()
+    return torch.ops.fbgemm.f8f8bf16_rowwise(rows, columns, *scales).to(out_dtype)
+
+
+def deep_gemm(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """DeepGEMM's block-scaled FP8 product; it writes bfloat16."""
+    import deep_gemm as library
+
+    assert a_scale is not None and b_scale is not None
+    out = a.new_empty((a.shape[0], b.shape[1]), dtype=torch.bfloat16)
+    library.fp8_gemm_nt((a.contiguous(), a_scale), (b.t().contiguous(), b_scale.t().contiguous()), out)
+    return out.to(out_dtype)
+
+
+IMPLEMENTATIONS = {
+    "aten": aten,
+    "onednn": onednn,
+    "torchao": torchao,
+    "fbgemm": fbgemm,
+    "deep_gemm": deep_gemm,
+    "emulated": reference,
+}
 """A provider's computation, by the provider's name."""
 
 

@@ -19,9 +19,12 @@ from loka_compile.graph.splice import splice
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
+from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
 
 QUANTIZE = torch.ops.loka.quantize.default
+VISIBLE = ("aten",)
+"""Providers whose kernels Inductor traces through."""
 SCALED_GEMM = torch.ops.loka.scaled_gemm.default
 
 
@@ -48,6 +51,9 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     weight = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
     if weight is None:
         kernel, out = _plain(node)
+    elif provider == "onednn":
+        kernel = "loka.frozen_onednn"
+        out = splice(node, _frozen_onednn, [a, a_scale, weight.node, weight.transposed, out_dtype])
     elif weight.dtype == torch.int8 and provider == "aten":
         kernel = "loka.frozen_int_mm"
         out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
@@ -61,9 +67,9 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
 
 
 def _plain(node: fx.Node) -> tuple[str, Any]:
-    """The provider's kernel where Inductor can see it; emulation stays one opaque op, to be found by its name."""
+    """The provider's kernel where Inductor can see it; what it cannot trace, and emulation, stay one opaque op."""
     a, a_scale, b, b_scale, out_dtype, provider = node.args
-    if provider == "emulated":
+    if provider not in VISIBLE:
         return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
     value = a.meta["val"]  # type: ignore[union-attr]
     if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
@@ -76,6 +82,10 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
 def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
     acc, scale = frozen_int_mm(a, weight, transposed)
     return (acc.float() * a_scale * scale).to(out_dtype)
+
+
+def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
+    return (frozen_onednn(a, weight, transposed) * a_scale).to(out_dtype)
 
 
 @dataclass(frozen=True)

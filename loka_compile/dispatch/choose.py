@@ -63,9 +63,9 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
 def candidates(options: Options) -> Iterator[Candidate]:
     """Recipes by providers. Emulation shows numerics and has no speed: it competes only where speed is no matter."""
     for recipe in options.recipes:
-        for provider in PROVIDERS:
-            if provider != emulated.NAME or options.min_speedup == 0:
-                yield Candidate(recipe, provider)
+        for name, provider in PROVIDERS.items():
+            if recipe in provider.SPEAKS and (name != emulated.NAME or options.min_speedup == 0):
+                yield Candidate(recipe, name)
 
 
 # ---------------------------------------------------------------- site by site

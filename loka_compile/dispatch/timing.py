@@ -23,6 +23,7 @@ from loka_compile import compat
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
+from loka_compile.kernels import onednn
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.recipes import Recipe
@@ -49,6 +50,9 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
     def measure() -> float:
         a, b = _operands(sizes, lhs, rhs)
         scales = _unit_scales(recipe, sizes)
+        if provider == "onednn":  # as it runs: packed once
+            packed = onednn.pack(torch.rand(sizes.N, sizes.K), transposed=True)
+            return _best_us(lambda: onednn.product(a(), packed), HOPELESS * beat_us)
         return _best_us(lambda: _kernel(provider, a(), b(), *scales, site.dtype), HOPELESS * beat_us)
 
     kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
@@ -173,7 +177,8 @@ def _file() -> Path:
     """One file a machine, thread count, torch version, kernels and way of timing: a time is only comparable in them."""
     cpu = next((line for line in _cpuinfo() if line.startswith(("model name", "Model"))), platform.processor())
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
-    kernels = b"".join(Path(str(file)).read_bytes() for file in (__file__, gemm.__file__, quantization.__file__))
+    sources = (__file__, gemm.__file__, onednn.__file__, quantization.__file__)
+    kernels = b"".join(Path(str(source)).read_bytes() for source in sources)
     machine = f"{cpu} {flags} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
     return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sympy
 import torch
 
 from loka_compile.dispatch.providers import PROVIDERS, reasons_against, runner
 from loka_compile.dispatch.providers.aten import INT8_MAX_K
-from loka_compile.graph.site import Site
+from loka_compile.dispatch.providers.installed import missing
+from loka_compile.graph.site import Operand, Site
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -97,3 +100,46 @@ def test_emulation_stands_in_for_other_hardware_only():
     assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], CPU, "cpu") == ""
     assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], h100, "cuda") == ""
     assert list(PROVIDERS)[-1] == "emulated"
+
+
+# ---------------------------------------------------------------- other libraries
+
+
+def against(provider, recipe, target=CPU, **sizes):
+    relu = Operand("x", "relu.default", nonnegative=True)
+    where = replace(site(**sizes), lhs=relu, static_rhs=True)
+    return "; ".join(reasons_against(provider, where, RECIPES[recipe], target))
+
+
+def test_onednn_takes_unsigned_activations_and_frozen_weights():
+    assert against("onednn", "uint8_rowwise") == ""
+    assert against("onednn", "int8_rowwise") == "onednn has no kernel for int8_rowwise"
+    assert "runs on CPUs" in against("onednn", "uint8_rowwise", H100)
+    assert "a batch" in against("onednn", "uint8_rowwise", batch=4, op="bmm")
+    nonnegative = replace(site(), lhs=Operand("x", "relu.default", nonnegative=True))
+    assert "not frozen" in "; ".join(reasons_against("onednn", nonnegative, RECIPES["uint8_rowwise"], CPU))
+
+
+def test_torchao_goes_as_far_as_its_kernels():
+    pytest.importorskip("torchao")
+    for recipe in ("int8_rowwise", "fp8_rowwise", "fp8_tensorwise"):
+        assert against("torchao", recipe) == ""
+    assert against("torchao", "bf16") == "torchao has no kernel for bf16"
+    assert "does not pad M, K = 1" in against("torchao", "int8_rowwise", M=1, K=1)
+
+
+def test_a_library_that_is_not_there_says_how_to_get_it():
+    assert missing("no_such_library_of_ours", "extra") == [
+        "no_such_library_of_ours is not installed: pip install loka-compile[extra]"
+    ]
+    assert missing("torch") == []
+
+
+def test_gpu_libraries_name_what_they_want():
+    assert "run on CUDA" in against("fbgemm", "fp8_rowwise")
+    assert against("fbgemm", "bf16", H100) == "fbgemm has no kernel for bf16"
+    assert "K = 40" in against("fbgemm", "fp8_rowwise", H100, K=40)
+    assert "runs on Hopper, b200 is none" in against("deep_gemm", "fp8_blockwise", TARGETS["b200"])
+    assert "128 wide, and K = 32, N = 48" in against("deep_gemm", "fp8_blockwise", H100)
+    blocks = against("deep_gemm", "fp8_blockwise", H100, K=256, N=128)
+    assert blocks in ("", "deep_gemm is not installed")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loka_compile.kernels.quantize import quantize
-from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, aten, reference, scaled_gemm
+from loka_compile.kernels.scaled_gemm import aten, reference, scaled_gemm
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 SHAPES = [(1, 1, 1), (5, 7, 3), (1, 64, 32), (33, 127, 17), (64, 128, 48), (257, 130, 129)]
@@ -101,7 +101,7 @@ def test_sizes_nothing_and_one(recipe, shape):
     m, k, n = shape
     left, right = ALL[recipe]
     args = [*_few_bits(torch.randn(m, k), *left, -1), *_few_bits(torch.randn(k, n), *right, -2)]
-    for implementation in IMPLEMENTATIONS.values():
+    for implementation in (aten, reference):
         out = implementation(*args, torch.float32)
         assert out.shape == (m, n)
         assert_product(out, *args, eps=2.0**-7 if recipe in SIXTEEN_BIT else 2.0**-22)
@@ -138,7 +138,7 @@ def test_int8_at_the_longest_contraction_does_not_overflow():
 
 
 @pytest.mark.parametrize("recipe", EIGHT_BIT)
-@pytest.mark.parametrize("provider", IMPLEMENTATIONS)
+@pytest.mark.parametrize("provider", ["aten", "emulated"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_reaches_the_output(recipe, provider, bad):
     """A row of the left operand and a column of the right one hold a bad value: NaN there and nowhere else."""
@@ -152,7 +152,7 @@ def test_what_is_not_finite_reaches_the_output(recipe, provider, bad):
 
 
 @pytest.mark.parametrize("recipe", ALL)
-@pytest.mark.parametrize("provider", IMPLEMENTATIONS)
+@pytest.mark.parametrize("provider", ["aten", "emulated"])
 def test_opcheck(recipe, provider):
     if recipe in BLOCK and provider == "aten":
         pytest.skip("no such kernel: the provider refuses it")

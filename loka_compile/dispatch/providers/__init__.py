@@ -1,19 +1,22 @@
 """Providers: whose kernel runs a recipe. One file each; the last accepts everything.
 
-A provider's `reasons_against(site, recipe, target)` lists why it cannot (empty: it can). A newcomer writes one file
-with such a function and a name, its computation in kernels/scaled_gemm.py, and adds it to PROVIDERS.
+A provider's `SPEAKS` names the recipes it has a kernel for; its `reasons_against(site, recipe, target)` lists why it
+cannot run one of them (empty: it can). A newcomer writes one file with these and a name, its computation in
+kernels/scaled_gemm.py, and adds it to PROVIDERS.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from loka_compile.dispatch.providers import aten, emulated
+from loka_compile.dispatch.providers import aten, deep_gemm, emulated, fbgemm, onednn, torchao
 from loka_compile.graph.site import Site
 from loka_compile.recipes import Recipe
 from loka_compile.target import Target, target_of
 
-PROVIDERS: dict[str, ModuleType] = {module.NAME: module for module in (aten, emulated)}
+PROVIDERS: dict[str, ModuleType] = {
+    module.NAME: module for module in (aten, onednn, torchao, fbgemm, deep_gemm, emulated)
+}
 """In order of preference where times are equal."""
 
 
@@ -21,6 +24,8 @@ def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -
     """Why a provider cannot run a recipe at a site on a target."""
     if provider not in PROVIDERS:
         return [f"unknown provider {provider!r}: known are {', '.join(PROVIDERS)}"]
+    if recipe.name not in PROVIDERS[provider].SPEAKS:
+        return [f"{provider} has no kernel for {recipe}"]
     unsigned = []
     if recipe.unsigned and not (site.lhs.nonnegative and site.gradient == ""):
         unsigned = ["the left operand may have negative values"]

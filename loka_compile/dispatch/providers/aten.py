@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from loka_compile.graph.site import Site
-from loka_compile.recipes import Recipe
+from loka_compile.recipes import RECIPES, Recipe
 from loka_compile.target import Target
 
 NAME = "aten"
+SPEAKS = tuple(RECIPES)
 
 INT8_MAX_K = (2**31 - 1) // 127**2
 UINT8_MAX_K = (2**31 - 1) // (255 * 127)

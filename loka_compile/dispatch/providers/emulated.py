@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from loka_compile.graph.site import Site
-from loka_compile.recipes import Recipe
+from loka_compile.recipes import RECIPES, Recipe
 from loka_compile.target import Target
 
 NAME = "emulated"
+SPEAKS = tuple(RECIPES)
 
 
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:

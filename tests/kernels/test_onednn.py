@@ -1,0 +1,71 @@
+"""loka::frozen_onednn against float64, packed once, and in generated code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import loka_compile as loka
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.onednn import frozen_onednn
+from tests.helpers import sqnr_db
+
+pytestmark = [
+    pytest.mark.usefixtures("fresh_dynamo"),
+    pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"),
+]
+
+sizes = st.integers(1, 70)
+
+
+def operands(m, k, n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(0, 256, (m, k), dtype=torch.uint8, generator=generator)
+    return a, torch.randn(n, k, generator=generator) * torch.logspace(-1, 1, n)[:, None]
+
+
+@given(sizes, sizes, sizes, st.booleans())
+@settings(deadline=None)
+def test_it_is_the_product_with_the_quantized_weight(m, k, n, transposed):
+    a, weight = operands(m, k, n)
+    q, scale = quantization.reference(weight.mT, torch.int8, "row", -2)
+    expected = (a.double() @ q.double()) * scale.double()
+    out = frozen_onednn(a, nn.Parameter(weight if transposed else weight.mT.contiguous()), transposed)
+    assert out.dtype == torch.float32
+    bound = 2.0**-22 * (a.double() @ q.double().abs()) * scale.double() + 1e-30
+    assert ((out - expected).abs() <= bound * (8 + k)).all()
+
+
+def test_no_rows():
+    a, weight = operands(3, 8, 5)
+    assert frozen_onednn(a[:0], nn.Parameter(weight), True).shape == (0, 5)
+
+
+def test_opcheck():
+    a, weight = operands(6, 8, 5)
+    torch.library.opcheck(frozen_onednn, (a, weight, True))
+
+
+def test_a_changed_weight_is_packed_anew():
+    a, weight = operands(6, 8, 5)
+    parameter = nn.Parameter(weight)
+    first = frozen_onednn(a, parameter, True)
+    with torch.no_grad():
+        parameter.mul_(2)
+    torch.testing.assert_close(frozen_onednn(a, parameter, True), 2 * first)
+
+
+def test_in_generated_code(plan_for):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 16)), torch.randn(64, 32)
+    with torch.no_grad():
+        plan = plan_for("uint8_rowwise", model, x, provider="onednn")
+        compiled = torch.compile(model, backend="loka", options={"plan": plan})
+        assert sqnr_db(compiled(x), model(x)) > 35
+    first, second = loka.explain(compiled).rows
+    assert first.outcome == "refused" and "takes unsigned" not in first.reason
+    assert "the left operand may have negative values" in first.reason
+    assert (second.outcome, second.runs_as) == ("lowered", "loka.frozen_onednn")
