@@ -1,8 +1,8 @@
 """Dispatch: from a profile and a target to a plan.
 
     feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >= min_sqnr_db
-    choice   = of all sites together, the assignment of least time (cut.py); casts that sites share are paid once,
-               and a site is lowered only if that is worth min_speedup
+    choice   = of all sites together, the assignment of least time (cut.py), or one that makes less noise in hardly
+               more; casts that sites share are paid once, and a site is lowered only if that is worth min_speedup
 
 LoKA Dispatch (papers.md 1.4) chooses site by site, which loses where a cast is shared. Every candidate that is not
 chosen leaves with its reasons.
@@ -29,8 +29,8 @@ from loka_compile.target import TARGETS, Target
 
 FREE = Cost(0.0)
 """Of emulation, which shows numerics and is never timed."""
-TIE = 0.03
-"""Share of its time that a site pays for its least noisy candidate: a difference below what timing can tell."""
+SLACK = 0.005
+"""Share of the time that lowering saves which is given up for less noise: less than timing can tell."""
 NEVER_TIMED = 1e12
 """Microseconds that let any kernel go before emulation."""
 
@@ -55,7 +55,9 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     hardware = TARGETS[options.target]
     judged = {key: _judge(known, hardware, options) for key, known in profile.sites.items()}
     problem = _problem(judged, options)
-    together = _Together(judged, {k: problem.sites[k][index].name for k, index in cut.choose(problem).items()})
+    saved = sum(each.keep_us for each in judged.values()) - problem.us(cut.choose(problem))
+    picks = cut.quietest_within(problem, SLACK * max(saved, 0.0)) if options.min_speedup else cut.choose(problem)
+    together = _Together(judged, {key: problem.sites[key][index].name for key, index in picks.items()})
     decisions = {key: _decision(key, together, options) for key in judged}
     return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}", pins=pins(hardware))
 
@@ -131,16 +133,13 @@ def _problem(judged: Mapping[str, _Judged], options: Options) -> cut.Problem:
         for cast in (cast for cost in each.costs.values() for cast in cost.casts):
             forms[cast.form] = max(forms.get(cast.form, 0.0), cast.us * margin)
         keep = [] if each.costs and options.min_speedup == 0 else [cut.Choice(KEPT, each.keep_us)]
-        least = min((each.errors[candidate].noise for candidate in each.costs), default=0.0)
-        noises = {candidate: 1 - least / max(each.errors[candidate].noise, 1e-30) for candidate in each.costs}
-        lower = [_choice(c, cost, margin * (1 + TIE * noises[c])) for c, cost in each.costs.items()]
-        sites[key] = [*lower, *keep]
+        sites[key] = [*(_choice(c, cost, margin, each.errors[c].noise) for c, cost in each.costs.items()), *keep]
     return cut.Problem(sites, forms)
 
 
-def _choice(candidate: Candidate, cost: Cost, factor: float) -> cut.Choice:
-    us = NEVER_TIMED if cost is FREE else cost.kernel_us * factor
-    return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts))
+def _choice(candidate: Candidate, cost: Cost, margin: float, noise: float) -> cut.Choice:
+    us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
+    return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts), noise)
 
 
 @dataclass(frozen=True)
@@ -213,6 +212,8 @@ def _why_not(
     speed = judged.keep_us / us
     if speed < options.min_speedup:
         return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
+    if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
+        return f"{speed:.2f}x, more noise, and avoiding it costs hardly any of the time that all sites save"
     if us < best_us:
         return f"{us:.0f} us, yet {pick} is faster together with the sites that share casts"
     return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"

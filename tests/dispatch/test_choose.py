@@ -102,6 +102,18 @@ def test_every_candidate_is_chosen_or_rejected_with_a_reason():
         assert set(decision.scores) == {"keep", *map(str, candidates)}
 
 
+def test_what_timing_cannot_tell_buys_accuracy(times):
+    """int8 is 0.4 % faster and ten times noisier; 30 % faster it would win."""
+    scores = {"int8_rowwise": ErrorScore(0.02, 40.0, 0.01), "bf16": ErrorScore(0.02, 50.0, 0.01)}
+    known = profiled(dtype=torch.float32, scores=scores)
+    times |= {"int8_rowwise/aten": 49.8, "bf16/aten": 50.0}
+    decision = decide(known, "cpu", recipes=("bf16", "int8_rowwise"))
+    assert decision.chosen == Candidate("bf16", "aten")
+    assert "more noise" in reasons(decision)["int8_rowwise/aten"]
+    times["int8_rowwise/aten"] = 35.0
+    assert decide(known, "cpu", recipes=("bf16", "int8_rowwise")).chosen == Candidate("int8_rowwise", "aten")
+
+
 # ---------------------------------------------------------------- all sites together
 
 
