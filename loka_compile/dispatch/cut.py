@@ -24,8 +24,6 @@ import networkx as nx
 
 EXACT_FORMS = 12
 """Most shared forms of a part whose combinations are all tried."""
-STEPS = 30
-"""Of the bisection for the highest price of noise."""
 GRAIN = 1e-3
 """Capacities of a cut are whole nanoseconds, so that sums are exact; a time is in microseconds."""
 
@@ -72,22 +70,6 @@ def choose(problem: Problem, weight: float = 0.0) -> dict[str, int]:
     for part in _parts(problem):
         picks |= _solve(_priced(part, weight))
     return {site: picks[site] for site in problem.sites}
-
-
-def quietest_within(problem: Problem, slack: float) -> dict[str, int]:
-    """Of the assignments that are optimal at some price of noise the least noisy one that takes at most `slack` more
-    microseconds than the fastest: time that cannot be told from none should buy accuracy."""
-    picks = choose(problem)
-    limit, noise = problem.us(picks) + slack, problem.noise(picks)
-    low, high = 0.0, 2 * limit / noise if noise else 0.0
-    for _ in range(STEPS if noise and slack > 0 else 0):
-        price = (low + high) / 2
-        found = choose(problem, price)
-        if problem.us(found) <= limit:
-            picks, low = found, price
-        else:
-            high = price
-    return picks
 
 
 def greedy(problem: Problem) -> dict[str, int]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loka_compile.dispatch import cut
-from loka_compile.dispatch.cut import Choice, Problem, choose, frontier, greedy, quietest_within
+from loka_compile.dispatch.cut import Choice, Problem, choose, frontier, greedy
 
 EPSILON = 1e-9
 times = st.integers(0, 20).map(float)
@@ -135,12 +135,3 @@ def test_a_frontier_by_hand():
         {},
     )
     assert [(point.us, point.noise) for point in frontier(problem)] == [(10, 4), (16, 1), (20, 0)]
-
-
-@given(problems(), st.sampled_from([1.0, 7.0]))
-def test_hardly_more_time_buys_the_least_noise_of_the_frontier(problem, slack):
-    picks = quietest_within(problem, slack)
-    limit = brute_force(problem) + slack
-    assert problem.us(picks) <= limit + EPSILON
-    affordable = [point.noise for point in frontier(problem) if point.us <= limit]
-    assert problem.noise(picks) <= min(affordable) + 1e-6
