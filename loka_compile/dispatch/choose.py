@@ -219,6 +219,8 @@ def _why_not(
         return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
         return f"{speed:.2f}x, more noise than {pick}, for a time that can hardly be told apart"
+    if us < best_us <= us * FOREIGN and candidate.provider != aten.NAME:
+        return f"{us:.0f} us against {best_us:.0f} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
     if us < best_us:
         return f"{us:.0f} us, yet {pick} is faster together with the sites that share casts"
     return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"

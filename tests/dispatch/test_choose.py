@@ -9,7 +9,7 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import choose, roofline, timing
+from loka_compile.dispatch import choose, providers, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate
@@ -112,6 +112,19 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
     assert "more noise" in reasons(decision)["int8_rowwise/aten"]
     times["int8_rowwise/aten"] = 35.0
     assert decide(known, "cpu", recipes=("bf16", "int8_rowwise")).chosen == Candidate("int8_rowwise", "aten")
+
+
+def test_another_library_has_to_win_by_more(times, monkeypatch):
+    monkeypatch.setattr(choose, "PROVIDERS", {**choose.PROVIDERS, "torchao": providers.torchao})
+    monkeypatch.setattr(providers.torchao, "reasons_against", lambda *_: [])
+    times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
+    known = profiled(dtype=torch.float32)
+    decision = decide(known, "cpu", recipes=("int8_rowwise",))
+    assert decision.chosen == Candidate("int8_rowwise", "aten")
+    expected = "48 us against 50 by int8_rowwise/aten: another library has to win by 5%"
+    assert reasons(decision)["int8_rowwise/torchao"] == expected
+    times["int8_rowwise/torchao"] = 45.0
+    assert decide(known, "cpu", recipes=("int8_rowwise",)).chosen == Candidate("int8_rowwise", "torchao")
 
 
 # ---------------------------------------------------------------- all sites together
