@@ -28,6 +28,7 @@ from examples import movielens, reports, training
 from examples.metrics import Race, quality
 
 CALIBRATION_BATCHES = 4
+SEGMENTS, SEGMENT_ROWS = ("age", "gender", "occupation"), 32
 # What the demo must show: limits on speed-up, |change of AUC| and relative change of log loss.
 MIN_SPEEDUP, MAX_AUC_CHANGE, MAX_LOGLOSS_CHANGE = 1.5, 0.0005, 0.0002
 TINY = dict(width=16, tokens=4, k=4, hidden=(64, 64), head=(64,))
@@ -60,9 +61,12 @@ def story(options: argparse.Namespace, console: Console, progress: Progress) -> 
         pass
     train_seconds = time.perf_counter() - started
 
-    # 2. Probe: run some training batches op by op and learn what each GEMM sees. The profile is a file.
-    calibration = train[-CALIBRATION_BATCHES * options.batch :].batches(options.batch)
-    with torch.no_grad(), loka.probe(model) as probe:
+    # 2. Probe: run some ratings op by op and learn what each GEMM sees. They are chosen so that no age, gender or
+    #    occupation is too rare to be judged by itself. The profile is a file.
+    rows = min(len(train), CALIBRATION_BATCHES * options.batch)
+    chosen = loka.stratified_sample(segments_of(train.ids), rows, segments=SEGMENTS, min_per_segment=SEGMENT_ROWS).rows
+    calibration = train[chosen].batches(options.batch)
+    with torch.no_grad(), loka.probe(model, segments=lambda ids, genres: segments_of(ids)) as probe:
         for batch in progress.track(calibration, description="probe"):
             model(*batch)
     probe.save(out / "profile.safetensors")
@@ -126,6 +130,11 @@ def story(options: argparse.Namespace, console: Console, progress: Progress) -> 
     console.print(verdict(results))
     console.print(f"Profile, plans, graphs, plot and results.json are in {out}/")
     return results
+
+
+def segments_of(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The columns of the ids that say whom a rating is by."""
+    return {name: ids[:, movielens.FIELDS.index(name)] for name in SEGMENTS}
 
 
 def summarize(race: Race, qualities: dict[str, dict[str, float]], rows: dict[str, list]) -> dict[str, object]:

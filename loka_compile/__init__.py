@@ -32,6 +32,7 @@ _EXPORTS = {
     "ProfileError": "loka_compile.probe.profile",
     "load_profile": "loka_compile.probe.profile",
     "probe": "loka_compile.probe.session",
+    "stratified_sample": "loka_compile.probe.sampling",
     "explain": "loka_compile.inspect.explain",
     "records": "loka_compile.inspect.records",
     "plan": "loka_compile.inspect.records",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from loka_compile.inspect.records import plan, records
     from loka_compile.options import Options, OptionsError
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
+    from loka_compile.probe.sampling import stratified_sample
     from loka_compile.probe.session import probe
 
 

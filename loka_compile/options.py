@@ -49,9 +49,13 @@ class Options:
 
     Budgets, per site; a candidate that misses one is rejected, and the reason is shown:
 
+    guard_segments: a candidate that is safe over all rows and not for a segment that the profile knows is rejected
+        too; False only says so.
     max_mere: highest mean relative error, a fraction (0.2 is 20 %); inf lifts the budget.
     min_sqnr_db: lowest signal to quantization noise ratio, in dB.
     min_speedup: lowest time before / time after, a ratio; 0 accepts slower kernels too.
+    min_source_quality: for a profile that knows its production traffic, the lowest agreement of its rows with that (1 -
+        total variation of the feature that agrees least). Surely below: refused. Not surely above: flagged.
     race: a plan made here is compiled beside the unplanned graph, and kept only if it is not slower. The verdict is
         remembered on disk, so this costs one more compilation, once.
 
@@ -81,6 +85,8 @@ class Options:
     profile: Any = None
     target: str = "cpu"
     recipes: tuple[str, ...] = field(default_factory=lambda: tuple(RECIPES))
+    guard_segments: bool = True
+    min_source_quality: float = 0.9
     max_mere: float = 0.2
     min_sqnr_db: float = 20.0
     min_speedup: float = 1.05
@@ -100,6 +106,8 @@ class Options:
             "profile": _artifact("profile", self.profile, "Profile"),
             "target": _one_of("target", self.target, TARGETS),
             "recipes": _names("recipes", self.recipes, RECIPES),
+            "guard_segments": _switch("guard_segments", self.guard_segments),
+            "min_source_quality": _number("min_source_quality", self.min_source_quality),
             "max_mere": _number("max_mere", self.max_mere),
             "min_sqnr_db": _number("min_sqnr_db", self.min_sqnr_db),
             "min_speedup": _number("min_speedup", self.min_speedup),

@@ -23,7 +23,8 @@ from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, reasons_a
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe import segments
+from loka_compile.probe.profile import Profile, ProfileError, SiteProfile
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS, Target
 
@@ -48,11 +49,16 @@ class _Judged:
     errors: dict[Candidate, Score] = field(default_factory=dict)
     costs: dict[Candidate, Cost] = field(default_factory=dict)
     rejected: dict[Candidate, str] = field(default_factory=dict)
+    unsafe: dict[str, str] = field(default_factory=dict)
+    """Recipe -> the segment that it harms most, and how, where it is safe over all rows."""
     kept_because: str = ""
 
 
 def dispatch(profile: Profile, target: str | None = None, options: Options | None = None) -> Plan:
-    """Decide every site of a profile. Budgets and recipes come from `options`; so does the target, unless given."""
+    """Decide every site of a profile. Budgets and recipes come from `options`; so does the target, unless given.
+
+    Raises ProfileError if the profile's rows cannot speak for its production traffic (Options.min_source_quality).
+    """
     options = options or Options()
     options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
@@ -60,7 +66,22 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     problem = _problem(judged, options)
     together = _Together(judged, {k: problem.sites[k][index].name for k, index in cut.choose(problem).items()})
     decisions = {key: _decision(key, together, options) for key in judged}
-    return Plan(hardware.name, decisions, origin=f"profile {profile.fingerprint[:12]}", pins=pins(hardware))
+    return Plan(hardware.name, decisions, origin=_origin(profile, options), pins=pins(hardware))
+
+
+def _origin(profile: Profile, options: Options) -> str:
+    """The profile, and what is to be said of its rows. Raises ProfileError where these surely cannot speak for
+    production."""
+    found = profile.source.assess(options.min_source_quality) if profile.source is not None else None
+    origin = f"profile {profile.fingerprint[:12]}"
+    if found is None or found.verdict == "accept":
+        return origin
+    if found.verdict == "refuse":
+        raise ProfileError(
+            f"the profile's rows cannot speak for production: {found.reason}. Calibrate on rows chosen by "
+            "probe.sampling.stratified_sample or weighed by probe.source_quality.rake, or lower min_source_quality"
+        )
+    return f"{origin}, FLAGGED: its {profile.source.rows:,} rows may not speak for production: {found.reason}"
 
 
 def candidates(options: Options) -> Iterator[Candidate]:
@@ -82,7 +103,7 @@ def _judge(profiled: SiteProfile, target: Target, options: Options) -> _Judged:
     judged = _Judged(site, keep_us, "measured on this CPU" if target.measured else f"modelled: roofline {target}")
     for candidate in candidates(options):
         judged.errors[candidate] = score = _errors(profiled, candidate.recipe)
-        reasons = list(_reasons(site, candidate, score, target, options))
+        reasons = [*_reasons(site, candidate, score, target, options), *_unsafe(judged, profiled, candidate, options)]
         if reasons:
             judged.rejected[candidate] = "; ".join(reasons)
         else:
@@ -110,6 +131,18 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
         yield f"MERE {score.mere:.3g}, budget {options.max_mere:g}"
     if score.sqnr_db < options.min_sqnr_db and score.mere < float("inf"):
         yield f"SQNR {score.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}"
+
+
+def _unsafe(judged: _Judged, profiled: SiteProfile, candidate: Candidate, options: Options) -> Iterator[str]:
+    """A minority that is harmed: by default a reason against, in any case something to say."""
+    score = judged.errors[candidate]
+    within = score.mere <= options.max_mere and score.sqnr_db >= options.min_sqnr_db
+    found = segments.unsafe(profiled.segments, candidate.recipe, options.max_mere, options.min_sqnr_db)
+    if within and found is not None:
+        segment, error = found
+        judged.unsafe[candidate.recipe] = f"unsafe for {segment}: {error} (all rows: {score.mere:.3g})"
+        if options.guard_segments:
+            yield judged.unsafe[candidate.recipe]
 
 
 def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_us: float) -> Cost:
@@ -199,12 +232,13 @@ def _decision(key: str, together: _Together, options: Options) -> Decision:
 def _why(key: str, together: _Together) -> str:
     judged, partners = together.judged[key], together.partners(key)
     cost = judged.costs[together.picks[key]]
+    warned = judged.unsafe.get(together.picks[key].recipe, "")
     if cost is FREE:
-        return "fastest within budget, numerics only"
+        return "; ".join(filter(None, ("fastest within budget, numerics only", warned)))
     speed = f"fastest within budget, {judged.keep_us / together.shared_us(cost):.2f}x"
-    if not partners:
-        return speed
-    return f"{speed}, its cast shared with {', '.join(partners)} ({judged.keep_us / cost.alone_us:.2f}x alone)"
+    if partners:
+        speed += f", its cast shared with {', '.join(partners)} ({judged.keep_us / cost.alone_us:.2f}x alone)"
+    return "; ".join(filter(None, (speed, warned)))
 
 
 def _why_not(

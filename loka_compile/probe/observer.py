@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
+from loka_compile.probe import segments
 from loka_compile.probe.distribution import generator_for, sample_dim
 from loka_compile.probe.models import kind_of
 from loka_compile.probe.pairs import PAIRS, estimate
@@ -51,6 +52,7 @@ class _Record:
     calls: int = 0
     scored: int = 0
     scores: dict[str, ErrorScore] = field(default_factory=dict)
+    segments: dict[str, segments.SegmentScore] = field(default_factory=dict)
     observed: tuple[int, int, int, int] = (1, 0, 0, 0)
 
 
@@ -58,13 +60,21 @@ class Observer:
     """Collects from every graph of a model.
 
     rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones only add to its
-    statistics. pairs: most drawn pairs a site is scored on. `active`: whether running graphs are watched.
+    statistics. pairs: most drawn pairs a site is scored on. watch: who is in the batches, to score by segment.
+    `active`: whether running graphs are watched.
     """
 
     def __init__(
-        self, recipes: tuple[Recipe, ...], rows: int, score_calls: int, seed: int, pairs: int = PAIRS
+        self,
+        recipes: tuple[Recipe, ...],
+        rows: int,
+        score_calls: int,
+        seed: int,
+        pairs: int = PAIRS,
+        watch: segments.Watch | None = None,
     ) -> None:
         self.recipes, self.rows, self.score_calls, self.seed, self.pairs = recipes, rows, score_calls, seed, pairs
+        self.watch = watch
         self.records: dict[str, _Record] = {}
         self.active = True
         self.graphs_run = 0
@@ -100,23 +110,32 @@ class Observer:
             amax = record.lhs.add(lhs), record.rhs.add(rhs)
             if record.scored < self.score_calls and lhs.numel() and rhs.numel():
                 record.scored += 1
+                self._score_segments(record, lhs, rhs, amax)
                 if site.role == "grad_weight" and lhs.shape[-1] > CONTRACTION:  # a sum over the batch: some will do
                     some = runs(lhs.shape[-1], CONTRACTION, record.picks).to(lhs.device)
                     lhs, rhs = lhs.index_select(-1, some), rhs.index_select(-2, some)
                 a, b = subsample(lhs, rhs, self.rows, COLUMNS, record.picks)
                 _score_all(self.recipes, site, a, b, amax, record.scores)
 
+    def _score_segments(self, record: _Record, lhs: Tensor, rhs: Tensor, amax: tuple[float, float]) -> None:
+        if self.watch is None:
+            return
+        found = self.watch.scores(record.site, lhs, rhs, self.recipes, amax, record.picks)
+        for name, each in found.items():
+            record.segments[name] = record.segments.get(name, segments.SegmentScore()).joined(each)
+
     def profile(self) -> Profile:
         versions = {"loka": importlib.metadata.version("loka-compile"), "torch": str(torch.__version__)}
         sites = {key: self._site_profile(key, record) for key, record in self.records.items() if record.calls}
-        return Profile(sites, versions, self.seed)
+        return Profile(sites, versions, self.seed, source=self.watch.source() if self.watch else None)
 
     def _site_profile(self, key: str, record: _Record) -> SiteProfile:
         lhs, rhs = record.lhs.result(), record.rhs.result()
         generator = generator_for(self.seed, key, "draw")
         with exact():
             drawn = estimate(record.site, lhs, rhs, self.recipes, record.observed, generator, self.pairs)
-        return SiteProfile(record.site, record.calls, lhs, rhs, dict(record.scores), drawn, record.observed)
+        scores, by_segment = dict(record.scores), dict(sorted(record.segments.items()))
+        return SiteProfile(record.site, record.calls, lhs, rhs, scores, drawn, record.observed, by_segment)
 
     def _key(self, site: Site) -> str:
         """The site's key; `key@source` for the second site of that key (graphs on both sides of a graph break)."""

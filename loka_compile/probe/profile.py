@@ -24,10 +24,11 @@ from loka_compile.graph.site import Site
 from loka_compile.probe.models import MODELS, Model
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.segments import SegmentScore, Source
 from loka_compile.probe.statistics import OperandStats
 
 FORMAT = "loka-profile"
-VERSION = 2
+VERSION = 3
 REDO = "make the profile anew with loka.probe(model) and probe.save(path)"
 
 
@@ -40,7 +41,8 @@ class SiteProfile:
     """One GEMM over all measured calls.
 
     lhs, rhs: its operands. scores: by recipe, the worst over the calls on the real operands; drawn: with intervals, on
-    operands drawn from the learned distributions. observed: batch, M, N, K of the largest call.
+    operands drawn from the learned distributions. observed: batch, M, N, K of the largest call. segments: errors by
+    segment, `feature=value`.
     """
 
     site: Site
@@ -50,6 +52,7 @@ class SiteProfile:
     scores: Mapping[str, ErrorScore] = field(default_factory=dict)
     drawn: Mapping[str, Estimated] = field(default_factory=dict)
     observed: tuple[int, int, int, int] = (1, 0, 0, 0)
+    segments: Mapping[str, SegmentScore] = field(default_factory=dict)
 
     @property
     def observed_batch(self) -> int:
@@ -67,15 +70,22 @@ class SiteProfile:
         return known[0].worst(known[-1]) if known else None
 
 
+    def worst_segment(self, recipe: str) -> tuple[str, float, int]:
+        """Name, MERE and scored rows of the segment that a recipe harms most."""
+        scored = [(n, s.scores[recipe].mere, s.rows) for n, s in self.segments.items() if recipe in s.scores]
+        return max(scored, key=lambda found: found[1], default=("", 0.0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """Sites by key (a second site of the same key is `key@source`). created_with: library versions. seed: the
-    probe's, from which every sample and draw follows."""
+    probe's, from which every sample and draw follows. source: whom the rows stand for, None if they had no labels."""
 
     sites: Mapping[str, SiteProfile]
     created_with: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     version: int = VERSION
+    source: Source | None = None
 
     def find(self, site: Site) -> SiteProfile | None:
         """What is known of a graph's site; None also where the profile's site of that name is another GEMM."""
@@ -107,8 +117,8 @@ class Profile:
             temporary.unlink(missing_ok=True)
 
     def summary(self) -> str:
-        """One line a site: shape, calls, tails, and MERE by recipe."""
-        lines = [repr(self)]
+        """One line a site: shape, calls, tails, and MERE by recipe; below it the worst segment of each recipe."""
+        lines = [repr(self), *self._source_lines()]
         for key, known in self.sites.items():
             errors = "  ".join(f"{name} {known.error(name).mere:.3g}" for name in known.scores)
             faults = known.lhs.non_finite + known.rhs.non_finite
@@ -117,7 +127,18 @@ class Profile:
                 f"drawn from {known.lhs.model or '-'}, {known.rhs.model or '-'}  "
                 f"zero rows {known.lhs.zero_rows}{f'  NOT FINITE {faults}' if faults else ''}  mere: {errors or '-'}"
             )
+            worst = {recipe: known.worst_segment(recipe) for recipe in known.scores} if known.segments else {}
+            if worst:
+                parts = (f"{recipe} {mere:.3g} ({name}, {rows} rows)" for recipe, (name, mere, rows) in worst.items())
+                lines.append(f"    worst segments: {'  '.join(parts)}")
         return "\n".join(lines)
+
+    def _source_lines(self) -> list[str]:
+        if self.source is None:
+            return []
+        shares = ("; ".join(f"{v} {x:.1%}" for v, x in by.items()) for by in self.source.shares.values())
+        seen = (f"{name}: {text}" for name, text in zip(self.source.shares, shares, strict=True))
+        return [f"  {self.source.rows:,} rows seen  {'  '.join(seen)}"]
 
     def __repr__(self) -> str:
         calls = max((known.calls for known in self.sites.values()), default=0)
@@ -198,8 +219,10 @@ def _content(profile: Profile) -> tuple[str, dict[str, Tensor]]:
             "rhs": _stats_to_json(known.rhs, f"{index:05d}.rhs", tensors),
             "scores": {name: _plain(asdict(score)) for name, score in known.scores.items()},
             "drawn": {name: _estimated_to_json(each) for name, each in known.drawn.items()},
+            "segments": {name: _segment_to_json(each) for name, each in known.segments.items()},
         }
-    body = {"created_with": dict(profile.created_with), "seed": profile.seed, "sites": sites}
+    source = asdict(profile.source) if profile.source is not None else None
+    body = {"created_with": dict(profile.created_with), "seed": profile.seed, "source": source, "sites": sites}
     return json.dumps(body, allow_nan=False), tensors
 
 
@@ -221,11 +244,22 @@ def _profile(body: dict[str, Any], tensors: Mapping[str, Tensor]) -> Profile:
             rhs=_stats_from_json(known["rhs"], tensors),
             scores={name: ErrorScore(**_numbers(score)) for name, score in known["scores"].items()},
             drawn={name: _estimated_from_json(each) for name, each in known["drawn"].items()},
+            segments={name: _segment_from_json(each) for name, each in known["segments"].items()},
             observed=tuple(int(size) for size in known["observed"]),  # type: ignore[arg-type]
         )
         for key, known in body["sites"].items()
     }
-    return Profile(sites, dict(body["created_with"]), int(body["seed"]))
+    source = Source(**body["source"]) if body["source"] is not None else None
+    return Profile(sites, dict(body["created_with"]), int(body["seed"]), source=source)
+
+
+def _segment_to_json(segment: SegmentScore) -> dict[str, Any]:
+    return {"rows": segment.rows, "scores": {name: _plain(asdict(score)) for name, score in segment.scores.items()}}
+
+
+def _segment_from_json(body: dict[str, Any]) -> SegmentScore:
+    scores = {name: ErrorScore(**_numbers(score)) for name, score in body["scores"].items()}
+    return SegmentScore(int(body["rows"]), scores)
 
 
 def _estimated_to_json(estimated: Estimated) -> dict[str, Any]:

@@ -131,12 +131,11 @@ def _cells(columns: Sequence[Codes], least: int) -> tuple[list[Codes], list[int]
                 required[index] = min(both, draws + need)
                 need -= required[index] - draws
             else:
-                share = both / len(cell)
-                required[index] = min(both, max(need, math.ceil(draws * share)))
+                required[index] = min(both, max(need, -(-draws * both // len(cell))))
                 need -= required[index]
                 cells[index] = cell[inside[index]]
                 cells.append(cell[~inside[index]])
-                required.append(math.ceil(draws * (1 - share)))
+                required.append(-(-draws * (len(cell) - both) // len(cell)))  # rounded up, in whole numbers
     return cells, required
 
 

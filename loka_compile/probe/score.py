@@ -40,6 +40,13 @@ class ErrorScore:
             max(self.mere, other.mere), min(self.sqnr_db, other.sqnr_db), max(self.median_rel, other.median_rel)
         )
 
+    def mean(self, other: ErrorScore, share: float) -> ErrorScore:
+        """Of both together, `share` of it the other's; of the ratios of noise to signal where it is of decibels."""
+        mixed = lambda a, b: a if a == b else (1 - share) * a + share * b  # noqa: E731  # inf - inf is no number
+        noise = mixed(*(10 ** min(-each.sqnr_db / 10, 300.0) for each in (self, other)))
+        sqnr_db = -10 * math.log10(noise) if noise > 0 else math.inf
+        return ErrorScore(mixed(self.mere, other.mere), sqnr_db, mixed(self.median_rel, other.median_rel))
+
 
 def score(out: Tensor, ref: Tensor) -> ErrorScore:
     """All three errors; of nothing, or of equal tensors, they are 0, inf, 0.
@@ -88,22 +95,36 @@ def product(lhs: Tensor, rhs: Tensor) -> Tensor:
 
 
 def emulate(
-    recipe: Recipe, lhs: Tensor, rhs: Tensor, gradient: str = "", amax: tuple[float, float] | None = None
+    recipe: Recipe,
+    lhs: Tensor,
+    rhs: Tensor,
+    gradient: str = "",
+    amax: tuple[float, float] | None = None,
+    keep: Tensor | None = None,
 ) -> Tensor:
     """lhs (..., M, K) @ rhs (..., K, N) in a recipe's numerics, as float32: what the precision pass makes of a GEMM.
 
     gradient: which operand is one, as `Site.gradient`. amax: largest magnitudes of the whole operands where these
-    are parts of them; a scale a tensor depends on them.
+    are parts of them; a scale a tensor depends on them. keep: (K,) bool, the terms of the sum that are kept; the
+    scales are those of all.
     """
     (a_dtype, a_scaling), (b_dtype, b_scaling) = (recipe.operand(s, gradient == s) for s in ("lhs", "rhs"))
     with exact():
         if recipe.scaling == "none":
-            out = scaled_gemm.reference(lhs.to(a_dtype), None, rhs.to(b_dtype), None, recipe.dtype)
+            out = scaled_gemm.reference(_kept(lhs.to(a_dtype), keep), None, rhs.to(b_dtype), None, recipe.dtype)
         else:
-            a = _quantized(lhs, a_dtype, a_scaling, -1, amax[0] if amax else None)
+            a, a_scale = _quantized(lhs, a_dtype, a_scaling, -1, amax[0] if amax else None)
             b = _quantized(rhs, b_dtype, b_scaling, -2, amax[1] if amax else None)
-            out = scaled_gemm.reference(*a, *b, lhs.dtype)
+            out = scaled_gemm.reference(_kept(a, keep), a_scale, *b, lhs.dtype)
         return out.to(lhs.dtype).float()
+
+
+def _kept(a: Tensor, keep: Tensor | None) -> Tensor:
+    """Zeros where a term is not kept; in one byte, whose zero is zero in all formats."""
+    if keep is None:
+        return a
+    values = a.view(torch.uint8) if a.itemsize == 1 else a
+    return torch.where(keep, values, 0).view(a.dtype)
 
 
 def _quantized(x: Tensor, dtype: torch.dtype, scaling: str, axis: int, amax: float | None) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from loka_compile import compat
 from loka_compile.probe.observer import Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
+from loka_compile.probe.segments import LabelsOf, Watch
 from loka_compile.recipes import Recipe
 
 RECOMPILE_LIMIT = 64
@@ -44,19 +45,27 @@ def probe(
     score_calls: int = 4,
     pairs: int = PAIRS,
     seed: int = 0,
+    segments: LabelsOf | None = None,
+    production: Mapping[str, Mapping[Any, float]] | None = None,
 ) -> Probe:
     """A context in which every call of `model` is measured, forward and backward.
 
     recipes: which to score, all for None. rows: most rows a call is scored on. score_calls: calls of a site that are
     scored; later ones still add to its statistics. pairs: most drawn pairs of operands a site is scored on. seed: of
-    what is sampled and drawn. Results and gradients are those of the model; afterwards it is as before.
+    what is sampled and drawn. segments: called with what the model is called with, gives a label for every row of the
+    batch, by feature; errors are then also scored by segment. production: feature -> value -> share of production's
+    traffic, for the profile to say whether the rows seen can speak for it. Results and gradients are those of the
+    model; afterwards it is as before.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"loka.probe takes an nn.Module, got {type(model).__name__}")
     for name, value in (("rows", rows), ("score_calls", score_calls), ("pairs", pairs)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs))
+    if production and segments is None:
+        raise ValueError(f"production has shares of {list(production)}: give segments=, which says the rows' labels")
+    watch = Watch(segments, production or {}, rows, seed) if segments is not None else None
+    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs, watch))
 
 
 class Probe:
@@ -123,6 +132,8 @@ class Probe:
         """Counts the model's calls, and those that ran none of our graphs."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if self._observer.watch is not None:
+                self._observer.watch.begin(args, kwargs)
             before = self._observer.graphs_run
             out = compiled(*args, **kwargs)
             self.calls += 1

@@ -16,8 +16,9 @@ from loka_compile.dispatch.plan import KEPT, Candidate
 from loka_compile.graph.site import Operand, Site
 from loka_compile.options import Options
 from loka_compile.probe.pairs import Estimated, Interval
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.profile import Profile, ProfileError, SiteProfile
 from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.segments import SegmentScore, Source
 from loka_compile.probe.statistics import OperandStats
 from loka_compile.recipes import RECIPES
 
@@ -296,3 +297,51 @@ def test_the_time_is_that_of_the_largest_call(monkeypatch):
     monkeypatch.setattr(roofline, "keep_us", lambda site, sizes, target: seen.append(sizes) or 1.0)
     decide(profiled((1, 640, 512, 256)))
     assert (seen[0].batch, seen[0].M, seen[0].N, seen[0].K) == (1, 640, 512, 256)
+
+
+# ---------------------------------------------------------------- whom the rows stand for
+
+
+def harmed(rows=40, mere=0.5, sqnr_db=30.0):
+    """Safe over all rows in every recipe, and unsafe for a small country in FP8."""
+    bad = dict.fromkeys(("fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"), ErrorScore(mere, sqnr_db, 0.3))
+    segments = {"country=US": SegmentScore(900, dict.fromkeys(RECIPES, GOOD)), "country=NZ": SegmentScore(rows, bad)}
+    return replace(profiled(), segments=segments)
+
+
+def test_what_harms_a_minority_is_not_chosen_and_says_whom():
+    decision = decide(harmed(), recipes=("fp8_tensorwise", "fp8_rowwise"))
+    assert decision.chosen == KEPT
+    assert "unsafe for country=NZ: MERE 0.5 on its 40 rows, budget 0.2 (all rows: 0.02)" in decision.reason
+    by_noise = reasons(decide(harmed(mere=0.1, sqnr_db=12.0)))["fp8_rowwise/aten"]
+    assert by_noise.startswith("unsafe for country=NZ: SQNR 12.0 dB on its 40 rows, budget 20")
+
+
+def test_it_can_be_chosen_all_the_same_and_is_still_told():
+    decision = decide(harmed(), guard_segments=False)
+    assert decision.chosen.recipe == "fp8_rowwise"
+    assert decision.reason.endswith("; unsafe for country=NZ: MERE 0.5 on its 40 rows, budget 0.2 (all rows: 0.02)")
+
+
+def test_a_handful_of_rows_decides_nothing():
+    assert decide(harmed(rows=7)).chosen.recipe == "fp8_rowwise"
+
+
+def from_source(share, rows=100_000, **options):
+    source = Source(rows, {"country": {"NZ": share, "US": 1 - share}}, {"country": {"NZ": 0.3, "US": 0.7}})
+    return dispatch(Profile({"fc#0:output": profiled()}, source=source), options=Options(target="h100", **options))
+
+
+def test_a_profile_from_a_poor_source_is_refused():
+    with pytest.raises(ProfileError, match=r"cannot speak for production: 'country' agrees least.*min_source_quality"):
+        from_source(0.02)
+    assert from_source(0.02, min_source_quality=0.5).lowered
+
+
+def test_a_profile_from_a_doubtful_source_is_flagged():
+    plan = from_source(0.25, rows=60)
+    assert plan.lowered and "FLAGGED: its 60 rows may not speak for production: 'country' agrees least" in plan.origin
+
+
+def test_a_profile_from_a_good_source_is_as_any_other():
+    assert "FLAGGED" not in from_source(0.29).origin

@@ -27,6 +27,7 @@ from loka_compile.probe.profile import (
     parse_profile,
 )
 from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.segments import SegmentScore, Source
 
 DRAWN = Estimated(25, Interval(0.1, 0.2), Interval(1e-3, math.inf), Interval(0.05, 0.1))
 
@@ -49,10 +50,13 @@ def make_profile(seed=0):
         torch.bfloat16, "mlp.0", "model.py:7", True, "",
     )  # fmt: skip
     scores = {"fp8_rowwise": ErrorScore(0.1, 28.0, 0.03), "fp16": ErrorScore(math.inf, -math.inf, 0.0)}
-    one = SiteProfile(site, 4, operand(3), operand(3), scores, {"fp16": DRAWN}, (1, 32, 5, 3))
+    rare = {"country=NZ": SegmentScore(11, scores)}
+    one = SiteProfile(site, 4, operand(3), operand(3), scores, {"fp16": DRAWN}, (1, 32, 5, 3), rare)
     gradient = dataclasses.replace(site, key="mlp.0#0:grad_weight", role="grad_weight", gradient="lhs")
     other = SiteProfile(gradient, 1, OperandStats(), operand(2))
-    return Profile({site.key: one, f"{gradient.key}@x.py:3": other}, {"loka": "0", "torch": "2"}, seed=3)
+    source = Source(900, {"country": {"NZ": 0.01, "US": 0.99}}, {"country": {"NZ": 0.02, "US": 0.98}})
+    sites = {site.key: one, f"{gradient.key}@x.py:3": other}
+    return Profile(sites, {"loka": "0", "torch": "2"}, seed=3, source=source)
 
 
 PROFILE = make_profile()
@@ -67,9 +71,11 @@ def test_round_trip(tmp_path):
     assert (hash(loaded), repr(loaded), loaded.summary()) == (hash(PROFILE), repr(PROFILE), PROFILE.summary())
     for key, known in PROFILE.sites.items():
         found = loaded.sites[key]
-        for name in ("calls", "scores", "drawn", "observed"):
+        for name in ("calls", "scores", "drawn", "observed", "segments"):
             assert getattr(found, name) == getattr(known, name)
         assert {k: str(v) for k, v in vars(found.site).items()} == {k: str(v) for k, v in vars(known.site).items()}
+    assert loaded.source == PROFILE.source
+    assert "country=NZ, 11 rows" in loaded.summary() and "900 rows seen  country: NZ 1.0%" in loaded.summary()
     assert loaded.sites["mlp.0#0:output"].site.M.free_symbols
     mean = PROFILE.sites["mlp.0#0:output"].lhs.distribution.mean
     assert torch.equal(loaded.sites["mlp.0#0:output"].lhs.distribution.mean, mean)
@@ -152,8 +158,8 @@ FOREIGN = {
     "half": (BYTES[: len(BYTES) // 8], "truncated"),
     "one byte short": (BYTES[:-1], "damaged or truncated"),
     "one byte more": (BYTES + b"\0", "damaged or truncated"),
-    "newer": (with_header(version=3), "upgrade loka"),
-    "older": (with_header(version=1), "has profile version 1, this loka reads 2; make the profile anew"),
+    "newer": (with_header(version=4), "upgrade loka"),
+    "older": (with_header(version=1), "has profile version 1, this loka reads 3; make the profile anew"),
     "no version": (with_header(version=None), "no profile version"),
     "checksum": (with_header(checksum="0"), "does not match its checksum"),
     "content": (with_header(content="{}"), "does not match its checksum"),
