@@ -13,6 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests find `examples` however pytest is started
 
+# Before triton is imported: without a GPU, Triton kernels run in its interpreter. (What is compiled for a GPU that is not
+# here is compiled in a process of its own.)
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Before torch is imported. The workers of pytest-xdist inherit the caches of the process that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _caches = tempfile.mkdtemp(prefix="loka-tests-")

@@ -1,0 +1,38 @@
+"""One launch of a Triton kernel as plain data: what is run on a GPU is what is compiled and counted without one.
+
+Every Triton kernel here has a function that turns its operands into a `Launch`; they may be on the `meta` device, which
+has shapes, dtypes and no memory. `run` makes the launch (under TRITON_INTERPRET=1, on CPU tensors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """kernel: the @triton.jit function. grid: programs, up to three numbers. args: its run-time arguments by name
+    (tensors, TMA descriptors, numbers, None). constants: its constexprs by name. warps, stages: Triton's num_warps and
+    num_stages. flops: tensor-core operations of the launch. nbytes: global memory it has to move, every operand once."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: Mapping[str, Any]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    warps: int = 4
+    stages: int = 3
+    flops: int = 0
+    nbytes: int = 0
+
+    def run(self) -> None:
+        """Nothing is launched where the grid is empty."""
+        if all(self.grid):
+            options = {"num_warps": self.warps, "num_stages": self.stages}
+            self.kernel[self.grid](**self.args, **self.constants, **options)
+
+
+def moved(*tensors: Any) -> int:
+    """Bytes of these tensors, None left out."""
+    return sum(x.numel() * x.element_size() for x in tensors if x is not None)
