@@ -15,7 +15,8 @@ from typing import Any
 class Launch:
     """kernel: the @triton.jit function. grid: programs, up to three numbers. args: its run-time arguments by name
     (tensors, TMA descriptors, numbers, None). constants: its constexprs by name. warps, stages: Triton's num_warps and
-    num_stages. flops: tensor-core operations of the launch. nbytes: global memory it has to move, every operand once."""
+    num_stages. flops: tensor-core operations of the launch. nbytes: global memory it has to move, operands once each.
+    """
 
     kernel: Any
     grid: tuple[int, ...]

@@ -13,8 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests find `examples` however pytest is started
 
-# Before triton is imported: without a GPU, Triton kernels run in its interpreter. (What is compiled for a GPU that is not
-# here is compiled in a process of its own.)
+# Before triton is imported: without a GPU, Triton kernels run in its interpreter. (What is compiled for a GPU that is
+# not here is compiled in a process of its own.)
 if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
