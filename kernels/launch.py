@@ -34,6 +34,23 @@ class Launch:
             self.kernel[self.grid](**self.args, **self.constants, **options)
 
 
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """A launch to compile without its GPU. A kernel's module lists its own: specimens(arch: str) -> list[Specimen], at
+    the default configuration and the field's shapes; arch is "sm_90", "gfx942" and so on.
+
+    name: such as "scaled_gemm rowwise 65536x512x512". launch: its args on the meta device. unfused: (name, flops,
+    bytes) of every kernel of the sequence it replaces, empty where there is none. needs: what a test must find in the
+    machine code: "fp8_mma" an FP8 tensor-core instruction, "mma" any, "wide_stores" no global access under 128 bits
+    where the operand allows it.
+    """
+
+    name: str
+    launch: Launch
+    unfused: tuple[tuple[str, int, int], ...] = ()
+    needs: tuple[str, ...] = ()
+
+
 def moved(*tensors: Any) -> int:
     """Bytes of these tensors, None left out."""
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
