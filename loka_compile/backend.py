@@ -36,7 +36,7 @@ def loka(
     chosen = Options.of(mode, options)
     device = device_of(example_inputs)
 
-    pipeline = PIPELINE.select(chosen.passes)
+    pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     asked_with = mode, options or {}
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
@@ -45,7 +45,7 @@ def loka(
         return remember(session.measured(gm, example_inputs, graph), graph)
 
     def stages_of(plan: Plan) -> Stages:
-        return Stages(pipeline, plan, device, pinned=chosen.plan is not None)
+        return Stages(pipeline, plan, device, pinned)
 
     def build(plan: Plan) -> tuple[Callable[..., Any], list[Any]]:
         stages = stages_of(plan)
@@ -60,8 +60,9 @@ def loka(
 
     given = chosen if session is None else session.given()
     demoted = {} if session is None else session.demoted()
-    plan = planning.settle(given, gm, example_inputs, lambda p, graph: stages_of(p).joint(graph), device, demoted)
-    plan, (compiled, artifacts) = never_slower(plan, build, example_inputs, given, device)
+    rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
+    plan = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
+    plan, (compiled, artifacts) = never_slower(plan, build, example_inputs, chosen, device)
 
     plan = plan if session is None else session.adopted(plan)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with)

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 
@@ -243,6 +244,27 @@ def guard_free(value: Any) -> bool:
 def concrete(size: Any) -> Any:
     """The value a symbolic size has for the inputs at hand, without adding a guard; anything else as it is."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+
+
+def hint_of(size: sympy.Expr, inputs: Sequence[Any]) -> int:
+    """The value of an expression in the symbols of a graph's inputs, for the inputs at hand, without adding a guard
+    (ShapeEnv.backed_var_to_val, seen with torch 2.13)."""
+    return int(size if size.is_number else size.xreplace(_shape_env(inputs).backed_var_to_val))
+
+
+def guard_sizes(inputs: Sequence[Any], *conditions: sympy.Basic) -> None:
+    """Let Dynamo compile the graph of these inputs again where one of the conditions, true here, no longer holds.
+
+    ShapeEnv.evaluate_expr (seen with torch 2.13), as Inductor's own guards on sizes.
+    """
+    for condition in conditions:
+        if condition.free_symbols:
+            _shape_env(inputs).evaluate_expr(condition)
+
+
+def _shape_env(inputs: Sequence[Any]) -> Any:
+    sizes = (size for value in inputs for size in (value.shape if isinstance(value, torch.Tensor) else (value,)))
+    return next(size.node.shape_env for size in sizes if isinstance(size, torch.SymInt))
 
 
 # ---------------------------------------------------------------- torch.compile's objects

@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import sympy
+
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
-VERSION = 1
+VERSION = 2
 KEEP = "keep"
 
 
@@ -61,18 +63,37 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Range:
+    """From `rows` rows on, up to the next range, `chosen` is the choice."""
+
+    rows: int
+    chosen: Candidate
+
+
+@dataclass(frozen=True)
 class Decision:
-    """What was chosen for a site, from what, and why. `rejected` lists every other candidate with its reasons."""
+    """What was chosen for a site, from what, and why. `rejected` lists every other candidate with its reasons.
+
+    ranges: where the choice depends on the batch, all choices by number of rows, ascending from 0; `chosen` is that of
+    the batch at hand. Rows are the product of the site's sizes that depend on the batch.
+    """
 
     site: Site
     chosen: Candidate
     reason: str
     scores: Mapping[str, Score] = field(default_factory=dict)
     rejected: tuple[tuple[Candidate, str], ...] = ()
+    ranges: tuple[Range, ...] = ()
 
     @property
     def lowered(self) -> bool:
         return self.chosen.recipe != KEEP
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """What it is lowered to, here or at another batch."""
+        recipes = [self.chosen.recipe, *(each.chosen.recipe for each in self.ranges)]
+        return tuple(recipe for recipe in dict.fromkeys(recipes) if recipe != KEEP)
 
     @property
     def score(self) -> Score:
@@ -83,8 +104,40 @@ class Decision:
         return self.scores.get(KEEP, Score())
 
     def demoted(self, reason: str) -> Decision:
-        """The same site kept as it was, the choice moved to the rejected ones."""
-        return replace(self, chosen=KEPT, reason=reason, rejected=(*self.rejected, (self.chosen, reason)))
+        """The same site kept as it was at every batch, the choice moved to the rejected ones."""
+        return replace(self, chosen=KEPT, reason=reason, rejected=(*self.rejected, (self.chosen, reason)), ranges=())
+
+    def lost(self, reason: str) -> Decision:
+        """The same site kept where this choice held; other ranges stay."""
+        ranges = (Range(r.rows, KEPT) if r.chosen == self.chosen else r for r in self.ranges)
+        merged = [each for each, before in _with_before(ranges) if before is None or each.chosen != before.chosen]
+        return replace(self.demoted(reason), ranges=tuple(merged) if len(merged) > 1 else ())
+
+    def rows(self, site: Site) -> sympy.Expr:
+        """How many rows a graph's site has: of its sizes, those multiplied that depend on the batch in the plan's."""
+        names = [name for name in ("batch", "M", "N", "K") if getattr(self.site, name).free_symbols]
+        return math.prod((getattr(site, name) for name in names), start=sympy.Integer(1))
+
+    def bounds(self, rows: int) -> tuple[int, int | None]:
+        """The rows from which, and below which, the choice for `rows` rows holds; None: for all from there on."""
+        starts = [each.rows for each in self.ranges]
+        index = max((i for i, start in enumerate(starts) if start <= rows), default=0)
+        return starts[index], starts[index + 1] if index + 1 < len(starts) else None
+
+    def at(self, rows: int) -> Decision:
+        """With the choice for that many rows."""
+        low, high = self.bounds(rows)
+        chosen = next(each.chosen for each in self.ranges if each.rows == low)
+        if chosen == self.chosen:
+            return self
+        here = f"from {low} rows on" if low else ""
+        if high is not None:
+            here = f"from {low} to {high - 1} rows" if low else f"below {high} rows"
+        rejected = tuple((c, reason) for c, reason in self.rejected if c != chosen)
+        reason = f"best for all sites together {here}, by the times at several batches"
+        if self.lowered:
+            rejected = (*rejected, (self.chosen, f"not the best {here}"))
+        return replace(self, chosen=chosen, reason=reason, rejected=rejected)
 
 
 @dataclass(frozen=True)
@@ -189,6 +242,7 @@ def _decision_to_json(decision: Decision) -> dict[str, Any]:
         "site": decision.site.to_json(),
         "scores": {name: _finite(asdict(score)) for name, score in decision.scores.items()},
         "rejected": {str(candidate): reason for candidate, reason in decision.rejected},
+        "ranges": {str(each.rows): str(each.chosen) for each in decision.ranges},
     }
 
 
@@ -199,7 +253,23 @@ def _decision_from_json(body: dict[str, Any]) -> Decision:
         reason=_is(str, body["reason"]),
         scores={name: _score(score) for name, score in body["scores"].items()},
         rejected=tuple((_candidate(name), _is(str, reason)) for name, reason in body["rejected"].items()),
+        ranges=_ranges(body["ranges"]),
     )
+
+
+def _ranges(body: dict[str, str]) -> tuple[Range, ...]:
+    ranges = tuple(Range(int(rows), _candidate(name)) for rows, name in body.items())
+    starts = [each.rows for each in ranges]
+    if starts and (starts[0] != 0 or starts != sorted(set(starts))):
+        raise ValueError(f"ranges ascend from 0 rows, got {starts}")
+    return ranges
+
+
+def _with_before(ranges: Iterable[Range]) -> Iterator[tuple[Range, Range | None]]:
+    before = None
+    for each in ranges:
+        yield each, before
+        before = each
 
 
 def _candidate(text: str) -> Candidate:

@@ -39,21 +39,26 @@ def settle(
     rewriter: Rewriter,
     device: str = "cpu",
     demoted: Mapping[str, str] = MappingProxyType({}),
+    online: bool = False,
 ) -> Plan:
-    """The plan, unraced. demoted: reasons by key of sites that may not be lowered."""
+    """The plan, unraced, with the choices for the batch at hand. demoted: reasons by key of sites that may not be
+    lowered. online: a plan that is given was made here, so its outputs are compared like those of a new one."""
     if options.plan is not None:
-        return _given(options, device)
-    if options.profile is not None:
+        plan = _given(options, device)
+    elif options.profile is not None:
         profile = options.profile if isinstance(options.profile, Profile) else load_profile(options.profile)
-        plan = dispatch(profile, options=options)
+        plan = dispatch(_as_in(profile, gm, inputs), options=options)
     elif any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
     else:
         profile = profile_graph(gm, inputs, options.recipes)
-        plan = replace(dispatch(profile, options=options), origin="a look at the first batch, forward only")
-    for decision in [decision for decision in plan.lowered if decision.site.key in demoted]:
+        plan = dispatch(_as_in(profile, gm, inputs), options=options)
+        plan = replace(plan, origin="a look at the first batch, forward only")
+    for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
         plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
-    if plan.lowered and not any(compat.is_fake(value) for value in inputs):
+    plan = at_this_batch(plan, gm, inputs)
+    compared = options.plan is None or online
+    if compared and plan.lowered and not any(compat.is_fake(value) for value in inputs):
         plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
     return plan
 
@@ -64,6 +69,47 @@ def _given(options: Options, device: str) -> Plan:
         raise PlanError(f"the plan is for {plan.target}, target={options.target!r} was asked for: leave target out")
     check_hardware(plan, TARGETS[plan.target], device)
     return plan
+
+
+def _as_in(profile: Profile, gm: fx.GraphModule, inputs: Sequence[Any]) -> Profile:
+    """The profile with this graph's sizes, which depend on the batch where the graph was made for any."""
+    if not any(isinstance(value, torch.SymInt) for value in inputs):
+        return profile
+    sites = dict(profile.sites)
+    for site in sites_of(gm, inputs):
+        known = profile.find(site)
+        if known is not None:
+            key = next(key for key, each in sites.items() if each is known)
+            sites[key] = replace(known, site=site)
+    return replace(profile, sites=sites)
+
+
+def at_this_batch(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> Plan:
+    """The choices for the batch at hand. Where the batch may change, guards hold it within the ranges of these."""
+    if not any(decision.ranges for decision in plan.decisions.values()):
+        return plan
+    for site in sites_of(gm, inputs):
+        decision = plan.find(site)
+        if decision is None or not decision.ranges:
+            continue
+        rows = decision.rows(site)
+        here = compat.hint_of(rows, inputs)
+        low, high = decision.bounds(here)
+        compat.guard_sizes(inputs, rows >= low, *([rows < high] if high is not None else []))
+        plan = plan.with_decision(decision.at(here))
+    return plan
+
+
+def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
+    """The GEMMs of a graph, forward and, in training, backward, with sizes as they are compiled for."""
+    sites: list[Site] = []
+
+    def joint(graph: fx.Graph) -> None:
+        sites.extend(gemm.site for gemm in annotate(graph))
+
+    twin = compat.copy_dynamo_graph(gm)
+    compat.capture(twin, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
+    return sites
 
 
 def within_budget(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter) -> Plan:

@@ -66,7 +66,7 @@ def never_slower(
 
 def _kept(plan: Plan, reason: str) -> Plan:
     for decision in plan.lowered:
-        plan = plan.with_decision(decision.demoted(reason))
+        plan = plan.with_decision(decision.lost(reason))
     return plan
 
 

@@ -8,6 +8,9 @@ reading and writing. A tensor-wide amax, which must be known first, is one pass 
 
 from __future__ import annotations
 
+from typing import Any
+
+import sympy
 import torch
 
 from loka_compile.dispatch.cost import Cost, casts
@@ -46,4 +49,9 @@ def _moved(target: Target, nbytes: float) -> float:
 def _kernel(target: Target, dtype: torch.dtype, flops: float, nbytes: float) -> float:
     compute = flops / (target.peak[dtype] * target.attained_flops)
     memory = nbytes / (target.bandwidth * target.attained_bandwidth)
-    return (max(compute, memory) + target.launch) * 1e6
+    return (_larger(compute, memory) + target.launch) * 1e6
+
+
+def _larger(a: Any, b: Any) -> Any:
+    """Of two numbers, or of two expressions in the batch's symbol."""
+    return sympy.Max(a, b) if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr) else max(a, b)

@@ -112,8 +112,11 @@ def _operand(body: Mapping[str, Any]) -> Operand:
 
 
 def _size(text: str) -> sympy.Expr:
-    """A number, or a symbol named by the expression: a file's text is never evaluated."""
+    """A number, a number times a symbol, or a symbol named by any other expression: a text is never evaluated."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"{text!r} is no size")
     number = text.isascii() and text.isdecimal()
+    factor, _, name = text.rpartition("*")
+    if factor.isascii() and factor.isdecimal() and name.isidentifier():
+        return int(factor) * sympy.Symbol(name, integer=True, positive=True)
     return sympy.Integer(text) if number else sympy.Symbol(text, integer=True, positive=True)

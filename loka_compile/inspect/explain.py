@@ -33,7 +33,8 @@ class Row:
 
     runs_as: the kernel that is really in the generated code, "" if there is none of loka's. mere, sqnr_db, median_rel:
     errors of the chosen candidate, None for a kept site or where nothing is known. time_before_us, time_after_us: of
-    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in.
+    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in. ranges: all
+    choices by rows, where they depend on the batch.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Row:
     reason: str
     rejected: tuple[tuple[str, str], ...] = ()
     graphs: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
 
     @property
     def lowered(self) -> bool:
@@ -177,7 +179,9 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
         row = _planned(site.key, decision, outcome)
         reason = "; ".join(dict.fromkeys(filter(None, (reason, decision.reason))))
     runs_as = kernel if outcome == "lowered" else ""
-    return replace(row, shape=site.shape, runs_as=runs_as, reason=reason, outcome=outcome, graphs=(record.name,))
+    ranges = _ranges(decision, site) if decision is not None else ()
+    row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
+    return replace(row, reason=reason, outcome=outcome)
 
 
 def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
@@ -200,7 +204,21 @@ def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
         time_source=score.time_source or before.time_source,
         reason=decision.reason,
         rejected=tuple((str(candidate), reason) for candidate, reason in decision.rejected),
+        ranges=_ranges(decision, decision.site),
     )
+
+
+def _ranges(decision: Decision, site: Site) -> tuple[str, ...]:
+    """`s77 < 212: keep`, with the rows of the graph's site, or in words where they are a number there."""
+    rows, ends = decision.rows(site), [*(each.rows for each in decision.ranges[1:]), None]
+    name = str(rows) if rows.free_symbols else "rows"
+    texts = []
+    for each, end in zip(decision.ranges, ends[: len(decision.ranges)], strict=True):
+        if end is None:
+            texts.append(f"{name} >= {each.rows}: {each.chosen}")
+        else:
+            texts.append(f"{f'{each.rows} <= ' if each.rows else ''}{name} < {end}: {each.chosen}")
+    return tuple(texts)
 
 
 def _bare(key: str, site: Site, reason: str) -> Row:

@@ -121,11 +121,13 @@ def _details(explanation: Explanation, width: int) -> list[str]:
     lines = ["why, and what was rejected"]
     alike: dict[Any, list[Row]] = {}
     for row in explanation.found:
-        alike.setdefault((_choice(row), row.reason, row.rejected), []).append(row)
-    for (choice, reason, rejected), rows in alike.items():
+        alike.setdefault((_choice(row), row.reason, row.ranges, row.rejected), []).append(row)
+    for (choice, reason, ranges, rejected), rows in alike.items():
         keys = list(dict.fromkeys(row.key for row in rows))
         lines.append(_wrapped(f"  {', '.join(keys)}", width, "  "))
         lines.append(_wrapped(f"      {choice}: {reason or 'no reason given'}", width, " " * 10))
+        if ranges:
+            lines.append(_wrapped(f"      by batch: {'; '.join(ranges)}", width, " " * 10))
         lines += [_wrapped(f"      not {each}", width, " " * 10) for each in _grouped(rejected)]
     absent: dict[str, list[str]] = {}
     for row in explanation.rows:

@@ -136,11 +136,15 @@ class Session:
         return self.memory.demoted() if self.plan is None else {}
 
     def adopted(self, plan: Plan) -> Plan:
-        """The plan in force from now on."""
-        if self.plan is None:
-            plan = replace(plan, origin=f"{self.first_calls} calls measured online")
-            self.plan = self._watcher.plan = plan
-        return self.plan
+        """The plan in force from now on: what was demoted meanwhile stays so."""
+        with self._lock:
+            before = self.plan.decisions if self.plan is not None else {}
+            for key, old in before.items():
+                new = plan.decisions.get(key)
+                if new is not None and not (old.lowered or old.ranges) and (new.lowered or new.ranges):
+                    plan = plan.with_decision(old)
+            self.plan = self._watcher.plan = replace(plan, origin=f"{self.first_calls} calls measured online")
+            return self.plan
 
     # ------------------------------------------------------------ watch
 
@@ -203,7 +207,7 @@ class Session:
             return
         with self._lock:
             found = [(each, self.plan.find(each.decision.site)) for each in strayed]
-            lowered = [(each, decision) for each, decision in found if decision is not None and decision.lowered]
+            lowered = [(each, decision) for each, decision in found if decision is not None and decision.recipes]
             reasons = {}
             for each, decision in lowered:
                 reason = f"demoted on {time.strftime('%Y-%m-%d')} after {self.pace.calls:,} calls: {each.reason}"

@@ -64,7 +64,7 @@ class Watcher(Observer):
         with self._lock:
             super().observe(site, lhs, rhs)
             decision = self.plan.find(site) if self.plan is not None else None
-            if decision is not None and decision.lowered and lhs.numel() and rhs.numel():
+            if decision is not None and decision.recipes and lhs.numel() and rhs.numel():
                 self._check(decision, lhs, rhs)
 
     def take_strayed(self) -> list[Strayed]:
@@ -74,11 +74,13 @@ class Watcher(Observer):
             return strayed
 
     def _check(self, decision: Decision, lhs: Tensor, rhs: Tensor) -> None:
-        recipe, site = RECIPES[decision.chosen.recipe], decision.site
+        site = decision.site
         with exact():
             amax = lhs.abs().max().item(), rhs.abs().max().item()
             a, b = subsample(lhs.detach(), rhs.detach(), ROWS, COLUMNS, self._picks)
-            error = score(emulate(recipe, a, b, site.gradient, amax), product(a, b))
+            error, reference = ErrorScore(), product(a, b)
+            for recipe in decision.recipes:
+                error = error.worst(score(emulate(RECIPES[recipe], a, b, site.gradient, amax), reference))
         reason = over_budget(error, self.options)
         if reason:
             self.strayed[site.key] = Strayed(decision, error, reason)

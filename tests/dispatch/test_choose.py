@@ -9,7 +9,7 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import choose, providers, roofline, timing
+from loka_compile.dispatch import judge, providers, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate
@@ -51,8 +51,8 @@ def times(monkeypatch):
         kernel, cast = made_up[f"{recipe.name}/{provider}"], made_up.get("cast", 0.0)
         return Cost(kernel, casts(site, sizes, recipe, lambda elements, fused: cast))
 
-    only = {name: choose.PROVIDERS[name] for name in ("aten", "emulated")}
-    monkeypatch.setattr(choose, "PROVIDERS", only)
+    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(judge, "PROVIDERS", only)
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
     monkeypatch.setattr(timing, "cost", cost)
     return made_up
@@ -97,7 +97,7 @@ def test_dispatch_is_deterministic():
 def test_every_candidate_is_chosen_or_rejected_with_a_reason():
     for options in ({}, {"min_speedup": 0}):
         decision = decide(**options)
-        candidates = list(choose.candidates(Options(target="h100", **options)))
+        candidates = list(judge.candidates(Options(target="h100", **options)))
         assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(candidates)
         assert all(reason for _, reason in decision.rejected)
         assert set(decision.scores) == {"keep", *map(str, candidates)}
@@ -116,7 +116,7 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 
 
 def test_another_library_has_to_win_by_more(times, monkeypatch):
-    monkeypatch.setattr(choose, "PROVIDERS", {**choose.PROVIDERS, "torchao": providers.torchao})
+    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": providers.torchao})
     monkeypatch.setattr(providers.torchao, "reasons_against", lambda *_: [])
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)

@@ -13,7 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, PlanError, Score, load_plan, parse_plan
+from loka_compile.dispatch.plan import (
+    KEEP,
+    KEPT,
+    Candidate,
+    Decision,
+    Plan,
+    PlanError,
+    Range,
+    Score,
+    load_plan,
+    parse_plan,
+)
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -45,9 +56,8 @@ names = st.text(max_size=12)
 floats = st.floats(allow_nan=False)
 scores = st.builds(Score, floats, floats, floats, st.none() | floats, names)
 candidates = st.sampled_from([KEPT, *(Candidate(recipe, p) for recipe in RECIPES for p in ("aten", "emulated"))])
-sizes = st.integers(0, 2**40) | st.sampled_from(["s0", "s77", "2*s0", "s0*s1 + 3"]).map(
-    lambda text: sympy.Symbol(text, integer=True, positive=True)
-)
+SYMBOLS = [sympy.Symbol(text, integer=True, positive=True) for text in ("s0", "s77", "s0*s1 + 3")]
+sizes = st.integers(0, 2**40) | st.sampled_from([*SYMBOLS, 2 * SYMBOLS[0], 26 * SYMBOLS[1]])
 sites = st.builds(
     lambda key, role, M, N, K, dtype, source: Site(
         f"{key}#0:{role}", "mm", role, sympy.Integer(1), *map(sympy.sympify, (M, N, K)), dtype, key, source),
@@ -55,9 +65,12 @@ sites = st.builds(
     st.sampled_from([torch.float32, torch.bfloat16, torch.int64]), names,
 )  # fmt: skip
 decisions = st.builds(
-    lambda site, chosen, reason, known, out: Decision(site, chosen, reason, known, tuple(out.items())),
+    lambda site, chosen, reason, known, out, starts: Decision(
+        site, chosen, reason, known, tuple(out.items()),
+        tuple(Range(rows, each) for rows, each in sorted({**starts, 0: KEPT}.items())) if starts else ()),
     sites, candidates, names,
     st.dictionaries(names, scores, max_size=3), st.dictionaries(candidates, names, max_size=3),
+    st.dictionaries(st.integers(0, 2**40), candidates, max_size=3),
 )  # fmt: skip
 plans = st.builds(
     lambda target, found, origin: Plan(target, {d.site.key: d for d in found}, origin),
@@ -113,8 +126,8 @@ def test_every_decision_counts_for_the_fingerprint():
         ("3", "not a loka plan"),
         ("null", "not a loka plan"),
         ('{"format": "onnx"}', "not a loka plan"),
-        (PLAN.to_json().replace('"version": 1', '"version": 2'), "plan version 2, this loka reads 1"),
-        (PLAN.to_json().replace('"version": 1', '"version": null'), "plan version"),
+        (PLAN.to_json().replace('"version": 2', '"version": 1'), "plan version 1, this loka reads 2"),
+        (PLAN.to_json().replace('"version": 2', '"version": null'), "plan version"),
         (PLAN.to_json().replace('"target": "cpu"', '"target": "abacus"'), "unknown target 'abacus'"),
         (PLAN.to_json().replace('"target": "cpu"', '"target": ["cpu"]'), "unknown target"),
         (PLAN.to_json().replace("int8_rowwise/aten", "int3/aten"), "unknown recipe 'int3'"),

@@ -332,6 +332,7 @@ def test_workers_of_a_data_loader_leave_the_session_alone():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_serves_and_does_not_measure():
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork, and the child would wait for them
     model, x = mlp(), torch.randn(16, 32)
     compiled = online_compile(model, **WATCHFUL)
     with torch.no_grad():

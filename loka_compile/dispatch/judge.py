@@ -1,0 +1,138 @@
+"""Judging a site before the choice: errors of every candidate, costs of those that may run, reasons against the others.
+
+    feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >= min_sqnr_db, over all rows and for
+               every segment that the profile knows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loka_compile.dispatch import cut, roofline, timing
+from loka_compile.dispatch.cost import Cost, Form
+from loka_compile.dispatch.plan import KEPT, Candidate, Score
+from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, reasons_against
+from loka_compile.dispatch.sizes import Sizes
+from loka_compile.graph.site import Site
+from loka_compile.options import Options
+from loka_compile.probe import segments
+from loka_compile.probe.profile import SiteProfile
+from loka_compile.recipes import RECIPES
+from loka_compile.target import Target
+
+FREE = Cost(0.0)
+"""Of emulation, which shows numerics and is never timed."""
+TIE = 0.03
+"""Share of a kernel's time that is given up for the site's least noisy candidate: less than timing can tell."""
+FOREIGN = 1.05
+"""What another library's kernel has to win over PyTorch's own by: it costs the graph more than it costs alone. (With
+oneDNN taken at any advantage a Wukong took 46.4 ms, without 43.9; 2 cores, Zen 5.)"""
+NEVER_TIMED = 1e12
+"""Microseconds that let any kernel go before emulation."""
+
+
+@dataclass
+class Judged:
+    """A site before the choice: errors of all candidates, costs of those that may run, reasons against the others."""
+
+    site: Site
+    keep_us: float = 0.0
+    source: str = ""
+    errors: dict[Candidate, Score] = field(default_factory=dict)
+    costs: dict[Candidate, Cost] = field(default_factory=dict)
+    rejected: dict[Candidate, str] = field(default_factory=dict)
+    unsafe: dict[str, str] = field(default_factory=dict)
+    """Recipe -> the segment that it harms most, and how, where it is safe over all rows."""
+    kept_because: str = ""
+
+
+def candidates(options: Options) -> Iterator[Candidate]:
+    """Recipes by providers. Emulation shows numerics and has no speed: it competes only where speed is no matter."""
+    for recipe in options.recipes:
+        for name, provider in PROVIDERS.items():
+            if recipe in provider.SPEAKS and (name != emulated.NAME or options.min_speedup == 0):
+                yield Candidate(recipe, name)
+
+
+def judge(profiled: SiteProfile, sizes: Sizes, target: Target, options: Options) -> Judged:
+    """All of a site at these sizes; those that were observed, or what they are at another batch."""
+    site = profiled.site
+    if 0 in (sizes.batch, sizes.M, sizes.N, sizes.K):
+        return Judged(site, kept_because="the GEMM is empty")
+    keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
+    judged = Judged(site, keep_us, "measured on this CPU" if target.measured else f"modelled: roofline {target}")
+    for candidate in candidates(options):
+        judged.errors[candidate] = score = _errors(profiled, candidate.recipe)
+        reasons = [*_reasons(site, candidate, score, target, options), *_unsafe(judged, profiled, candidate, options)]
+        if reasons:
+            judged.rejected[candidate] = "; ".join(reasons)
+        else:
+            judged.costs[candidate] = _cost(site, sizes, candidate, target, keep_us)
+    return judged
+
+
+def _errors(profiled: SiteProfile, recipe: str) -> Score:
+    """The worse of real and drawn operands; infinite if the profile never scored the recipe."""
+    error = profiled.error(recipe)
+    if error is None:
+        return Score(mere=float("inf"), sqnr_db=float("-inf"), median_rel=float("inf"))
+    return Score(error.mere, error.sqnr_db, error.median_rel)
+
+
+def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, options: Options) -> Iterator[str]:
+    """Why a candidate is out before anyone times it."""
+    recipe = RECIPES[candidate.recipe]
+    if recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize):
+        yield f"the operands are {str(site.dtype).removeprefix('torch.')} already"
+    yield from reasons_against(candidate.provider, site, recipe, target)
+    if score.mere == float("inf") and score.sqnr_db == float("-inf"):
+        yield "not scored, or not finite, on the profile's operands"
+    elif score.mere > options.max_mere:
+        yield f"MERE {score.mere:.3g}, budget {options.max_mere:g}"
+    if score.sqnr_db < options.min_sqnr_db and score.mere < float("inf"):
+        yield f"SQNR {score.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}"
+
+
+def _unsafe(judged: Judged, profiled: SiteProfile, candidate: Candidate, options: Options) -> Iterator[str]:
+    """A minority that is harmed: by default a reason against, in any case something to say."""
+    score = judged.errors[candidate]
+    within = score.mere <= options.max_mere and score.sqnr_db >= options.min_sqnr_db
+    found = segments.unsafe(profiled.segments, candidate.recipe, options.max_mere, options.min_sqnr_db)
+    if within and found is not None:
+        segment, error = found
+        judged.unsafe[candidate.recipe] = f"unsafe for {segment}: {error} (all rows: {score.mere:.3g})"
+        if options.guard_segments:
+            yield judged.unsafe[candidate.recipe]
+
+
+def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_us: float) -> Cost:
+    recipe = RECIPES[candidate.recipe]
+    if candidate.provider == emulated.NAME:
+        return FREE
+    if target.measured:
+        return timing.cost(site, sizes, recipe, candidate.provider, beat_us=keep_us)
+    return roofline.cost(site, sizes, recipe, target)
+
+
+def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
+    """All that is feasible against keeping, which loses ties. Low-precision times count `min_speedup` times: a margin
+    to be won by each group of sites that shares casts. Where speed is no matter, keeping is no choice."""
+    forms: dict[Form, float] = {}
+    sites: dict[str, Sequence[cut.Choice]] = {}
+    margin = options.min_speedup or 1.0
+    for key, each in judged.items():
+        for cast in (cast for cost in each.costs.values() for cast in cost.casts):
+            forms[cast.form] = max(forms.get(cast.form, 0.0), cast.us * margin)
+        keep = [] if each.costs and options.min_speedup == 0 else [cut.Choice(KEPT, each.keep_us)]
+        sites[key] = [*(_choice(each, candidate, margin) for candidate in each.costs), *keep]
+    return cut.Problem(sites, forms)
+
+
+def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
+    cost, noise = judged.costs[candidate], judged.errors[candidate].noise
+    quietest = min(judged.errors[other].noise for other in judged.costs)
+    margin *= 1 + TIE * (1 - quietest / noise)
+    margin *= 1.0 if candidate.provider == aten.NAME else FOREIGN
+    us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
+    return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts))

@@ -1,0 +1,321 @@
+"""Dynamic batch: times as expressions, crossovers where they are, few of them, and guards that hold code to them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import sympy
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import loka_compile as loka
+from loka_compile.dispatch import judge, roofline, timing
+from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.cost import Cost
+from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan, Range, parse_plan
+from loka_compile.dispatch.ranges import Batch, batch_of, changes, few, line, measured_at, numbers, ranges, times
+from loka_compile.dispatch.sizes import Sizes
+from loka_compile.graph.site import Site
+from loka_compile.options import Options
+from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.statistics import OperandStats
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
+
+S, T = (sympy.Symbol(name, integer=True, positive=True) for name in ("s77", "s12"))
+INT8, BF16 = Candidate("int8_rowwise", "aten"), Candidate("bf16", "aten")
+GOOD = ErrorScore(0.02, 40.0, 0.01)
+
+
+def profiled(M=S, observed=256, key="fc#0:output", N=512, K=512, dtype=torch.float32):
+    sizes = (sympy.Integer(1), sympy.sympify(M), sympy.Integer(N), sympy.Integer(K))
+    site = Site(key, "mm", "output", *sizes, dtype, static_rhs=True)
+    scores = dict.fromkeys(RECIPES, GOOD)
+    return SiteProfile(site, 1, OperandStats(), OperandStats(), scores, {}, (1, observed, N, K))
+
+
+def profile_of(*known):
+    return Profile({each.site.key: each for each in known})
+
+
+@pytest.fixture
+def times_of_rows(monkeypatch):
+    """Times made up from the number of rows: keeping costs a microsecond a row, int8 100 and a tenth a row."""
+    made_up = {"keep": lambda rows: 1.0 * rows, "int8_rowwise": lambda rows: 100 + 0.1 * rows}
+    monkeypatch.setattr(judge, "PROVIDERS", {"aten": judge.PROVIDERS["aten"]})
+    monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"](sizes.M))
+    monkeypatch.setattr(
+        timing, "cost", lambda site, sizes, recipe, provider, beat_us=0: Cost(made_up[recipe.name](sizes.M))
+    )
+    return made_up
+
+
+# ---------------------------------------------------------------- the batch
+
+
+def test_the_batch_is_the_one_symbol_of_all_sizes():
+    assert batch_of(profile_of(profiled(), profiled(26 * S, 26 * 256, "other#0:output"))) == Batch(S, 256)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        [profiled(256)],  # numbers
+        [profiled(S), profiled(T, key="other#0:output")],  # two symbols
+        [profiled(S + 3)],  # not in proportion
+        [],
+    ],
+)
+def test_no_batch(known):
+    assert batch_of(profile_of(*known)) is None
+
+
+def test_a_profile_from_a_file_knows_its_batch(tmp_path):
+    profile_of(profiled(), profiled(26 * S, 26 * 256, "other#0:output")).save(tmp_path / "a.profile")
+    assert batch_of(loka.load_profile(tmp_path / "a.profile")) == Batch(S, 256)
+
+
+# ---------------------------------------------------------------- times
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**6), st.floats(0.1, 1e6)), min_size=1, max_size=5, unique_by=lambda p: p[0])
+)
+def test_a_line_goes_through_its_points_and_keeps_ratios_beyond_them(points):
+    points.sort()
+    expression = line(S, *zip(*points, strict=True))
+    assert expression.free_symbols <= {S}
+    for x, y in points:
+        assert float(expression.subs(S, x)) == pytest.approx(y)
+    (first, low), (last, high) = points[0], points[-1]
+    assert float(expression.subs(S, max(1, first // 2))) == pytest.approx(low)
+    assert float(expression.subs(S, 3 * last)) == pytest.approx(3 * high)
+    for (a, ya), (b, yb) in itertools.pairwise(points):
+        between = float(expression.subs(S, (a + b) // 2))
+        assert min(ya, yb) * 0.999 <= between <= max(ya, yb) * 1.001
+
+
+@pytest.mark.parametrize("here", [1, 2, 5, 60, 64, 900, 1024, 4096, 100_000])
+def test_what_is_measured(here):
+    points = measured_at(here)
+    assert points == sorted(set(points)) and here in points and points[-1] >= 1024
+    assert all(b / a >= 1.5 for a, b in itertools.pairwise(points))
+
+
+@pytest.mark.parametrize("target", ["h100", "mi300x"])
+def test_modelled_times_are_the_roofline_at_every_batch(target):
+    known, options = profiled(26 * S, 26 * 256, dtype=torch.bfloat16), Options(target=target)
+    hardware = TARGETS[target]
+    at = numbers(times(profile_of(known), Batch(S, 256), hardware, options), S)
+    for batch in (1, 3, 256, 5000, 10**6):
+        judged, sizes = at(batch)[known.site.key], Sizes(1, 26 * batch, 512, 512)
+        assert judged.keep_us == pytest.approx(roofline.keep_us(known.site, sizes, hardware))
+        assert judged.costs
+        for candidate, cost in judged.costs.items():
+            alone = roofline.cost(known.site, sizes, RECIPES[candidate.recipe], hardware)
+            assert cost.alone_us == pytest.approx(alone.alone_us)
+
+
+# ---------------------------------------------------------------- crossovers
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(3, 3000), max_size=4, unique=True).map(sorted), st.integers(2001, 4096))
+def test_bisection_finds_where_the_choice_changes(steps, high):
+    """Wherever two neighbouring powers of two differ, and no batch where nothing changes is named."""
+    pick = lambda batch: {"fc": sum(step <= batch for step in steps)}  # noqa: E731
+    found = changes(pick, 2, high)
+    assert all(pick(batch) != pick(batch - 1) for batch in found)
+    assert found == [step for step in steps if step <= high]  # counting up, so that no change hides another
+
+
+def test_the_crossover_of_two_straight_lines(times_of_rows):
+    plan = dispatch(profile_of(profiled()), options=Options(recipes=("int8_rowwise",)))
+    decision = plan.decisions["fc#0:output"]
+    # keep is linear between the points it is measured at, and so is int8: 1.05 (100 + 0.1 rows) = rows
+    crossover = math.ceil(105 / (1 - 0.105))
+    assert decision.ranges == (Range(0, KEPT), Range(crossover, INT8)) and decision.chosen == INT8
+
+
+def test_rows_are_the_sites_own(times_of_rows):
+    """A site with 26 rows a row of the batch crosses over at a smaller batch, in rows of its own."""
+    options = Options(recipes=("int8_rowwise",))
+    plan = dispatch(profile_of(profiled(), profiled(26 * S, 26 * 256, "wide#0:output")), options=options)
+    wide = plan.decisions["wide#0:output"].ranges
+    assert [each.chosen for each in wide] == [KEPT, INT8] and wide[1].rows == 26 * 5
+
+
+def test_no_ranges_where_one_choice_holds_throughout(times_of_rows):
+    times_of_rows["int8_rowwise"] = lambda rows: 0.1 * rows
+    plan = dispatch(profile_of(profiled()), options=Options(recipes=("int8_rowwise",)))
+    assert plan.decisions["fc#0:output"].ranges == () and plan.decisions["fc#0:output"].lowered
+
+
+def test_where_speed_is_no_matter_there_are_no_ranges():
+    plan = dispatch(profile_of(profiled(dtype=torch.bfloat16)), options=Options(target="h100", min_speedup=0))
+    assert not plan.decisions["fc#0:output"].ranges
+
+
+def test_a_modelled_crossover_on_a_gpu():
+    """Small products on an H100 are bound by their launch, and stay; large ones go to FP8."""
+    known = profiled(dtype=torch.bfloat16, N=1024, K=1024)
+    own = ranges(profile_of(known), Batch(S, 256), TARGETS["h100"], Options(target="h100"))["fc#0:output"]
+    assert own[-1].chosen.recipe == "fp8_rowwise" and 1 < len(own) <= 4
+    for each in own:
+        here = profiled(max(each.rows, 2), max(each.rows, 2), dtype=torch.bfloat16, N=1024, K=1024)
+        assert dispatch(profile_of(here), options=Options(target="h100")).decisions["fc#0:output"].chosen == each.chosen
+
+
+# ---------------------------------------------------------------- few
+
+
+def us_of(costs):
+    """us(picks, batch) where the pick `p` is best and any other loses costs[p]."""
+    best = {2: "a", 10: "b", 100: "c", 1000: "d", 5000: "e"}
+
+    def us(picks, batch):
+        right = best[max(start for start in best if start <= batch)]
+        return 1.0 if picks["fc"] == right else 1.0 + costs[right]
+
+    return us, [(start, {"fc": name}) for start, name in best.items()]
+
+
+def test_the_least_useful_interval_goes():
+    us, intervals = us_of(dict(a=0.5, b=0.5, c=0.1, d=0.5, e=0.5))
+    assert [picks["fc"] for _, picks in few(intervals, 20_000, 3, us, most=4)] == ["a", "b", "d", "e"]
+
+
+def test_what_is_worth_nothing_goes_even_where_there_is_room():
+    us, intervals = us_of(dict(a=0.5, b=0.001, c=0.001, d=0.5, e=0.001))
+    assert [picks["fc"] for _, picks in few(intervals, 20_000, 3, us, most=9)] == ["a", "d"]
+
+
+def test_the_batch_at_hand_keeps_its_choice():
+    us, intervals = us_of(dict.fromkeys("abcde", 0.001))
+    assert few(intervals, 20_000, 300, us) == [(2, {"fc": "c"})]
+
+
+# ---------------------------------------------------------------- decisions
+
+
+RANGED = Decision(
+    profiled(26 * S).site, INT8, "fastest", ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
+    rejected=((BF16, "slower"),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen", "bounds"),
+    [
+        (1, KEPT, (0, 100)),
+        (99, KEPT, (0, 100)),
+        (100, BF16, (100, 900)),
+        (899, BF16, (100, 900)),
+        (900, INT8, (900, None)),
+    ],
+)
+def test_a_decision_at_some_rows(rows, chosen, bounds):
+    decision = RANGED.at(rows)
+    assert decision.chosen == chosen and RANGED.bounds(rows) == bounds and decision.ranges == RANGED.ranges
+    assert all(candidate != chosen for candidate, _ in decision.rejected)
+    assert RANGED.at(950) is RANGED
+
+
+def test_rows_of_a_graphs_site():
+    static = replace(RANGED.site, M=sympy.Integer(52))
+    assert RANGED.rows(RANGED.site) == 26 * S and RANGED.rows(static) == 52
+    attention = replace(RANGED.site, M=S, N=S)
+    assert replace(RANGED, site=attention).rows(attention) == S**2
+
+
+def test_a_lost_race_counts_where_it_was_run_and_noise_everywhere():
+    assert RANGED.lost("slower").ranges == (Range(0, KEPT), Range(100, BF16), Range(900, KEPT))
+    assert RANGED.at(100).lost("slower").ranges == (Range(0, KEPT), Range(900, INT8))
+    assert replace(RANGED, ranges=(Range(0, KEPT), Range(9, INT8))).lost("slower").ranges == ()
+    assert RANGED.demoted("noise").ranges == () and RANGED.demoted("noise").recipes == ()
+    assert RANGED.recipes == ("int8_rowwise", "bf16")
+
+
+def test_ranges_are_part_of_the_file():
+    plan = Plan("cpu", {"fc#0:output": RANGED})
+    assert parse_plan(plan.to_json()).decisions["fc#0:output"].ranges == RANGED.ranges
+    assert plan.fingerprint != Plan("cpu", {"fc#0:output": replace(RANGED, ranges=())}).fingerprint
+    with pytest.raises(loka.PlanError, match="ranges ascend from 0 rows"):
+        parse_plan(plan.to_json().replace('"0": "keep"', '"1": "keep"'))
+
+
+# ---------------------------------------------------------------- compiled
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32))
+
+
+@pytest.fixture
+def crossing(times_of_rows, fresh_dynamo, op_by_op):
+    """The model's second layer crosses over at 118 rows."""
+    return Options(recipes=("int8_rowwise",), race=False, max_output_error=math.inf)
+
+
+def any_batch(rows, seed=0):
+    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed))
+    torch._dynamo.mark_dynamic(x, 0)
+    return x
+
+
+def choices(compiled):
+    return [[record.plan.find(site).chosen for site in record.sites] for record in loka.records(compiled)]
+
+
+def test_the_other_side_of_a_crossover_is_compiled_once(model, crossing):
+    with torch.no_grad(), loka.probe(model) as probe:
+        model(torch.randn(300, 64))
+    compiled = torch.compile(model, backend="loka", options={**crossing.as_dict(), "profile": probe.profile})
+    with torch.no_grad():
+        for rows, graphs in ((300, 1), (118, 1), (4000, 1), (117, 2), (7, 2), (118, 2), (2, 2)):
+            compiled(any_batch(rows))
+            assert len(loka.records(compiled)) == graphs, rows
+    assert choices(compiled) == [[INT8, INT8], [KEPT, KEPT]]
+    text = str(loka.explain(compiled))
+    assert "by batch: s" in text and "< 118: keep; s" in text and ">= 118: int8_rowwise/aten" in text
+
+
+def test_a_saved_plan_chooses_by_the_batch_it_meets(model, crossing, tmp_path):
+    """Also in a graph that was made for one batch, where nothing is to be guarded."""
+    look = torch.compile(model, backend="loka", options={**crossing.as_dict(), "measure_calls": 0})
+    with torch.no_grad():
+        look(any_batch(300))
+        loka.plan(look).save(tmp_path / "plan.json")
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="loka", options={"plan": tmp_path / "plan.json"}, dynamic=False)
+        for rows in (16, 300):
+            compiled(torch.randn(rows, 64))
+    assert choices(compiled) == [[KEPT, KEPT], [INT8, INT8]]
+
+
+def test_online_a_session_follows_the_batch(model, crossing, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    compiled = torch.compile(model, backend="loka", options=crossing.as_dict())
+    with torch.no_grad():
+        for rows in (300, 200, 400, 500, 20, 300, 30):
+            compiled(any_batch(rows))
+    assert choices(compiled) == [[INT8, INT8], [KEPT, KEPT]]
+
+
+def test_training_has_ranges_of_its_own_for_every_role(model, crossing):
+    with loka.probe(model) as probe:
+        model(any_batch(300)).sum().backward()
+    compiled = torch.compile(model, backend="loka", options={**crossing.as_dict(), "profile": probe.profile})
+    compiled(any_batch(300)).sum().backward()
+    (record,) = loka.records(compiled)
+    found = {site.role: record.plan.find(site).ranges for site in record.sites}
+    assert found["output"] == (Range(0, KEPT), Range(118, INT8))
+    assert set(found) == {"output", "grad_input", "grad_weight"}
