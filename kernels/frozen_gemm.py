@@ -1,11 +1,12 @@
 """loka::frozen_gemm and loka::frozen_int_mm: products with a parameter that is quantized once, not at every call.
 
-    acc, scale = frozen_int_mm(a, weight, transposed)                       int8: acc int32 (M, N), scale (1, N)
+    acc, scale, sums = frozen_int_mm(a, weight, transposed)                 int8: acc int32 (M, N), scale (1, N)
     out        = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
 
 a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
 frozen_gemm takes batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
-The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows.
+The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows. sums, (1, N)
+float32, are those of the weight's columns: an affine left operand's smallest value times them is what it lacks.
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
 object, its storage, its version counter, and 64 of its values, because writes through `.data` do not count as a
@@ -91,16 +92,18 @@ def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str
 
 
 @torch.library.custom_op("loka::frozen_int_mm", mutates_args=())
-def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
     q, scale = quantized(weight, transposed, torch.int8, "row")
     assert scale is not None
-    return int_mm(a, q).contiguous(), scale.clone()  # an op's outputs are its caller's to overwrite
+    sums = frozen(weight, (transposed, "sums"), lambda _: quantization.dequantize(q, scale).sum(0, keepdim=True))
+    return int_mm(a, q).contiguous(), scale.clone(), sums.clone()  # an op's outputs are its caller's to overwrite
 
 
 @frozen_int_mm.register_fake
-def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
     n = weight.shape[0] if transposed else weight.shape[1]
-    return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((1, n), dtype=torch.float32)
+    scale, sums = (a.new_empty((1, n), dtype=torch.float32) for _ in range(2))
+    return a.new_empty((a.shape[0], n), dtype=torch.int32), scale, sums
 
 
 @torch.library.custom_op("loka::frozen_gemm", mutates_args=())

@@ -6,7 +6,8 @@ x: (..., R, C) in any float dtype. dtype: int8, uint8, float8_e4m3fn, float8_e5m
 negative values: they would become 0.
 scaling: `tensor` one scale, shape (1,); `row` one scale a slice along `axis` (-1 or -2, the GEMM's contraction),
 shape of x with that axis 1; `block` one scale per 128 values along `axis`, shape of x with that axis ceil(C / 128);
-`tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)). Scales are float32.
+`tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)); `affine`, for uint8 along -1, a step and the
+smallest value a row, shape (..., R, 1, 2): x ~ q * step + smallest. Scales are float32.
 
 Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
 and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; integers have no NaN, so the scale
@@ -43,6 +44,10 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
         amax = x.abs().amax(axis, keepdim=True) if dtype in INTEGERS else _finite_amax(x, (axis,), keepdim=True)
         scale = _scale(amax, dtype)
         return _cast(x / scale, dtype), scale
+    if scaling == "affine":
+        least, most = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        step = _scale(most - least, dtype)
+        return _cast((x - least) / step, dtype), torch.stack([step, least], -1)
     rows, columns = x.shape[-2], x.shape[-1]
     row_block, column_block = _block_shape(scaling, axis)
     blocks = _blocks(x, row_block, column_block)  # (..., R/rb, rb, C/cb, cb)
@@ -53,6 +58,8 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
 
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     """float32 values of a quantized tensor, whatever its scaling."""
+    if scale.dim() == q.dim() + 1:
+        return q.float() * scale[..., 0] + scale[..., 1]
     return q.float() * expand_scale(scale, q)
 
 
@@ -73,11 +80,13 @@ def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
         )
     if dtype not in LARGEST:
         raise ValueError(f"loka::quantize: dtype must be one of {list(LARGEST)}, got {dtype}")
-    if scaling not in ("tensor", "row", "block", "tile"):
-        raise ValueError(f"loka::quantize: scaling must be tensor, row, block or tile, got {scaling!r}")
+    if scaling not in ("tensor", "row", "block", "tile", "affine"):
+        raise ValueError(f"loka::quantize: scaling must be tensor, row, block, tile or affine, got {scaling!r}")
     if axis not in (-1, -2):
         raise ValueError(f"loka::quantize: axis must be -1 or -2, got {axis}")
-    if dtype in INTEGERS and scaling != "row":
+    if scaling == "affine" and (dtype != torch.uint8 or axis != -1):
+        raise ValueError(f"loka::quantize: affine is for uint8 along axis -1, got {dtype} along {axis}")
+    if dtype in INTEGERS and scaling not in ("row", "affine"):
         raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
 
 
@@ -89,6 +98,8 @@ def _scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
     if scaling == "tensor":
         return (1,)
     row_block, column_block = _block_shape(scaling, axis)
+    if scaling == "affine":
+        return (*x.shape[:-1], 1, 2)
     rows, columns = -(-x.shape[-2] // row_block), -(-x.shape[-1] // column_block)
     if scaling == "row":
         rows, columns = (1, x.shape[-1]) if axis == -2 else (x.shape[-2], 1)

@@ -21,6 +21,10 @@ def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, o
     """PyTorch's own kernels: `_int_mm`, `_scaled_mm` (one scale, or one a row), or a 16-bit `matmul`."""
     if a_scale is None or b_scale is None:
         return (a @ b).to(out_dtype)
+    if a_scale.dim() > a.dim():  # affine: what its smallest values add goes by the columns' sums
+        step, least = a_scale.unbind(-1)
+        sums = dequantize(b, b_scale).sum(0, keepdim=True)
+        return (int_mm(a, b).float() * step * b_scale + least * sums).to(out_dtype)
     if a.dtype in INTEGERS:
         return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
     if a_scale.dim() == 2:  # one scale a row and a column, unit strides

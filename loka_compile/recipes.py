@@ -7,11 +7,11 @@ numbers are; a provider (dispatch/providers) says who computes with them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-Scaling = Literal["none", "tensor", "row", "block"]
+Scaling = Literal["none", "tensor", "row", "block", "affine"]
 
 BLOCK = 128
 """Block length of `fp8_blockwise` along the contraction: 1 x 128 for the left operand, 128 x 128 for the right."""
@@ -26,8 +26,9 @@ class Recipe:
     scaling: `none` (a plain cast), `tensor` (one scale), `row` (one scale a row of the left operand and a column
         of the right one, i.e. per slice along the contraction), `block`.
     accumulate: dtype the products are summed in.
-    lhs_dtype: element format of the left operand where it is another one. uint8 is for operands without negative
-        values (after a ReLU): no bit goes to a sign, so rounding errors halve.
+    lhs_dtype, lhs_scaling: of the left operand where they are others. uint8 with `row` is for operands without negative
+        values (after a ReLU): no bit goes to a sign, so rounding errors halve. With `affine`, a step and a smallest
+        value a row, it is for any: 256 steps span what a row has, and not twice its largest magnitude.
     """
 
     name: str
@@ -36,11 +37,17 @@ class Recipe:
     grad_dtype: torch.dtype
     accumulate: torch.dtype = torch.float32
     lhs_dtype: torch.dtype | None = None
+    lhs_scaling: Scaling | None = None
 
     @property
     def unsigned(self) -> bool:
-        """The left operand must not be negative."""
+        """The left operand is stored in uint8."""
         return self.lhs_dtype == torch.uint8
+
+    @property
+    def affine(self) -> bool:
+        """The left operand has a smallest value a row beside its step."""
+        return self.lhs_scaling == "affine"
 
     @property
     def itemsize(self) -> int:
@@ -50,14 +57,17 @@ class Recipe:
     def operand(self, side: Literal["lhs", "rhs"], is_gradient: bool) -> tuple[torch.dtype, str]:
         """Format of one operand as loka::quantize's (dtype, scaling); a right operand's blocks are 128 x 128."""
         scaling = "tile" if self.scaling == "block" and side == "rhs" else self.scaling
-        own = self.lhs_dtype if side == "lhs" and self.lhs_dtype is not None else self.dtype
-        return (self.grad_dtype if is_gradient else own), scaling
+        if is_gradient:
+            return self.grad_dtype, scaling
+        if side == "lhs":
+            return self.lhs_dtype or self.dtype, self.lhs_scaling or scaling
+        return self.dtype, scaling
 
     def __str__(self) -> str:
         return self.name
 
 
-def _recipe(name: str, dtype: torch.dtype, scaling: Scaling, **more: torch.dtype) -> Recipe:
+def _recipe(name: str, dtype: torch.dtype, scaling: Scaling, **more: Any) -> Recipe:
     return Recipe(name, dtype, scaling, **{"grad_dtype": dtype, **more})
 
 
@@ -68,6 +78,9 @@ RECIPES: dict[str, Recipe] = {
         _recipe("fp16", torch.float16, "none"),
         _recipe("int8_rowwise", torch.int8, "row", accumulate=torch.int32),
         _recipe("uint8_rowwise", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8),
+        _recipe(
+            "uint8_affine", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8, lhs_scaling="affine"
+        ),
         _recipe("fp8_tensorwise", torch.float8_e4m3fn, "tensor", grad_dtype=torch.float8_e5m2),
         _recipe("fp8_rowwise", torch.float8_e4m3fn, "row"),
         _recipe("fp8_blockwise", torch.float8_e4m3fn, "block"),

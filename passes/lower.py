@@ -80,8 +80,11 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
 
 
 def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    acc, scale = frozen_int_mm(a, weight, transposed)
-    return (acc.float() * a_scale * scale).to(out_dtype)
+    acc, scale, sums = frozen_int_mm(a, weight, transposed)
+    if a_scale.dim() == acc.dim():
+        return (acc.float() * a_scale * scale).to(out_dtype)
+    step, least = a_scale.unbind(-1)
+    return (acc.float() * step * scale + least * sums).to(out_dtype)
 
 
 def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:

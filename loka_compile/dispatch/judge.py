@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ from loka_compile.target import Target
 FREE = Cost(0.0)
 """Of emulation, which shows numerics and is never timed."""
 TIE = 0.03
-"""Share of a kernel's time that is given up for the site's least noisy candidate: less than timing can tell."""
+"""Share of a kernel's time that is given up for half the noise, among a site's fastest: less than timing can tell."""
 FOREIGN = 1.05
 """What another library's kernel has to win over PyTorch's own by: it costs the graph more than it costs alone. (With
 oneDNN taken at any advantage a Wukong took 46.4 ms, without 43.9; 2 cores, Zen 5.)"""
@@ -131,8 +132,10 @@ def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
 
 def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
     cost, noise = judged.costs[candidate], judged.errors[candidate].noise
-    quietest = min(judged.errors[other].noise for other in judged.costs)
-    margin *= 1 + TIE * (1 - quietest / noise)
+    timed = {other: its.alone_us for other, its in judged.costs.items() if its is not FREE} or {candidate: 0.0}
+    near = [other for other, us in timed.items() if us <= min(timed.values()) * (1 + TIE)]
+    quietest = min(judged.errors[other].noise for other in near)
+    margin *= 1 + TIE * min(1.0, max(0.0, math.log2(noise / quietest)))
     margin *= 1.0 if candidate.provider == aten.NAME else FOREIGN
     us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
     return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts))

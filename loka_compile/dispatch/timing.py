@@ -1,7 +1,7 @@
 """Measured times: kernels run on this machine, at the site's sizes, and remembered on disk.
 
 A candidate's time is its GEMM kernel on ready operands plus its casts. A cast costs per element what a compiled one
-costs at a large size: by itself, or where Inductor fuses it with what makes the tensor, what it adds to that.
+costs at a large size, in rows of about that length: by itself, or where Inductor fuses it with what makes the tensor, what it adds to that.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
@@ -33,7 +34,9 @@ MIN_TOTAL_US, MAX_TOTAL_US = 50_000, 300_000
 """A kernel is run REPEATS times, a short one for at least so long, a long one until that."""
 HOPELESS = 2.0
 """A kernel this many times slower than the one to beat at its first run is not run again."""
-CAST_SHAPE = (4096, 1024)
+CAST_VALUES = 2**22
+CAST_LENGTHS = (16, 64, 1024)
+"""A cast is measured on so many values, in rows as near to the site's as one of these: scales of short rows cost more."""
 
 
 def keep_us(site: Site, sizes: Sizes) -> float:
@@ -69,8 +72,9 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
         return Cost(kernel)
 
     def cast_us(elements: int, fused: bool) -> float:
-        key = _key("cast", recipe.name, site.dtype, "fused" if fused else "alone")
-        return elements * _remembered(key, lambda: _cast_us(recipe, site.dtype, fused))
+        length = cast_length(recipe, sizes.K)
+        key = _key("cast", recipe.name, site.dtype, "fused" if fused else "alone", length)
+        return elements * _remembered(key, lambda: _cast_us(recipe, site.dtype, fused, length))
 
     rescale = _remembered(_key("rescale", recipe.name, site.dtype), lambda: _rescale_us(recipe, site.dtype))
     return Cost(kernel + rescale * sizes.out, casts(site, sizes, recipe, cast_us))
@@ -117,14 +121,21 @@ def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
 
 
-def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool) -> float:
+def cast_length(recipe: Recipe, length: int) -> int:
+    """Of the lengths of rows that casts are measured with, the nearest in octaves; it only matters for scales a row."""
+    if recipe.scaling != "row":
+        return CAST_LENGTHS[-1]
+    return min(CAST_LENGTHS, key=lambda known: abs(math.log2(known / length)))
+
+
+def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> float:
     """Microseconds per element of casting an operand; fused, what it adds to the pointwise operator that makes it."""
     made, scaling = recipe.operand("lhs", False)
 
     def cast(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (x.to(made),) if scaling == "none" else quantization.reference(x, made, scaling, -1)
 
-    x = torch.randn(CAST_SHAPE, dtype=dtype)
+    x = torch.randn(CAST_VALUES // length, length, dtype=dtype)
     if not fused:
         return _compiled_us(cast, x)
     both = _compiled_us(lambda x: (x.relu(), *cast(x.relu())), x)
@@ -134,11 +145,14 @@ def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool) -> float:
 def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
     """Microseconds per element of bringing the product to the wanted dtype; most kernels do that themselves."""
     if recipe.dtype == torch.int8:
-        sums = torch.randint(-9999, 9999, CAST_SHAPE, dtype=torch.int32)
-        scales = torch.rand(CAST_SHAPE[0], 1), torch.rand(1, CAST_SHAPE[1])
-        return _compiled_us(lambda x, row, column: (x.float() * row * column).to(dtype), sums, *scales)
+        sums = torch.randint(-9999, 9999, (CAST_VALUES // 1024, 1024), dtype=torch.int32)
+        row, column = torch.rand(len(sums), 1), torch.rand(1, 1024)
+        if recipe.affine:
+            affine = lambda x, step, least, c, s: (x.float() * step * c + least * s).to(dtype)  # noqa: E731
+            return _compiled_us(affine, sums, row, row.clone(), column, column.clone())
+        return _compiled_us(lambda x, row, column: (x.float() * row * column).to(dtype), sums, row, column)
     if recipe.scaling == "none" and recipe.dtype != dtype:
-        return _compiled_us(lambda x: x.to(dtype), torch.randn(CAST_SHAPE, dtype=recipe.dtype))
+        return _compiled_us(lambda x: x.to(dtype), torch.randn(CAST_VALUES // 1024, 1024, dtype=recipe.dtype))
     return 0.0
 
 

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,21 +114,20 @@ def emulate(
         if recipe.scaling == "none":
             out = scaled_gemm.reference(_kept(lhs.to(a_dtype), keep), None, rhs.to(b_dtype), None, recipe.dtype)
         else:
-            a, a_scale = _quantized(lhs, a_dtype, a_scaling, -1, amax[0] if amax else None)
+            a = _quantized(lhs, a_dtype, a_scaling, -1, amax[0] if amax else None)
             b = _quantized(rhs, b_dtype, b_scaling, -2, amax[1] if amax else None)
-            out = scaled_gemm.reference(_kept(a, keep), a_scale, *b, lhs.dtype)
+            if keep is not None:
+                a = _kept(quantize.dequantize(*a), keep), None
+            out = scaled_gemm.reference(*a, *b, lhs.dtype)
         return out.to(lhs.dtype).float()
 
 
 def _kept(a: Tensor, keep: Tensor | None) -> Tensor:
-    """Zeros where a term is not kept; in one byte, whose zero is zero in all formats."""
-    if keep is None:
-        return a
-    values = a.view(torch.uint8) if a.itemsize == 1 else a
-    return torch.where(keep, values, 0).view(a.dtype)
+    """Zeros where a term is not kept."""
+    return a if keep is None else torch.where(keep, a, 0)
 
 
-def _quantized(x: Tensor, dtype: torch.dtype, scaling: str, axis: int, amax: float | None) -> tuple[Tensor, Tensor]:
+def _quantized(x: Tensor, dtype: torch.dtype, scaling: str, axis: int, amax: float | None) -> tuple[Tensor, Any]:
     if scaling != "tensor" or amax is None or x.numel() == 0:
         return quantize.reference(x, dtype, scaling, axis)
     # One more slice that holds the amax, so that the scale is the whole tensor's; then it goes again.

@@ -62,7 +62,7 @@ def made(monkeypatch):
 def int_product(weight, x=None):
     """x @ weight.T through frozen_int_mm, with weight's own scale: what a frozen linear computes but for a's scale."""
     a = torch.eye(weight.shape[1], dtype=torch.int8) * 127 if x is None else x
-    acc, scale = frozen_int_mm(a, weight, True)
+    acc, scale, _ = frozen_int_mm(a, weight, True)
     return acc.float() * scale / 127
 
 
@@ -88,7 +88,7 @@ def test_equals_the_unfrozen_computation(dtype, scaling, provider, transposed):
 def test_integer_form_equals_the_unfrozen_computation(transposed):
     weight = parameter(*(48, 130) if transposed else (130, 48))
     a, a_scale = left(7, 130, torch.int8, "row")
-    acc, scale = frozen_int_mm(a, weight, transposed)
+    acc, scale, _ = frozen_int_mm(a, weight, transposed)
     assert acc.dtype == torch.int32
     assert scale.shape == (1, 48)
     expected = unfrozen(a, a_scale, weight, transposed, torch.int8, "row", torch.float32, "aten")

@@ -27,7 +27,11 @@ def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -
     if recipe.name not in PROVIDERS[provider].SPEAKS:
         return [f"{provider} has no kernel for {recipe}"]
     unsigned = []
-    if recipe.unsigned and not (site.lhs.nonnegative and site.gradient == ""):
+    if recipe.affine and (site.lhs.flipped or site.gradient == "lhs"):
+        unsigned = ["the left operand's smallest values are taken along its rows, and it is transposed or a gradient"]
+    elif recipe.affine and site.lhs.nonnegative:
+        unsigned = ["no value of the left operand is negative: uint8_rowwise does as well, with less to compute"]
+    elif recipe.unsigned and not recipe.affine and not (site.lhs.nonnegative and site.gradient == ""):
         unsigned = ["the left operand may have negative values"]
     return [*unsigned, *PROVIDERS[provider].reasons_against(site, recipe, target)]
 
