@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Options": "loka_compile.options",
+    "adapt": "loka_compile.adapt",
     "OptionsError": "loka_compile.options",
     "Plan": "loka_compile.dispatch.plan",
     "PlanError": "loka_compile.dispatch.plan",
@@ -41,6 +42,7 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
+    from loka_compile.adapt import adapt
     from loka_compile.dispatch.choose import dispatch
     from loka_compile.dispatch.plan import Plan, PlanError, load_plan
     from loka_compile.inspect.explain import explain

@@ -1,9 +1,10 @@
 """The story of a compilation: what `torch.compile(model, backend="loka")` does with one graph.
 
     1. read the options
-    2. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
-    3. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; a plan made here is raced
-    4. keep what is needed to tell the story again (inspect/)
+    2. apply the mods asked for, which change the model
+    3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
+    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; a plan made here is raced
+    5. keep what is needed to tell the story again (inspect/)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE
+from loka_compile.passes.mods import modified
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -35,13 +37,14 @@ def loka(
     """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
     chosen = Options.of(mode, options)
     device = device_of(example_inputs)
+    gm, changes = modified(gm, chosen.mods, device)
 
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     asked_with = mode, options or {}
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
         nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
-        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with)
+        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, changes)
         return remember(session.measured(gm, example_inputs, graph), graph)
 
     def stages_of(plan: Plan) -> Stages:
@@ -65,7 +68,7 @@ def loka(
     plan, (compiled, artifacts) = never_slower(plan, build, example_inputs, chosen, device)
 
     plan = plan if session is None else session.adopted(plan)
-    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with)
+    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, changes)
     graph.artifacts = artifacts
     if session is not None:
         compiled = session.watched(compiled, gm, example_inputs, graph)

@@ -12,6 +12,7 @@ from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
 PASS_NAMES = ("precision", "lower")
+MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # Inductor's hooks that loka's own passes go in through.
 RESERVED_INDUCTOR_KEYS = ("joint_custom_pre_pass", "post_grad_custom_pre_pass")
@@ -73,7 +74,9 @@ class Options:
     What happens to the graph:
 
     passes: pass name -> on or off. Passes not named stay on.
-    mods, compskip: changes of the model itself. This version has none yet, so asking for one is an error.
+    mods: changes of the model itself, by name: no_bias, block_norm, hard_swish. The model computes something else with
+        them, and has to be trained with them.
+    compskip: a schedule of skipped work. This version has none yet, so asking for one is an error.
 
     What Inductor gets:
 
@@ -116,7 +119,7 @@ class Options:
             "max_probe_overhead": _number("max_probe_overhead", self.max_probe_overhead),
             "max_output_error": _number("max_output_error", self.max_output_error),
             "passes": _switches("passes", self.passes, PASS_NAMES),
-            "mods": _names("mods", self.mods, ()),
+            "mods": _names("mods", self.mods, MOD_NAMES),
             "compskip": _compskip(self.compskip),
             "inductor": _inductor(self.inductor),
             "mode": None if self.mode in (None, "default") else _one_of("mode", self.mode, MODES),

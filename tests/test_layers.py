@@ -23,7 +23,7 @@ LAYERS = (
     ("examples",),
     ("loka_compile.cli",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
-    ("loka_compile.backend",),
+    ("loka_compile.backend", "loka_compile.adapt"),
     ("loka_compile.online",),
     ("loka_compile.inspect", "loka_compile.versions"),
     ("loka_compile.passes",),

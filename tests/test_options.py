@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loka_compile.options import MODES, PASS_NAMES, Options, OptionsError
+from loka_compile.options import MOD_NAMES, MODES, PASS_NAMES, Options, OptionsError
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -98,7 +98,7 @@ BAD = [
     ({"passes": {"lower": 1}}, r"passes\['lower'\]: expected True or False; got 1"),
     ({"passes": ("lower",)}, "passes: expected a mapping"),
     ({"passes": "lower"}, "passes: expected a mapping"),
-    ({"mods": ("NoBias",)}, "has none yet"),
+    ({"mods": ("NoBias",)}, "nearest: 'no_bias'"),
     ({"mods": "NoBias"}, r"write \('NoBias',\)"),
     ({"compskip": "every-other"}, "no schedule yet"),
     ({"compskip": 2}, "compskip: expected the name"),
@@ -160,7 +160,7 @@ some_options = st.fixed_dictionaries(
         "min_speedup": numbers,
         "max_output_error": numbers,
         "passes": st.dictionaries(st.sampled_from(PASS_NAMES), st.booleans()),
-        "mods": st.just(()),
+        "mods": st.lists(st.sampled_from(MOD_NAMES), unique=True),
         "inductor": st.dictionaries(st.sampled_from(["max_autotune", "triton.cudagraphs"]), st.booleans()),
         "mode": st.none() | st.sampled_from(MODES),
     },

@@ -1,7 +1,8 @@
 """Measured times: kernels run on this machine, at the site's sizes, and remembered on disk.
 
 A candidate's time is its GEMM kernel on ready operands plus its casts. A cast costs per element what a compiled one
-costs at a large size, in rows of about that length: by itself, or where Inductor fuses it with what makes the tensor, what it adds to that.
+costs at a large size, in rows of about that length: by itself, or where Inductor fuses it with what makes the tensor,
+what it adds to that.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HOPELESS = 2.0
 """A kernel this many times slower than the one to beat at its first run is not run again."""
 CAST_VALUES = 2**22
 CAST_LENGTHS = (16, 64, 1024)
-"""A cast is measured on so many values, in rows as near to the site's as one of these: scales of short rows cost more."""
+"""A cast is measured on so many values, in rows of one of these lengths: the scales of short rows cost more."""
 
 
 def keep_us(site: Site, sizes: Sizes) -> float:

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from loka_compile import compat
 from loka_compile.options import Options
+from loka_compile.passes.mods import Change
 from loka_compile.passes.stages import Stages
 
 
@@ -25,7 +26,7 @@ class CompiledGraph:
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
     `mode` and `options` of the user's torch.compile call. training: gradients were recorded. artifacts: Inductor's
     outputs, one a generated graph; a backward arrives when it is first compiled. status: what an online session has
-    to say of itself.
+    to say of itself. changes: what mods did to the graph, before it became `module`.
     """
 
     module: fx.GraphModule
@@ -37,18 +38,26 @@ class CompiledGraph:
     parameters: weakref.WeakSet[torch.Tensor]
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
+    changes: tuple[Change, ...] = ()
     order: int = field(default_factory=itertools.count().__next__)
 
     @classmethod
     def of(
-        cls, gm: fx.GraphModule, inputs: Sequence[Any], options: Options, stages: Stages, asked: Any
+        cls,
+        gm: fx.GraphModule,
+        inputs: Sequence[Any],
+        options: Options,
+        stages: Stages,
+        asked: Any,
+        changes: tuple[Change, ...] = (),
     ) -> CompiledGraph:
         """Taken before compilation, which owns and changes the graph."""
         module = compat.copy_dynamo_graph(gm)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         fake_inputs = [node.meta.get("example_value", value) for node, value in zip(placeholders, inputs, strict=True)]
         parameters = weakref.WeakSet(value for value in inputs if isinstance(value, nn.Parameter))
-        return cls(module, fake_inputs, options, stages, asked, torch.is_grad_enabled(), parameters)
+        training = torch.is_grad_enabled()
+        return cls(module, fake_inputs, options, stages, asked, training, parameters, changes=changes)
 
     @property
     def source_code(self) -> str:

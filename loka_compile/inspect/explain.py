@@ -140,6 +140,13 @@ def explain(compiled: Any) -> Explanation:
 
 
 def _notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
+    for change in graph.changes:
+        did: dict[str, list[str]] = {}
+        for each in change.result.rewrites:
+            did.setdefault(each.did, []).append(each.subject)
+        parts = [f"{what}: {', '.join(dict.fromkeys(subjects))}" for what, subjects in did.items()]
+        parts += [f"{each.subject} not: {each.reason}" for each in change.result.rejects]
+        yield f"{record.name}: {change.name} CHANGED THE MODEL: {'; '.join(parts) or 'nothing found'}"
     if record.plan.raced:
         yield f"{record.name}: raced, {record.plan.raced}"
     if graph.status is not None:

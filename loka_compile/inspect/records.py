@@ -25,7 +25,7 @@ from loka_compile.passes import PassResult, Reject, Rewrite
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass on one graph (`inference`, `joint`, `forward` or `backward`): the code before and after."""
+    """One pass on one graph (`dynamo`, `inference`, `joint`, `forward` or `backward`): the code before and after."""
 
     name: str
     graph: str
@@ -87,7 +87,10 @@ def plan(compiled: Any) -> Plan:
 
 
 def rebuild(graph: CompiledGraph, name: str) -> Record:
-    stages: list[Stage] = []
+    stages = [
+        Stage(each.name, "dynamo", code(each.before), code(each.after), each.result.rewrites, each.result.rejects)
+        for each in graph.changes
+    ]
     before: list[str] = []
     after: dict[str, str] = {}
     sites: list[Site] = []

@@ -1,0 +1,53 @@
+"""Mods: opt-in passes that change the model itself, on the Dynamo graph, where norms and activations are still whole.
+
+    no_bias      every bias but the final heads'
+    block_norm   RMSNorm over blocks of 256, without weights, for LayerNorm and RMSNorm
+    hard_swish   for SiLU and the swish gate n * sigmoid(n)
+
+LoKA Mods: each alone is small, together they let a model train in FP8 and its norms ride in the GEMMs' epilogues. The
+model computes something else afterwards and has to be trained that way; loka_compile/adapt.py does the same to modules.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.dispatch.plan import Plan
+from loka_compile.passes.base import Context, Pass, PassResult
+from loka_compile.passes.block_norm import BlockNorm
+from loka_compile.passes.hard_swish import HardSwish
+from loka_compile.passes.no_bias import NoBias
+
+MODS: dict[str, Pass] = {each.name: each for each in (NoBias(), BlockNorm(), HardSwish())}
+"""By name, in the order they are applied."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What one mod did to a Dynamo graph."""
+
+    name: str
+    before: fx.Graph
+    after: fx.Graph
+    result: PassResult
+
+
+def modified(
+    gm: fx.GraphModule, names: Sequence[str], device: str = "cpu"
+) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    """A copy of the graph with these mods applied, and what each did. The same graph where there is none to apply."""
+    if not names:
+        return gm, ()
+    gm, changes = compat.copy_dynamo_graph(gm), []
+    context = Context(Plan("cpu", {}), device)
+    for name in (name for name in MODS if name in names):
+        before = copy.deepcopy(gm.graph)
+        result = MODS[name](gm.graph, context)
+        changes.append(Change(name, before, copy.deepcopy(gm.graph), result))
+    gm.recompile()
+    return gm, tuple(changes)

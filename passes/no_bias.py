@@ -1,0 +1,83 @@
+"""no_bias: linear and norm layers lose their bias; final heads, after which no GEMM comes, keep theirs.
+
+LoKA Mods: bias vectors of large recommendation models diverge and push later tensors out of FP8's range; without them
+the largest single part of the block's latency is saved, and FSDP pads nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile.graph.sites import module_name
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+
+LINEAR, LAYER_NORM = torch.nn.functional.linear, torch.nn.functional.layer_norm
+BIAS = {LINEAR: 2, LAYER_NORM: 3, torch.layer_norm: 3}
+"""Which argument the bias is."""
+PRODUCTS = {
+    LINEAR, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, torch.nn.functional.bilinear,
+    torch.nn.functional.scaled_dot_product_attention,
+}  # fmt: skip
+PRODUCT_METHODS = {"matmul", "mm", "bmm", "addmm", "baddbmm"}
+
+
+@dataclass(frozen=True)
+class NoBias:
+    name: str = "no_bias"
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        feeding = _feeding_products(graph)
+        for node in graph.nodes:
+            if node.op != "call_function" or node.target not in BIAS or _bias(node) is None:
+                continue
+            reason = check(node, feeding)
+            if reason:
+                rejects.append(Reject(module_name(node), reason))
+            else:
+                _drop(node)
+                rewrites.append(Rewrite(module_name(node), "without bias"))
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+def check(node: fx.Node, feeding: set[fx.Node]) -> str:
+    """Why the bias stays; empty if it goes."""
+    bias = _bias(node)
+    if not (isinstance(bias, fx.Node) and bias.op in ("placeholder", "get_attr")):
+        return f"its bias is computed ({bias}), not a parameter"
+    if node.target is LINEAR and node not in feeding:
+        return "a final head keeps its bias: no GEMM comes after it"
+    return ""
+
+
+def _bias(node: fx.Node) -> Any:
+    place = BIAS[node.target]  # type: ignore[index]
+    return node.args[place] if len(node.args) > place else node.kwargs.get("bias")
+
+
+def _drop(node: fx.Node) -> None:
+    if "bias" in node.kwargs:
+        node.update_kwarg("bias", None)
+    else:
+        node.update_arg(BIAS[node.target], None)  # type: ignore[index]
+
+
+def _feeding_products(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value some later product depends on."""
+    feeding: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in feeding or is_product(node):
+            feeding.update(node.all_input_nodes)
+    return feeding
+
+
+def is_product(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target in PRODUCTS or node.target is operator.matmul
+    return node.op == "call_method" and node.target in PRODUCT_METHODS
