@@ -41,8 +41,9 @@ class Specimen:
 
     name: such as "scaled_gemm rowwise 65536x512x512". launch: its args on the meta device. unfused: (name, flops,
     bytes) of every kernel of the sequence it replaces, empty where there is none. needs: what a test must find in the
-    machine code: "fp8_mma" an FP8 tensor-core instruction, "mma" any, "wide_stores" no global access under 128 bits
-    where the operand allows it.
+    machine code: "mma" a tensor-core instruction in the main loop, "fp8_mma" one for FP8, "wide_loads" and
+    "wide_stores" at least three quarters of the bytes in 128 bits a thread or by TMA. Where all operands' rows are
+    multiples of 16 bytes, stores of 16 bits are refused without being asked.
     """
 
     name: str

@@ -1,8 +1,9 @@
-"""The `loka` command: explain a model's compilation, show and compare plans.
+"""The `loka` command: explain a model's compilation, show and compare plans, compile kernels for GPUs not at hand.
 
     loka explain mymodel:example --target h100       example() returns (model, inputs)
     loka plan show plan.json
     loka plan diff old.json new.json                 exit code 1 where they differ
+    loka kernels --target sm_90 gfx942               exit code 1 where a default configuration has a fault
 
 Exit code 2 and one line on stderr where something is wrong. Torch is imported by the subcommands that need it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -63,6 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
     diff.set_defaults(run=_diff)
+
+    kernels = commands.add_parser(
+        "kernels", help="compile every Triton kernel for GPUs that need not be here and read the machine code"
+    )
+    kernels.add_argument(
+        "--target", nargs="+", action="extend", metavar="CHIP", help="sm_90, gfx942, h100, ... (default: all)"
+    )
+    kernels.add_argument("--kernel", default="", metavar="NAME", help="only those with this in their name")
+    kernels.add_argument("--json", metavar="FILE", help="write all figures there too")
+    kernels.add_argument("--jobs", type=int, default=1, metavar="N", help="chips compiled side by side (default: 1)")
+    kernels.set_defaults(run=_kernels)
     return parser
 
 
@@ -90,10 +103,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         error = getattr(error, "inner_exception", error)  # Dynamo wraps what a backend raises
         raise CommandError(f"compiling {arguments.factory} failed: {_one_line(error)}") from error
     if arguments.json:
-        try:
-            Path(arguments.json).write_text(explanation.to_json())
-        except OSError as error:
-            raise CommandError(f"cannot write {arguments.json}: {error.strerror or error}") from error
+        _write(arguments.json, explanation.to_json())
     _print(explanation)
     return 0
 
@@ -111,6 +121,27 @@ def _diff(arguments: argparse.Namespace) -> int:
     difference = diff(_plan(arguments.a), _plan(arguments.b))
     print(difference)
     return 1 if difference else 0
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from loka_compile.inspect import kernel_report
+    from loka_compile.inspect.chips import arch_of
+
+    try:
+        archs = arch_of(*(arguments.target or ()))
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if arguments.jobs < 1:
+        raise CommandError(f"--jobs: expected at least 1, got {arguments.jobs}")
+    rows = kernel_report.survey(archs, arguments.kernel, arguments.jobs)
+    if not rows:
+        raise CommandError(f"no kernel is listed with {arguments.kernel!r} in its name")
+    if arguments.json:
+        _write(arguments.json, json.dumps(kernel_report.to_json(rows), indent=1) + "\n")
+    Console(width=None if sys.stdout.isatty() else 200).print(*kernel_report.tables(rows), sep="\n\n")
+    return 1 if any(row.faults for row in rows) else 0
 
 
 # ---------------------------------------------------------------- parts
@@ -174,6 +205,13 @@ def _plan(path: str) -> Any:
         return load_plan(path)
     except PlanError as error:
         raise CommandError(str(error)) from error
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _backward(out: Any) -> None:
