@@ -37,6 +37,7 @@ class Wukong(nn.Module):
         hidden: tuple[int, ...] = (1024, 1024),
         head: tuple[int, ...] = (1024, 512),
         dropout: float = 0.1,
+        activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         fields = len(cardinalities)
@@ -49,8 +50,8 @@ class Wukong(nn.Module):
         nn.init.normal_(self.bag.weight, std=0.01)
 
         counts = [fields + 1] + [tokens] * (layers - 1)
-        self.layers = nn.ModuleList(WukongLayer(n, tokens, width, k, hidden, dropout) for n in counts)
-        self.head = mlp(tokens * width, *head, 1, dropout=dropout)
+        self.layers = nn.ModuleList(WukongLayer(n, tokens, width, k, hidden, dropout, activation) for n in counts)
+        self.head = mlp(tokens * width, *head, 1, dropout=dropout, activation=activation)
 
     def forward(self, ids: Tensor, bag: Tensor) -> Tensor:
         """ids (B, fields) and bag (B, most) of int64 to logits (B,)."""
@@ -69,11 +70,12 @@ class WukongLayer(nn.Module):
     """
 
     def __init__(
-        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float
-    ) -> None:
+        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:  # fmt: skip
         super().__init__()
         from_lcb = n_out // 2
-        self.fmb = FactorizationMachineBlock(n, n_out - from_lcb, width, k, hidden, dropout)
+        self.fmb = FactorizationMachineBlock(n, n_out - from_lcb, width, k, hidden, dropout, activation)
         self.lcb = TokenMix(n, from_lcb)
         self.residual = TokenMix(n, n_out) if n != n_out else nn.Identity()
         self.norm = nn.LayerNorm(width)
@@ -87,12 +89,13 @@ class FactorizationMachineBlock(nn.Module):
     """FMB(X) = reshape(MLP(LayerNorm(flatten(FM(X)))))."""
 
     def __init__(
-        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float
-    ) -> None:
+        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.compress = nn.Parameter(torch.randn(n, k) / n**0.5)
         self.norm = nn.LayerNorm(n * k)
-        self.mlp = mlp(n * k, *hidden, n_out * width, dropout=dropout)
+        self.mlp = mlp(n * k, *hidden, n_out * width, dropout=dropout, activation=activation)
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,9 +123,9 @@ class TokenMix(nn.Module):
         return self.linear(x.transpose(1, 2)).transpose(1, 2)
 
 
-def mlp(*sizes: int, dropout: float) -> nn.Sequential:
-    """Linear layers with ReLU and dropout between them, none after the last."""
+def mlp(*sizes: int, dropout: float, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Linear layers with an activation and dropout between them, none after the last."""
     layers: list[nn.Module] = []
     for size_in, size_out in pairwise(sizes):
-        layers += [nn.Linear(size_in, size_out), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(size_in, size_out), activation(), nn.Dropout(dropout)]
     return nn.Sequential(*layers[:-2])

@@ -29,3 +29,10 @@ def test_training_under_a_gpu_plan(tmp_path):
     result = bench(tmp_path, "bench_training.py", "--rows", "12288", "--seeds", "1")
     assert result["lowered"] == result["sites"]
     assert min(result["gradient_sqnr_db"].values()) > 20
+
+
+@pytest.mark.slow
+def test_mods(tmp_path):
+    result = bench(tmp_path, "bench_mods.py", "--quick", "--seeds", "1", "--rounds", "2")
+    variants = {"as it is", "no_bias", "block_norm", "hard_swish", "all three"}
+    assert set(result["ne"]) == set(result["latency"]["loka"]) == set(result["latency"]["inductor"]) == variants
