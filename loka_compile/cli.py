@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target", nargs="+", action="extend", metavar="CHIP", help="sm_90, gfx942, h100, ... (default: all)"
     )
     kernels.add_argument("--kernel", default="", metavar="NAME", help="only those with this in their name")
+    kernels.add_argument("--module", default="", help="not loka's kernels but those of a module with specimens(arch)")
     kernels.add_argument("--json", metavar="FILE", help="write all figures there too")
     kernels.add_argument("--jobs", type=int, default=1, metavar="N", help="chips compiled side by side (default: 1)")
     kernels.set_defaults(run=_kernels)
@@ -135,12 +137,16 @@ def _kernels(arguments: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     if arguments.jobs < 1:
         raise CommandError(f"--jobs: expected at least 1, got {arguments.jobs}")
-    rows = kernel_report.survey(archs, arguments.kernel, arguments.jobs)
+    if arguments.module:
+        _find_here()
+        if not importlib.util.find_spec(arguments.module):
+            raise CommandError(f"there is no module {arguments.module}")
+    rows = kernel_report.survey(archs, arguments.kernel, arguments.module, arguments.jobs)
     if not rows:
         raise CommandError(f"no kernel is listed with {arguments.kernel!r} in its name")
     if arguments.json:
         _write(arguments.json, json.dumps(kernel_report.to_json(rows), indent=1) + "\n")
-    Console(width=None if sys.stdout.isatty() else 200).print(*kernel_report.tables(rows), sep="\n\n")
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(*kernel_report.tables(rows), sep="\n\n")
     return 1 if any(row.faults for row in rows) else 0
 
 
@@ -152,8 +158,7 @@ def _example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
         raise CommandError(f"expected MODULE:FACTORY, such as mymodel:example; got {spec!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _find_here()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -173,6 +178,12 @@ def _example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple):
         return model, inputs, {}
     raise CommandError(f"{spec}: inputs must be a tuple, or a dict of keywords; got {_kind(inputs)}")
+
+
+def _find_here() -> None:
+    """Modules of the current directory, as `python -m` finds them."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,16 +55,22 @@ class Code:
     @cached_property
     def loops(self) -> list[frozenset[int]]:
         """The natural loops, each as the indices of its instructions; those that share a head are one."""
-        starts, graph = self._blocks()
-        immediate = nx.immediate_dominators(graph, 0)
+        _, graph, immediate = self._flow
         blocks: dict[int, set[int]] = {}
         for tail, head in graph.edges:
-            reached = tail == 0 or tail in immediate
-            if reached and _dominates(immediate, head, tail):
+            if (tail == 0 or tail in immediate) and _dominates(immediate, head, tail):
                 inside = set() if tail == head else nx.ancestors(nx.restricted_view(graph, [head], []), tail)
                 blocks.setdefault(head, {head}).update(inside & immediate.keys(), {tail})
-        ends = dict(zip(starts, [*starts[1:], len(self.instructions)], strict=True))
-        return [frozenset(i for start in found for i in range(start, ends[start])) for found in blocks.values()]
+        return [frozenset(i for start in found for i in self._block(start)) for found in blocks.values()]
+
+    def every_trip(self, loop: frozenset[int]) -> frozenset[int]:
+        """The instructions of a loop that no trip can leave out."""
+        starts, graph, immediate = self._flow
+        blocks = [start for start in starts if start in loop]
+        head = next(block for block in blocks if all(_dominates(immediate, block, other) for other in blocks))
+        tails = [tail for tail in graph.predecessors(head) if tail in loop]
+        always = [block for block in blocks if all(_dominates(immediate, block, tail) for tail in tails)]
+        return frozenset(i for start in always for i in self._block(start))
 
     def nest(self, loop: frozenset[int]) -> list[frozenset[int]]:
         """The loops around one, outermost first, itself last."""
@@ -82,8 +89,14 @@ class Code:
         inner = [loop for loop in moving if not any(each < loop for each in moving)]
         return max(inner, key=len, default=None)
 
-    def _blocks(self) -> tuple[list[int], nx.DiGraph]:
-        """First instructions of the basic blocks, and where control may go between them."""
+    def _block(self, start: int) -> range:
+        starts = self._flow[0]
+        after = bisect.bisect_right(starts, start)
+        return range(start, starts[after] if after < len(starts) else len(self.instructions))
+
+    @cached_property
+    def _flow(self) -> tuple[list[int], nx.DiGraph, dict[int, int]]:
+        """First instructions of the basic blocks, where control may go between them, their immediate dominators."""
         starts = {0}
         for i, each in enumerate(self.instructions):
             if each.jump or each.ends:
@@ -97,7 +110,7 @@ class Code:
                 graph.add_edge(start, self.labels[last.jump])
             if not last.always and end < len(self.instructions):
                 graph.add_edge(start, end)
-        return ordered, graph
+        return ordered, graph, nx.immediate_dominators(graph, 0)
 
 
 def _dominates(immediate: Mapping[int, int], head: int, block: int) -> bool:

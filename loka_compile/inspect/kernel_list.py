@@ -9,11 +9,13 @@ from loka_compile import kernels
 from loka_compile.kernels.launch import Specimen
 
 
-def specimens(arch: str, name: str = "") -> list[tuple[str, Specimen]]:
-    """(module, specimen) of every kernel module that lists some for this chip; `name` is a part of either's name."""
+def specimens(arch: str, name: str = "", module: str = "") -> list[tuple[str, Specimen]]:
+    """(module, specimen) of every kernel module that lists some for this chip, or of another module; `name` is a part
+    of either's name."""
+    ours = sorted(f"{kernels.__name__}.{each.name}" for each in pkgutil.iter_modules(kernels.__path__))
     found = []
-    for each in sorted(module.name for module in pkgutil.iter_modules(kernels.__path__)):
-        module = importlib.import_module(f"{kernels.__name__}.{each}")
-        listed = module.specimens(arch) if hasattr(module, "specimens") else []
-        found += [(each, specimen) for specimen in listed if name in each or name in specimen.name]
+    for path in [module] if module else ours:
+        imported, short = importlib.import_module(path), path.rpartition(".")[2]
+        if module or hasattr(imported, "specimens"):
+            found += [(short, each) for each in imported.specimens(arch) if name in short or name in each.name]
     return found

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -56,11 +57,11 @@ class Row:
         return body
 
 
-def survey(archs: Sequence[str], name: str = "", jobs: int = 1) -> list[Row]:
-    """Compile what `name` selects for every chip, `jobs` chips at a time."""
+def survey(archs: Sequence[str], name: str = "", module: str = "", jobs: int = 1) -> list[Row]:
+    """Compile what `name` selects of loka's kernels, or of another module's, for every chip; `jobs` chips at a time."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(archs)), mp_context=spawn, initializer=_compile_here) as pool:
-        return [row for rows in pool.map(_rows, archs, [name] * len(archs)) for row in rows]
+        return [row for rows in pool.map(_rows, archs, repeat(name), repeat(module)) for row in rows]
 
 
 def _compile_here() -> None:
@@ -68,8 +69,8 @@ def _compile_here() -> None:
     os.environ.pop("TRITON_INTERPRET", None)
 
 
-def _rows(arch: str, name: str) -> list[Row]:
-    return [row(module, specimen, arch) for module, specimen in specimens(arch, name)]
+def _rows(arch: str, name: str, module: str) -> list[Row]:
+    return [row(found, specimen, arch) for found, specimen in specimens(arch, name, module)]
 
 
 def row(module: str, specimen: Specimen, arch: str) -> Row:
@@ -143,6 +144,9 @@ def tables(rows: Sequence[Row]) -> list[Any]:
 
 
 def _machine_code(rows: Sequence[Row], chip: Chip) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
     caption = (
         "FLOP, B / instr: tensor-core operations of an output tile, or bytes the launch must move, by warp instruction "
         "issued; headroom: over what the chip can do in the clocks that takes.\n"
@@ -150,17 +154,16 @@ def _machine_code(rows: Sequence[Row], chip: Chip) -> Any:
     )
     table = _table(f"{chip.arch}: machine code", caption)
     numbers = ("regs", "spill B", "smem KiB", "per SM", "instrs", "loop / MMA", "FLOP / instr", "B / instr", "headroom",
-               "loads %", "stores %")  # fmt: skip
-    table.add_column("kernel", overflow="fold", min_width=24)
+               "loads %", "stores %", "faults")  # fmt: skip
+    table.add_column("kernel", overflow="fold")
     table.add_column("warps, stages")
-    table.add_column("tensor cores", overflow="fold", min_width=12)
+    table.add_column("tensor cores", overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right")
-    table.add_column("faults", overflow="fold", min_width=12)
     for row in rows:
-        code, wrong = row.code, "; ".join(row.faults)
+        code, wrong = row.code, len(row.faults)
         if code is None:
-            table.add_row(row.name, *[""] * (len(numbers) + 2), wrong, style="bold red")
+            table.add_row(row.name, *[""] * (len(numbers) + 1), f"{wrong}", style="bold red")
             continue
         table.add_row(
             row.name,
@@ -175,12 +178,12 @@ def _machine_code(rows: Sequence[Row], chip: Chip) -> Any:
             _number(code.flops_per_instruction, ".0f"),
             _number(code.bytes_per_instruction, ".1f"),
             _number(code.headroom, ".2f"),
-            _number(code.wide_loads, ".0%"),
-            _number(code.wide_stores, ".0%"),
-            wrong or "none",
+            _number(code.wide_loads and 100 * code.wide_loads, ".0f"),
+            _number(code.wide_stores and 100 * code.wide_stores, ".0f"),
+            f"{wrong}",
             style="bold red" if wrong else None,
         )
-    return table
+    return Group(table, *(Text(f"!! {row.name}: {fault}", "bold red") for row in rows for fault in row.faults))
 
 
 def _roofline(rows: Sequence[Row], chip: Chip) -> Any:
@@ -208,7 +211,7 @@ def _table(title: str, caption: str) -> Any:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form).removesuffix("%")
+    return "–" if value is None else format(value, form)
 
 
 def to_json(rows: Sequence[Row]) -> Mapping[str, Any]:

@@ -39,7 +39,7 @@ class MachineCode:
     main loop (0: none), with loop_mma tensor-core instructions; tile: of one output tile, start to end; tile_flops: its
     tensor-core operations. bytes: global memory the launch must move, by program. executed: instructions a program
     issues if it has no tensor-core work, by warp.
-    Where trips are unknown, or there is no such work, the figure is None.
+    Where trips are unknown or warps have roles of their own, or there is no such work, the figure is None.
     """
 
     kernel: str
@@ -143,7 +143,8 @@ def read(launch: Launch, arch: str) -> MachineCode:
     programs = max(1, math.prod(launch.grid))
     work = ttir.work(asm["ttir"], launch.args, programs)
     loop = code.main_loop or frozenset()
-    tile, tile_flops = _tile(code, work, warps)
+    specialized = warps != launch.warps  # each role runs code of its own
+    tile, tile_flops = (None, None) if specialized else _tile(code, work, warps)
     bits = {each.mma: each.bits for each in code.instructions if each.mma}
     return MachineCode(
         kernel=metadata.name,
@@ -167,7 +168,7 @@ def read(launch: Launch, arch: str) -> MachineCode:
         loop_mma=dict(code.count_mma(loop)),
         tile=tile,
         tile_flops=tile_flops,
-        executed=_executed(code, work.access_trips),
+        executed=None if specialized else _executed(code, work.access_trips),
         bytes=launch.nbytes / programs,
     )
 
@@ -176,7 +177,7 @@ def _tile(code: Code, work: ttir.Work, warps: int) -> tuple[int | None, int | No
     """Instructions and operations of one output tile.
 
     Triton peels trips off the main loop and LLVM unrolls it, so its trips are counted by the work that is left for it
-    when everything outside has run once.
+    when everything outside has run once. Of a loop that is flat, what a trip may leave out runs once a tile.
     """
     flops, loop = work.tile_flops, code.main_loop
     if not code.mma or not flops:
@@ -188,7 +189,8 @@ def _tile(code: Code, work: ttir.Work, warps: int) -> tuple[int | None, int | No
     if not inside:
         return None, None
     trips = max(1, round((flops - (sum(each) - inside)) / inside))
-    return len(code.instructions) + (trips - 1) * len(loop), flops
+    repeated = len(code.every_trip(loop) if work.flat else loop)
+    return len(code.instructions) + (trips - 1) * repeated, flops
 
 
 def _executed(code: Code, trips: list[float] | None) -> float | None:

@@ -36,12 +36,14 @@ class Loop:
 @dataclass(frozen=True)
 class Work:
     """dots: (operations of one run of it, the loops around it). accesses: the loops around every load and store.
-    types: of the products' operands, as Triton names them.
+    types: of the products' operands, as Triton names them. flat: whether Triton makes one loop of that over tiles and
+    the one inside it (tl.range's flatten).
     """
 
     dots: list[tuple[int, tuple[Loop, ...]]] = field(default_factory=list)
     accesses: list[tuple[Loop, ...]] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
+    flat: bool = False
 
     @property
     def tile_flops(self) -> int | None:
@@ -63,7 +65,7 @@ class Work:
 
 def work(text: str, arguments: Mapping[str, object], programs: int) -> Work:
     """What one program of `programs` does, by the numbers among its arguments."""
-    result = Work()
+    result = Work(flat="tt.flatten" in text)
     values: dict[str, int | None] = {
         f"%{name}": int(value) for name, value in arguments.items() if isinstance(value, int)
     }

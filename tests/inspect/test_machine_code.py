@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,20 +23,33 @@ from loka_compile.inspect.kernel_report import aligned, modelled
 from loka_compile.inspect.machine_code import compile_for, wide_share
 from loka_compile.kernels.launch import Launch
 
-TOYS = Path(__file__).with_name("toy_kernels.py")
 LOKA = Path(sys.executable).with_name("loka")
-CLEAN = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
-def compile_toys(*archs):
-    done = subprocess.run([sys.executable, TOYS, *archs], capture_output=True, text=True, env=CLEAN)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def loka_kernels(folder, *arguments):
+    """Rows, and the finished process, which had TRITON_INTERPRET as these tests have."""
+    out = folder / "kernels.json"
+    command = [LOKA, "kernels", *arguments, "--json", out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(out.read_text())["kernels"], done
+
+
+def compile_toys(folder, *archs):
+    """{arch: {name: row}}, and what was printed."""
+    rows, done = loka_kernels(folder, "--module", "toy_kernels", "--target", *archs)
+    assert done.returncode == 1 and done.stderr == ""
+    return {arch: {row["name"]: row for row in rows if row["arch"] == arch} for arch in archs}, done.stdout
 
 
 @pytest.fixture(scope="module")
-def toys():
-    return compile_toys("sm_90", "gfx942")
+def compiled(tmp_path_factory):
+    return compile_toys(tmp_path_factory.mktemp("toys"), "sm_90", "gfx942")
+
+
+@pytest.fixture(scope="module")
+def toys(compiled):
+    return compiled[0]
 
 
 def check_sound(rows):
@@ -49,7 +62,8 @@ def check_sound(rows):
         assert 0 < code["registers"] <= 512
         assert code["loop"] < code["instructions"]
         assert sum(code["loop_mma"].values()) <= sum(code["mma"].values())
-        assert (code["flops_per_instruction"] is None) != (code["bytes_per_instruction"] is None)
+        if name != "fp8, roles":
+            assert (code["flops_per_instruction"] is None) != (code["bytes_per_instruction"] is None)
         assert (code["occupancy"] >= 1) == (code["shared"] <= CHIPS[code["arch"]].shared_limit)
 
 
@@ -66,7 +80,11 @@ FAULTS = {
     "refused": ["does not compile: refused for "],
     "fp8": [],
 }
-ONLY_SM_90 = {"too much shared memory": ["bytes of shared memory, sm_90 gives 232448"]}
+ONLY_SM_90 = {
+    "fp8, flat": [],
+    "fp8, roles": [],
+    "too much shared memory": ["bytes of shared memory, sm_90 gives 232448"],
+}
 ONLY_GFX942 = {"foreign fp8": ["FP8 products, yet none on the tensor cores: v_mfma_f32_32x32x8_f16"]}
 
 
@@ -89,12 +107,16 @@ def test_figures_are_sound(toys):
 
 
 @pytest.mark.slow
-def test_figures_are_sound_on_every_chip_with_bulk_copies():
-    rows = compile_toys("sm_100")["sm_100"]
+def test_figures_are_sound_on_blackwell(tmp_path):
+    rows = compile_toys(tmp_path, "sm_100")[0]["sm_100"]
     check_sound(rows)
     code = rows["fp8"]["code"]
     assert set(code["mma"]) == {"UTCQMMA.128x256x32"} and code["loads"]["tma"] and code["stores"] == {"tma": 1}
-    assert {name for name, row in rows.items() if not row["faults"]} == {"column sums", "masked, unaligned", "fp8"}
+    assert {name for name, row in rows.items() if not row["faults"]} == {
+        "column sums", "masked, unaligned", "fp8", "fp8, flat", "fp8, roles"
+    }  # fmt: skip
+    roles = rows["fp8, roles"]["code"]  # on Blackwell Triton gives warps roles, and what each runs is not known
+    assert roles["warps"] > 8 and roles["tile"] is None and roles["flops_per_instruction"] is None
 
 
 def test_a_persistent_fp8_gemm_on_hopper(toys):
@@ -109,6 +131,14 @@ def test_a_persistent_fp8_gemm_on_hopper(toys):
     assert (code["wide_loads"], code["wide_stores"], code["stores"]) == (1.0, 1.0, {"tma": 1})
     assert code["shared"] >= 3 * (128 + 256) * 128  # three stages of both operands
     assert (code["occupancy"], code["stack"], code["spills"]) == (1, 0, 0)
+
+
+def test_a_flat_loop_counts_its_epilogue_once(toys):
+    """Both kernels do the same for a tile; the flat one has the epilogue in its only loop."""
+    nested, flat = (toys["sm_90"][name]["code"] for name in ("fp8", "fp8, flat"))
+    assert flat["loop"] > 4 * nested["loop"]
+    assert flat["tile_flops"] == nested["tile_flops"]
+    assert nested["tile"] < flat["tile"] < flat["instructions"] + 2 * nested["loop"] * 3
 
 
 def test_a_loop_without_products(toys):
@@ -132,6 +162,29 @@ def test_the_model_beside_the_unfused_sequence(toys):
     assert row["unfused"] == {"launches": 2, "flops": flops, "bytes": 4 * 10**8, "us": pytest.approx(expected)}
 
 
+def test_what_is_printed(compiled):
+    rows, printed = compiled
+    for arch in rows:
+        assert f"{arch}: machine code" in printed and f"{arch}: roofline" in printed
+    hopper = printed.partition("gfx942: machine code")[0]
+    [counted, cost] = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in hopper.splitlines() if "│ fp8  " in line]
+    code, row = rows["sm_90"]["fp8"]["code"], rows["sm_90"]["fp8"]
+    flops, share = f"{code['flops_per_instruction']:.0f}", f"{row['fused']['bytes'] / 4e8:.0%}"
+    assert counted[1] == "8, 3" and counted[3] == str(code["registers"]) and flops in counted
+    assert counted[-3:] == ["100", "100", "0"]
+    wrong = [f"!! {name}: {fault}" for name, row in rows["sm_90"].items() for fault in row["faults"]]
+    assert [line.strip() for line in hopper.splitlines() if line.startswith("!!")] == wrong
+    assert cost[3:] == [
+        "1", f"{row['fused']['us']:.1f}", "400.0", "2", f"{row['unfused']['us']:.1f}", share,
+        f"{row['unfused']['us'] / row['fused']['us']:.2f}",
+    ]  # fmt: skip
+
+
+def test_only_what_is_asked_for(tmp_path):
+    rows, done = loka_kernels(tmp_path, "--module", "toy_kernels", "--target", "h100", "--kernel", "unaligned")
+    assert [row["name"] for row in rows] == ["masked, unaligned"] and done.returncode == 0
+
+
 def test_no_time_is_modelled_for_a_chip_without_peaks():
     assert modelled(CHIPS["sm_89"], 8, [(10**9, 10**6)]).us is None
 
@@ -139,33 +192,27 @@ def test_no_time_is_modelled_for_a_chip_without_peaks():
 # ---------------------------------------------------------------- loka's own kernels
 
 
-def loka_kernels(tmp_path, *targets):
-    out = tmp_path / "kernels.json"
-    command = [LOKA, "kernels", "--target", *targets, "--json", out]
-    done = subprocess.run(command, capture_output=True, text=True)  # with TRITON_INTERPRET, as in these tests
-    assert done.returncode in (0, 1), done.stderr
-    rows = json.loads(out.read_text())["kernels"]
+def check_faultless(folder, *targets):
+    rows, done = loka_kernels(folder, "--target", *targets)
     assert {row["arch"] for row in rows} == set(targets)
     wrong = [f"{row['arch']} {row['name']}: {'; '.join(row['faults'])}" for row in rows if row["faults"]]
     assert not wrong, "\n".join(wrong)
     assert done.returncode == 0
-    return rows, done.stdout
+    return rows
 
 
 def test_no_default_configuration_has_a_fault_on_hopper(tmp_path):
     names = [specimen.name for _, specimen in specimens("sm_90")]
     if not names:
         pytest.skip("no kernel lists specimens yet")
-    rows, out = loka_kernels(tmp_path, "sm_90")
-    assert [row["name"] for row in rows] == names
-    assert "sm_90: machine code" in out and "sm_90: roofline" in out
+    assert [row["name"] for row in check_faultless(tmp_path, "sm_90")] == names
 
 
 @pytest.mark.slow
 def test_no_default_configuration_has_a_fault_on_any_chip(tmp_path):
     if not specimens("sm_90"):
         pytest.skip("no kernel lists specimens yet")
-    loka_kernels(tmp_path, *CHIPS)
+    check_faultless(tmp_path, *CHIPS)
 
 
 def test_names_of_specimens_are_unique():
@@ -180,6 +227,7 @@ def test_names_of_specimens_are_unique():
         (["--target", "sm_9"], "target: expected one of h100, "),
         (["--target", "h10"], "got 'h10'; did you mean 'h100'?"),
         (["--target", "sm_90", "--jobs", "0"], "--jobs: expected at least 1, got 0"),
+        (["--module", "not_there"], "there is no module not_there"),
         (["--target", "sm_90", "--kernel", "no such"], "no kernel is listed with 'no such' in its name"),
     ],
 )
@@ -268,6 +316,16 @@ def test_sass():
     assert code.widths("store") == {"16": 1, "32": 1}
     assert sum(each.local for each in code.instructions) == 1
     assert code.main_loop == {2, 3, 4, 5}
+    assert code.every_trip(code.main_loop) == {2, 3, 4, 5}
+
+
+def test_what_a_trip_may_leave_out():
+    """0: enter; 1: head, may skip 2; 2: skipped; 3: end of the trip, may go back to 1; 4: exit."""
+    jumps = {1: "three", 3: "one"}
+    code = Code([Instruction("x", jump=jumps.get(i, ""), ends=i == 4, always=i == 4) for i in range(5)],
+                {"one": 1, "three": 3})  # fmt: skip
+    [loop] = code.loops
+    assert loop == {1, 2, 3} and code.every_trip(loop) == {1, 3}
 
 
 def test_shape_of_tensor_memory_products():

@@ -1,31 +1,25 @@
-"""Toy kernels, most of them with a fault on purpose. As a script, in a process without Triton's interpreter:
-
-python toy_kernels.py sm_90 gfx942       their rows as JSON: {arch: {name: row}}
-"""
+"""Toy kernels, most of them with a fault on purpose: `loka kernels --module toy_kernels`."""
 
 from __future__ import annotations
-
-import json
-import sys
-from pathlib import Path
 
 import torch
 import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from loka_compile.inspect.kernel_report import row
 from loka_compile.kernels.launch import Launch, Specimen, moved
 
 M, N, K = 65536, 512, 512
 
 
 @triton.jit
-def gemm(a, b, c, scale, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def gemm(
+    a, b, c, scale, M, N, K, FLAT: tl.constexpr, ROLES: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     tiles_n = tl.cdiv(N, BN)
-    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BM) * tiles_n, tl.num_programs(0)):
+    tiles = tl.cdiv(M, BM) * tiles_n
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLAT, warp_specialize=ROLES):
         m, n = tile // tiles_n * BM, tile % tiles_n * BN
         total = tl.zeros((BM, BN), tl.float32)
         for k in range(tl.cdiv(K, BK)):
@@ -66,9 +60,9 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def persistent(dtype: torch.dtype, warps: int = 8, stages: int = 3, bm: int = 128, bn: int = 256) -> Launch:
+def persistent(dtype: torch.dtype, stages: int = 3, flat: bool = False, roles: bool = False) -> Launch:
     a, b, c, scale = empty(M, K, dtype=dtype), empty(N, K, dtype=dtype), empty(M, N), empty(M, dtype=torch.float32)
-    bk = 128 // dtype.itemsize
+    bm, bn, bk = 128, 256, 128 // dtype.itemsize
     args = {
         "a": TensorDescriptor.from_tensor(a, [bm, bk]),
         "b": TensorDescriptor.from_tensor(b, [bn, bk]),
@@ -76,8 +70,8 @@ def persistent(dtype: torch.dtype, warps: int = 8, stages: int = 3, bm: int = 12
         "scale": scale,
         "M": M, "N": N, "K": K,
     }  # fmt: skip
-    tile = {"BM": bm, "BN": bn, "BK": bk}
-    return Launch(gemm, (132,), args, tile, warps, stages, 2 * M * N * K, moved(a, b, c, scale))
+    constants = {"FLAT": flat, "ROLES": roles, "BM": bm, "BN": bn, "BK": bk}
+    return Launch(gemm, (132,), args, constants, 8, stages, 2 * M * N * K, moved(a, b, c, scale))
 
 
 def masked(dtype: torch.dtype, columns: int, warps: int = 8, tile: int = 128) -> Launch:
@@ -114,10 +108,7 @@ def specimens(arch: str) -> list[Specimen]:
     return [
         *listed,
         Specimen("fp8", persistent(fp8), unfused, needs=("fp8_mma", "wide_loads", "wide_stores")),
+        Specimen("fp8, flat", persistent(fp8, flat=True), needs=("fp8_mma",)),
+        Specimen("fp8, roles", persistent(fp8, roles=True)),
         Specimen("too much shared memory", persistent(fp8, stages=7)),
     ]
-
-
-if __name__ == "__main__":
-    rows = {arch: {each.name: row("toy", each, arch).to_json() for each in specimens(arch)} for arch in sys.argv[1:]}
-    print(json.dumps(rows))
