@@ -15,9 +15,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from loka_compile.dispatch import cut
 from loka_compile.dispatch.cost import Cast, Cost, Form
-from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge, problem
+from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge, pick, problem
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.providers import aten, emulated
@@ -37,8 +36,7 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
     judged = {key: judge(known, Sizes(*known.observed), hardware, options) for key, known in profile.sites.items()}
-    choices = problem(judged, options)
-    together = _Together(judged, {k: choices.sites[k][index].name for k, index in cut.choose(choices).items()})
+    together = _Together(judged, pick(problem(judged, options)))
     decisions = {key: _decision(key, together, options) for key in judged}
     batch = batch_of(profile)
     if batch is not None and options.min_speedup:
@@ -137,7 +135,7 @@ def _why_not(
     if speed < options.min_speedup:
         return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
-        return f"{speed:.2f}x, more noise than {pick}, for a time that can hardly be told apart"
+        return f"{speed:.2f}x, more noise than {pick}, for a time that counts for little"
     if us < best_us <= us * FOREIGN and candidate.provider != aten.NAME:
         return f"{us:.0f} us against {best_us:.0f} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
     if us < best_us:

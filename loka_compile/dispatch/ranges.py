@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 
 import sympy
 
-from loka_compile.dispatch import cut
 from loka_compile.dispatch.cost import Cast, Cost
-from loka_compile.dispatch.judge import FREE, Judged, judge, problem
+from loka_compile.dispatch.judge import FREE, Judged, judge, pick, problem
 from loka_compile.dispatch.plan import Candidate, Range
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.options import Options
@@ -67,9 +66,8 @@ def ranges(profile: Profile, batch: Batch, target: Target, options: Options) -> 
     at = functools.cache(numbers(timed, batch.symbol))
 
     @functools.cache
-    def pick(value: int) -> dict[str, Candidate]:
-        choices = problem(at(value), options)
-        return {key: choices.sites[key][index].name for key, index in cut.choose(choices).items()}  # type: ignore[misc]
+    def best(value: int) -> dict[str, Candidate]:
+        return pick(problem(at(value), options))
 
     def us(picks: Picks, value: int) -> float:
         choices = problem(at(value), options)
@@ -77,8 +75,8 @@ def ranges(profile: Profile, batch: Batch, target: Target, options: Options) -> 
         return choices.us({key: names[key].index(name) for key, name in picks.items()})
 
     last = measured_at(batch.here)[-1] if target.measured else max(MODELLED_TO, batch.here)
-    starts = [2, *changes(pick, 2, last)]
-    intervals = few([(start, pick(start)) for start in starts], last, batch.here, us)
+    starts = [2, *changes(best, 2, last)]
+    intervals = few([(start, best(start)) for start in starts], last, batch.here, us)
     found = {}
     for key, known in profile.sites.items():
         rows = rows_of(known)

@@ -9,7 +9,7 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import judge, providers, roofline, timing
+from loka_compile.dispatch import cut, judge, providers, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate
@@ -345,3 +345,32 @@ def test_a_profile_from_a_doubtful_source_is_flagged():
 
 def test_a_profile_from_a_good_source_is_as_any_other():
     assert "FLAGGED" not in from_source(0.29).origin
+
+
+# ---------------------------------------------------------------- time for less noise
+
+
+def choices_of(*rows):
+    """(name, us, noise) of one site's choices."""
+    return [cut.Choice(KEPT if name == "keep" else Candidate(name, "aten"), us, (), noise) for name, us, noise in rows]
+
+
+def test_a_little_time_goes_where_it_takes_most_noise():
+    spare = 1000 * judge.SPARE
+    quiet, loud = ("bf16", 100 + 0.9 * spare, 1e-6), ("int8_rowwise", 100, 1e-3)
+    other = [("fp16", 900 + 0.9 * spare, 1e-6), ("int8_rowwise", 900, 1e-5)]
+    picks = judge.pick(cut.Problem({"a": choices_of(loud, quiet), "b": choices_of(*other)}, {}))
+    assert {key: pick.recipe for key, pick in picks.items()} == {"a": "bf16", "b": "int8_rowwise"}
+
+
+def test_no_more_time_than_there_is_to_spare():
+    dear = ("bf16", 100 * (1 + 1.1 * judge.SPARE), 1e-9)
+    picks = judge.pick(cut.Problem({"a": choices_of(("int8_rowwise", 100, 1e-3), dear)}, {}))
+    assert picks["a"].recipe == "int8_rowwise"
+
+
+def test_noise_neither_keeps_a_site_nor_lowers_one():
+    keep_wins = choices_of(("bf16", 100.1, 1e-9), ("keep", 100, 0.0))
+    lowered_wins = choices_of(("int8_rowwise", 100, 1e-3), ("keep", 100.1, 0.0))
+    picks = judge.pick(cut.Problem({"a": keep_wins, "b": lowered_wins}, {}))
+    assert picks["a"] == KEPT and picks["b"].recipe == "int8_rowwise"
