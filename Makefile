@@ -15,7 +15,7 @@ VALID  := $(shell $(PY) -c 'import sys, pip; print("yes" if sys.version_info >= 
 # Two workers of one thread each: torch would otherwise start a thread per core in both.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all lint clean $(VENV)
+.PHONY: demo test test-all test-gpu lint clean $(VENV)
 
 demo: $(READY) $(DATA)
 	$(PY) examples/quickstart.py
@@ -25,6 +25,10 @@ test: lint $(DATA)
 
 test-all: lint $(DATA)
 	$(PYTEST) -m ""
+
+# On a machine with a GPU: the kernels' tests, which then run there instead of in Triton's interpreter.
+test-gpu: $(READY)
+	$(PY) -m pytest -m "" tests/kernels tests/examples/test_bench_kernels.py
 
 lint: $(READY)
 	$(PY) -m ruff check .

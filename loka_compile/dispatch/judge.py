@@ -29,7 +29,7 @@ TIE = 0.03
 FOREIGN = 1.05
 """What another library's kernel has to win over PyTorch's own by: it costs the graph more than it costs alone. (With
 oneDNN taken at any advantage a Wukong took 46.4 ms, without 43.9; 2 cores, Zen 5.)"""
-SPARE = 0.015
+SPARE = 0.012
 """Share of the GEMMs' time that may go for less noise, where it buys most of it."""
 NEVER_TIMED = 1e12
 """Microseconds that let any kernel go before emulation."""
