@@ -1,7 +1,7 @@
 """The story of a compilation: what `torch.compile(model, backend="loka")` does with one graph.
 
     1. read the options
-    2. apply the mods asked for, which change the model
+    2. run the passes on the Dynamo graph, with the mods asked for, which change the model
     3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
     4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; a plan made here is raced
     5. keep what is needed to tell the story again (inspect/)
@@ -21,8 +21,8 @@ from loka_compile.dispatch.race import never_slower
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
-from loka_compile.passes import PIPELINE
-from loka_compile.passes.mods import modified
+from loka_compile.passes import PIPELINE, mods
+from loka_compile.passes.dynamo import run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -37,10 +37,10 @@ def loka(
     """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
     chosen = Options.of(mode, options)
     device = device_of(example_inputs)
-    gm, changes = modified(gm, chosen.mods, device)
-
-    pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     asked_with = mode, options or {}
+    pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
+    gm, changes = run_on_dynamo(gm, pipeline.on_dynamo(adapting=mods.asked(chosen.mods)), device)
+
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
         nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)

@@ -1,7 +1,10 @@
 """The pipeline: which pass runs on which graph, in order. One file a pass; see base.py for what a pass is.
 
-    joint       the inference graph, or forward and backward in one, in ATen operators
-    post_grad   the inference graph, or the forward and the backward graph after partitioning
+    canonicalize   the Dynamo graph: one form for what can be written in many
+    (adapt)        what the options ask for: mods.py
+    simplify       the Dynamo graph: exact algebra
+    joint          the inference graph, or forward and backward in one, in ATen operators
+    post_grad      the inference graph, or the forward and the backward graph after partitioning
 """
 
 from __future__ import annotations
@@ -18,20 +21,32 @@ __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "R
 
 @dataclass(frozen=True)
 class Pipeline:
+    canonicalize: tuple[Pass, ...]
+    simplify: tuple[Pass, ...]
     joint: tuple[Pass, ...]
     post_grad: tuple[Pass, ...]
 
     @property
+    def stages(self) -> tuple[tuple[Pass, ...], ...]:
+        return self.canonicalize, self.simplify, self.joint, self.post_grad
+
+    @property
     def names(self) -> tuple[str, ...]:
-        return tuple(p.name for p in (*self.joint, *self.post_grad))
+        return tuple(p.name for stage in self.stages for p in stage)
 
     def select(self, enabled: Mapping[str, bool]) -> Pipeline:
         """Without the passes that are switched off by name."""
         on = lambda passes: tuple(p for p in passes if enabled.get(p.name, True))  # noqa: E731
-        return Pipeline(on(self.joint), on(self.post_grad))
+        return Pipeline(*map(on, self.stages))
+
+    def on_dynamo(self, adapting: tuple[Pass, ...]) -> tuple[Pass, ...]:
+        """What runs on the Dynamo graph, in order, with the passes in it that the options ask for."""
+        return *self.canonicalize, *adapting, *self.simplify
 
 
 PIPELINE = Pipeline(
+    canonicalize=(),
+    simplify=(),
     joint=(Precision(),),
     post_grad=(Lower(),),
 )

@@ -48,7 +48,8 @@ class Pass(Protocol):
     """A frozen dataclass with a name that rewrites a graph in place.
 
     It leaves the graph linted, every new node with `meta["val"]`, the module's name and the site's. It is a pure
-    function of graph and context: records are rebuilt by running it again.
+    function of graph and context: records are rebuilt by running it again. One on the Dynamo graph that makes another
+    model of it has `adapts = True`, and is never silent.
     """
 
     @property

@@ -10,7 +10,7 @@ are cut into the longest blocks that divide them, of at most 256 and of whole si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -29,6 +29,7 @@ EPS_ARG = {LAYER_NORM: 4, torch.layer_norm: 4, RMS_NORM: 3, torch.rms_norm: 3}
 @dataclass(frozen=True)
 class BlockNorm:
     name: str = "block_norm"
+    adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []

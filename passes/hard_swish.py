@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -22,6 +23,7 @@ SIGMOID = {torch.sigmoid, torch.nn.functional.sigmoid, torch.special.expit}
 @dataclass(frozen=True)
 class HardSwish:
     name: str = "hard_swish"
+    adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites = []

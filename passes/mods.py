@@ -10,16 +10,13 @@ model computes something else afterwards and has to be trained that way; loka_co
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import fx
 
-from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
-from loka_compile.passes.base import Context, Pass, PassResult
+from loka_compile.passes.base import Pass
 from loka_compile.passes.block_norm import BlockNorm
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.hard_swish import HardSwish
 from loka_compile.passes.no_bias import NoBias
 
@@ -27,27 +24,13 @@ MODS: dict[str, Pass] = {each.name: each for each in (NoBias(), BlockNorm(), Har
 """By name, in the order they are applied."""
 
 
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What one mod did to a Dynamo graph."""
-
-    name: str
-    before: fx.Graph
-    after: fx.Graph
-    result: PassResult
+def asked(names: Sequence[str]) -> tuple[Pass, ...]:
+    """The mods of these names, in the order they are applied."""
+    return tuple(mod for name, mod in MODS.items() if name in names)
 
 
 def modified(
     gm: fx.GraphModule, names: Sequence[str], device: str = "cpu"
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
     """A copy of the graph with these mods applied, and what each did. The same graph where there is none to apply."""
-    if not names:
-        return gm, ()
-    gm, changes = compat.copy_dynamo_graph(gm), []
-    context = Context(Plan("cpu", {}), device)
-    for name in (name for name in MODS if name in names):
-        before = copy.deepcopy(gm.graph)
-        result = MODS[name](gm.graph, context)
-        changes.append(Change(name, before, copy.deepcopy(gm.graph), result))
-    gm.recompile()
-    return gm, tuple(changes)
+    return run_on_dynamo(gm, asked(names), device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -29,6 +29,7 @@ PRODUCT_METHODS = {"matmul", "mm", "bmm", "addmm", "baddbmm"}
 @dataclass(frozen=True)
 class NoBias:
     name: str = "no_bias"
+    adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []

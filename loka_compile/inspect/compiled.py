@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from loka_compile import compat
 from loka_compile.options import Options
-from loka_compile.passes.mods import Change
+from loka_compile.passes.dynamo import Change
 from loka_compile.passes.stages import Stages
 
 
@@ -26,7 +26,8 @@ class CompiledGraph:
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
     `mode` and `options` of the user's torch.compile call. training: gradients were recorded. artifacts: Inductor's
     outputs, one a generated graph; a backward arrives when it is first compiled. status: what an online session has
-    to say of itself. changes: what mods did to the graph, before it became `module`.
+    to say of itself. changes: what the passes on the Dynamo graph did, before it became
+    `module`.
     """
 
     module: fx.GraphModule

@@ -146,7 +146,10 @@ def _notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
             did.setdefault(each.did, []).append(each.subject)
         parts = [f"{what}: {', '.join(dict.fromkeys(subjects))}" for what, subjects in did.items()]
         parts += [f"{each.subject} not: {each.reason}" for each in change.result.rejects]
-        yield f"{record.name}: {change.name} CHANGED THE MODEL: {'; '.join(parts) or 'nothing found'}"
+        if change.adapts:
+            yield f"{record.name}: {change.name} CHANGED THE MODEL: {'; '.join(parts) or 'nothing found'}"
+        elif parts:
+            yield f"{record.name}: {change.name}: {'; '.join(parts)}"
     if record.plan.raced:
         yield f"{record.name}: raced, {record.plan.raced}"
     if graph.status is not None:

@@ -11,11 +11,11 @@ from torch import nn
 
 from loka_compile.dispatch.plan import KEPT, Candidate, Plan
 from loka_compile.graph.sites import SITE_META
-from loka_compile.passes import PIPELINE, Pipeline
+from loka_compile.passes import PIPELINE
 from tests.helpers import compile_op_by_op, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
-PRECISION = Pipeline(PIPELINE.joint, ())
+PRECISION = replace(PIPELINE, post_grad=())
 
 
 class Three(nn.Module):
