@@ -37,6 +37,7 @@ _EXPORTS = {
     "explain": "loka_compile.inspect.explain",
     "records": "loka_compile.inspect.records",
     "plan": "loka_compile.inspect.records",
+    "gdpa": "loka_compile.kernels.gdpa",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from loka_compile.dispatch.plan import Plan, PlanError, load_plan
     from loka_compile.inspect.explain import explain
     from loka_compile.inspect.records import plan, records
+    from loka_compile.kernels.gdpa import gdpa
     from loka_compile.options import Options, OptionsError
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
     from loka_compile.probe.sampling import stratified_sample

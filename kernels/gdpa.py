@@ -1,0 +1,160 @@
+"""loka::gdpa: generalized dot-product attention. An element-wise activation stands where softmax would.
+
+    out = gdpa(q, k, v, activation="gelu", scale=1.0, scale_inside=False, window=None,
+               cu_seqlens_q=None, cu_seqlens_k=None, max_seqlen_q=None, max_seqlen_k=None)
+
+    out = (act(q k^T) * scale) v          or, with scale_inside, act(q k^T * scale) v; by head
+
+Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q, with cu_seqlens_q (B + 1,) in int32 or int64, from 0 to the number
+of rows: (total, H, D), the sequences one after the other, each as many rows as the steps in cu_seqlens_q; empty ones
+are allowed. k and v likewise with cu_seqlens_k; one may be jagged and the other dense. max_seqlen_*: no sequence is
+longer; where it is left out it is read from the device, which breaks the graph under torch.compile.
+out: as q in shape, dtype and, of a dense q, strides.
+
+activation: `gelu` (by erf), `gelu_approx` (by tanh), `relu`, `relu_squared`, `leaky_relu` (slope 0.01), `silu`,
+`hard_swish`, `identity`; or a list of them, one a head. window: scores of i and j further apart than this are 0, in
+positions of their sequences; None for none. bfloat16, float16, float32 (and float64); scores and sums are of float32.
+
+On a GPU the 16-bit dtypes run in Triton, head dims to 128; else the reference, in plain operations that torch.compile
+sees and fuses. Gradients for q, k, v; the kernels' are the same bits every time (no atomics).
+Raises ValueError on other names, shapes and dtypes.
+Source: Kunlun's GDPA (papers.md 2.2.2); the scale's place, the window's meaning and the jagged layout are those of
+Meta's released kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels.gdpa_reference import ACTIVATIONS, reference, reference_backward
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def gdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    activation: str | Sequence[str] = "gelu",
+    scale: float = 1.0,
+    scale_inside: bool = False,
+    window: int | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+) -> Tensor:
+    """Generalized dot-product attention; see the module's docstring."""
+    if window is not None and window < 0:
+        raise ValueError(f"loka::gdpa: window must be at least 0 (or None), got {window}")
+    max_seqlen_q = _longest(q, cu_seqlens_q, max_seqlen_q)
+    max_seqlen_k = _longest(k, cu_seqlens_k, max_seqlen_k)
+    jagged = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+    rest = float(scale), scale_inside, -1 if window is None else window
+    if isinstance(activation, str):
+        return _attend(q, k, v, *jagged, activation, *rest)
+    if q.dim() < 2 or len(activation) != q.shape[1]:
+        raise ValueError(f"loka::gdpa: {len(activation)} activations for q of shape {tuple(q.shape)}: one a head")
+    outs, first = [], 0
+    for name, run in groupby(activation):
+        heads = slice(first, first + len(list(run)))
+        first = heads.stop
+        outs.append(_attend(q[:, heads], k[:, heads], v[:, heads], *jagged, name, *rest))
+    return torch.cat(outs, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
+    check(q, k, v, *rest)
+    return (_op if q.is_cuda else reference)(q, k, v, *rest)
+
+
+def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
+    if cu_seqlens is None:
+        return x.shape[-2]
+    if given is not None:
+        return given
+    return int(cu_seqlens.diff().max()) if cu_seqlens.numel() > 1 else 0
+
+
+def check(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
+) -> None:  # fmt: skip
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"loka::gdpa: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if q.dtype not in FLOATS or not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"loka::gdpa: q, k and v must have one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    for name, x, offsets in (("q", q, cu_seqlens_q), ("k", k, cu_seqlens_k)):
+        form = "(total, H, D) with" if offsets is not None else "(B, H, T, D) without"
+        if x.dim() != (4 if offsets is None else 3):
+            raise ValueError(f"loka::gdpa: {name} is {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
+        if offsets is not None and (offsets.dim() != 1 or offsets.dtype not in (torch.int32, torch.int64)):
+            shape = f"{offsets.dtype} of shape {tuple(offsets.shape)}"
+            raise ValueError(f"loka::gdpa: cu_seqlens_{name} is a vector of int32 or int64, got {shape}")
+    if k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[-1] != k.shape[-1]:
+        shapes = ", ".join(str(tuple(each.shape)) for each in (q, k, v))
+        raise ValueError(f"loka::gdpa: k and v have one shape, and q's heads and width; got {shapes}")
+    left, right = _sequences(q, cu_seqlens_q), _sequences(k, cu_seqlens_k)
+    if left != right:
+        raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}")
+
+
+def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+# ---------------------------------------------------------------- the op
+
+
+@torch.library.custom_op("loka::gdpa", mutates_args=())
+def _op(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
+) -> Tensor:  # fmt: skip
+    rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
+    check(q, k, v, *rest)
+    return torch.empty_like(q).copy_(reference(q, k, v, *rest))
+
+
+@_op.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
+) -> Tensor:  # fmt: skip
+    check(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window)
+    return torch.empty_like(q)
+
+
+@torch.library.custom_op("loka::gdpa_backward", mutates_args=())
+def _backward_op(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
+    grads = reference_backward(grad, q, k, v, *rest)
+    return tuple(torch.empty_like(x).copy_(each) for x, each in zip((q, k, v), grads, strict=True))  # type: ignore[return-value]
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    q, k, v, cu_seqlens_q, cu_seqlens_k, *ctx.rest = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(q, k, v, cu_seqlens_q, cu_seqlens_k)
+
+
+def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+    return *_backward_op(grad, *ctx.saved_tensors, *ctx.rest), *[None] * 8  # type: ignore[attr-defined]
+
+
+_op.register_autograd(_gradients, setup_context=_save)
