@@ -11,7 +11,7 @@ from typing import Any
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
-PASS_NAMES = ("precision", "lower")
+PASS_NAMES = ("canonicalize", "precision", "lower")
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # Inductor's hooks that loka's own passes go in through.

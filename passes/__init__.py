@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
+from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.precision import Precision
 
@@ -45,7 +46,7 @@ class Pipeline:
 
 
 PIPELINE = Pipeline(
-    canonicalize=(),
+    canonicalize=(Canonicalize(),),
     simplify=(),
     joint=(Precision(),),
     post_grad=(Lower(),),

@@ -41,7 +41,7 @@ def test_values_are_normalised():
     assert options.plan == "a/plan.json"
     assert options.recipes == ("bf16",)
     assert isinstance(options.max_mere, float)
-    assert options.passes == {"precision": True, "lower": False}
+    assert options.passes == {name: name != "lower" for name in PASS_NAMES}
 
 
 def test_objects_pass_through():

@@ -1,0 +1,92 @@
+"""Reading Dynamo graphs, where one operation has many spellings: operator, function, method."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+_SPELLINGS: Mapping[str, tuple[Any, ...]] = {
+    "add": (operator.add, torch.add, "add"),
+    "sub": (operator.sub, torch.sub, torch.subtract, "sub", "subtract"),
+    "mul": (operator.mul, torch.mul, torch.multiply, "mul", "multiply"),
+    "div": (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide"),
+    "pow": (operator.pow, torch.pow, "pow"),
+    "square": (torch.square, "square"),
+    "sqrt": (torch.sqrt, "sqrt"),
+    "rsqrt": (torch.rsqrt, "rsqrt"),
+    "reciprocal": (torch.reciprocal, "reciprocal"),
+    "mean": (torch.mean, "mean"),
+    "var": (torch.var, "var"),
+    "std": (torch.std, "std"),
+    "var_mean": (torch.var_mean,),
+    "getitem": (operator.getitem,),
+    "cast": ("to", "type", "type_as", "float", "double", "half", "bfloat16"),
+    "sigmoid": (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid"),
+    "relu": (torch.relu, F.relu, "relu"),
+    "silu": (F.silu,),
+    "gelu": (F.gelu,),
+    "hard_swish": (F.hardswish,),
+    "unflatten": (torch.unflatten, "unflatten"),
+    "flatten": (torch.flatten, "flatten"),
+    "linear": (F.linear,),
+    "matmul": (operator.matmul, torch.matmul, torch.mm, torch.addmm, "matmul", "mm", "addmm"),
+}
+_NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_IN_PLACE = {getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "or", "and")}
+
+
+def called(node: Any) -> str:
+    """What a node computes, by one name for all spellings; "" for anything this module does not know."""
+    if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method"):
+        return ""
+    in_place = node.kwargs.get("inplace") or "out" in node.kwargs
+    return "" if in_place else _NAMES.get(node.target, "")
+
+
+def value(node: fx.Node) -> Any:
+    """The fake tensor of a Dynamo node, None if it has none."""
+    return node.meta.get("example_value")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nodes are the same value: one node, or the same operations on the same values. Others, equal."""
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
+        return type(a) is type(b) and bool(a == b)
+    if a is b:
+        return True
+    if not called(a) or called(a) != called(b) or len(a.args) != len(b.args) or a.kwargs.keys() != b.kwargs.keys():
+        return False
+    if called(a) == "cast" and value(a).dtype != value(b).dtype:
+        return False
+    pairs = [*zip(a.args, b.args, strict=True), *((a.kwargs[key], b.kwargs[key]) for key in a.kwargs)]
+    return all(same(left, right) for left, right in pairs)
+
+
+def written(node: fx.Node) -> str:
+    """What writes to a node's tensor in place, "" if nothing is seen to."""
+    for user in node.users:
+        name = getattr(user.target, "__name__", str(user.target))
+        method = user.op == "call_method" and name.endswith("_") and not name.endswith("__")
+        in_place = method or user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
+        if in_place and user.args and user.args[0] is node:
+            return name
+    return ""
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that uses this one's value; None if none or several do."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def erase(node: fx.Node) -> None:
+    """Take an unused node out, and what only it used. fx's own elimination would take `x.add_(1)` for unused."""
+    inputs = node.all_input_nodes
+    node.graph.erase_node(node)
+    for each in inputs:
+        if not each.users and called(each):
+            erase(each)
