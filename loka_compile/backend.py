@@ -3,7 +3,7 @@
     1. read the options
     2. run the passes on the Dynamo graph, with the mods asked for, which change the model
     3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
-    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; a plan made here is raced
+    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced
     5. keep what is needed to tell the story again (inspect/)
 """
 
@@ -64,8 +64,8 @@ def loka(
     given = chosen if session is None else session.given()
     demoted = {} if session is None else session.demoted()
     rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-    plan = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
-    plan, (compiled, artifacts) = never_slower(plan, build, example_inputs, chosen, device)
+    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
+    plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device)
 
     plan = plan if session is None else session.adopted(plan)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, changes)

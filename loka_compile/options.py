@@ -57,8 +57,8 @@ class Options:
     min_speedup: lowest time before / time after, a ratio; 0 accepts slower kernels too.
     min_source_quality: for a profile that knows its production traffic, the lowest agreement of its rows with that (1 -
         total variation of the feature that agrees least). Surely below: refused. Not surely above: flagged.
-    race: a plan made here is compiled beside the unplanned graph, and kept only if it is not slower. The verdict is
-        remembered on disk, so this costs one more compilation, once.
+    race: a plan made here is compiled beside the unplanned graph, and kept only if it is not slower; uniform recipes
+        that come near it race too. The verdict is remembered on disk: one to three more compilations, once.
 
     Without plan and profile (online):
 

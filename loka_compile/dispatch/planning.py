@@ -19,6 +19,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cut import Choice, Problem, frontier
+from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
 from loka_compile.graph.site import Site
@@ -40,27 +41,38 @@ def settle(
     device: str = "cpu",
     demoted: Mapping[str, str] = MappingProxyType({}),
     online: bool = False,
-) -> Plan:
-    """The plan, unraced, with the choices for the batch at hand. demoted: reasons by key of sites that may not be
-    lowered. online: a plan that is given was made here, so its outputs are compared like those of a new one."""
+) -> list[Plan]:
+    """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
+
+    demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
+    are compared like those of a new one.
+    """
+    plan = _made(options, gm, inputs, device)
+    plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
+    compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
+    settled = []
+    for plan in plans:
+        for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
+            plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
+        plan = at_this_batch(plan, gm, inputs)
+        if compared and plan.lowered:
+            plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
+        if not settled or any(changes(settled[0], plan)):
+            settled.append(plan)
+    return settled
+
+
+def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str) -> Plan:
+    """Given, dispatched from the profile that is given, or from a look at the first batch."""
     if options.plan is not None:
-        plan = _given(options, device)
-    elif options.profile is not None:
+        return _given(options, device)
+    if options.profile is not None:
         profile = options.profile if isinstance(options.profile, Profile) else load_profile(options.profile)
-        plan = dispatch(_as_in(profile, gm, inputs), options=options)
-    elif any(compat.is_fake(value) for value in inputs):
+        return dispatch(_as_in(profile, gm, inputs), options=options)
+    if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
-    else:
-        profile = profile_graph(gm, inputs, options.recipes)
-        plan = dispatch(_as_in(profile, gm, inputs), options=options)
-        plan = replace(plan, origin="a look at the first batch, forward only")
-    for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
-        plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
-    plan = at_this_batch(plan, gm, inputs)
-    compared = options.plan is None or online
-    if compared and plan.lowered and not any(compat.is_fake(value) for value in inputs):
-        plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
-    return plan
+    plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
+    return replace(plan, origin="a look at the first batch, forward only")
 
 
 def _given(options: Options, device: str) -> Plan:

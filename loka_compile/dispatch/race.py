@@ -1,8 +1,9 @@
 """Never slower: before a plan is final, the planned graph races the unplanned one on the inputs at hand.
 
 Times of single GEMMs do not add up to a graph's: Inductor fuses differently around a quantized product, caches are
-shared, threads wait. So both graphs are compiled and take turns. The verdict is kept on disk, by machine and torch
-version like all times, so that a graph is raced once and not in every process.
+shared, threads wait. So the graphs are compiled and take turns: the plan's, its finalists' and the unplanned one. The
+verdict is kept on disk, by machine and torch version like all times, so that a graph is raced once and not in every
+process.
 """
 
 from __future__ import annotations
@@ -25,43 +26,58 @@ from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
 ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 1.0
+ENOUGH_SECONDS = 2.0
 """Rounds go on until they took this long, within these counts."""
+MARGIN = 1.01
+"""What a finalist has to win by: a race does not tell less."""
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
 
 
 def never_slower(
-    plan: Plan,
+    plans: Sequence[Plan],
     build: Callable[[Plan], Built],
     inputs: Sequence[Any],
     options: Options,
     device: str,
 ) -> tuple[Plan, Built]:
-    """The plan and its compiled graph; or, where that loses, every site kept and the unplanned graph.
+    """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
-    Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here, where speed is
-    no matter (min_speedup 0), and without real inputs.
+    plans: the one that was made, then its finalists, which have to win by MARGIN. Nothing races where a plan was given,
+    where it lowers nothing or is for hardware that is not here, where speed is no matter (min_speedup 0), and without
+    real inputs.
     """
+    plan = plans[0]
     target = TARGETS[plan.target]
     here = target.measured and target.device == device
     idle = options.plan is not None or not plan.lowered or not options.min_speedup or not options.race
     if idle or not here or any(compat.is_fake(value) for value in inputs):
         return plan, build(plan)
-    planned = build(plan)
-    key = f"race {_digest(plan, inputs)}"
-    ratio, unplanned = timing.recall(key), None
     kept = _kept(plan, "")
-    if ratio is None:
-        unplanned = build(kept)
+    built: dict[int, Built] = {}
+    keys = [f"race {_digest(plans, index, inputs)}" for index in range(len(plans))]
+    ratios = [timing.recall(key) for key in keys]
+    if None in ratios:
+        built = dict(enumerate([*map(build, plans), build(kept)]))
         with compat.outside_compilation():
-            ratio = _race(unplanned[0], planned[0], [compat.concrete(value) for value in inputs])
-        timing.remember(key, ratio)
-    if ratio >= 1:
-        return replace(plan, raced=f"{ratio:.2f}x the unplanned graph's speed, measured here"), planned
-    kept = _kept(plan, f"the planned graph was slower than the unplanned one: {ratio:.2f}x its speed, measured here")
-    return kept, build(kept) if unplanned is None else unplanned
+            calls = [compiled for compiled, _ in built.values()]
+            ratios = _race(calls[-1], calls[:-1], [compat.concrete(value) for value in inputs])
+        for key, ratio in zip(keys, ratios, strict=True):
+            timing.remember(key, ratio)
+    best = max(range(len(plans)), key=lambda index: ratios[index] / (MARGIN if index else 1.0))
+    if ratios[best] >= 1:
+        return _won(plans[best], ratios, best), built.get(best) or build(plans[best])
+    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
+    kept = _kept(plan, lost)
+    return kept, build(kept) if not built else built[len(plans)]
+
+
+def _won(plan: Plan, ratios: Sequence[float], best: int) -> Plan:
+    raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
+    if best:
+        raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
+    return replace(plan, raced=f"{raced}, measured here")
 
 
 def _kept(plan: Plan, reason: str) -> Plan:
@@ -70,25 +86,30 @@ def _kept(plan: Plan, reason: str) -> Plan:
     return plan
 
 
-def _digest(plan: Plan, inputs: Sequence[Any]) -> str:
-    """What was raced: the plan's choices, the sizes of the inputs, forward only or with its backward."""
+def _digest(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
+    """The plans' choices, sizes of the inputs, forward only or with its backward; and which of the plans is meant."""
     sizes = [(tuple(map(compat.concrete, x.shape)), x.dtype) if isinstance(x, Tensor) else str(x) for x in inputs]
-    choices = [(key, str(d.chosen), d.site.shape, str(d.site.dtype)) for key, d in plan.decisions.items()]
-    return hashlib.sha256(repr((plan.target, choices, sizes, torch.is_grad_enabled())).encode()).hexdigest()[:24]
+    choices = [
+        [(key, str(d.chosen), d.site.shape, str(d.site.dtype)) for key, d in plan.decisions.items()] for plan in plans
+    ]
+    raced = plans[0].target, choices, index, sizes, torch.is_grad_enabled()
+    return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(unplanned: Callable[..., Any], planned: Callable[..., Any], inputs: list[Any]) -> float:
-    """How many times faster the planned graph is: the median of the rounds' ratios, orders drawn anew."""
+def _race(unplanned: Callable[..., Any], planned: Sequence[Callable[..., Any]], inputs: list[Any]) -> list[float]:
+    """How many times faster each planned graph is: the median of the rounds' ratios, orders drawn anew."""
     own = [x.clone() if isinstance(x, Tensor) and not isinstance(x, nn.Parameter) else x for x in inputs]
-    order, ratios = random.Random(0), []
+    calls, order = [unplanned, *planned], random.Random(0)
+    rounds: list[list[float]] = []
     with torch.random.fork_rng(_devices(inputs)):
-        for call in (unplanned, planned):  # the first call generates code, quantizes weights, and does not count
+        for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own)
         start = time.perf_counter()
-        while len(ratios) < ROUNDS or (time.perf_counter() - start < ENOUGH_SECONDS and len(ratios) < MAX_ROUNDS):
-            seconds = {call: _seconds(call, own) for call in order.sample((unplanned, planned), 2)}
-            ratios.append(seconds[unplanned] / seconds[planned])
-    return median(ratios)
+        while len(rounds) < ROUNDS or (time.perf_counter() - start < ENOUGH_SECONDS and len(rounds) < MAX_ROUNDS):
+            drawn = order.sample(range(len(calls)), len(calls))
+            seconds = {index: _seconds(calls[index], own) for index in drawn}
+            rounds.append([seconds[0] / seconds[index] for index in range(1, len(calls))])
+    return [median(ratios) for ratios in zip(*rounds, strict=True)]
 
 
 def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:

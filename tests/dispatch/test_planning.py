@@ -204,13 +204,13 @@ def test_a_plan_by_path_is_the_plan(tmp_path):
     plan = plan_of(a=0.1)
     plan.save(tmp_path / "plan.json")
     for given in (plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
-        assert settle(Options(plan=given), None, [], None) == plan
+        assert settle(Options(plan=given), None, [], None) == [plan]
 
 
 def test_a_plan_for_another_target_is_an_error():
     plan = replace(plan_of(a=0.1), target="h100")
-    assert settle(Options(plan=plan), None, [], None) is plan
-    assert settle(Options(plan=plan, target="h100"), None, [], None) is plan
+    assert settle(Options(plan=plan), None, [], None)[0] is plan
+    assert settle(Options(plan=plan, target="h100"), None, [], None)[0] is plan
     with pytest.raises(PlanError, match="the plan is for h100, target='b200' was asked for: leave target out"):
         settle(Options(plan=plan, target="b200"), None, [], None)
     with pytest.raises(PlanError, match="the plan is for cpu, target='h100'"):
@@ -220,7 +220,7 @@ def test_a_plan_for_another_target_is_an_error():
 def test_without_real_inputs_nothing_is_decided():
     with torch._subclasses.FakeTensorMode():
         x = torch.randn(4, 4)
-    plan = settle(Options(), None, [x], None)
+    (plan,) = settle(Options(), None, [x], None)
     assert plan.decisions == {} and "no real inputs" in plan.origin
 
 
