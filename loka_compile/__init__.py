@@ -38,6 +38,7 @@ _EXPORTS = {
     "records": "loka_compile.inspect.records",
     "plan": "loka_compile.inspect.records",
     "gdpa": "loka_compile.kernels.gdpa",
+    "preview": "loka_compile.preview.api",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from loka_compile.inspect.records import plan, records
     from loka_compile.kernels.gdpa import gdpa
     from loka_compile.options import Options, OptionsError
+    from loka_compile.preview.api import preview
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
     from loka_compile.probe.sampling import stratified_sample
     from loka_compile.probe.session import probe

@@ -4,6 +4,7 @@
     loka plan show plan.json
     loka plan diff old.json new.json                 exit code 1 where they differ
     loka kernels --target sm_90 gfx942               exit code 1 where a default configuration has a fault
+    loka preview mymodel:example --target h100       exit code 1 where a side has nothing to show or memory is short
 
 Exit code 2 and one line on stderr where something is wrong. Torch is imported by the subcommands that need it.
 """
@@ -78,6 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     kernels.add_argument("--json", metavar="FILE", help="write all figures there too")
     kernels.add_argument("--jobs", type=int, default=1, metavar="N", help="chips compiled side by side (default: 1)")
     kernels.set_defaults(run=_kernels)
+
+    preview = commands.add_parser("preview", help="what a GPU that need not be here would run, kernel by kernel")
+    preview.add_argument("factory", metavar="MODULE:FACTORY", help="returns (model, inputs), as for explain")
+    preview.add_argument("--target", action="append", metavar="GPU", help="h100, b200, mi300x, ... (default: h100)")
+    preview.add_argument("--training", action="store_true", help="forward and backward")
+    preview.add_argument(
+        "--side", action="append", metavar="NAME", help="eager, inductor, loka, 'torchao rowwise', ..."
+    )
+    preview.add_argument("--against", default="inductor", metavar="NAME", help="the side others are compared with")
+    decided = preview.add_mutually_exclusive_group()
+    decided.add_argument("--plan", metavar="FILE", help="loka follows this plan")
+    decided.add_argument("--profile", metavar="FILE", help="loka's plan is made from this profile")
+    preview.add_argument("--dtype", default="bfloat16", help="of model and inputs; 'as-is' leaves them")
+    preview.add_argument("--summary", action="store_true", help="only the sides beside each other")
+    preview.add_argument("--json", metavar="FILE", help="write everything there too")
+    preview.add_argument("--picture", metavar="FILE", help="write the timeline as PNG and SVG (needs matplotlib)")
+    preview.add_argument("--calibration", metavar="FILE", help="shares of the peaks that were measured on such a GPU")
+    preview.add_argument("--save-calibration", metavar="FILE", help="where measured: write the shares attained")
+    preview.set_defaults(run=_preview)
     return parser
 
 
@@ -148,6 +168,39 @@ def _kernels(arguments: argparse.Namespace) -> int:
         _write(arguments.json, json.dumps(kernel_report.to_json(rows), indent=1) + "\n")
     Console(width=None if sys.stdout.isatty() else 200, markup=False).print(*kernel_report.tables(rows), sep="\n\n")
     return 1 if any(row.faults for row in rows) else 0
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from loka_compile.preview import api, calibration, report, timeline, transport
+
+    dtype = "" if arguments.dtype == "as-is" else arguments.dtype
+    targets, source = arguments.target or ["h100"], transport.Source(arguments.factory)
+    _find_here()
+    console, status = Console(width=None if sys.stdout.isatty() else 200, markup=False), Console(stderr=True)
+    try:
+        with status.status("preview") as line:
+            found = api.previews(
+                source, targets, arguments.training, arguments.against, arguments.side, arguments.plan,
+                arguments.profile, dtype, arguments.calibration, None, line.update,
+            )  # fmt: skip
+    except (ValueError, api.PreviewError, transport.TransportError, calibration.CalibrationError) as error:
+        raise CommandError(str(error)) from error
+    if arguments.json:
+        _write(arguments.json, json.dumps([each.to_json() for each in found], indent=1) + "\n")
+    for each in found:
+        console.print(report.tables(each, kernels=not arguments.summary))
+        if arguments.save_calibration:
+            try:
+                print("written:", arguments.save_calibration, calibration.save_rates(each, arguments.save_calibration))
+            except calibration.CalibrationError as error:
+                raise CommandError(f"--save-calibration: {error}") from error
+        if arguments.picture:
+            path = Path(arguments.picture)
+            named = path if len(found) == 1 else path.with_stem(f"{path.stem}_{each.target}")
+            print("written:", *timeline.save(each, named))
+    return 0 if all(each.complete for each in found) else 1
 
 
 # ---------------------------------------------------------------- parts

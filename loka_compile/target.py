@@ -19,7 +19,7 @@ class Target:
     """One kind of hardware.
 
     peak: dense FLOP/s by operand dtype (float32 means TF32 on NVIDIA).
-    bandwidth: bytes/s of device memory. launch: seconds to start one kernel.
+    bandwidth: bytes/s of device memory. memory: bytes of it. launch: seconds to start one kernel.
     alignment: operand dimensions of an 8-bit GEMM must be multiples of this.
     """
 
@@ -32,6 +32,7 @@ class Target:
     attained_flops: float = 0.78
     attained_bandwidth: float = 0.92
     fp8_block: bool = False
+    memory: float = float("inf")
 
     @property
     def measured(self) -> bool:
@@ -42,8 +43,8 @@ class Target:
         return self.name
 
 
-def _gpu(name: str, tf32: float, bf16: float, fp8: float, bandwidth: float, **more: bool) -> Target:
-    """Peaks in TFLOP/s, bandwidth in TB/s."""
+def _gpu(name: str, tf32: float, bf16: float, fp8: float, bandwidth: float, memory: int, **more: bool) -> Target:
+    """Peaks in TFLOP/s, bandwidth in TB/s, memory in GB as the vendors' sheets have it."""
     peak = {
         torch.float32: tf32,
         torch.bfloat16: bf16,
@@ -53,18 +54,18 @@ def _gpu(name: str, tf32: float, bf16: float, fp8: float, bandwidth: float, **mo
         torch.int8: fp8,
     }
     flops = MappingProxyType({dtype: tera * 1e12 for dtype, tera in peak.items()})
-    return Target(name, "cuda", flops, bandwidth * 1e12, **more)
+    return Target(name, "cuda", flops, bandwidth * 1e12, memory=memory * 1e9, **more)
 
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "cpu", launch=0.0, alignment=1),
-        _gpu("h100", 494, 989, 1979, 3.35, fp8_block=True),
-        _gpu("h200", 494, 989, 1979, 4.8, fp8_block=True),
-        _gpu("b200", 1125, 2250, 4500, 7.67),
-        _gpu("mi300x", 653, 1307, 2614, 5.3),
-        _gpu("mi350x", 1150, 2300, 4600, 8.0),
+        _gpu("h100", 494, 989, 1979, 3.35, 80, fp8_block=True),
+        _gpu("h200", 494, 989, 1979, 4.8, 141, fp8_block=True),
+        _gpu("b200", 1125, 2250, 4500, 7.67, 180),
+        _gpu("mi300x", 653, 1307, 2614, 5.3, 192),
+        _gpu("mi350x", 1150, 2300, 4600, 8.0, 288),
     )
 }
 """Every target loka knows, by name."""
