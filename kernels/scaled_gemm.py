@@ -103,12 +103,21 @@ def deep_gemm(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | No
     return out.to(out_dtype)
 
 
+def triton(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype) -> Tensor:
+    """loka's own kernel (kernels/triton_gemm.py)."""
+    from loka_compile.kernels.triton_gemm import triton_gemm
+
+    repeatable = torch.are_deterministic_algorithms_enabled()
+    return triton_gemm(a, a_scale, b, b_scale, None, "none", out_dtype, repeatable)
+
+
 IMPLEMENTATIONS = {
     "aten": aten,
     "onednn": onednn,
     "torchao": torchao,
     "fbgemm": fbgemm,
     "deep_gemm": deep_gemm,
+    "triton": triton,
     "emulated": reference,
 }
 """A provider's computation, by the provider's name."""

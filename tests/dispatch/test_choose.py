@@ -275,7 +275,9 @@ def test_infinity_lifts_a_budget():
     assert decide(profiled(scores=scores), max_mere=math.inf, min_sqnr_db=0).lowered
 
 
-def test_emulation_competes_only_where_speed_is_no_matter():
+def test_emulation_competes_only_where_speed_is_no_matter(monkeypatch):
+    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(judge, "PROVIDERS", only)
     blockwise = Candidate("fp8_blockwise", "emulated")
     assert decide(recipes=("fp8_blockwise",)).chosen == KEPT
     decision = decide(recipes=("fp8_blockwise",), min_speedup=0)

@@ -143,3 +143,27 @@ def test_gpu_libraries_name_what_they_want():
     assert "128 wide, and K = 32, N = 48" in against("deep_gemm", "fp8_blockwise", H100)
     blocks = against("deep_gemm", "fp8_blockwise", H100, K=256, N=128)
     assert blocks in ("", "deep_gemm is not installed")
+
+
+# ---------------------------------------------------------------- loka's own kernels
+
+
+@pytest.mark.parametrize("recipe", ["fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"])
+def test_triton_takes_what_is_aligned(recipe):
+    for sizes in ({}, {"M": 4097}, {"M": SYMBOL}, {"batch": SYMBOL, "op": "bmm"}):
+        assert against("triton", recipe, H100, **sizes) == ""
+    assert "wants multiples of 16, and K = 40, N = 24" in against("triton", recipe, H100, K=40, N=24)
+    assert "K = s0" in against("triton", recipe, H100, K=SYMBOL)
+    assert against("triton", recipe, H100, K=16 * SYMBOL) == ""
+    assert "run on GPUs" in against("triton", recipe)
+
+
+def test_triton_knows_the_formats_of_a_chip():
+    assert "mi300x has no tensor cores for torch.float8_e4m3fn" in against("triton", "fp8_rowwise", TARGETS["mi300x"])
+    assert against("triton", "fp8_rowwise", TARGETS["mi350x"]) == ""
+    assert against("triton", "int8_rowwise", H100) == "triton has no kernel for int8_rowwise"
+
+
+def test_a_plan_for_triton_is_emulated_on_a_cpu():
+    assert runner("triton", site(), RECIPES["fp8_rowwise"], H100, "cpu") == "emulated"
+    assert runner("triton", site(), RECIPES["fp8_rowwise"], H100, "cuda") in ("triton", "")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from loka_compile.dispatch.providers import aten, deep_gemm, emulated, fbgemm, onednn, torchao
+from loka_compile.dispatch.providers import aten, deep_gemm, emulated, fbgemm, onednn, torchao, triton
 from loka_compile.graph.site import Site
 from loka_compile.recipes import Recipe
 from loka_compile.target import Target, target_of
 
 PROVIDERS: dict[str, ModuleType] = {
-    module.NAME: module for module in (aten, onednn, torchao, fbgemm, deep_gemm, emulated)
+    module.NAME: module for module in (aten, onednn, torchao, fbgemm, deep_gemm, triton, emulated)
 }
 """In order of preference where times are equal."""
 

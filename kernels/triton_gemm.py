@@ -1,0 +1,452 @@
+"""loka::triton_gemm: the product of two matrices in FP8 or 16 bits, its scales, bias and activation in the epilogue.
+
+    out = activation((a * a_scale) @ (b * b_scale) + bias)
+
+a: (M, K) or (B, M, K); b: (K, N) or (B, K, N), both FP8 (e5m2 or e4m3fn each) or both bfloat16 or float16.
+Scales, float32, as loka::quantize makes them or None: one of all, shape (1,); one a row of a, (..., M, 1), and one a
+column of b, (..., 1, N); or of blocks, (..., M, K / 128) with (..., K / 128, N / 128), both rounded up. bias: (N,) or
+None. activation: one of loka::norm_quantize's. out: (..., M, N) in `out_dtype`, bfloat16, float16 or float32.
+
+Products are summed in float32 and rounded once. A contraction too long for the tiles of its output (grad_weight: over
+the batch) is split: with `deterministic` its parts are added in order by a second kernel, and equal operands give equal
+bits; else atomically, in any order, where out is float32 and has neither bias nor activation. Hopper's FP8 tensor cores
+add in about 14 bits, so sums over more than PRECISE_K are promoted at every step, as blocks' are (DeepGEMM).
+FP8 tensor cores want both operands contiguous along K: FP8 in another order is copied first.
+Raises ValueError on other names, dtypes and shapes.
+Source: LoKA's recipes (papers.md 1.4) at the field's shapes (7.6), scales as in torchao and DeepGEMM.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from loka_compile.kernels import scaled_gemm
+from loka_compile.kernels.launch import Launch, Specimen, moved
+from loka_compile.kernels.norm_quantize import ACTIVATIONS, FLOATS, FP8, activate, activated, arch_of
+from loka_compile.kernels.quantize import BLOCK
+
+PRECISE_K = 1024
+"""Longest contraction that Hopper sums in its FP8 tensor cores alone."""
+HALVES = (torch.bfloat16, torch.float16)
+FINISH = 1024
+"""Values a program of the second kernel of a split contraction adds up."""
+
+
+# ---------------------------------------------------------------- the specification
+
+
+def reference(
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """The specification; see the module's docstring."""
+    check(a, a_scale, b, b_scale, bias, activation, out_dtype)
+    p = scaled_gemm.reference(a, a_scale, b, b_scale, torch.float32)
+    return activate(p if bias is None else p + bias.float(), activation).to(out_dtype)
+
+
+def check(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, activation: str,
+    out_dtype: torch.dtype,
+) -> None:  # fmt: skip
+    op = "loka::triton_gemm"
+    shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+    if a.dim() not in (2, 3) or a.dim() != b.dim() or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+        raise ValueError(f"{op}: a is (M, K) and b (K, N), or batches of them, got {shapes}")
+    if not (a.dtype in FP8 and b.dtype in FP8) and (a.dtype != b.dtype or a.dtype not in HALVES):
+        raise ValueError(f"{op}: a and b are both FP8 or of one 16-bit float dtype, got {a.dtype} and {b.dtype}")
+    if out_dtype not in FLOATS:
+        raise ValueError(f"{op}: out must be bfloat16, float16 or float32, got {out_dtype}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if bias is not None and bias.shape != b.shape[-1:]:
+        raise ValueError(f"{op}: bias must have shape ({b.shape[-1]},), got {tuple(bias.shape)}")
+    if scalings(a, a_scale, b, b_scale) is None:
+        got = [None if each is None else tuple(each.shape) for each in (a_scale, b_scale)]
+        raise ValueError(f"{op}: scales of one, of rows, or both of blocks go with {shapes}, got {got[0]} and {got[1]}")
+
+
+def scalings(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None) -> tuple[str, str] | None:
+    """(of a, of b): none, tensor, row or block, by shape; None where it fits none. Rows go first where both fit."""
+    for left in _kinds(a, a_scale, -1):
+        for right in _kinds(b, b_scale, -2):
+            if (left == "block") == (right == "block"):
+                return left, right
+    return None
+
+
+def _kinds(x: Tensor, scale: Tensor | None, along: int) -> list[str]:
+    """What a scale may be by its shape. along: the contraction; as long as a block or shorter, it has one a row too."""
+    if scale is None or scale.shape == (1,):
+        return ["none" if scale is None else "tensor"]
+    rows, k = x.shape[-3 - along], x.shape[along]
+    shapes = {"row": (rows, 1), "block": (rows if along == -1 else -(-rows // BLOCK), -(-k // BLOCK))}
+    return [kind for kind, each in shapes.items() if scale.shape == (*x.shape[:-2], *each[:: -1 if along == -2 else 1])]
+
+
+# ---------------------------------------------------------------- the Triton kernels
+
+
+@triton.jit
+def operand(x, at, z, row, k, left, TMA: tl.constexpr, FLIP: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
+            BK: tl.constexpr):  # fmt: skip
+    """A tile (ROWS, BK) of an operand; what is beyond K is zero. at: its pointers, where there is no TMA."""
+    if TMA and FLIP:
+        tile = tl.reshape(x.load([z, k, row]), (BK, ROWS)).T
+    elif TMA:
+        tile = tl.reshape(x.load([z, row, k]), (ROWS, BK))
+    elif EVEN_K:
+        tile = tl.load(at)
+    else:
+        tile = tl.load(at, mask=(tl.arange(0, BK) < left)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def triton_gemm_kernel(
+    a, b, a_scale, b_scale, bias, out, M, K, a_scale_z, a_scale_m, a_scale_k, b_scale_z, b_scale_n, b_scale_k,
+    N: tl.constexpr, TRIPS: tl.constexpr, SPLITS: tl.constexpr, ATOMIC: tl.constexpr, A_SCALING: tl.constexpr,
+    B_SCALING: tl.constexpr, PROMOTE: tl.constexpr, ACTIVATION: tl.constexpr, TMA: tl.constexpr,
+    TMA_OUT: tl.constexpr, FLIP_A: tl.constexpr, FLIP_B: tl.constexpr, EVEN_M: tl.constexpr, EVEN_K: tl.constexpr,
+    WIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """One tile of BM x BN of one matrix of the batch, or of one part of its contraction. out: (batch * SPLITS, M, N),
+    or with ATOMIC (batch, M, N). TRIPS: steps along K, 0 where they are counted here. PROMOTE: each step's products are
+    added outside the tensor cores. FLIP_A, FLIP_B: stored (K, M), (K, N). WIDE: ask for stores of 128 bits (AMD)."""
+    TN: tl.constexpr = (N + BN - 1) // BN
+    m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
+    z, matrix, first, steps = tl.program_id(1), tl.program_id(1), tl.program_id(1) * 0, TRIPS
+    if TRIPS == 0:
+        steps = tl.cdiv(K, BK)
+        matrix, each = z // SPLITS, tl.cdiv(steps, SPLITS)
+        first = z % SPLITS * each
+        steps = tl.minimum(each, steps - first)
+        first = first * BK
+    # beyond the edge the last row is read again: what comes of it is not stored, and loads need no mask
+    row, column, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    if not EVEN_M:
+        row = tl.minimum(row, M - 1 - m)
+    if N % BN != 0:
+        column = tl.minimum(column, N - 1 - n)
+    a_row, a_k, b_column, b_k = K, 1, K, 1
+    if FLIP_A:
+        a_row, a_k = 1, M
+    if FLIP_B:
+        b_column, b_k = 1, N
+    a_at, b_at = a, b
+    if not TMA:
+        a_at = a + (matrix.to(tl.int64) * M * K + m.to(tl.int64) * a_row + first.to(tl.int64) * a_k)
+        a_at = a_at + (row[:, None] * a_row + k[None, :] * a_k)
+        b_at = b + (matrix.to(tl.int64) * N * K + n.to(tl.int64) * b_column + first.to(tl.int64) * b_k)
+        b_at = b_at + (column[:, None] * b_column + k[None, :] * b_k)
+    if A_SCALING == "block" or A_SCALING == "row":
+        a_scale += matrix.to(tl.int64) * a_scale_z + (m + row) * a_scale_m
+    if B_SCALING == "block":
+        b_scale += matrix.to(tl.int64) * b_scale_z + (n // 128) * b_scale_n
+    if B_SCALING == "row":
+        b_scale += matrix.to(tl.int64) * b_scale_z + (n + column) * b_scale_n
+
+    total = tl.zeros((BM, BN), tl.float32)
+    for step in range(0, steps):
+        start = first + step * BK
+        x = operand(a, a_at, matrix, m, start, K - start, TMA, FLIP_A, EVEN_K, BM, BK)
+        w = operand(b, b_at, matrix, n, start, K - start, TMA, FLIP_B, EVEN_K, BN, BK)
+        if not TMA:
+            a_at += BK * a_k
+            b_at += BK * b_k
+        if A_SCALING == "block":
+            block = start // 128
+            factor = tl.load(a_scale + block * a_scale_k) * tl.load(b_scale + block * b_scale_k)
+            total += tl.dot(x, w.T) * factor[:, None]
+        elif PROMOTE:
+            total += tl.dot(x, w.T)
+        else:
+            total = tl.dot(x, w.T, total)
+
+    y = total
+    if A_SCALING == "tensor":
+        one = tl.load(a_scale)
+        if B_SCALING == "tensor":
+            one *= tl.load(b_scale)
+        y = y * one
+    elif B_SCALING == "tensor":
+        y = y * tl.load(b_scale)
+    if A_SCALING == "row":
+        y = y * tl.load(a_scale)[:, None]
+    if B_SCALING == "row":
+        y = y * tl.load(b_scale)[None, :]
+    if bias is not None:
+        y = y + tl.load(bias + n + column).to(tl.float32)[None, :]
+    y = activated(y, ACTIVATION)
+
+    if TMA_OUT:
+        out.store([z, m, n], tl.reshape(y.to(out.dtype), (1, BM, BN)))
+    else:
+        to = matrix if ATOMIC else z
+        at = out + (to.to(tl.int64) * M * N + m.to(tl.int64) * N + n)
+        y = y.to(out.dtype.element_ty)
+        if WIDE:
+            r, c = tl.arange(0, BM)[:, None, None], tl.arange(0, BN // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+            y, c = tl.reshape(y, (BM, BN // 8, 8)), c[None, :, :]
+        else:
+            r, c = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
+        there = r < (BM if EVEN_M else M - m)
+        if N % BN != 0:
+            there = there & (c < N - n)
+        if ATOMIC:
+            tl.atomic_add(at + (r * N + c), y, mask=there, sem="relaxed")
+        else:
+            tl.store(at + (r * N + c), y, mask=there)
+
+
+@triton.jit
+def finish_kernel(
+    parts, bias, out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order."""
+    z = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * STEP + tl.arange(0, STEP)
+    there = at < SIZE
+    y = tl.zeros((STEP,), tl.float32)
+    for part in range(SPLITS):
+        y += tl.load(parts + (z * SPLITS + part) * SIZE + at, mask=there, other=0.0)
+    if bias is not None:
+        y += tl.load(bias + at % N, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + z * SIZE + at, activated(y, ACTIVATION).to(out.dtype.element_ty), mask=there)
+
+
+# ---------------------------------------------------------------- its launches
+
+SMS = {"sm_89": 142, "sm_90": 132, "sm_100": 148, "sm_120": 188, "gfx942": 304, "gfx950": 256}
+TILES = {
+    "sm_90": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
+    "sm_90 twice": [(64, 128, 4), (64, 64, 4)],
+    "sm_100": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
+    "sm_100 twice": [(128, 128, 8), (64, 64, 4)],
+    "gfx": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
+    "gfx twice": [(256, 128, 8), (64, 128, 4), (64, 64, 4)],
+    "sm": [(128, 128, 8), (64, 64, 4)],
+    "sm twice": [(128, 128, 8), (64, 64, 4)],
+}
+"""(rows, columns, warps) of tiles, the largest first; "twice": for kernels that hold their sums twice. The sizes are
+those that issue fewest instructions for their work and spill none, on each chip."""
+
+
+def configuration(
+    m: int, n: int, k: int, batch: int, itemsize: int, twice: bool, arch: str
+) -> tuple[int, int, int, int, int, int]:
+    """(rows, columns, step along K, warps, stages, parts of K): the largest tile of which there are enough to fill the
+    chip; of a long contraction the largest, in parts."""
+    amd, sms = arch.startswith("gfx"), SMS.get(arch, 132)
+    family = arch if arch in TILES else "gfx" if amd else "sm"
+    bk = (128 if itemsize == 1 or not amd else 64) // itemsize
+    stages = 3 if family in ("sm_90", "sm_100") else 2
+    long = k >= 4096
+    columns = max(32, triton.next_power_of_2(n))
+    *larger, least = [(bm, min(bn, columns), warps) for bm, bn, warps in TILES[family + " twice" * twice]]
+    found = [*(each for each in larger if triton.cdiv(n, each[1]) * each[1] <= 1.125 * n), least]
+    count = [triton.cdiv(m, bm) * triton.cdiv(n, bn) * batch for bm, bn, _ in found]
+    chosen = next((i for i, tiles in enumerate(count) if long or tiles >= sms), len(found) - 1)
+    splits = max(1, min(sms // max(count[chosen], 1), triton.cdiv(k, bk) // 8)) if long else 1
+    steps = triton.cdiv(k, bk)
+    return *found[chosen][:2], bk, found[chosen][2], stages, triton.cdiv(steps, triton.cdiv(steps, splits) or 1) or 1
+
+
+def launches(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, out: Tensor,
+    activation: str, deterministic: bool, arch: str,
+) -> list[Launch]:  # fmt: skip
+    """Operands as `prepared` leaves them; out contiguous, and zero where the first launch has ATOMIC."""
+    kinds = scalings(a, a_scale, b, b_scale)
+    assert kinds is not None
+    a, b, whole = (each if each.dim() == 3 else each.unsqueeze(0) for each in (a, b, out))
+    (batch, m, k), n = a.shape, b.shape[2]
+    precise = arch == "sm_90" and a.dtype in FP8 and k > PRECISE_K
+    twice = kinds[0] == "block" or precise
+    bm, bn, bk, warps, stages, splits = configuration(m, n, k, batch, a.element_size(), twice, arch)
+    atomic = splits > 1 and not deterministic and bias is None and activation == "none" and out.dtype == torch.float32
+    finish = splits > 1 and not atomic
+    to = a.new_empty((batch * splits, m, n), dtype=torch.float32) if finish else whole
+    flip_a, flip_b = not a.is_contiguous(), not b.mT.is_contiguous()
+    stored_a, stored_b = a.mT if flip_a else a, b if flip_b else b.mT
+    hopper = arch in ("sm_90", "sm_100", "sm_120")
+    tma = hopper and a.numel() and b.numel() and describable(stored_a) and describable(stored_b)
+    tma_out = hopper and not atomic and to.numel() and describable(to)
+    described = TensorDescriptor.from_tensor
+    args = {
+        "a": described(stored_a, [1, bk, bm] if flip_a else [1, bm, bk]) if tma else stored_a,
+        "b": described(stored_b, [1, bk, bn] if flip_b else [1, bn, bk]) if tma else stored_b,
+        "a_scale": a_scale,
+        "b_scale": b_scale,
+        "bias": None if finish else bias,
+        "out": described(to, [1, bm, bn]) if tma_out else to,
+        "M": m,
+        "K": k,
+        **dict(zip(("a_scale_z", "a_scale_m", "a_scale_k"), strides(a_scale, -1), strict=True)),
+        **dict(zip(("b_scale_z", "b_scale_n", "b_scale_k"), strides(b_scale, -2), strict=True)),
+    }
+    constants = {
+        "N": n,
+        "TRIPS": triton.cdiv(k, bk) if splits == 1 and k <= PRECISE_K else 0,
+        "SPLITS": splits,
+        "ATOMIC": atomic,
+        "A_SCALING": kinds[0],
+        "B_SCALING": kinds[1],
+        "PROMOTE": precise,
+        "ACTIVATION": "none" if finish else activation,
+        "TMA": bool(tma),
+        "TMA_OUT": bool(tma_out),
+        "FLIP_A": flip_a,
+        "FLIP_B": flip_b,
+        "EVEN_M": m % bm == 0,
+        "EVEN_K": k % (bk * splits) == 0,
+        "WIDE": arch.startswith("gfx"),
+        "BM": bm,
+        "BN": bn,
+        "BK": bk,
+    }
+    grid = triton.cdiv(m, bm) * triton.cdiv(n, bn), batch * splits
+    flops, nbytes = 2 * batch * m * n * k, moved(a, a_scale, b, b_scale, bias, to)
+    made = [Launch(triton_gemm_kernel, grid, args, constants, warps, stages, flops, nbytes)]
+    if finish:
+        args = {"parts": to, "bias": bias, "out": out, "SIZE": m * n}
+        constants = {"N": n, "SPLITS": splits, "ACTIVATION": activation, "STEP": FINISH}
+        grid = triton.cdiv(m * n, FINISH), batch
+        made.append(Launch(finish_kernel, grid, args, constants, 4, 1, 0, moved(to, bias, out)))
+    return made
+
+
+def describable(x: Tensor) -> bool:
+    """Whether a TMA descriptor can point to it: rows and its first byte on multiples of 16 bytes."""
+    return x.shape[-1] * x.element_size() % 16 == 0 == x.storage_offset() * x.element_size() % 16
+
+
+def strides(scale: Tensor | None, along: int) -> tuple[int, int, int]:
+    """(of the batch, of rows of a or columns of b, along K)"""
+    if scale is None or scale.dim() == 1:
+        return 0, 0, 0
+    return scale.stride(0) if scale.dim() == 3 else 0, scale.stride(-3 - along), scale.stride(along)
+
+
+def prepared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Each contiguous as it is or transposed, in FP8 along K."""
+
+    def bring(rows: Tensor) -> Tensor:
+        if rows.is_contiguous() or (rows.dtype not in FP8 and rows.mT.is_contiguous()):
+            return rows
+        return rows.contiguous()
+
+    return bring(a), bring(b.mT).mT
+
+
+# ---------------------------------------------------------------- the op
+
+
+@torch.library.custom_op("loka::triton_gemm", mutates_args=())
+def triton_gemm(
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+    deterministic: bool,
+) -> Tensor:
+    if not a.is_cuda:
+        return reference(a, a_scale, b, b_scale, bias, activation, out_dtype)
+    check(a, a_scale, b, b_scale, bias, activation, out_dtype)
+    out = a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)
+    a, b = prepared(a, b)
+    bias = None if bias is None else bias.contiguous()
+    made = launches(a, a_scale, b, b_scale, bias, out, activation, deterministic, arch_of(a))
+    if made[0].constants["ATOMIC"]:
+        out.zero_()
+    for each in made:
+        each.run()
+    return out
+
+
+@triton_gemm.register_fake
+def _(
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+    deterministic: bool,
+) -> Tensor:
+    check(a, a_scale, b, b_scale, bias, activation, out_dtype)
+    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)
+
+
+def specimens(arch: str) -> list[Specimen]:
+    """At the field's shapes; beside those with an epilogue, the product and then bias and activation."""
+    fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
+
+    def specimen(
+        recipe: str, m: int, n: int, k: int, activation: str = "none", batch: int = 0, of: torch.dtype = fp8,
+        out: torch.dtype = torch.bfloat16, finish: bool = False, deterministic: bool = True, flipped: bool = False,
+    ) -> Specimen:  # fmt: skip
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            shape = (batch, *shape) if batch and len(shape) > 1 else shape
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        other = fp8 if of in FP8 else of
+        a = empty(k, m, dtype=of).mT if flipped else empty(m, k, dtype=of)
+        b = empty(k, n, dtype=other) if flipped else empty(n, k, dtype=other).mT
+        blocks = triton.cdiv(k, BLOCK)
+        a_scale, b_scale = {
+            "rowwise": (empty(m, 1), empty(1, n)),
+            "tensorwise": (empty(1), empty(1)),
+            "blockwise": (empty(m, blocks), empty(blocks, triton.cdiv(n, BLOCK))),
+        }.get(recipe, (None, None))
+        bias = None if activation == "none" else empty(n, dtype=torch.bfloat16)
+        c = empty(m, n, dtype=out)
+        made = launches(a, a_scale, b, b_scale, bias, c, activation, deterministic, arch)[int(finish)]
+        size = moved(c)
+        plain = ("gemm", made.flops, made.nbytes - moved(bias)), ("bias, activation", 0, 2 * size)
+        words = ["triton_gemm", recipe, "" if bias is None else activation, "e5m2" if of == torch.float8_e5m2 else ""]
+        words += [f"{batch} of" if batch else "", "" if deterministic else "atomic", "sum of parts" if finish else ""]
+        needs = [] if finish else ["mma", "fp8_mma"] if of in FP8 else ["mma"]
+        narrow = flipped and arch.startswith("gfx")  # operands turned in registers are read by 64 bits there
+        needs += [*([] if narrow else ["wide_loads"]), *(["wide_stores"] if deterministic else [])]
+        name = " ".join([*(word for word in words if word), f"{m}x{n}x{k}"])
+        return Specimen(name, made, plain if bias is not None else (), tuple(needs))
+
+    bf16, wide = torch.bfloat16, torch.float32
+    listed = [
+        specimen("rowwise", 65536, 512, 512),
+        specimen("tensorwise", 65536, 512, 512),
+        specimen("blockwise", 65536, 512, 512),
+        specimen("bf16", 65536, 512, 512, of=bf16),
+        specimen("rowwise", 65536, 512, 512, activation="silu"),
+        specimen("rowwise", 262144, 512, 512),
+        specimen("rowwise", 16384, 1024, 1024),
+        specimen("rowwise", 4096, 512, 512),
+        specimen("rowwise", 1024, 512, 512),
+        specimen("rowwise", 262144, 64, 256),
+        specimen("tensorwise", 4096, 512, 512),
+        specimen("blockwise", 4096, 512, 512),
+        specimen("bf16", 4096, 512, 512, of=bf16),
+        specimen("rowwise", 1024, 256, 192, batch=24),
+        specimen("rowwise", 512, 512, 65536, out=wide),
+        specimen("rowwise", 512, 512, 65536, out=wide, finish=True),
+        specimen("rowwise", 512, 512, 65536, out=wide, deterministic=False),
+        specimen("blockwise", 512, 512, 65536, out=wide),
+        specimen("bf16", 512, 512, 65536, out=wide, of=bf16, flipped=True),
+    ]
+    if arch != "gfx942":  # its other format of gradients is none of the recipes'
+        listed.append(specimen("tensorwise", 65536, 512, 512, of=torch.float8_e5m2))
+    return listed

@@ -1,0 +1,40 @@
+"""triton: loka's own FP8 GEMM (kernels/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
+
+It multiplies 16 bits as well; there aten's kernels have nothing it could better, and Inductor fuses with them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from loka_compile.dispatch.providers.installed import missing
+from loka_compile.graph.site import Site
+from loka_compile.recipes import Recipe
+from loka_compile.target import Target
+
+NAME = "triton"
+SPEAKS = ("fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
+OTHER_FP8 = ("mi300x",)
+"""Targets whose tensor cores take e4m3fnuz and e5m2fnuz, where the recipes have e4m3fn and e5m2."""
+
+
+def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
+    """Unaligned rows would be loaded value by value: correct, but slower than what they are to replace."""
+    reasons = missing("triton")
+    if target.device != "cuda":
+        reasons.append("Triton's kernels run on GPUs")
+    if target.name in OTHER_FP8 or (target.name == "cuda" and not _fp8_here()):
+        reasons.append(f"{target} has no tensor cores for {recipe.dtype}")
+    unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % 16 != 0]
+    if unaligned:
+        reasons.append(f"loka's kernel wants multiples of 16, and {', '.join(unaligned)}")
+    return reasons
+
+
+def _fp8_here() -> bool:
+    """Whether the GPU of this machine has e4m3fn: Ada and later, CDNA 4."""
+    if not torch.cuda.is_available():
+        return False
+    if torch.version.hip:
+        return torch.cuda.get_device_properties().gcnArchName.startswith("gfx95")
+    return torch.cuda.get_device_capability() >= (8, 9)
