@@ -31,6 +31,8 @@ from loka_compile.kernels.quantize import BLOCK
 
 PRECISE_K = 1024
 """Longest contraction that Hopper sums in its FP8 tensor cores alone."""
+LONG = 4096
+"""Contraction that may be split."""
 HALVES = (torch.bfloat16, torch.float16)
 FINISH = 1024
 """Values a program of the second kernel of a split contraction adds up."""
@@ -235,14 +237,14 @@ TILES = {
     "gfx": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
     "gfx twice": [(256, 128, 8), (64, 128, 4), (64, 64, 4)],
     "sm": [(128, 128, 8), (64, 64, 4)],
-    "sm twice": [(128, 128, 8), (64, 64, 4)],
+    "sm adding": [(64, 64, 4)],
 }
-"""(rows, columns, warps) of tiles, the largest first; "twice": for kernels that hold their sums twice. The sizes are
-those that issue fewest instructions for their work and spill none, on each chip."""
+"""(rows, columns, warps) of tiles, the largest first; "twice": of kernels that hold their sums twice or more; "adding":
+of those that add atomically. The sizes issue fewest instructions for their work without a spill, on each chip."""
 
 
 def configuration(
-    m: int, n: int, k: int, batch: int, itemsize: int, twice: bool, arch: str
+    m: int, n: int, k: int, batch: int, itemsize: int, kind: str, arch: str
 ) -> tuple[int, int, int, int, int, int]:
     """(rows, columns, step along K, warps, stages, parts of K): the largest tile of which there are enough to fill the
     chip; of a long contraction the largest, in parts."""
@@ -250,9 +252,9 @@ def configuration(
     family = arch if arch in TILES else "gfx" if amd else "sm"
     bk = (128 if itemsize == 1 or not amd else 64) // itemsize
     stages = 3 if family in ("sm_90", "sm_100") else 2
-    long = k >= 4096
+    long = k >= LONG
     columns = max(32, triton.next_power_of_2(n))
-    *larger, least = [(bm, min(bn, columns), warps) for bm, bn, warps in TILES[family + " twice" * twice]]
+    *larger, least = [(bm, min(bn, columns), warps) for bm, bn, warps in TILES.get(f"{family} {kind}", TILES[family])]
     found = [*(each for each in larger if triton.cdiv(n, each[1]) * each[1] <= 1.125 * n), least]
     count = [triton.cdiv(m, bm) * triton.cdiv(n, bn) * batch for bm, bn, _ in found]
     chosen = next((i for i, tiles in enumerate(count) if long or tiles >= sms), len(found) - 1)
@@ -271,9 +273,11 @@ def launches(
     a, b, whole = (each if each.dim() == 3 else each.unsqueeze(0) for each in (a, b, out))
     (batch, m, k), n = a.shape, b.shape[2]
     precise = arch == "sm_90" and a.dtype in FP8 and k > PRECISE_K
-    twice = kinds[0] == "block" or precise
-    bm, bn, bk, warps, stages, splits = configuration(m, n, k, batch, a.element_size(), twice, arch)
-    atomic = splits > 1 and not deterministic and bias is None and activation == "none" and out.dtype == torch.float32
+    adding = not deterministic and bias is None and activation == "none" and out.dtype == torch.float32 and k >= LONG
+    twice = kinds[0] == "block" or precise or activation in ("silu", "gelu")
+    kind = "adding" if adding and arch in ("sm_89", "sm_120") else "twice" if twice else ""
+    bm, bn, bk, warps, stages, splits = configuration(m, n, k, batch, a.element_size(), kind, arch)
+    atomic = adding and splits > 1
     finish = splits > 1 and not atomic
     to = a.new_empty((batch * splits, m, n), dtype=torch.float32) if finish else whole
     flip_a, flip_b = not a.is_contiguous(), not b.mT.is_contiguous()

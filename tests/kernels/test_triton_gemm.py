@@ -232,21 +232,21 @@ def test_scaling_by_shape():
 @settings(deadline=None)
 @given(
     m=st.integers(1, 2**18), n=st.integers(1, 4096), k=st.integers(0, 2**18), batch=st.integers(1, 64),
-    itemsize=st.sampled_from([1, 2]), twice=st.booleans(), arch=st.sampled_from(list(SMS)),
+    itemsize=st.sampled_from([1, 2]), kind=st.sampled_from(["", "twice", "adding"]), arch=st.sampled_from(list(SMS)),
 )  # fmt: skip
-def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, twice, arch):
-    bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, twice, arch)
+def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, arch):
+    bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, kind, arch)
     steps = -(-k // bk)
     assert splits == 1 or (splits - 1) * -(-steps // splits) < steps
     assert bm * bn * splits <= 256 * 128 * splits and warps in (4, 8)
-    if twice and itemsize == 1:
+    if itemsize == 1:
         assert bk == 128  # a step along K has one scale, a tile of columns too
     assert splits == 1 or -(-m // bm) * -(-n // bn) * batch * splits <= SMS[arch]
 
 
 @pytest.mark.parametrize(("m", "least"), [(1024, 100), (4096, 100), (65536, 1000)])
 def test_small_batches_fill_the_chip(m, least):
-    bm, bn, *_ = configuration(m, 512, 512, 1, 1, False, "sm_90")
+    bm, bn, *_ = configuration(m, 512, 512, 1, 1, "", "sm_90")
     assert m // bm * 512 // bn >= least
 
 
