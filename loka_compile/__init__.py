@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Options": "loka_compile.options",
     "adapt": "loka_compile.adapt",
+    "CompSkip": "loka_compile.compskip",
     "OptionsError": "loka_compile.options",
     "Plan": "loka_compile.dispatch.plan",
     "PlanError": "loka_compile.dispatch.plan",
@@ -45,6 +46,7 @@ __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
     from loka_compile.adapt import adapt
+    from loka_compile.compskip import CompSkip
     from loka_compile.dispatch.choose import dispatch
     from loka_compile.dispatch.plan import Plan, PlanError, load_plan
     from loka_compile.inspect.explain import explain

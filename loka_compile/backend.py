@@ -1,7 +1,7 @@
 """The story of a compilation: what `torch.compile(model, backend="loka")` does with one graph.
 
     1. read the options
-    2. run the passes on the Dynamo graph, with the mods asked for, which change the model
+    2. run the passes on the Dynamo graph, with those asked for that change the model
     3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
     4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced
     5. keep what is needed to tell the story again (inspect/)
@@ -21,7 +21,8 @@ from loka_compile.dispatch.race import never_slower
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
-from loka_compile.passes import PIPELINE, mods
+from loka_compile.passes import PIPELINE
+from loka_compile.passes.adapting import adapting
 from loka_compile.passes.dynamo import run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
@@ -39,7 +40,7 @@ def loka(
     device = device_of(example_inputs)
     asked_with = mode, options or {}
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
-    gm, changes = run_on_dynamo(gm, pipeline.on_dynamo(adapting=mods.asked(chosen.mods)), device)
+    gm, changes = run_on_dynamo(gm, pipeline.on_dynamo(adapting(chosen, compat.is_whole(gm))), device)
 
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -184,6 +185,34 @@ def guard_on(holds: Callable[[], bool], reason: str) -> None:
 # ---------------------------------------------------------------- graphs
 
 
+def is_parameter_or_buffer(node: fx.Node) -> bool:
+    """Whether an input of a Dynamo graph belongs to a module (Source.guard_source, seen with torch 2.13)."""
+    source = getattr(node, "_dynamo_source", None)
+    if node.op != "placeholder" or source is None:
+        return node.op == "get_attr"
+    return source.guard_source.is_specialized_nn_module() or source.guard_source.is_unspecialized_nn_module()
+
+
+def is_whole(gm: fx.GraphModule) -> bool:
+    """Whether the graph given to a backend is all of what torch.compile was given: no graph break before or after it.
+
+    Dynamo notes a break after it on the graph; one before it is read off the Python stack: a part of a broken model is
+    called by the model's own code, a whole one by torch.compile's wrapper (eval_frame.py, seen with torch 2.13).
+    """
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or reason.graph_break:
+        return False
+    frame, compiling = sys._getframe(1), False
+    while frame := frame.f_back:  # type: ignore[assignment]
+        file = frame.f_code.co_filename
+        compiling = compiling or file.endswith("torch/_dynamo/convert_frame.py")
+        if compiling and file.endswith("torch/_dynamo/eval_frame.py"):
+            return True
+        if compiling and "torch/_" not in file and not file.endswith("torch/nn/modules/module.py"):
+            return False
+    return False
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
@@ -216,6 +245,17 @@ def tracing_fakes(values: Sequence[Any]) -> Iterator[None]:
     from torch._dispatch.python import enable_python_dispatcher
 
     with fake_mode_of(values) or contextlib.nullcontext(), enable_python_dispatcher():
+        yield
+
+
+@contextlib.contextmanager
+def running_fakes(values: Sequence[Any]) -> Iterator[None]:
+    """Around torch functions on fake values of a Dynamo graph: under the mode they were made in, which is no longer
+    that of the compilation; composite operators need the Python dispatcher for symbolic sizes."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    fakes = [value for value in values if is_fake(value)]
+    with fakes[0].fake_mode if fakes else contextlib.nullcontext(), enable_python_dispatcher():
         yield
 
 

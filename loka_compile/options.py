@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+from loka_compile.compskip import CompSkip
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -76,7 +77,8 @@ class Options:
     passes: pass name -> on or off. Passes not named stay on.
     mods: changes of the model itself, by name: no_bias, block_norm, hard_swish. The model computes something else with
         them, and has to be trained with them.
-    compskip: a schedule of skipped work. This version has none yet, so asking for one is an error.
+    compskip: a schedule of skipped work: "alternate" (Kunlun's), a CompSkip, a mapping of its fields or its JSON. The
+        model computes something else with it, and has to be trained with it.
 
     What Inductor gets:
 
@@ -99,7 +101,7 @@ class Options:
     max_output_error: float = 0.05
     passes: Mapping[str, bool] = field(default_factory=dict)
     mods: tuple[str, ...] = ()
-    compskip: str | None = None
+    compskip: CompSkip | str | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
     mode: str | None = None
 
@@ -228,11 +230,11 @@ def _switches(name: str, value: Any, valid: tuple[str, ...]) -> FrozenDict:
     return FrozenDict({key: value.get(key, True) for key in valid})
 
 
-def _compskip(value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise OptionsError(_expected("compskip", "the name of a schedule, or None", value))
-    if value:
-        raise OptionsError(_expected("compskip", "None, as this version has no schedule yet", value))
+def _compskip(value: Any) -> CompSkip | str | None:
+    try:
+        return CompSkip.of(value)
+    except ValueError as error:
+        raise OptionsError(f"compskip: {error}") from error
 
 
 def _artifact(name: str, value: Any, type_name: str) -> Any:

@@ -31,7 +31,7 @@ LAYERS = (
     ("loka_compile.dispatch",),
     ("loka_compile.probe",),
     ("loka_compile.graph",),
-    ("loka_compile.options", "loka_compile.recipes", "loka_compile.target"),
+    ("loka_compile.options", "loka_compile.compskip", "loka_compile.recipes", "loka_compile.target"),
     ("loka_compile.kernels",),
     ("loka_compile.compat",),
 )

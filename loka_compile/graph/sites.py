@@ -130,6 +130,12 @@ def module_name(node: fx.Node) -> str:
     return _plain(path)
 
 
+def module_names(node: fx.Node) -> list[tuple[str, str, str]]:
+    """The modules the node of a Dynamo graph ran in, outermost first: which call of it, its path, its class's name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(call, _plain(path), getattr(kind, "__name__", str(kind))) for call, (path, kind) in stack.items()]
+
+
 def _plain(path: str) -> str:
     """`L['self']._modules['mlp'].layers['0']` -> `mlp.layers.0`.
 

@@ -1,0 +1,70 @@
+"""FLOPs of a Dynamo graph, node by node: torch.utils.flop_counter's formulas on the nodes' fake values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from loka_compile import compat
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# torch's table has the CUDA forms only (seen with 2.13).
+_MORE = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_MORE)
+
+
+def flops_of(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Multiplications and additions of the forward, by node; for a symbolic size, those of the inputs at hand.
+
+    What cannot be run on fake values alone, and what torch has no formula for, counts 0.
+    """
+    return {node: _flops(node) for node in graph.nodes if node.op in ("call_function", "call_method")}
+
+
+def total(graph: fx.Graph, flops: Mapping[fx.Node, int]) -> int:
+    """Of what the output depends on: the rest is not run."""
+    return sum(flops.get(node, 0) for node in needed(graph))
+
+
+def needed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that the output depends on."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _flops(node: fx.Node) -> int:
+    operands: list[torch.Tensor] = []
+
+    def value_of(each: fx.Node) -> Any:
+        value = each.meta.get("example_value")
+        if isinstance(value, torch.Tensor):
+            operands.append(value)
+        return value
+
+    args, kwargs = map_arg((node.args, node.kwargs), value_of)
+    if len(operands) < 2:  # a product has two
+        return 0
+    try:
+        with torch.no_grad(), compat.running_fakes(operands), _counter() as mode:
+            if node.op == "call_method":
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # sizes that depend on data, subgraphs
+        return 0
+    return int(compat.concrete(mode.get_total_flops()))

@@ -1,0 +1,204 @@
+"""Repeated layers of a Dynamo graph and their branches: found by their modules' paths, confirmed on the graph.
+
+A branch can be left out if all it does is add something to a stream that also flows past it:
+
+    inside the module     y = x + f(x, ...)          the module gives y, and x comes from outside
+    around the module     y = x + drop(m(norm(x)))   the module's one way out is the residual add
+
+Then everything the branch computes goes through the add (the add post-dominates it), and x can take y's place.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.graph.effects import DROPOUT, effect, is_layout, root, writes_in_place
+from loka_compile.graph.sites import module_names
+
+_ADDS = {operator.add, operator.iadd, torch.add}
+_SCALES = {operator.mul, operator.imul, torch.mul, operator.truediv}
+_SCALE_METHODS = {"mul", "mul_", "div", "to", "float", "half", "bfloat16", "type_as"}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module: the nodes it ran, those of the modules inside included. kind: its class."""
+
+    path: str
+    kind: str
+    nodes: tuple[fx.Node, ...]
+
+    @cached_property
+    def inside(self) -> frozenset[fx.Node]:
+        return frozenset(self.nodes)
+
+    @cached_property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """Tensors from outside it reads, without parameters and buffers."""
+        read = dict.fromkeys(each for node in self.nodes for each in node.all_input_nodes if each not in self.inside)
+        return tuple(node for node in read if is_tensor(node) and not compat.is_parameter_or_buffer(node))
+
+    @cached_property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """Tensors of it that are read outside."""
+        return tuple(n for n in self.nodes if is_tensor(n) and any(user not in self.inside for user in n.users))
+
+    @property
+    def effects(self) -> str:
+        """What besides values leaving it out would change; empty for nothing."""
+        return next(filter(None, (effect(node, self.inside) for node in self.nodes)), "")
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A branch that can be left out: its residual adds, each with the operand that flows on, and where that is from."""
+
+    call: Call
+    adds: tuple[tuple[fx.Node, fx.Node], ...]
+    stream: fx.Node
+
+
+def calls_of(graph: fx.Graph) -> dict[str, list[Call]]:
+    """The calls of every module by its path, in order. A module that is called twice has two."""
+    found: dict[tuple[str, str], tuple[str, list[fx.Node]]] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        for call, path, kind in module_names(node):
+            found.setdefault((path, call), (kind, []))[1].append(node)
+    calls: dict[str, list[Call]] = {}
+    for (path, _), (kind, nodes) in found.items():
+        calls.setdefault(path, []).append(Call(path, kind, tuple(nodes)))
+    return calls
+
+
+def branch_of(call: Call) -> Branch | str:
+    """How the call's output joins its own input, or why it is not proven that it can be left out."""
+    if not call.outputs:
+        return "nothing reads its output"
+    if len(call.outputs) > 1:
+        names = ", ".join(node.name for node in call.outputs)
+        return f"{len(call.outputs)} of its values are read outside ({names}); a branch gives one"
+    [output] = call.outputs
+    found = _residual_inside(output, call) or _residual_around(output)
+    if isinstance(found, str):
+        return found
+    adds, stream = found
+    for add, operand in adds:
+        if reason := differ(operand, add):
+            return f"the residual add {add.name} changes the stream: {reason}"
+    kept = {root(add) for add, _ in adds}
+    for node in call.nodes:
+        if any(node is add for add, _ in adds):
+            continue
+        if reason := effect(node, call.inside):
+            return reason
+        if writes_in_place(node) and root(node) in kept:
+            return f"{node.name} writes into the stream"
+    return Branch(call, tuple(adds), stream)
+
+
+def differ(a: fx.Node, b: fx.Node) -> str:
+    """How the two values differ in shape, dtype or device; empty where it is known that they do not."""
+    x, y = a.meta.get("example_value"), b.meta.get("example_value")
+    if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
+        return f"{a.name} or {b.name} has no known shape"
+    same = x.dim() == y.dim() and all(compat.guard_free(m == n) for m, n in zip(x.shape, y.shape, strict=True))
+    if not same:
+        return f"{a.name} is {tuple(x.shape)}, {b.name} is {tuple(y.shape)}"
+    if (x.dtype, x.device) != (y.dtype, y.device):
+        return f"{a.name} is {x.dtype} on {x.device}, {b.name} is {y.dtype} on {y.device}"
+    return ""
+
+
+def reaching(node: fx.Node) -> set[fx.Node]:
+    """The node and all it depends on."""
+    found, queue = {node}, [node]
+    while queue:
+        new = [each for each in queue.pop().all_input_nodes if each not in found]
+        found.update(new)
+        queue += new
+    return found
+
+
+def is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("example_value"), torch.Tensor)
+
+
+# ---------------------------------------------------------------- residual adds
+
+Residual = tuple[list[tuple[fx.Node, fx.Node]], fx.Node]
+
+
+def _residual_inside(output: fx.Node, call: Call) -> Residual | None:
+    """Followed upwards from the output, through adds and layouts, to a value from outside that f depends on too."""
+
+    def follow(node: fx.Node) -> Residual | None:
+        if node not in call.inside:
+            return ([], node) if is_tensor(node) and not compat.is_parameter_or_buffer(node) else None
+        if is_layout(node) and isinstance(node.args[0], fx.Node):
+            return follow(node.args[0])
+        found = []
+        for operand, other in _operands(node):
+            flow = follow(operand)
+            if flow and flow[1] in reaching(other):
+                found.append(([(node, operand), *flow[0]], flow[1]))
+        return found[0] if len(found) == 1 else None  # of two streams, none is the one
+
+    found = follow(output)
+    return found if found and found[0] else None
+
+
+def _residual_around(output: fx.Node) -> Residual | str:
+    """Followed downwards from the output, its one reader at a time, to an add whose other operand is its own input."""
+    node, ancestors = output, reaching(output)
+    while True:
+        if len(node.users) != 1:
+            names = ", ".join(user.name for user in node.users)
+            return f"{node.name} has other consumers than a residual add: {names}"
+        [user] = node.users
+        others = [operand for operand, other in _operands(user) if other is node]
+        if others:
+            break
+        if not (is_layout(user) or _scales(user)):
+            return f"no residual add: {node.name} goes into {user.name} ({_target(user)})"
+        node = user
+    stream, candidates = None, [others[0]]
+    while candidates:
+        each = candidates.pop()
+        if each in ancestors and is_tensor(each) and not compat.is_parameter_or_buffer(each):
+            stream = each
+            break
+        if is_layout(each) and isinstance(each.args[0], fx.Node):
+            candidates.append(each.args[0])
+        candidates += [operand for operand, _ in _operands(each)]
+    if stream is None:
+        return f"{user.name} adds it to {others[0].name}, which is not its own input"
+    return [(user, others[0])], stream
+
+
+def _operands(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """(one operand, the other) both ways round, where the node adds two tensors."""
+    if not (node.target in _ADDS or (node.op == "call_method" and node.target in ("add", "add_"))):
+        return []
+    if len(node.args) != 2 or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args):
+        return []
+    a, b = node.args
+    return [(a, b), (b, a)] if a is not b else []  # type: ignore[list-item]
+
+
+def _scales(node: fx.Node) -> bool:
+    """Dropout, a factor or a cast on the way to the residual add."""
+    if node.op == "call_method":
+        return node.target in _SCALE_METHODS
+    return node.op == "call_function" and (node.target in _SCALES or node.target in DROPOUT)
+
+
+def _target(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -1,0 +1,167 @@
+"""Which modules of a stack of layers play the parts of Kunlun's rule: self-attention, PFFN, pooling.
+
+Read off the graph: which branches join the stream by a residual, what is multiplied with what inside them, what makes
+a value of another shape of the stream. A module's name decides only between several that fit.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+from loka_compile.compskip import CompSkip, pattern_of
+from loka_compile.graph.layers import Branch, Call, branch_of, differ, is_tensor, reaching
+
+_PRODUCTS = {torch.matmul, torch.bmm, torch.einsum, operator.matmul, F.scaled_dot_product_attention}
+_PRODUCT_METHODS = {"matmul", "bmm"}
+_HINTS = {"attention": r"att|mha", "pffn": r"ffn|mlp|feed|gdpa", "pool": r"pool|hsp|pma|summar|seed"}
+
+
+def alternate(calls: Mapping[str, Sequence[Call]]) -> CompSkip:
+    """Kunlun's rule for this graph: even layers skip self-attention; odd ones skip the PFFN and reuse the pooling.
+
+    Raises ValueError, with what was found, where a part is missing or several modules could play it.
+    """
+    layers = _stack(calls)
+    parts = _parts(calls, layers)
+    attention, pffn, pool = (sorted(parts[name]) for name in ("attention", "pffn", "pool"))
+    return CompSkip(layers, {"even": attention, "odd": pffn}, {"odd": pool} if pool else {})
+
+
+def _stack(calls: Mapping[str, Sequence[Call]]) -> str:
+    """The outermost list of two or more layers of one class that has these parts."""
+    stacks: dict[str, dict[int, str]] = defaultdict(dict)
+    for path in calls:
+        for match in re.finditer(r"\.([0-9]+)(?=\.|$)", path):  # also of layers that are no modules that are called
+            layer = path[: match.end()]
+            stacks[path[: match.start()] + ".*"][int(match[1])] = calls[layer][0].kind if layer in calls else ""
+    lists = [path for path, kinds in stacks.items() if len(kinds) > 1 and len(set(kinds.values())) == 1]
+    fit: list[str] = []
+    for path in sorted(lists, key=lambda path: path.count(".")):
+        nested = any(pattern_of(outer).match(path + ".") for outer in fit)
+        if not nested and any(_parts(calls, path).values()):
+            fit.append(path)
+    if len(fit) != 1:
+        found = f"{len(fit)} ({', '.join(fit)})" if fit else f"none among {', '.join(stacks) or 'no lists at all'}"
+        raise ValueError(
+            "alternate: expected one list of two or more layers in which both self-attention and a PFFN can be left "
+            f"out, found {found}. Write the schedule down"
+        )
+    return fit[0]
+
+
+def _parts(calls: Mapping[str, Sequence[Call]], layers: str) -> dict[str, set[str]]:
+    """Part -> paths inside a layer, over all layers of the stack: where attention and PFFN are on one stream."""
+    pattern = re.compile(pattern_of(layers).pattern + r"\.(?P<inside>.+)")
+    inside = {path: match["inside"] for path in calls if (match := pattern.fullmatch(path))}
+    proven = {path: branch_of(calls[path][0]) for path in inside}
+    branches = {path: branch for path, branch in proven.items() if isinstance(branch, Branch)}
+    roles = {path: _roles(branch) for path, branch in branches.items()}
+    attended = _streams(branches[path] for path, found in roles.items() if "attention" in found)
+    roles = {path: found for path, found in roles.items() if not attended.isdisjoint(_streams([branches[path]]))}
+    streams = _streams(branches[path] for path in roles)
+    for path in inside:
+        if path not in branches and _pools(calls[path][0], streams):
+            roles[path] = {"pool"}
+    by_name: dict[str, set[str]] = defaultdict(set)
+    for path, found in roles.items():
+        by_name[inside[path]] |= found
+    parts: dict[str, set[str]] = {name: set() for name in _HINTS}
+    for name, found in by_name.items():
+        outer = [name[:at] for at in range(len(name)) if name[at] == "."]
+        if len(found) == 1 and not any(len(by_name.get(each, ())) == 1 for each in outer):
+            parts[next(iter(found))].add(name)
+    places = {_place(name) for name in parts["attention"]} & {_place(name) for name in parts["pffn"]}
+    return {part: _one_each(part, {name for name in names if _place(name) in places}) for part, names in parts.items()}
+
+
+def _place(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _streams(branches: Iterable[Branch]) -> set[fx.Node]:
+    """The values of the streams just before and after these branches."""
+    return {node for branch in branches for node in (branch.stream, branch.adds[0][0])}
+
+
+def _roles(branch: Branch) -> set[str]:
+    """attention where a softmax weighs the stream by itself; pffn where the context does, or weights alone."""
+    depends: dict[fx.Node, set[str]] = {}
+    inputs = set(branch.call.inputs)
+    for node in branch.call.nodes:
+        reads: set[str] = set()
+        for each in node.all_input_nodes:
+            if each in depends:
+                reads |= depends[each]
+            elif each in inputs:
+                reads.add("stream" if _is_stream(each, branch) else "context")
+        depends[node] = reads
+    found = set()
+    for node in filter(_is_product, branch.call.nodes):
+        a, b = [depends.get(arg, set()) or _outside(arg, branch, inputs) for arg in _tensor_args(node)[:2]]
+        if "stream" in a and "stream" in b:
+            found.add("attention")
+        elif "stream" in a | b and "context" in a | b:
+            found.add("pffn")
+    if "attention" in found and not any(map(_is_softmax, branch.call.nodes)):
+        return {"interaction"}
+    return found or {"pffn"}
+
+
+def _outside(node: fx.Node, branch: Branch, inputs: set[fx.Node]) -> set[str]:
+    return ({"stream"} if _is_stream(node, branch) else {"context"}) if node in inputs else set()
+
+
+def _is_stream(node: fx.Node, branch: Branch) -> bool:
+    """The stream itself, or a norm of it."""
+    return node is branch.stream or (not differ(node, branch.stream) and branch.stream in reaching(node))
+
+
+def _is_softmax(node: fx.Node) -> bool:
+    return node.target in (F.scaled_dot_product_attention, F.softmax, torch.softmax, "softmax")
+
+
+def _pools(call: Call, streams: Collection[fx.Node]) -> bool:
+    """It reads a stream and gives one value of another shape, in which the stream was multiplied with something."""
+    if len(call.outputs) != 1 or call.effects:
+        return False
+    read = [node for node in call.inputs if node in streams]
+    return bool(read) and any(map(_is_product, call.nodes)) and all(differ(node, call.outputs[0]) for node in read)
+
+
+def _one_each(part: str, names: set[str]) -> set[str]:
+    """One module for the part in each place: of several siblings, the one whose name says so."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        places[name.rpartition(".")[0]].append(name)
+    chosen = set()
+    for place, siblings in places.items():
+        named = [name for name in siblings if re.search(_HINTS[part], name.rpartition(".")[2], re.IGNORECASE)]
+        fit = siblings if len(siblings) == 1 else named
+        if len(fit) != 1:
+            raise ValueError(
+                f"alternate: {', '.join(sorted(siblings))} could all be the {part} of {place or 'a layer'}; "
+                "write the schedule down"
+            )
+        chosen.add(fit[0])
+    return chosen
+
+
+def _is_product(node: fx.Node) -> bool:
+    """Of two computed tensors: one with a weight is none."""
+    known = node.target in _PRODUCTS if node.op == "call_function" else node.target in _PRODUCT_METHODS
+    return known and len(_tensor_args(node)) >= 2
+
+
+def _tensor_args(node: fx.Node) -> list[fx.Node]:
+    flat: list[Any] = []
+    for arg in (*node.args, *node.kwargs.values()):
+        flat += arg if isinstance(arg, tuple | list) else [arg]
+    return [arg for arg in flat if isinstance(arg, fx.Node) and is_tensor(arg)]

@@ -1,0 +1,14 @@
+"""The passes that make another model of it, as the options ask for them, in order: what is left out first."""
+
+from __future__ import annotations
+
+from loka_compile.options import Options
+from loka_compile.passes import mods
+from loka_compile.passes.base import Pass
+from loka_compile.passes.compskip import Skip
+
+
+def adapting(options: Options, whole: bool) -> tuple[Pass, ...]:
+    """whole: the graph is all of the model, not a part of it between graph breaks."""
+    skip = (Skip(options.compskip, whole),) if options.compskip is not None else ()
+    return *skip, *mods.asked(options.mods)
