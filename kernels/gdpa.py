@@ -30,7 +30,10 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from loka_compile.kernels import gdpa_backward as backward
+from loka_compile.kernels import gdpa_kernel as forward
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS, reference, reference_backward
+from loka_compile.kernels.norm_quantize import arch_of
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -111,6 +114,11 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 # ---------------------------------------------------------------- the op
 
 
+def _rows(x: Tensor) -> Tensor:
+    """As the kernels read it: rows contiguous. (A gradient may be expanded from one number.)"""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 @torch.library.custom_op("loka::gdpa", mutates_args=())
 def _op(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
@@ -118,7 +126,12 @@ def _op(
 ) -> Tensor:  # fmt: skip
     rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
     check(q, k, v, *rest)
-    return torch.empty_like(q).copy_(reference(q, k, v, *rest))
+    out = torch.empty_like(q)
+    if not (q.is_cuda and forward.supported(q)):
+        return out.copy_(reference(q, k, v, *rest))
+    q, k, v = (_rows(each) for each in (q, k, v))
+    forward.launch(q, k, v, out, *rest, arch_of(q)).run()
+    return out
 
 
 @_op.register_fake
@@ -136,8 +149,15 @@ def _backward_op(
     max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
-    grads = reference_backward(grad, q, k, v, *rest)
-    return tuple(torch.empty_like(x).copy_(each) for x, each in zip((q, k, v), grads, strict=True))  # type: ignore[return-value]
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if not (q.is_cuda and forward.supported(q)):
+        for each, value in zip(grads, reference_backward(grad, q, k, v, *rest), strict=True):
+            each.copy_(value)
+        return grads
+    grad, q, k, v = (_rows(each) for each in (grad, q, k, v))
+    for launch in backward.launches(grad, q, k, v, *grads, *rest, arch_of(q)):
+        launch.run()
+    return grads
 
 
 @_backward_op.register_fake

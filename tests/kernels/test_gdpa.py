@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import loka_compile as loka
+from loka_compile.kernels import gdpa_backward as backward
+from loka_compile.kernels import gdpa_kernel as forward
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS, LEAK
+from loka_compile.kernels.norm_quantize import arch_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMULAS = {
@@ -28,7 +33,7 @@ def sequences(x, cu_seqlens):
     if cu_seqlens is None:
         return list(x.double())
     ends = cu_seqlens.tolist()
-    return [x[a:b].double().transpose(0, 1) for a, b in zip(ends, ends[1:], strict=False)]
+    return [x[a:b].double().transpose(0, 1) for a, b in pairwise(ends)]
 
 
 def oracle(q, k, v, cu_q, cu_k, activation, scale, inside, window):
@@ -60,6 +65,26 @@ def draw(lengths_q, lengths_k, heads, width, dtype, seed, jagged):
 
     q, k, v = make(lengths_q, jagged[0]), make(lengths_k, jagged[1]), make(lengths_k, jagged[1])
     return q, k, v, *(offsets(n) if yes else None for n, yes in zip((lengths_q, lengths_k), jagged, strict=True))
+
+
+def kernel(q, k, v, cu_q, cu_k, activation, scale, inside, window, grad=None):
+    """What the op does with tensors on a GPU: out, or with a gradient (dq, dk, dv).
+
+    Triton 3.7's interpreter multiplies and rounds bfloat16 wrongly: there the same values go through it in float32.
+    """
+    longest = [x.shape[-2] if cu is None else int(cu.diff().max()) for x, cu in ((q, cu_q), (k, cu_k))]
+    dtype, arch = q.dtype, arch_of(q) if q.is_cuda else "sm_90"
+    if not q.is_cuda and dtype == torch.bfloat16:
+        q, k, v, grad = (None if each is None else each.float() for each in (q, k, v, grad))
+    rest = cu_q, cu_k, *longest, activation, scale, inside, -1 if window is None else window, arch
+    if grad is None:
+        out = torch.full_like(q, 99)
+        forward.launch(q, k, v, out, *rest).run()
+        return out.to(dtype)
+    grads = [torch.full_like(each, 99) for each in (q, k, v)]
+    for launch in backward.launches(grad, q, k, v, *grads, *rest):
+        launch.run()
+    return [each.to(dtype) for each in grads]
 
 
 def lengths(batch, most=70):
@@ -98,6 +123,80 @@ def test_reference_against_float64(case):
     expected, sizes = oracle(*operands, **options)
     assert out.shape == operands[0].shape and out.dtype == torch.float32
     assert ((out - expected).abs() <= 3e-6 * sizes + 1e-9).all()
+
+
+HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(150), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_kernel_against_float64(case, dtype):
+    """Within the rounding of activations to the operands' dtype, and of what comes out."""
+    operands, options = draw(dtype=dtype, **case[0]), case[1]
+    out = kernel(*operands, **options)
+    expected, sizes = oracle(*operands, **options)
+    assert ((out - expected).abs() <= 1.01 * HALF_ULP[dtype] * (sizes + expected.abs()) + 1e-7).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(150), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_gradients_of_the_kernel_against_float64(case, dtype):
+    q, k, v, cu_q, cu_k = draw(dtype=dtype, **case[0])
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(case[0]["seed"])).to(q)
+    got = kernel(q, k, v, cu_q, cu_k, **case[1], grad=grad)
+    leaves = [each.double().requires_grad_() for each in (q, k, v)]
+    out, _ = oracle(*leaves, cu_q, cu_k, **case[1])
+    expected = torch.autograd.grad((out * grad).sum(), leaves, allow_unused=True, materialize_grads=True)
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        error, size = (x.square().mean().sqrt() if x.numel() else x.sum() for x in (a - b, b))
+        assert error <= 2 * HALF_ULP[dtype] * size + 1e-6
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_and_derivatives_to_float32(activation):
+    """One query of 1 against keys of all values: the scores are the keys."""
+    scores = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-100.0, 100.0, -3.01, 2.99, 1e-4, -1e-4])])
+    scores = scores[(scores.abs() - 3).abs() > 1e-6]  # where the derivative of hard swish jumps
+    k = torch.zeros(1, 1, 16, len(scores))
+    k[0, 0, 0] = scores
+    k, q = k.mT.contiguous(), torch.zeros(1, 1, 1, 16)
+    q[..., 0] = 1
+    s = scores.double().requires_grad_()
+    expected = FORMULAS[activation](s)
+    [slope] = torch.autograd.grad(expected.sum(), s)
+    out = kernel(k, q, q, None, None, activation, 1.0, False, None)[0, 0, :, 0]
+    dq, _, _ = kernel(k, q, q, None, None, activation, 1.0, False, None, grad=q.expand_as(k))
+    torch.testing.assert_close(out.double(), expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(dq[0, 0, :, 0].double(), slope, rtol=3e-6, atol=3e-6)
+
+
+def test_the_kernels_take_any_strides_and_give_the_same_bits():
+    q, k, v, *_ = draw([50], [70], 2, 24, torch.float16, 7, (False, False))
+    options = None, None, "gelu", 0.5, False, 9
+    first = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    q, k, v = (each.transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v))
+    second = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert second[0].stride() == q.stride()
+
+
+def test_what_is_not_finite_stays_in_its_sequence():
+    q, k, v, cu_q, cu_k = draw([20, 30], [140, 7], 2, 16, torch.float16, 8, (True, True))
+    options = cu_q, cu_k, "silu", 1.0, False, None
+    clean = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    q[:20], k[:140], v[:140] = float("nan"), float("inf"), float("nan")
+    harmed = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    for a, b, first in zip(clean, harmed, (20, 20, 140, 140), strict=True):
+        assert torch.equal(a[first:], b[first:])
+        assert not b[:first].isfinite().any()
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_specimens_are_launches_on_no_memory(arch):
+    listed = forward.specimens(arch) + backward.specimens(arch)
+    assert len({each.name for each in listed}) == len(listed)
+    assert all(each.launch.args["q"].is_meta and each.launch.flops for each in listed)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
