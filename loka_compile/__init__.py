@@ -40,6 +40,8 @@ _EXPORTS = {
     "plan": "loka_compile.inspect.records",
     "gdpa": "loka_compile.kernels.gdpa",
     "preview": "loka_compile.preview.api",
+    "pffn": "loka_compile.kernels.gdpa_pffn",
+    "fm": "loka_compile.kernels.fm",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -51,7 +53,9 @@ if TYPE_CHECKING:
     from loka_compile.dispatch.plan import Plan, PlanError, load_plan
     from loka_compile.inspect.explain import explain
     from loka_compile.inspect.records import plan, records
+    from loka_compile.kernels.fm import fm
     from loka_compile.kernels.gdpa import gdpa
+    from loka_compile.kernels.gdpa_pffn import pffn
     from loka_compile.options import Options, OptionsError
     from loka_compile.preview.api import preview
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
