@@ -124,7 +124,7 @@ def configuration(d: int, of_keys: bool, arch: str) -> tuple[int, int, int, int]
     if arch == "sm_90":
         return 128, 32, 8, 2
     if arch == "sm_100":
-        return (128, 64, 8, 2) if d > 64 else (64, 64, 4, 2)
+        return (128, 64, 8, 2) if d > 64 else (64, 32, 4, 2)
     return 64, 32, 4 if d <= 64 or arch.startswith("gfx") else 8, 2
 
 
