@@ -185,13 +185,16 @@ def missing(rival: str) -> str:
 def rivals(module: str, name: str, arch: str) -> dict[str, Callable[[str], Call]]:
     """By name, functions of a device that make operands and return the call.
 
-    The sizes are those in the specimen's name: MxNxK of a product, RxC of rows; a name without any has no rivals.
+    The sizes are those in the specimen's name: MxNxK of a product, RxC of rows, BxNxDxK of a factorization machine,
+    BxHxTqxTkxD of attention; a name without any has no rivals.
     """
     found = re.search(r"(\d+(?:x\d+)+)", name)
     sizes = [int(size) for size in found.group(1).split("x")] if found else []
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
-    if len(sizes) == 3 and "fm" in module:
+    if len(sizes) == 4 and "fm" in module:
         return interaction_rivals(*sizes)
+    if len(sizes) == 5 and name.startswith("gdpa gelu ") and "jagged" not in name:
+        return attention_rivals(*sizes)
     if len(sizes) == 3 and "gemm" in module:
         return gemm_rivals(*sizes, fp8, norm="norm" in module, tensorwise="tensor" in name)
     if len(sizes) == 2 and "quantize" in module:
@@ -257,12 +260,32 @@ def quantize_rivals(rows: int, columns: int, fp8: torch.dtype, norm: bool) -> di
     return {"Inductor": make}
 
 
-def interaction_rivals(batch: int, tokens: int, width: int) -> dict[str, Callable[[str], Call]]:
-    """X (X^T Y), flattened and normalized; Y has 8 columns."""
+def attention_rivals(batch: int, heads: int, queries: int, keys: int, width: int) -> dict[str, Callable[[str], Call]]:
+    """gelu(Q K^T) V, and softmax attention of the same shape, which does the same products."""
+
+    def operands(device: str) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (
+            torch.randn(batch, heads, n, width, device=device, dtype=torch.bfloat16) for n in (queries, keys, keys)
+        )
+        return q, k, v
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.gelu(q @ k.mT) @ v
+
+    return {
+        "Inductor bf16": lambda device: bound(plain, operands(device), compiled=True),
+        "scaled_dot_product_attention (softmax)": lambda device: bound(
+            F.scaled_dot_product_attention, operands(device)
+        ),
+    }
+
+
+def interaction_rivals(batch: int, tokens: int, width: int, columns: int) -> dict[str, Callable[[str], Call]]:
+    """X (X^T Y), flattened and normalized."""
 
     def make(device: str) -> Call:
         x = torch.randn(batch, tokens, width, device=device, dtype=torch.bfloat16)
-        y = torch.randn(batch, tokens, 8, device=device, dtype=torch.bfloat16)
+        y = torch.randn(batch, tokens, columns, device=device, dtype=torch.bfloat16)
         return bound(lambda x, y: rms_norm((x @ (x.mT @ y)).flatten(1)), (x, y), compiled=True)
 
     return {"Inductor bf16": make}

@@ -122,8 +122,10 @@ def test_gemm_rivals_run(norm, name):
 def test_other_rivals_run():
     with torch.compiler.set_stance("force_eager"):
         q, scale = bench.quantize_rivals(8, 64, FP8, norm=False)["Inductor"]("cpu")()
-        out = bench.interaction_rivals(4, 6, 16)["Inductor bf16"]("cpu")()
+        out = bench.interaction_rivals(4, 6, 16, 8)["Inductor bf16"]("cpu")()
+        attended = [make("cpu")() for make in bench.attention_rivals(2, 3, 5, 7, 16).values()]
     assert (q.shape, scale.shape, out.shape) == ((8, 64), (8, 1), (4, 48))
+    assert [each.shape for each in attended] == [(2, 3, 5, 16)] * 2
     assert float(out.float().square().mean()) == pytest.approx(1, rel=0.05)
 
 
@@ -132,6 +134,9 @@ def test_rivals_are_found_by_module_and_sizes():
     assert list(found)[:2] == ["_scaled_mm", "Inductor bf16"]
     assert "_scaled_mm, then Inductor" in bench.rivals("gemm_norm", "gemm_norm 4096x512x512 rms relu", "sm_90")
     assert list(bench.rivals("quantize", "quantize row 65536x512", "gfx942")) == ["Inductor"]
+    assert list(bench.rivals("fm", "fm rms 1024x48x224x448", "sm_90")) == ["Inductor bf16"]
+    assert len(bench.rivals("gdpa_kernel", "gdpa gelu 1024x2x1024x128x128", "sm_90")) == 2
+    assert bench.rivals("gdpa_kernel", "gdpa gelu jagged 1024x2x1024x128x128", "sm_90") == {}
     assert bench.rivals("quantize", "no sizes", "sm_90") == {}
     assert bench.missing("fbgemm_gpu f8f8bf16_rowwise") in ("", "fbgemm_gpu is not installed")
 

@@ -36,3 +36,10 @@ def test_mods(tmp_path):
     result = bench(tmp_path, "bench_mods.py", "--quick", "--seeds", "1", "--rounds", "2")
     variants = {"as it is", "no_bias", "block_norm", "hard_swish", "all three"}
     assert set(result["ne"]) == set(result["latency"]["loka"]) == set(result["latency"]["inductor"]) == variants
+
+
+@pytest.mark.slow
+def test_attention_and_factorization_machine(tmp_path):
+    result = bench(tmp_path, "bench_gdpa.py", "--quick", "--rounds", "2")
+    assert len(result["cases"]) == 6
+    assert all(case["speedup"] > 0 and case["plain_ms"] > 0 for case in result["cases"].values())
