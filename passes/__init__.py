@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.canonicalize import Canonicalize
+from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.precision import Precision
+from loka_compile.passes.reassociate import Reassociate
 
 __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "Rewrite"]
 
@@ -40,14 +42,14 @@ class Pipeline:
         on = lambda passes: tuple(p for p in passes if enabled.get(p.name, True))  # noqa: E731
         return Pipeline(*map(on, self.stages))
 
-    def on_dynamo(self, adapting: tuple[Pass, ...]) -> tuple[Pass, ...]:
-        """What runs on the Dynamo graph, in order, with the passes in it that the options ask for."""
-        return *self.canonicalize, *adapting, *self.simplify
+    def writing(self, adapting: tuple[Pass, ...]) -> tuple[Pass, ...]:
+        """What makes the graph that is asked for, in order, on the Dynamo graph; what simplifies it comes after."""
+        return *self.canonicalize, *adapting
 
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(),
+    simplify=(Hoist(), Reassociate()),
     joint=(Precision(),),
     post_grad=(Lower(),),
 )

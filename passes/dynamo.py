@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
-from loka_compile.passes.base import Context, Pass, PassResult
+from loka_compile.passes.base import Context, Pass, PassResult, Reject
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +23,27 @@ class Change:
     result: PassResult
     adapts: bool = False
 
+    def lost(self, ratio: float) -> Change:
+        """Undone after a race."""
+        reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
+        rejects = tuple(Reject(each.subject, f"{each.did}: {reason}") for each in self.result.rewrites)
+        return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
+
 
 def run_on_dynamo(
-    gm: fx.GraphModule, passes: Sequence[Pass], device: str = "cpu"
+    gm: fx.GraphModule, passes: Sequence[Pass], device: str = "cpu", target: str = "cpu"
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """A copy of the graph after these passes, and what each did. The same graph where there is none to run."""
+    """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
+    there is no pass to run."""
     if not passes:
         return gm, ()
     gm, changes = compat.copy_dynamo_graph(gm), []
-    context = Context(Plan("cpu", {}), device)
+    context = Context(Plan(target, {}), device)
     for each in passes:
         before = copy.deepcopy(gm.graph)
         result = each(gm.graph, context)
-        changes.append(Change(each.name, before, copy.deepcopy(gm.graph), result, getattr(each, "adapts", False)))
+        change = Change(each.name, before, copy.deepcopy(gm.graph), result, getattr(each, "adapts", False))
+        if change.adapts or result.rewrites or result.rejects:
+            changes.append(change)
     gm.recompile()
     return gm, tuple(changes)

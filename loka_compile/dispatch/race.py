@@ -9,6 +9,7 @@ process.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -49,10 +50,7 @@ def never_slower(
     real inputs.
     """
     plan = plans[0]
-    target = TARGETS[plan.target]
-    here = target.measured and target.device == device
-    idle = options.plan is not None or not plan.lowered or not options.min_speedup or not options.race
-    if idle or not here or any(compat.is_fake(value) for value in inputs):
+    if not plan.lowered or not _can_race(plan, inputs, options, device):
         return plan, build(plan)
     kept = _kept(plan, "")
     built: dict[int, Built] = {}
@@ -78,6 +76,42 @@ def _won(plan: Plan, ratios: Sequence[float], best: int) -> Plan:
     if best:
         raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
     return replace(plan, raced=f"{raced}, measured here")
+
+
+def simplified_or_written(
+    plan: Plan,
+    simplified: Built,
+    build: Callable[[Plan], Built],
+    code: str,
+    inputs: Sequence[Any],
+    options: Options,
+    device: str,
+) -> tuple[Plan, Built, float]:
+    """The compiled graph, or the one that the exact passes made it of, unplanned, where that is faster.
+
+    build: compiles the latter. code: of both graphs, to know the race by. Returns the plan and the compiled graph of
+    the winner, and how many times faster the simplified one was; infinite where nothing races.
+    """
+    if not _can_race(plan, inputs, options, device):
+        return plan, simplified, math.inf
+    key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
+    ratio, written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
+    if ratio is None:
+        written = build(kept)
+        with compat.outside_compilation():
+            [ratio] = _race(written[0], [simplified[0]], [compat.concrete(value) for value in inputs])
+        timing.remember(key, ratio)
+    if ratio >= 1:
+        said = f"simplified, {ratio:.2f}x the speed of the graph as it was written, measured here"
+        return replace(plan, raced="; ".join(filter(None, (plan.raced, said)))), simplified, ratio
+    return kept, build(kept) if written is None else written, ratio
+
+
+def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
+    target = TARGETS[plan.target]
+    here = target.measured and target.device == device
+    wanted = options.plan is None and options.min_speedup and options.race
+    return bool(here and wanted and not any(compat.is_fake(value) for value in inputs))
 
 
 def _kept(plan: Plan, reason: str) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.dispatch import timing
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
-from loka_compile.dispatch.race import never_slower
+from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
 
@@ -180,3 +181,85 @@ def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op):
         trained = torch.compile(model, backend="loka", options={**options, "race": False}, isolate_recompiles=True)
         trained(x).sum().backward()
     assert len(loka.plan(trained).lowered) == 2
+
+
+# ---------------------------------------------------------------- what the exact passes made of it
+
+
+def sleeping(seconds):
+    def call(x):
+        time.sleep(seconds)
+        return (x,)
+
+    return call, [seconds]
+
+
+def race_simplified(simplified, written, plan=None, code="a", options=None):
+    builds = []
+
+    def build(plan):
+        builds.append(plan)
+        return sleeping(written)
+
+    given = [torch.ones(2)], options or Options(), "cpu"
+    return *simplified_or_written(plan or plan_of(), sleeping(simplified), build, code, *given), builds
+
+
+def test_a_simplified_graph_that_is_faster_stays_and_says_so(cache):
+    plan, (_, artifacts), ratio, builds = race_simplified(0.002, 0.006)
+    assert artifacts == [0.002] and ratio > 1.5 and len(plan.lowered) == 2 and not builds[0].lowered
+    assert plan.raced == f"simplified, {ratio:.2f}x the speed of the graph as it was written, measured here"
+    *_, builds = race_simplified(0.006, 0.002)  # the verdict is known
+    assert not builds
+    assert len(race_simplified(0.002, 0.006, code="another")[-1]) == 1
+
+
+def test_a_simplified_graph_that_is_slower_goes(cache):
+    plan, (_, artifacts), ratio, builds = race_simplified(0.006, 0.002)
+    assert artifacts == [0.002] and ratio < 1 and not plan.lowered and len(builds) == 1
+    plan, (_, artifacts), ratio, builds = race_simplified(0.006, 0.002)
+    assert artifacts == [0.002] and len(builds) == 1  # known: compiled, not raced
+
+
+@pytest.mark.parametrize("options", [Options(race=False), Options(min_speedup=0)])
+def test_simplified_graphs_that_do_not_race(cache, options):
+    _, (_, artifacts), ratio, builds = race_simplified(0.006, 0.002, options=options)
+    assert artifacts == [0.006] and ratio == float("inf") and not builds
+
+
+class Ranker(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tower, self.top = nn.Sequential(nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 8)), nn.Linear(16, 1)
+
+    def forward(self, user, item):
+        return self.top(torch.cat([self.tower(user.expand(len(item), -1)), item], -1))
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
+    if not wins:
+        monkeypatch.setattr(sys.modules["loka_compile.dispatch.race"], "_race", lambda *built: [0.5])
+    torch.manual_seed(0)
+    model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
+    compiled = torch.compile(model, backend="loka", options={"recipes": ()})
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(user, item), model(user, item), rtol=1e-4, atol=1e-5)
+    text = " ".join(str(loka.explain(compiled)).split())
+    record = loka.records(compiled)[0]
+    if wins:
+        assert "hoist: linear before its input is repeated: tower.0, tower.2" in text
+        assert "simplified," in record.plan.raced
+        assert "[1, 2048]" in record.before and "[999, 2048]" not in record.before
+    else:
+        assert "tower.0 not: linear before its input is repeated: what it did was slower than the graph" in text
+        assert "[999, 2048]" in record.before
+
+    assert "hoist" in {stage.name for stage in record.stages}
+
+
+def test_a_pass_that_is_off_hoists_nothing(fresh_dynamo, op_by_op):
+    compiled = torch.compile(Ranker(), backend="loka", options={"recipes": (), "passes": {"hoist": False}})
+    with torch.no_grad():
+        compiled(torch.randn(1, 64), torch.randn(9, 8))
+    assert "hoist" not in str(loka.explain(compiled))
