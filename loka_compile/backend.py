@@ -1,9 +1,10 @@
 """The story of a compilation: what `torch.compile(model, backend="loka")` does with one graph.
 
     1. read the options
-    2. run the passes on the Dynamo graph, with those asked for that change the model
+    2. run the passes on the Dynamo graph, with those asked for that change the model, then exact algebra
     3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
-    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced
+    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced, and
+       so is a graph that exact algebra made simpler
     5. keep what is needed to tell the story again (inspect/)
 """
 
@@ -17,7 +18,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
-from loka_compile.dispatch.race import never_slower
+from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
@@ -40,21 +41,22 @@ def loka(
     device = device_of(example_inputs)
     asked_with = mode, options or {}
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
-    gm, changes = run_on_dynamo(gm, pipeline.on_dynamo(adapting(chosen, compat.is_whole(gm))), device)
+    written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device, chosen.target)
+    gm, simplified = run_on_dynamo(written, pipeline.simplify, device, chosen.target)
 
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
         nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
-        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, changes)
+        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified))
         return remember(session.measured(gm, example_inputs, graph), graph)
 
     def stages_of(plan: Plan) -> Stages:
         return Stages(pipeline, plan, device, pinned)
 
-    def build(plan: Plan) -> tuple[Callable[..., Any], list[Any]]:
+    def build(plan: Plan, graph: fx.GraphModule | None = None) -> tuple[Callable[..., Any], list[Any]]:
         stages = stages_of(plan)
         return compat.compile_inductor(
-            compat.copy_dynamo_graph(gm),
+            compat.copy_dynamo_graph(graph or gm),
             example_inputs,
             joint=stages.joint,
             post_grad=stages.post_grad,
@@ -67,9 +69,16 @@ def loka(
     rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
     plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
     plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device)
+    if any(change.result.rewrites for change in simplified):
+        plan, (compiled, artifacts), ratio = simplified_or_written(
+            plan, (compiled, artifacts), lambda kept: build(kept, written), written.code + gm.code, example_inputs,
+            chosen, device,
+        )  # fmt: skip
+        if ratio < 1:
+            gm, simplified = written, tuple(change.lost(ratio) for change in simplified)
 
     plan = plan if session is None else session.adopted(plan)
-    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, changes)
+    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified))
     graph.artifacts = artifacts
     if session is not None:
         compiled = session.watched(compiled, gm, example_inputs, graph)

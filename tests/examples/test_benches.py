@@ -43,3 +43,9 @@ def test_attention_and_factorization_machine(tmp_path):
     result = bench(tmp_path, "bench_gdpa.py", "--quick", "--rounds", "2")
     assert len(result["cases"]) == 6
     assert all(case["speedup"] > 0 and case["plain_ms"] > 0 for case in result["cases"].values())
+
+
+def test_serving(tmp_path):
+    result = bench(tmp_path, "bench_serving.py", "--quick", "--rounds", "2")
+    assert {"Inductor", "loka, exact passes off", "loka, exact passes on"} < set(result["variants"])
+    assert all(row["error"] < 1e-5 for name, row in result["variants"].items() if name != "loka, all it has")
