@@ -85,6 +85,17 @@ def test_reference_against_float64(shape, norm, weights, shared, seed):
     assert ((out - expected).abs() <= 4e-6 * (lost + expected.abs()) * shape[1] + 1e-5).all()
 
 
+def test_tiles_of_different_means_are_merged():
+    """Three tiles of 256 columns, of means -2, 0 and 5, the last one short."""
+    x, y, *_ = draw(2, 16, 8, 700, torch.float16, 9)
+    x, y = torch.ones_like(x) / 8, (y / 16).sub_(2)
+    y[..., 256:512] += 2
+    y[..., 512:] += 7
+    out = kernel(x, y, None, None, "layer")
+    expected, _ = oracle(x, y, None, None, "layer")
+    assert (out - expected).abs().max() < 5e-3
+
+
 def test_a_mean_far_from_zero_does_not_cancel():
     """Variance from sums and sums of squares would be lost in float32 here; three tiles, of which the last is short."""
     x = torch.ones(2, 16, 8, device=DEVICE)
