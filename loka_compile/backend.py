@@ -22,9 +22,9 @@ from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
-from loka_compile.passes import PIPELINE
+from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import run_on_dynamo
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -41,8 +41,8 @@ def loka(
     device = device_of(example_inputs)
     asked_with = mode, options or {}
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
-    written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device, chosen.target)
-    gm, simplified = run_on_dynamo(written, pipeline.simplify, device, chosen.target)
+    written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
+    gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
 
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
@@ -75,7 +75,8 @@ def loka(
             chosen, device,
         )  # fmt: skip
         if ratio < 1:
-            gm, simplified = written, tuple(change.lost(ratio) for change in simplified)
+            reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
+            gm, simplified = written, tuple(change.undone(reason) for change in simplified)
 
     plan = plan if session is None else session.adopted(plan)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified))
@@ -83,6 +84,21 @@ def loka(
     if session is not None:
         compiled = session.watched(compiled, gm, example_inputs, graph)
     return remember(compiled, graph)
+
+
+def simplify(
+    written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
+) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    """The graph after exact algebra, as far as the plan or the profile given still knows its GEMMs."""
+    plan = planning.given_plan(chosen)
+    passes = pipeline.select({"merge": chosen.profile is None}).simplify  # a profile knows linears, not several as one
+    gm, changes = run_on_dynamo(written, passes, device, chosen.target if plan is None else plan.target)
+    if plan is None or not any(change.result.rewrites for change in changes):
+        return gm, changes
+    if planning.unknown(plan, gm, inputs) > planning.unknown(plan, written, inputs):
+        reason = "undone, as the plan given knows the GEMMs as they are written"
+        return written, tuple(change.undone(reason) for change in changes)
+    return gm, changes
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

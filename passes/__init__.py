@@ -16,6 +16,7 @@ from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
+from loka_compile.passes.merge import Merge
 from loka_compile.passes.precision import Precision
 from loka_compile.passes.reassociate import Reassociate
 
@@ -49,7 +50,7 @@ class Pipeline:
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(Hoist(), Reassociate()),
+    simplify=(Hoist(), Merge(), Reassociate()),
     joint=(Precision(),),
     post_grad=(Lower(),),
 )

@@ -23,9 +23,8 @@ class Change:
     result: PassResult
     adapts: bool = False
 
-    def lost(self, ratio: float) -> Change:
-        """Undone after a race."""
-        reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
+    def undone(self, reason: str) -> Change:
+        """The graph stays as it was written after all."""
         rejects = tuple(Reject(each.subject, f"{each.did}: {reason}") for each in self.result.rewrites)
         return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
 

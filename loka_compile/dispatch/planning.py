@@ -75,8 +75,19 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
     return replace(plan, origin="a look at the first batch, forward only")
 
 
+def given_plan(options: Options) -> Plan | None:
+    """The plan of the options, read; None where they have none."""
+    return options.plan if options.plan is None or isinstance(options.plan, Plan) else load_plan(options.plan)
+
+
+def unknown(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> int:
+    """How many GEMMs of a graph a plan does not know."""
+    return sum(plan.find(site) is None for site in sites_of(gm, inputs))
+
+
 def _given(options: Options, device: str) -> Plan:
-    plan = options.plan if isinstance(options.plan, Plan) else load_plan(options.plan)
+    plan = given_plan(options)
+    assert plan is not None
     if options.target not in ("cpu", plan.target):
         raise PlanError(f"the plan is for {plan.target}, target={options.target!r} was asked for: leave target out")
     check_hardware(plan, TARGETS[plan.target], device)

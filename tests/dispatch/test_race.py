@@ -263,3 +263,19 @@ def test_a_pass_that_is_off_hoists_nothing(fresh_dynamo, op_by_op):
     with torch.no_grad():
         compiled(torch.randn(1, 64), torch.randn(9, 8))
     assert "hoist" not in str(loka.explain(compiled))
+
+
+def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_op, plan_for, monkeypatch):
+    """A split linear is another GEMM than the one that the plan decided about; a narrower batch is not."""
+    rates = sys.modules["loka_compile.passes.rates"]
+    monkeypatch.setattr(rates, "CPU", rates.Rates(flops=1.0, bandwidth=1e30, launch=0.0))
+    model, user, item = Ranker(), torch.randn(1, 64), torch.randn(99, 8)
+    with torch.no_grad():
+        plan = plan_for("bf16", model, user, item)
+        for given, split in ((plan, False), (None, True)):
+            options = {"plan": given} if given else {"recipes": ()}
+            compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
+            torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
+            text = " ".join(str(loka.explain(compiled)).split())
+            assert ("linear, split: columns 0-7" in text) and (("as the plan given knows" in text) != split)
+            assert len(loka.plan(compiled).lowered) == (3 if given else 0)

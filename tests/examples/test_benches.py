@@ -45,6 +45,7 @@ def test_attention_and_factorization_machine(tmp_path):
     assert all(case["speedup"] > 0 and case["plain_ms"] > 0 for case in result["cases"].values())
 
 
+@pytest.mark.slow
 def test_serving(tmp_path):
     result = bench(tmp_path, "bench_serving.py", "--quick", "--rounds", "2")
     assert {"Inductor", "loka, exact passes off", "loka, exact passes on"} < set(result["variants"])
