@@ -106,7 +106,7 @@ def launches(
     made = []
     for kernel, longest, outs in ((gdpa_dq_kernel, max_seqlen_q, {"dq": dq}),
                                   (gdpa_dkdv_kernel, max_seqlen_k, {"dk": dk, "dv": dv})):  # fmt: skip
-        own, other, warps, stages = configuration(d, len(outs) == 2, arch)
+        own, other, warps, stages = configuration(d, len(outs) == 2, window, arch)
         bm, bn = (other, own) if len(outs) == 2 else (own, other)
         args = {**operands, **outs, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
         args |= strides(q=q, k=k, v=v, g=grad, **outs) | rest
@@ -116,13 +116,13 @@ def launches(
     return made[0], made[1]
 
 
-def configuration(d: int, of_keys: bool, arch: str) -> tuple[int, int, int, int]:
+def configuration(d: int, of_keys: bool, window: int, arch: str) -> tuple[int, int, int, int]:
     """(rows of a program, rows of the other side a step, warps, stages): for each chip what does not spill with any
     activation."""
     if not of_keys:
         return (128, 64, 8, 2) if arch in ("sm_90", "sm_100") else (64, 32, 4, 2)
     if arch == "sm_90":
-        return 128, 32, 8, 2
+        return 128 if window < 0 or d <= 64 else 64, 32, 8, 2
     if arch == "sm_100":
         return (128, 64, 8, 2) if d > 64 else (64, 32, 4, 2)
     return 64, 32, 4 if d <= 64 or arch.startswith("gfx") else 8, 2

@@ -151,7 +151,7 @@ def launch(
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     resident = max_seqlen_k <= RESIDENT and not arch.startswith("gfx")
-    bm, bn, warps, stages = configuration(max_seqlen_k if resident else 0, d, arch)
+    bm, bn, warps, stages = configuration(max_seqlen_k if resident else 0, d, window, arch)
     bd = max(16, triton.next_power_of_2(d))
     tiles = triton.cdiv(max_seqlen_q, bm)
     args = {"q": q, "k": k, "v": v, "out": out, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
@@ -171,14 +171,16 @@ def launch(
     return Launch(kernel, (programs,), args, constants, warps, stages, flops, moved(q, k, v, out))
 
 
-def configuration(resident: int, d: int, arch: str) -> tuple[int, int, int, int]:
+def configuration(resident: int, d: int, window: int, arch: str) -> tuple[int, int, int, int]:
     """(BM, BN, warps, stages) for so many resident keys, or 0; for each chip what does not spill with any activation.
     AMD's matrix cores take operands from registers, where 128 resident keys leave too little room."""
     if resident:
-        large = arch == "sm_90" or (arch == "sm_100" and d > 64)
         bn, stages = max(16, triton.next_power_of_2(resident)), 3 if arch in ("sm_90", "sm_100") else 2
+        large = arch == "sm_90" or (arch == "sm_100" and (d > 64 or bn <= 64))
         return (128, bn, 8, stages) if large else (64, bn, 4, stages)
-    return {"sm_90": (128, 128, 8, 2), "sm_100": (128, 64, 4, 2)}.get(arch, (128, 64, 8, 2))
+    if arch == "sm_90":
+        return 128, 128 if window < 0 else 64, 8, 2
+    return 128, 64, 4 if arch == "sm_100" else 8, 2
 
 
 def strides(**tensors: Tensor) -> dict[str, int]:
