@@ -9,8 +9,9 @@ The integer form leaves both scales to its caller, whose multiplication Inductor
 float32, are those of the weight's columns: an affine left operand's smallest value times them is what it lacks.
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
-object, its storage, its version counter, and 64 of its values, because writes through `.data` do not count as a
-version. A tensor without a version counter (made under inference_mode) is quantized at every call.
+object, its storage, its version counter, and on a CPU 64 of its values, because writes through `.data` do not count as
+a version; on a GPU comparing them would wait for it at every call, so there such writes are not seen. A tensor without
+a version counter (made under inference_mode) is quantized at every call. A fake one has only a shape to give.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loka_compile import compat
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, int_mm
 
@@ -46,7 +48,7 @@ class _Entry:
             self.parameter() is weight
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and torch.equal(self.sample, _sample(weight))
+            and (weight.is_cuda or torch.equal(self.sample, _sample(weight)))
         )
 
 
@@ -56,7 +58,7 @@ _lock = threading.Lock()
 
 def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
     """`make(weight)`, remembered under `form` until the weight changes."""
-    if weight.is_inference():
+    if weight.is_inference() or compat.is_fake(weight):
         return make(weight)
     key = id(weight)
     with _lock:
@@ -86,6 +88,9 @@ def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str
         right = tensor.detach().mT if transposed else tensor.detach()
         if scaling == "none":
             return right.to(dtype), None
+        if compat.is_fake(tensor):
+            scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
+            return torch.empty_like(right, dtype=dtype), scale
         return quantization.reference(right, dtype, scaling, -2)
 
     return frozen(weight, (transposed, dtype, scaling), make)

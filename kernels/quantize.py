@@ -36,7 +36,7 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
     _check(x, dtype, scaling, axis)
     x = x.float()
     if compat.guard_free(x.numel() == 0):  # amax of nothing is an error
-        return x.to(dtype), x.new_ones(_scale_shape(x, scaling, axis))
+        return x.to(dtype), x.new_ones(scale_shape(x, scaling, axis))
     if scaling == "tensor":
         scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
         return _cast(x / scale, dtype), scale
@@ -94,7 +94,7 @@ def _block_shape(scaling: str, axis: int) -> tuple[int, int]:
     return (BLOCK if scaling == "tile" or axis == -2 else 1), (BLOCK if scaling == "tile" or axis == -1 else 1)
 
 
-def _scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
+def scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
     if scaling == "tensor":
         return (1,)
     row_block, column_block = _block_shape(scaling, axis)

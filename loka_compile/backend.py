@@ -24,7 +24,7 @@ from loka_compile.online import session_of
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, run_on_dynamo
+from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -43,11 +43,12 @@ def loka(
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
     gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
+    gm, raised = run_on_dynamo(gm, pipeline.raising, device, training=is_training(example_inputs))
 
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
         nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
-        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified))
+        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified, *raised))
         return remember(session.measured(gm, example_inputs, graph), graph)
 
     def stages_of(plan: Plan) -> Stages:
@@ -79,7 +80,7 @@ def loka(
             gm, simplified = written, tuple(change.undone(reason) for change in simplified)
 
     plan = plan if session is None else session.adopted(plan)
-    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified))
+    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified, *raised))
     graph.artifacts = artifacts
     if session is not None:
         compiled = session.watched(compiled, gm, example_inputs, graph)

@@ -3,6 +3,7 @@
     canonicalize   the Dynamo graph: one form for what can be written in many
     (adapt)        what the options ask for: mods.py
     simplify       the Dynamo graph: exact algebra
+    raising        the Dynamo graph: what AOTAutograd is to leave whole
     joint          the inference graph, or forward and backward in one, in ATen operators
     post_grad      the inference graph, or the forward and the backward graph after partitioning
 """
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.canonicalize import Canonicalize
+from loka_compile.passes.fuse import Fuse
 from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.merge import Merge
 from loka_compile.passes.precision import Precision
+from loka_compile.passes.raise_norms import RaiseNorms
 from loka_compile.passes.reassociate import Reassociate
 
 __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "Rewrite"]
@@ -27,12 +30,13 @@ __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "R
 class Pipeline:
     canonicalize: tuple[Pass, ...]
     simplify: tuple[Pass, ...]
+    raising: tuple[Pass, ...]
     joint: tuple[Pass, ...]
     post_grad: tuple[Pass, ...]
 
     @property
     def stages(self) -> tuple[tuple[Pass, ...], ...]:
-        return self.canonicalize, self.simplify, self.joint, self.post_grad
+        return self.canonicalize, self.simplify, self.raising, self.joint, self.post_grad
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,6 +55,7 @@ class Pipeline:
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
     simplify=(Hoist(), Merge(), Reassociate()),
+    raising=(RaiseNorms(),),
     joint=(Precision(),),
-    post_grad=(Lower(),),
+    post_grad=(Fuse(), Lower()),
 )

@@ -38,10 +38,12 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may know: the plan, and the device type (`cpu`, `cuda`) of the graph it works on."""
+    """What a pass may know: the plan, the device type (`cpu`, `cuda`) of the graph it works on, and, on a Dynamo graph,
+    whether it will be differentiated."""
 
     plan: Plan
     device: str = "cpu"
+    training: bool = False
 
 
 class Pass(Protocol):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import fx
 
 from loka_compile import compat
@@ -29,15 +31,24 @@ class Change:
         return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
 
 
+def is_training(example_inputs: Sequence[Any]) -> bool:
+    """Whether a graph of these inputs will be differentiated, as AOTAutograd decides it."""
+    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in example_inputs)
+
+
 def run_on_dynamo(
-    gm: fx.GraphModule, passes: Sequence[Pass], device: str = "cpu", target: str = "cpu"
+    gm: fx.GraphModule,
+    passes: Sequence[Pass],
+    device: str = "cpu",
+    target: str = "cpu",
+    training: bool = False,
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
     """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
     there is no pass to run."""
     if not passes:
         return gm, ()
     gm, changes = compat.copy_dynamo_graph(gm), []
-    context = Context(Plan(target, {}), device)
+    context = Context(Plan(target, {}), device, training)
     for each in passes:
         before = copy.deepcopy(gm.graph)
         result = each(gm.graph, context)

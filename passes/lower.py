@@ -1,12 +1,14 @@
 """lower: every loka op becomes its provider's kernel, or its reference written out for Inductor to fuse.
 
 Runs on forward, backward and inference graphs after partitioning. What quantizes is written out (Inductor fuses
-it with the norm or activation before it, and the rescaling with what follows); the product is the provider's
-kernel. In an inference graph a parameter's product becomes a frozen one: quantized once, until it changes.
+it with the norm or activation before it, and the rescaling with what follows), and so are norms that nothing was fused
+with; the product is the provider's kernel. In an inference graph a parameter's product becomes a frozen one: quantized
+once, until it changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any
@@ -16,9 +18,11 @@ from torch import fx
 
 from loka_compile.graph.sites import SITE_META, unflip
 from loka_compile.graph.splice import splice
+from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
+from loka_compile.kernels.frozen_gemm_norm import frozen_gemm_norm
 from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
 
@@ -26,6 +30,8 @@ QUANTIZE = torch.ops.loka.quantize.default
 VISIBLE = ("aten",)
 """Providers whose kernels Inductor traces through."""
 SCALED_GEMM = torch.ops.loka.scaled_gemm.default
+GEMM_NORM = torch.ops.loka.gemm_norm.default
+NORM = torch.ops.loka.norm_quantize.default
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,16 @@ class Lower:
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites = [_lower_gemm(node) for node in graph.find_nodes(op="call_function", target=SCALED_GEMM)]
+        rewrites += [_lower_gemm_norm(node) for node in graph.find_nodes(op="call_function", target=GEMM_NORM)]
         if rewrites:
             graph.eliminate_dead_code()  # the quantize nodes of frozen weights
+        wide = [n for n in graph.find_nodes(op="call_function", target=NORM) if n.args[7] in norms.FLOATS]
         quantizes = graph.find_nodes(op="call_function", target=QUANTIZE)
+        for node in wide:
+            _write_out(node, _as_it_was)
         for node in quantizes:
-            _write_out(node)
-        if quantizes:
+            _write_out(node, quantization.reference)
+        if quantizes or wide:
             graph.eliminate_dead_code()
         graph.lint()
         return PassResult(tuple(rewrites))
@@ -64,6 +74,21 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
     return Rewrite(site.key, f"{kernel} ({provider})", kernel)
+
+
+def _lower_gemm_norm(node: fx.Node) -> Rewrite:
+    """Its weight frozen where it is a parameter."""
+    a, a_scale, b, _, bias, weight, shift, _, norm, block, activation, dtype, eps, _ = node.args
+    site = node.meta[SITE_META]
+    parameter = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
+    if parameter is None or parameter.scaling not in ("none", "row"):
+        return Rewrite(site.key, "loka.gemm_norm (triton)", "loka.gemm_norm")
+    form = [parameter.node, not parameter.transposed, parameter.dtype]
+    made = splice(node, frozen_gemm_norm, [a, a_scale, *form, bias, weight, shift, norm, block, activation, dtype, eps])
+    for user in list(node.users):
+        if user.users:
+            user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]
+    return Rewrite(site.key, "loka.frozen_gemm_norm (triton)", "loka.frozen_gemm_norm")
 
 
 def _plain(node: fx.Node) -> tuple[str, Any]:
@@ -115,9 +140,26 @@ def _frozen_weight(b: fx.Node) -> _Weight | None:
     return _Weight(base, flipped != flipped_before, dtype, scaling)  # type: ignore[arg-type]
 
 
-def _write_out(node: fx.Node) -> None:
-    """Replace a quantize by its reference, value by value."""
-    outputs = splice(node, quantization.reference, node.args)
+def _as_it_was(
+    x: Any, weight: Any, bias: Any, given: None, norm: str, block: int, activation: str, dtype: torch.dtype, eps: float,
+    save: bool,
+) -> tuple[Any]:  # fmt: skip
+    """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised."""
+    rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
+    vectors = (weight, bias) if not block else (None, None)
+    blocks = rows.unflatten(-1, (-1, block)) if block else rows
+    shape = blocks.shape[-1:]
+    if norm == "layer":
+        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, eps)
+    elif norm == "rms":
+        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], eps)
+    y = norms.affine(blocks.flatten(-2), weight, bias) if block else blocks
+    return (norms.activate(y, activation).to(dtype),)
+
+
+def _write_out(node: fx.Node, reference: Callable[..., Any]) -> None:
+    """Replace an op with several values by its reference, value by value."""
+    outputs = splice(node, reference, node.args)
     for user in list(node.users):
         user.replace_all_uses_with(outputs[user.args[1]])
         node.graph.erase_node(user)

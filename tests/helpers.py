@@ -14,7 +14,8 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
 from loka_compile.inspect.records import code
-from loka_compile.passes import PIPELINE, PassResult, Pipeline
+from loka_compile.passes import PIPELINE, Pass, PassResult, Pipeline
+from loka_compile.passes.dynamo import is_training, run_on_dynamo
 from loka_compile.passes.stages import Stages
 
 
@@ -48,13 +49,17 @@ def compile_op_by_op(
     dynamic: bool | None = None,
     pipeline: Pipeline = PIPELINE,
     device: str = "cpu",
+    on_dynamo: Sequence[Pass] = (),
 ) -> Captured:
-    """`fn` through loka's passes under `plan`, its final graphs run by fx.Interpreter."""
+    """`fn` through loka's passes under `plan`, its final graphs run by fx.Interpreter. on_dynamo: passes that run on
+    the Dynamo graph first."""
     stages = Stages(pipeline, plan, device)
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         captured.compilations += 1
         kind = ["inference"]
+        gm, changes = run_on_dynamo(gm, on_dynamo, device, plan.target, is_training(inputs))
+        captured.results |= {(change.name, "dynamo"): change.result for change in changes}
 
         def watch(name: str, graph: fx.Graph, run: Callable[[], PassResult]) -> None:
             captured.results[name, kind[0]] = run()

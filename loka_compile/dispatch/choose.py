@@ -15,8 +15,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from loka_compile.dispatch import roofline
 from loka_compile.dispatch.cost import Cast, Cost, Form
-from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge, pick, problem
+from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge, pick, problem, ride_of
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.providers import aten, emulated
@@ -85,11 +86,20 @@ class _Together:
 
     def shared_us(self, cost: Cost) -> float:
         """A pick's kernel and an equal share of every cast, so that the times of all picks add up."""
-        return cost.kernel_us + sum(cast.us / len(self.users[cast.form]) for cast in cost.casts)
+        return cost.kernel_us + sum(self.cast_us(cast) / len(self.users[cast.form]) for cast in cost.casts)
+
+    def cast_us(self, cast: Cast) -> float:
+        ride = ride_of(self.judged, cast)
+        return ride.us if ride is not None and self.picks[ride.site] in ride.choices else cast.us
+
+    def riding(self, key: str) -> list[str]:
+        """The sites in whose epilogues a site's casts are made for nothing."""
+        return [cast.made_by for cast in self.casts(key) if cast.us and not self.cast_us(cast)]
 
     def partners(self, key: str) -> list[str]:
         """The sites that a site shares a cast with."""
-        return list(dict.fromkeys(k for cast in self.casts(key) if cast.us for k in self.users[cast.form] if k != key))
+        paid = [cast for cast in self.casts(key) if self.cast_us(cast)]
+        return list(dict.fromkeys(k for cast in paid for k in self.users[cast.form] if k != key))
 
 
 # ---------------------------------------------------------------- decisions
@@ -121,6 +131,11 @@ def _why(key: str, together: _Together) -> str:
     speed = f"fastest within budget, {judged.keep_us / together.shared_us(cost):.2f}x"
     if partners:
         speed += f", its cast shared with {', '.join(partners)} ({judged.keep_us / cost.alone_us:.2f}x alone)"
+    site = judged.site
+    if site.epilogue and together.picks[key].provider in roofline.FUSING and roofline.takes_epilogue(site):
+        speed += f", the {site.epilogue} behind it in its epilogue"
+    for made_by in together.riding(key):
+        speed += f", its cast rides in the epilogue of {made_by}"
     return "; ".join(filter(None, (speed, warned)))
 
 

@@ -21,10 +21,17 @@ STANDS_ALONE = {"", "placeholder", "get_attr", "mm", "addmm", "bmm", "baddbmm", 
 
 @dataclass(frozen=True)
 class Cast:
-    """Microseconds of bringing one tensor into a form."""
+    """Microseconds of bringing one tensor into a form.
+
+    made_by: key of the site whose kernel could make the tensor in its epilogue, "" if there is none. Where it does, the
+    cast rides there for nothing, if it can (`rides`), or takes `apart_us`, as a kernel of its own.
+    """
 
     form: Form
     us: float
+    made_by: str = ""
+    apart_us: float = 0.0
+    rides: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class Cost:
 def casts(site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float]) -> tuple[Cast, ...]:
     """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not.
 
-    A weight that is quantized once and for all needs none.
+    A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
+    a tensor casts it too, if nothing else wants that wide and its scale is one a row.
     """
     found = []
     for side, axis, elements in (("lhs", -1, sizes.lhs), ("rhs", -2, sizes.rhs)):
@@ -51,8 +59,15 @@ def casts(site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], fl
             continue
         operand = site.lhs if side == "lhs" else site.rhs
         dtype, scaling = recipe.operand(side, site.gradient == side)  # type: ignore[arg-type]
+        if dtype == site.dtype:
+            continue
         along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
         name = operand.tensor or f"{side} of {site.key}"
         fused = operand.producer.partition(".")[0] not in STANDS_ALONE
-        found.append(Cast((name, str(dtype).removeprefix("torch."), scaling, along), us(elements, fused)))
+        form = name, str(dtype).removeprefix("torch."), scaling, along
+        rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
+        if operand.made_by:
+            found.append(Cast(form, us(elements, fused), operand.made_by, us(elements, False), rides))
+        else:
+            found.append(Cast(form, us(elements, fused)))
     return tuple(found)

@@ -5,6 +5,8 @@ all three. Here a form (one tensor in one format) is paid once, by whoever uses 
 
     minimize  sum over sites of time(choice) + weight * noise(choice)  +  sum over forms in use of time(form)
 
+A form may ride: it has another price, nearly none, where a certain site is run by a kernel that can make it on the way.
+
 With one alternative to keeping at every site this is a minimum cut (project selection): a site node is cut from the
 source at the price of keeping, from the sink at the price of lowering; a form node from the sink at its own price;
 a lowered site holds on to its forms at any price. With several alternatives a site the problem is NP-hard (facility
@@ -18,7 +20,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import networkx as nx
 
@@ -39,17 +41,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Ride:
+    """A form takes `us` instead of its own time where `site` is run by one of these choices."""
+
+    site: str
+    choices: frozenset[Hashable]
+    us: float
+
+
+@dataclass(frozen=True)
 class Problem:
-    """sites: what each can choose from, at least one thing. forms: microseconds of each form."""
+    """sites: what each can choose from, at least one thing. forms: microseconds of each form. rides: those that have
+    another time where a site's kernel makes them."""
 
     sites: Mapping[str, Sequence[Choice]]
     forms: Mapping[Hashable, float]
+    rides: Mapping[Hashable, Ride] = field(default_factory=dict)
 
     def us(self, picks: Mapping[str, int]) -> float:
         """Total time of an assignment (site -> index of its choice)."""
         chosen = [self.sites[site][index] for site, index in picks.items()]
         used = {form for choice in chosen for form in choice.forms}
-        return sum(choice.us for choice in chosen) + sum(self.forms[form] for form in used)
+        return sum(choice.us for choice in chosen) + sum(self.form_us(form, picks) for form in used)
+
+    def form_us(self, form: Hashable, picks: Mapping[str, int]) -> float:
+        ride = self.rides.get(form)
+        if ride is None or ride.site not in picks:
+            return self.forms[form]
+        return ride.us if self.sites[ride.site][picks[ride.site]].name in ride.choices else self.forms[form]
 
     def noise(self, picks: Mapping[str, int]) -> float:
         return sum(self.sites[site][index].noise for site, index in picks.items())
@@ -118,15 +137,28 @@ def _point(problem: Problem, picks: Mapping[str, int]) -> Point:
 class _Part:
     """Sites that share forms, and what is left to decide about them.
 
-    sites: per site its choices as (price, shared forms). A form that only one site can use is in the prices.
+    sites: per site its choices as (price, shared forms). A form that only one site can use, and that does not ride, is
+    in the prices. rides: form -> site -> the form's price with each of the site's choices.
     """
 
     sites: Mapping[str, Sequence[tuple[float, frozenset[Hashable]]]]
     forms: Mapping[Hashable, float]
+    rides: Mapping[Hashable, tuple[str, Sequence[float]]]
 
     def price(self, picks: Mapping[str, int]) -> float:
         chosen = [self.sites[site][index] for site, index in picks.items()]
-        return sum(price for price, _ in chosen) + sum(self.forms[form] for form in _forms(self, picks))
+        return sum(price for price, _ in chosen) + sum(self.form_price(form, picks) for form in _forms(self, picks))
+
+    def form_price(self, form: Hashable, picks: Mapping[str, int]) -> float:
+        if form not in self.rides:
+            return self.forms[form]
+        site, prices = self.rides[form]
+        return prices[picks[site]]
+
+    def burden(self, site: str, index: int, open_forms: frozenset[Hashable]) -> float:
+        """Price of a choice, with that of the open forms that ride on the site."""
+        riding = (self.rides[form] for form in open_forms if form in self.rides)
+        return self.sites[site][index][0] + sum(prices[index] for on, prices in riding if on == site)
 
 
 def _parts(problem: Problem) -> Iterator[Problem]:
@@ -134,15 +166,28 @@ def _parts(problem: Problem) -> Iterator[Problem]:
     for site, choices in problem.sites.items():
         graph.add_node(("site", site))
         graph.add_edges_from((("site", site), ("form", form)) for choice in choices for form in choice.forms)
+        graph.add_edges_from((("form", form), ("site", ride.site)) for form, ride in _riding(problem, choices))
     for component in nx.connected_components(graph):
         sites = {site: choices for site, choices in problem.sites.items() if ("site", site) in component}
         if sites:
-            yield Problem(sites, problem.forms)
+            yield Problem(sites, problem.forms, problem.rides)
+
+
+def _riding(problem: Problem, choices: Sequence[Choice]) -> Iterator[tuple[Hashable, Ride]]:
+    for form in dict.fromkeys(form for choice in choices for form in choice.forms):
+        ride = problem.rides.get(form)
+        if ride is not None and ride.site in problem.sites:
+            yield form, ride
 
 
 def _priced(problem: Problem, weight: float) -> _Part:
     users = Counter(form for choices in problem.sites.values() for form in {f for c in choices for f in c.forms})
-    shared = {form: problem.forms[form] for form, count in users.items() if count > 1}
+    riding = {form: ride for choices in problem.sites.values() for form, ride in _riding(problem, choices)}
+    shared = {form: problem.forms[form] for form, count in users.items() if count > 1 or form in riding}
+    rides = {
+        form: (ride.site, [ride.us if c.name in ride.choices else shared[form] for c in problem.sites[ride.site]])
+        for form, ride in riding.items()
+    }
 
     def price(choice: Choice) -> float:
         own = sum(problem.forms[form] for form in set(choice.forms) - shared.keys())
@@ -152,20 +197,30 @@ def _priced(problem: Problem, weight: float) -> _Part:
         site: [(price(choice), frozenset(choice.forms) & shared.keys()) for choice in choices]
         for site, choices in problem.sites.items()
     }
-    return _Part(sites, shared)
+    return _Part(sites, shared, rides)
 
 
 def _solve(part: _Part) -> dict[str, int]:
     if len(part.forms) <= EXACT_FORMS:
         return _try_all(part)
     first, last = {site: 0 for site in part.sites}, {site: len(c) - 1 for site, c in part.sites.items()}
-    if all(len(choices) <= 2 for choices in part.sites.values()) and not _forms(part, first) & _forms(part, last):
+    apart = not _forms(part, first) & _forms(part, last)
+    if all(len(choices) <= 2 for choices in part.sites.values()) and apart and _rides_with(part, first, last):
         return _cut(part, first, last)
     return _expand(part)
 
 
 def _forms(part: _Part, picks: Mapping[str, int]) -> frozenset[Hashable]:
     return frozenset().union(*(part.sites[site][index][1] for site, index in picks.items()))
+
+
+def _rides_with(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> bool:
+    """Whether forms are cheaper where the site they ride on does what those do that want them: what a cut can say."""
+    with_staying = (part.rides[form] for form in _forms(part, stay) if form in part.rides)
+    with_moving = (part.rides[form] for form in _forms(part, move) if form in part.rides)
+    return all(prices[stay[on]] <= prices[move[on]] for on, prices in with_staying) and all(
+        prices[move[on]] <= prices[stay[on]] for on, prices in with_moving
+    )
 
 
 def _try_all(part: _Part) -> dict[str, int]:
@@ -186,7 +241,7 @@ def _best_within(part: _Part, open_forms: frozenset[Hashable]) -> dict[str, int]
         possible = [index for index, (_, forms) in enumerate(choices) if forms <= open_forms]
         if not possible:
             return None
-        picks[site] = min(possible, key=lambda index: choices[index][0])
+        picks[site] = min(possible, key=lambda index: part.burden(site, index, open_forms))
     return picks
 
 
@@ -196,7 +251,8 @@ def _best_within(part: _Part, open_forms: frozenset[Hashable]) -> dict[str, int]
 def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[str, int]:
     """The cheapest assignment in which every site stays or moves.
 
-    Exact where no form is used by staying and by moving sites alike; such a form counts as paid for.
+    Exact where no form is used by staying and by moving sites alike (such a form counts as paid for) and where forms
+    ride as `_rides_with` wants it (others count as if their site did what those do that want them).
     """
     staying, moving = _forms(part, stay), _forms(part, move)
     whole = lambda price: round(price / GRAIN)  # noqa: E731
@@ -209,10 +265,14 @@ def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[
         graph.add_edge(("site", site), "sink", capacity=whole(move_price - least))
         for form in move_forms - staying:
             graph.add_edge(("site", site), ("form", form))  # without a capacity: it cannot be cut
-            graph.add_edge(("form", form), "sink", capacity=whole(part.forms[form]))
+            graph.add_edge(("form", form), "sink", capacity=whole(part.form_price(form, move)))
+            if more := max(0.0, part.form_price(form, stay) - part.form_price(form, move)):
+                graph.add_edge(("form", form), ("site", part.rides[form][0]), capacity=whole(more))
         for form in stay_forms - moving:
             graph.add_edge(("form", form), ("site", site))
-            graph.add_edge("source", ("form", form), capacity=whole(part.forms[form]))
+            graph.add_edge("source", ("form", form), capacity=whole(part.form_price(form, stay)))
+            if more := max(0.0, part.form_price(form, move) - part.form_price(form, stay)):
+                graph.add_edge(("site", part.rides[form][0]), ("form", form), capacity=whole(more))
     _, (source_side, _) = nx.minimum_cut(graph, "source", "sink")
     return {site: move[site] if ("site", site) in source_side else stay[site] for site in part.sites}
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loka_compile.dispatch import cut, roofline, timing
-from loka_compile.dispatch.cost import Cost, Form
+from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.plan import KEPT, Candidate, Score
 from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, reasons_against
 from loka_compile.dispatch.sizes import Sizes
@@ -86,8 +86,11 @@ def _errors(profiled: SiteProfile, recipe: str) -> Score:
 def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, options: Options) -> Iterator[str]:
     """Why a candidate is out before anyone times it."""
     recipe = RECIPES[candidate.recipe]
-    if recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize):
+    as_it_is = recipe.dtype == site.dtype and candidate.provider in roofline.FUSING and site.epilogue
+    already = recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize)
+    if already and not as_it_is:
         yield f"the operands are {str(site.dtype).removeprefix('torch.')} already"
+        return
     yield from reasons_against(candidate.provider, site, recipe, target)
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
         yield "not scored, or not finite, on the profile's operands"
@@ -115,21 +118,39 @@ def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_u
         return FREE
     if target.measured:
         return timing.cost(site, sizes, recipe, candidate.provider, beat_us=keep_us)
-    return roofline.cost(site, sizes, recipe, target)
+    return roofline.cost(site, sizes, recipe, target, candidate.provider)
 
 
 def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
     """All that is feasible against keeping, which loses ties. Low-precision times count `min_speedup` times: a margin
     to be won by each group of sites that shares casts. Where speed is no matter, keeping is no choice."""
     forms: dict[Form, float] = {}
+    rides: dict[Form, cut.Ride] = {}
     sites: dict[str, Sequence[cut.Choice]] = {}
     margin = options.min_speedup or 1.0
     for key, each in judged.items():
         for cast in (cast for cost in each.costs.values() for cast in cost.casts):
             forms[cast.form] = max(forms.get(cast.form, 0.0), cast.us * margin)
+            if ride := ride_of(judged, cast):
+                rides[cast.form] = replace(ride, us=ride.us * margin)
         keep = [] if each.costs and options.min_speedup == 0 else [cut.Choice(KEPT, each.keep_us)]
         sites[key] = [*(_choice(each, candidate, margin) for candidate in each.costs), *keep]
-    return cut.Problem(sites, forms)
+    return cut.Problem(sites, forms, rides)
+
+
+def ride_of(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
+    """With which choices of the site that could make the cast's tensor it does, and what the cast takes then.
+
+    The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole.
+    """
+    maker = judged.get(cast.made_by)
+    if maker is None or not (roofline.takes_epilogue(maker.site) or not maker.site.epilogue):
+        return None
+    readers = [each for each in judged.values() if each.site.lhs.tensor == cast.form[0]]
+    all_take_it = all(any(cast.form == c.form for cost in each.costs.values() for c in cost.casts) for each in readers)
+    rides = cast.rides and all_take_it and roofline.emits(maker.site)
+    fusing = frozenset(candidate for candidate in maker.costs if candidate.provider in roofline.FUSING)
+    return cut.Ride(cast.made_by, fusing, 0.0 if rides else cast.apart_us) if fusing else None
 
 
 def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
@@ -138,7 +159,7 @@ def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
     near = [other for other, us in timed.items() if us <= min(timed.values()) * (1 + TIE)]
     quietest = min(judged.errors[other].noise for other in near)
     margin *= 1 + TIE * min(1.0, max(0.0, math.log2(noise / quietest)))
-    margin *= 1.0 if candidate.provider == aten.NAME else FOREIGN
+    margin *= 1.0 if candidate.provider in (aten.NAME, *roofline.FUSING) else FOREIGN
     us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
     return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts), noise)
 
@@ -151,7 +172,8 @@ def pick(choices: cut.Problem) -> dict[str, Candidate]:
     """
     fastest = cut.choose(choices)
     allowed = {key: _alternatives(choices.sites[key], index) for key, index in fastest.items()}
-    lowered = cut.Problem({key: [choices.sites[key][i] for i in its] for key, its in allowed.items()}, choices.forms)
+    sites = {key: [choices.sites[key][i] for i in its] for key, its in allowed.items()}
+    lowered = cut.Problem(sites, choices.forms, choices.rides)
     points = cut.frontier(lowered)
     affordable = [point for point in points if point.us <= points[0].us * (1 + SPARE)]
     return {key: lowered.sites[key][index].name for key, index in affordable[-1].picks.items()}  # type: ignore[misc]

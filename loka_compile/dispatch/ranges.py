@@ -153,14 +153,14 @@ def _expressions(judged: Judged) -> Iterator[float]:
     yield judged.keep_us
     for cost in judged.costs.values():
         yield cost.kernel_us
-        yield from (cast.us for cast in cost.casts)
+        yield from (us for cast in cost.casts for us in (cast.us, cast.apart_us))
 
 
 def _filled(judged: Judged, values: Iterator[float]) -> Judged:
     keep_us, costs = next(values), {}
     for candidate, cost in judged.costs.items():
         kernel_us = next(values)
-        filled = Cost(kernel_us, tuple(Cast(cast.form, next(values)) for cast in cost.casts))
+        filled = Cost(kernel_us, tuple(replace(c, us=next(values), apart_us=next(values)) for c in cost.casts))
         costs[candidate] = FREE if cost is FREE else filled
     return replace(judged, keep_us=keep_us, costs=costs)
 

@@ -4,6 +4,10 @@ One kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + launch
 memory (the model torchao prints beside its measurements, torchao/testing/training/roofline_utils.py). A cast that
 Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of its own,
 reading and writing. A tensor-wide amax, which must be known first, is one pass more in both.
+
+A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
+epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
+that it writes fewer bytes then is left out.
 """
 
 from __future__ import annotations
@@ -14,20 +18,31 @@ import sympy
 import torch
 
 from loka_compile.dispatch.cost import Cost, casts
+from loka_compile.dispatch.providers import triton
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.recipes import Recipe
 from loka_compile.target import Target
 
+FUSING = (triton.NAME,)
+"""Providers whose kernel has an epilogue for norms, activations and quantization."""
+WIDEST = 512
+"""Columns of such a kernel's tile (kernels/gemm_norm.py)."""
+
 
 def keep_us(site: Site, sizes: Sizes, target: Target) -> float:
-    """Microseconds of the GEMM as the model has it."""
+    """Microseconds of the GEMM as the model has it, and of what stands behind it."""
     width = site.dtype.itemsize
-    return _kernel(target, site.dtype, sizes.flops, width * (sizes.lhs + sizes.rhs + sizes.out))
+    gemm = _kernel(target, site.dtype, sizes.flops, width * (sizes.lhs + sizes.rhs + sizes.out))
+    return gemm + _behind(site, sizes, target)
 
 
-def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target) -> Cost:
-    """The GEMM in a recipe, with the casts of the operands that are not frozen."""
+def _behind(site: Site, sizes: Sizes, target: Target) -> float:
+    return _kernel(target, site.dtype, 0, 2 * site.dtype.itemsize * sizes.out) if site.epilogue else 0.0
+
+
+def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str = "") -> Cost:
+    """The GEMM in a recipe and what stands behind it, with the casts of the operands that are not frozen."""
     wide, narrow = site.dtype.itemsize, recipe.itemsize
     sums = recipe.accumulate.itemsize if recipe.dtype == torch.int8 else wide  # int8's kernel leaves int32 to rescale
     gemm = _kernel(target, recipe.dtype, sizes.flops, narrow * (sizes.lhs + sizes.rhs) + sums * sizes.out)
@@ -39,7 +54,18 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target) -> Cost:
             return amax + _moved(target, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
-    return Cost(gemm + rescale, casts(site, sizes, recipe, cast_us))
+    behind = 0.0 if provider in FUSING and takes_epilogue(site) else _behind(site, sizes, target)
+    return Cost(gemm + rescale + behind, casts(site, sizes, recipe, cast_us))
+
+
+def takes_epilogue(site: Site) -> bool:
+    """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm."""
+    return site.epilogue == "activation" or emits(site)
+
+
+def emits(site: Site) -> bool:
+    """Whether a fusing kernel's tile sees whole rows, as their scales want it."""
+    return site.op in ("mm", "addmm") and bool(site.N.is_number) and int(site.N) <= WIDEST
 
 
 def _moved(target: Target, nbytes: float) -> float:

@@ -33,6 +33,7 @@ _SPELLINGS: Mapping[str, tuple[Any, ...]] = {
     "hard_swish": (F.hardswish,),
     "unflatten": (torch.unflatten, "unflatten"),
     "flatten": (torch.flatten, "flatten"),
+    "norm": (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm),
     "linear": (F.linear,),
     "matmul": (operator.matmul, torch.matmul, torch.mm, torch.addmm, "matmul", "mm", "addmm"),
 }

@@ -21,12 +21,16 @@ class Operand:
         tensor, which is quantized once for all of them; "" if unknown.
     producer: the ATen operator that made it, `placeholder` for a parameter or an input.
     flipped: the operand is the tensor transposed. nonnegative: its producer gives no negative numbers (a ReLU).
+    made_by: key of the GEMM in whose epilogue the tensor could be made, as no more than a bias, a norm and an
+        activation stand between; "" if there is none. only_products: nothing but GEMMs reads it, as their left operand.
     """
 
     tensor: str = ""
     producer: str = ""
     flipped: bool = False
     nonnegative: bool = False
+    made_by: str = ""
+    only_products: bool = False
 
 
 UNKNOWN = Operand()
@@ -44,6 +48,8 @@ class Site:
     static_rhs: the right operand is a parameter that this graph does not change, so it can be quantized once.
     gradient: which operand is a gradient ("" in the forward).
     lhs, rhs: where the operands come from.
+    epilogue: what stands behind the product that its kernel could do: `norm`, with or without an activation,
+        `activation`, or "".
     """
 
     key: str
@@ -60,6 +66,7 @@ class Site:
     gradient: Literal["", "lhs", "rhs"] = ""
     lhs: Operand = UNKNOWN
     rhs: Operand = UNKNOWN
+    epilogue: Literal["", "activation", "norm"] = ""
 
     @property
     def shape(self) -> str:
@@ -94,6 +101,7 @@ class Site:
         site = cls(**{**body, **sizes, **operands, "dtype": dtype})
         text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
         known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
+        known = known and site.epilogue in ("", "activation", "norm")
         if not (text and known and isinstance(site.static_rhs, bool)):
             raise ValueError(f"{body} is no site")
         return site

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.graph.epilogue import epilogue_of, read_by_products_only
 from loka_compile.graph.site import Operand, Role, Site
 
 aten = torch.ops.aten
@@ -61,10 +62,32 @@ class Gemm:
 
 def annotate(graph: fx.Graph) -> list[Gemm]:
     """Name every GEMM of an inference or joint graph, in order, and leave the name in its metadata."""
-    gemms = list(_name(graph))
+    gemms = _with_epilogues(list(_name(graph)))
     for gemm in gemms:
         gemm.node.meta[SITE_META] = gemm.site
     return gemms
+
+
+def _with_epilogues(gemms: list[Gemm]) -> list[Gemm]:
+    """Which tensors could be made in the epilogue of the GEMM before them."""
+    found = {gemm.site.key: epilogue_of(gemm.node) for gemm in gemms if gemm.site.op in ("mm", "addmm")}
+    made_by = {root(epilogue.end): key for key, epilogue in found.items()}
+    is_left = lambda node, value: node.target in GEMMS and operands(node)[0] is value  # noqa: E731
+
+    def with_epilogue(gemm: Gemm) -> Gemm:
+        site, tensor = gemm.site, root(gemm.lhs)
+        if site.key in found:
+            site = replace(site, epilogue=found[site.key].kind)
+        if tensor in made_by and not site.lhs.flipped and compat.guard_free(_columns(tensor) == _columns(gemm.lhs)):
+            alone = read_by_products_only(tensor, is_left)
+            site = replace(site, lhs=replace(site.lhs, made_by=made_by[tensor], only_products=alone))
+        return replace(gemm, site=site)
+
+    return [with_epilogue(gemm) for gemm in gemms]
+
+
+def _columns(node: fx.Node) -> Any:
+    return node.meta["val"].shape[-1]
 
 
 def annotated(graph: fx.Graph) -> list[Gemm]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loka_compile.dispatch import cut
-from loka_compile.dispatch.cut import Choice, Problem, choose, frontier, greedy
+from loka_compile.dispatch.cut import Choice, Problem, Ride, choose, frontier, greedy
 
 EPSILON = 1e-9
 times = st.integers(0, 20).map(float)
@@ -24,7 +24,7 @@ def brute_force(problem, weight=0.0):
 
 
 @st.composite
-def problems(draw, alternatives=3, most_sites=5, most_forms=4):
+def problems(draw, alternatives=3, most_sites=5, most_forms=4, rides=False):
     forms = {f"x{number}": draw(times) for number in range(draw(st.integers(0, most_forms)))}
     some = st.lists(st.sampled_from(sorted(forms)), max_size=2, unique=True) if forms else st.just([])
     sites = {}
@@ -35,7 +35,12 @@ def problems(draw, alternatives=3, most_sites=5, most_forms=4):
             for i in range(draw(st.integers(0, alternatives)))
         ]
         sites[f"site{number}"] = (keep, *lower)
-    return Problem(sites, forms)
+    if not rides:
+        return Problem(sites, forms)
+    emitting = st.frozensets(st.sampled_from(["keep", "recipe0", "recipe1"][: alternatives + 1]))
+    ride = st.builds(Ride, st.sampled_from(sorted(sites)), emitting, times)
+    riding = draw(st.lists(st.sampled_from(sorted(forms)), unique=True)) if forms else []
+    return Problem(sites, forms, {form: draw(ride) for form in riding})
 
 
 THREE_READERS = Problem(
@@ -61,6 +66,37 @@ def test_small_graphs_are_solved_exactly(problem):
 def test_with_a_price_of_noise_too(problem, weight):
     picks = choose(problem, weight)
     assert problem.us(picks) + weight * problem.noise(picks) == pytest.approx(brute_force(problem, weight), abs=1e-2)
+
+
+@given(problems(rides=True), st.integers(0, 40).map(lambda n: n / 4))
+def test_forms_that_ride_on_a_site_are_priced_by_its_choice(problem, weight):
+    picks = choose(problem, weight)
+    assert problem.us(picks) + weight * problem.noise(picks) == pytest.approx(brute_force(problem, weight), abs=1e-2)
+
+
+@given(problems(alternatives=1, most_sites=8, most_forms=6, rides=True))
+def test_the_minimum_cut_is_exact_with_forms_that_ride_on_those_that_move_too(problem):
+    part = cut._priced(problem, 0.0)
+    stay, move = {s: 0 for s in part.sites}, {s: len(c) - 1 for s, c in part.sites.items()}
+    price, best = part.price(cut._cut(part, stay, move)), part.price(cut._try_all(part))
+    assert price == best if cut._rides_with(part, stay, move) else price >= best
+
+
+@given(problems(alternatives=3, most_sites=6, most_forms=6, rides=True))
+def test_expansion_with_rides_is_never_worse_than_greedy(problem):
+    part = cut._priced(problem, 0.0)
+    assert part.price(cut._try_all(part)) <= part.price(cut._expand(part)) <= part.price(greedy(problem))
+
+
+def test_a_tower_of_twenty_layers_goes_together():
+    """No layer pays alone; where each makes the next one's operand on the way, all but the first cast are free."""
+    sites = {f"l{i}": (Choice("fp8", 9.0, (f"x{i}",)), Choice("keep", 10.0)) for i in range(20)}
+    forms = {f"x{i}": 3.0 for i in range(20)}
+    rides = {f"x{i}": Ride(f"l{i - 1}", frozenset(["fp8"]), 0.0) for i in range(1, 20)}
+    assert set(choose(Problem(sites, forms)).values()) == {1}
+    together = Problem(sites, forms, rides)
+    assert set(choose(together).values()) == {0} and together.us(choose(together)) == 20 * 9 + 3
+    assert together.us(greedy(together)) == 200
 
 
 @given(problems(alternatives=1, most_sites=8, most_forms=6))

@@ -1,6 +1,7 @@
 """triton: loka's own FP8 GEMM (kernels/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
 
-It multiplies 16 bits as well; there aten's kernels have nothing it could better, and Inductor fuses with them.
+It multiplies bfloat16 as well, where what stands behind the product can ride in its epilogue (kernels/gemm_norm.py);
+otherwise aten's kernels have nothing it could better, and Inductor fuses with them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from loka_compile.recipes import Recipe
 from loka_compile.target import Target
 
 NAME = "triton"
-SPEAKS = ("fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
+SPEAKS = ("bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
 OTHER_FP8 = ("mi300x",)
 """Targets whose tensor cores take e4m3fnuz and e5m2fnuz, where the recipes have e4m3fn and e5m2."""
 
@@ -23,7 +24,8 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     reasons = missing("triton")
     if target.device != "cuda":
         reasons.append("Triton's kernels run on GPUs")
-    if target.name in OTHER_FP8 or (target.name == "cuda" and not _fp8_here()):
+    other = target.name in OTHER_FP8 or (target.name == "cuda" and not _fp8_here())
+    if other and recipe.itemsize == 1:
         reasons.append(f"{target} has no tensor cores for {recipe.dtype}")
     unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % 16 != 0]
     if unaligned:

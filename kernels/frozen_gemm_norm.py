@@ -1,0 +1,69 @@
+"""loka::frozen_gemm_norm: loka::gemm_norm with a parameter that is quantized once, not at every call.
+
+    out, scale = frozen_gemm_norm(
+        a, a_scale, parameter, transposed, of, bias, weight, shift, norm, block, activation, dtype, eps)
+
+parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `of` by rows along K, or cast to it where it
+is a 16-bit float. The rest as in loka::gemm_norm, given None and nothing saved.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels.frozen_gemm import frozen, quantized
+from loka_compile.kernels.gemm_norm import gemm_norm
+from loka_compile.kernels.gemm_norm_launch import empty_outputs
+from loka_compile.kernels.norm_quantize import FP8
+
+
+def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """The parameter as loka::gemm_norm reads it: (N, K), contiguous, and its scales (N, 1)."""
+
+    def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        q, scale = quantized(tensor, transposed, of, "row" if of in FP8 else "none")
+        return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
+
+    return frozen(parameter, ("rows", transposed, of), make)
+
+
+@torch.library.custom_op("loka::frozen_gemm_norm", mutates_args=())
+def frozen_gemm_norm(
+    a: Tensor,
+    a_scale: Tensor | None,
+    parameter: Tensor,
+    transposed: bool,
+    of: torch.dtype,
+    bias: Tensor | None,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    norm: str,
+    block: int,
+    activation: str,
+    dtype: torch.dtype,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    b, b_scale = rows_of(parameter, transposed, of)
+    vectors = bias, weight, shift, None
+    return gemm_norm(a, a_scale, b, b_scale, *vectors, norm, block, activation, dtype, eps, False)[:2]
+
+
+@frozen_gemm_norm.register_fake
+def _(
+    a: Tensor,
+    a_scale: Tensor | None,
+    parameter: Tensor,
+    transposed: bool,
+    of: torch.dtype,
+    bias: Tensor | None,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    norm: str,
+    block: int,
+    activation: str,
+    dtype: torch.dtype,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    b = parameter if transposed else parameter.mT
+    return empty_outputs(a, b, None, norm, block, dtype, False)[:2]

@@ -1,0 +1,107 @@
+"""What stands behind a product that its own kernel could do: a bias, a norm, an activation, row by row.
+
+For Dispatch's model of time, which has to know before any rewrite what passes over memory a fused kernel would save,
+and which casts could ride in it. Whether a kernel takes what stands there, the pass `fuse` finds out, and says so.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from loka_compile import compat
+
+aten, prims = torch.ops.aten, torch.ops.prims
+Kind = Literal["", "activation", "norm"]
+
+VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
+REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
+POINTWISE = {
+    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
+    aten.pow.Tensor_Scalar, aten.rsqrt.default, aten.sqrt.default, aten.reciprocal.default, aten.neg.default,
+    aten.exp.default, aten.erf.default, aten.relu.default, aten.sigmoid.default, aten.clamp_min.default,
+    aten.clamp_max.default, prims.convert_element_type.default,
+}  # fmt: skip
+NORM_OP = "loka.norm_quantize.default"
+LARGEST = 64
+"""Nodes of a norm and an activation that have been taken apart; more is something else."""
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """end: the node whose value the product's kernel could write in place of the product's."""
+
+    end: fx.Node
+    kind: Kind = ""
+
+
+def epilogue_of(gemm: fx.Node) -> Epilogue:
+    """As far as everything that reads the product, or what was made of it, goes into one value of the same rows."""
+    order, columns = [gemm], gemm.meta["val"].shape[-1]
+    inside, seen, todo = {gemm}, set(), sorted(gemm.users)
+    while todo and len(order) < LARGEST:
+        node = heapq.heappop(todo)
+        if node in seen:
+            continue
+        seen.add(node)
+        if _row_by_row(node, inside, columns):
+            inside.add(node)
+            order.append(node)
+            for user in node.users:
+                heapq.heappush(todo, user)
+    ends = [i for i, node in enumerate(order) if _one_exit(order[: i + 1]) and _as_wide(node, columns)]
+    chain = order[: ends[-1] + 1]
+    return Epilogue(chain[-1], _kind(chain))
+
+
+def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
+    if node.op != "call_function":
+        return False
+    if str(node.target) == NORM_OP or (node.target is getitem and node.args[0] in inside):
+        return True
+    if node.target in VIEWS:
+        return compat.guard_free(node.meta["val"].shape[-1] == columns)
+    if node.target in REDUCTIONS:
+        last = node.args[0].meta["val"].dim() - 1  # type: ignore[union-attr]
+        return node.args[1] in ([last], [-1]) and len([n for n in inside if n.target in REDUCTIONS]) < 2
+    if node.target not in POINTWISE:
+        return False
+    return all(each in inside or _is_vector(each, columns) for each in node.all_input_nodes)
+
+
+def _is_vector(node: fx.Node, columns: Any) -> bool:
+    """One number a column."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
+
+
+def _as_wide(node: fx.Node, columns: Any) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 1 and compat.guard_free(value.shape[-1] == columns)
+
+
+def _one_exit(chain: list[fx.Node]) -> bool:
+    """All but the last are read within the chain only."""
+    return all(user in chain for node in chain[:-1] for user in node.users)
+
+
+def _kind(chain: list[fx.Node]) -> Kind:
+    if any(node.target in REDUCTIONS or str(node.target) == NORM_OP for node in chain):
+        return "norm"
+    bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])
+    return "" if bias_only else "activation"
+
+
+def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:
+    """Whether nothing but GEMMs reads a value, as left operands; views of it count as itself."""
+
+    def reads(value: fx.Node, users: Iterable[fx.Node]) -> bool:
+        return all(reads(user, user.users) if user.target in VIEWS else is_left(user, value) for user in users)
+
+    return bool(node.users) and reads(node, node.users)
