@@ -83,17 +83,18 @@ def _sample(weight: Tensor) -> Tensor:
 
 def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
     """The weight as a right operand (K, N), quantized along K, with its scale; a plain cast has none."""
+    form = transposed, dtype, scaling
+    return frozen(weight, form, lambda tensor: right_operand(tensor, *form))
 
-    def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-        right = tensor.detach().mT if transposed else tensor.detach()
-        if scaling == "none":
-            return right.to(dtype), None
-        if compat.is_fake(tensor):
-            scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
-            return torch.empty_like(right, dtype=dtype), scale
-        return quantization.reference(right, dtype, scaling, -2)
 
-    return frozen(weight, (transposed, dtype, scaling), make)
+def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
+    right = tensor.detach().mT if transposed else tensor.detach()
+    if scaling == "none":
+        return right.to(dtype), None
+    if compat.is_fake(tensor):
+        scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
+        return torch.empty_like(right, dtype=dtype), scale
+    return quantization.reference(right, dtype, scaling, -2)
 
 
 @torch.library.custom_op("loka::frozen_int_mm", mutates_args=())

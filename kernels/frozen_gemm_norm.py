@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loka_compile.kernels.frozen_gemm import frozen, quantized
+from loka_compile.kernels.frozen_gemm import frozen, right_operand
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm_launch import empty_outputs
 from loka_compile.kernels.norm_quantize import FP8
@@ -22,7 +22,7 @@ def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype) -> tuple[Tenso
     """The parameter as loka::gemm_norm reads it: (N, K), contiguous, and its scales (N, 1)."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-        q, scale = quantized(tensor, transposed, of, "row" if of in FP8 else "none")
+        q, scale = right_operand(tensor, transposed, of, "row" if of in FP8 else "none")
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
     return frozen(parameter, ("rows", transposed, of), make)

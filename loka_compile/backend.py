@@ -77,7 +77,7 @@ def loka(
         )  # fmt: skip
         if ratio < 1:
             reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
-            gm, simplified = written, tuple(change.undone(reason) for change in simplified)
+            gm, simplified, raised = written, tuple(change.undone(reason) for change in simplified), ()
 
     plan = plan if session is None else session.adopted(plan)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified, *raised))

@@ -44,6 +44,8 @@ class Fuse:
         if context.device == "cuda":
             for node in graph.find_nodes(op="call_function", target=SCALED_GEMM):
                 _gemm(node, rewrites, rejects)
+            if rewrites:
+                graph.eliminate_dead_code()  # what was fused is not looked at again
             for node in graph.find_nodes(op="call_function", target=QUANTIZE):
                 _norm(node, rewrites, rejects)
         if rewrites:
@@ -137,7 +139,7 @@ def check(chain: Chain) -> str:
         return "its weight is scaled by blocks"
     kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
-        what = "a norm" if kind != "none" else "the scale"
+        what = "a norm" if needs_two(n, kind, block, False) else "the scale"  # type: ignore[arg-type]
         return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
     return ""
 
@@ -148,12 +150,12 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
         if chain.stopped:
             rejects.append(Reject(key, chain.stopped))
         return
-    reason = check(chain)
-    while reason and (shorter := _shorter(chain)) is not None and not check(shorter):
-        rejects.append(Reject(key, reason))
-        chain, reason = shorter, ""
+    reason, shorter = check(chain), chain
     if reason:
         rejects.append(Reject(key, reason))
+    while reason and (shorter := _shorter(shorter)) is not None:  # type: ignore[assignment]
+        chain, reason = shorter, check(shorter)
+    if reason:
         return
     if chain.stopped:
         rejects.append(Reject(key, chain.stopped))

@@ -121,7 +121,7 @@ def _activation(node: fx.Node) -> str:
     name = called(node)
     if name not in ACTIVATIONS or (name == "gelu" and node.kwargs.get("approximate", "none") != "none"):
         return ""
-    return name if len(node.args) == 1 else ""
+    return name if node.args[1:] in ((), (False,)) else ""
 
 
 def rewrite(norm: Norm) -> Rewrite:

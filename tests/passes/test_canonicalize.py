@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from loka_compile.passes import PassResult
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.dynamo import run_on_dynamo
 from loka_compile.passes.mods import modified
@@ -53,9 +54,9 @@ def run(fn, *args):
 
     def backend(gm, inputs):
         changed, changes = run_on_dynamo(gm, (Canonicalize(),))
-        found.append((changed, changes[0].result))
+        found.append((changed, changes[0].result if changes else PassResult()))
         again, twice = run_on_dynamo(changed, (Canonicalize(),))
-        assert not twice[0].result.rewrites and len(again.graph.nodes) == len(changed.graph.nodes)
+        assert not any(change.result.rewrites for change in twice) and len(again.graph.nodes) == len(changed.graph.nodes)
         return changed.forward
 
     out = torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)

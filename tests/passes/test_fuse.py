@@ -11,11 +11,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from loka_compile.adapt import BlockNorm
+from loka_compile.dispatch.providers import triton
 from loka_compile.passes.block_norm import block_norm
+from loka_compile.passes.canonicalize import Canonicalize
+from loka_compile.passes.raise_norms import RaiseNorms
 from tests.helpers import compile_op_by_op, sqnr_db
 
-pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+pytestmark = pytest.mark.usefixtures("fresh_dynamo", "with_fp8")
+RAISING = (Canonicalize(), RaiseNorms())
 B, D, EPS = 257, 64, 1e-5  # a prime batch
+
+
+@pytest.fixture
+def with_fp8(monkeypatch):
+    """Planned as on a GPU that has FP8; there is none here to ask."""
+    monkeypatch.setattr(triton, "_fp8_here", lambda: True)
 
 
 class Tower(nn.Module):
@@ -36,8 +46,9 @@ class Tower(nn.Module):
 
 class Functional(Tower):
     def forward(self, x):
+        x = x.relu()
         for linear, norm in zip((self.up, self.down), self.norms, strict=True):
-            y = F.linear(x.relu(), linear.weight, linear.bias)
+            y = F.linear(x, linear.weight, linear.bias)
             x = F.relu(F.layer_norm(y, (D,), norm.weight, norm.bias, EPS))
         return x
 
@@ -61,7 +72,7 @@ def run(
         plan = plan_for(recipe, model, x[:32], provider=provider, target="h100", **more)
         if dynamic:
             torch._dynamo.mark_dynamic(x, 0)
-        captured = compile_op_by_op(model, plan, device=device)
+        captured = compile_op_by_op(model, plan, device=device, on_dynamo=RAISING)
         out = captured(x)
     for name, graph in captured.graphs.items():
         graph.lint()
@@ -108,7 +119,7 @@ def test_norms_written_by_hand_are_found(plan_for):
 @pytest.mark.parametrize("norm", ["layer", "rms", "block"])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.Hardswish, nn.GELU, nn.Identity])
 def test_every_norm_with_every_activation(plan_for, norm, activation):
-    make = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "block": lambda n: BlockNorm(16)}[norm]
+    make = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "block": lambda n: BlockNorm(n, 16)}[norm]
     model = Tower(make, activation, bias=False)
     captured, out, x = run(model, plan_for)
     assert len(fused(captured)) == 2 and loka_ops(captured) == {"loka.frozen_gemm_norm": 2}
@@ -132,7 +143,7 @@ def test_a_product_kept_in_bf16_makes_the_next_ones_fp8(plan_for):
         first = plan_for("bf16", model, x, provider="triton", target="h100")
         plan = plan_for("fp8_rowwise", model, x, provider="triton", target="h100")
         plan = plan.with_decision(next(d for k, d in first.decisions.items() if k.startswith("up")))
-        captured = compile_op_by_op(model, plan, device="cuda")
+        captured = compile_op_by_op(model, plan, device="cuda", on_dynamo=RAISING)
         out = captured(x)
     assert fused(captured) == [ALL, LAST]
     assert loka_ops(captured) == {"loka.gemm_norm": 1, "loka.frozen_gemm_norm": 1}
@@ -199,7 +210,7 @@ def test_norms_of_rows_wider_than_a_tile_stay_outside(plan_for):
 
 
 def test_blocks_of_wide_rows_ride_without_the_scale(plan_for):
-    model = Tower(lambda n: BlockNorm(min(n, 256)), width=1024, bias=False)
+    model = Tower(lambda n: BlockNorm(n, min(n, 256)), width=1024, bias=False)
     captured, _, _ = run(model, plan_for)
     assert fused(captured)[0] == "with rms, relu in its epilogue"
     assert "N = 1024: the scale of whole rows" in rejects(captured)[0]
@@ -219,17 +230,17 @@ def test_a_provider_without_an_epilogue(plan_for, recipe, provider, width, reaso
 def test_unaligned_products_do_not_run_in_triton(plan_for):
     captured, _, _ = run(Tower(width=40), plan_for)
     left = [reject.reason for reject in captured.results["precision", "inference"].rejects]
-    assert "cannot run here: it wants multiples of 16, and N = 40" in left[0]
+    assert "wants multiples of 16, and N = 40" in left[0]
 
 
 @pytest.mark.parametrize("model", [Tower, ByHand])
 def test_on_a_cpu_and_in_training_nothing_is_raised(plan_for, model):
     model = model(nn.RMSNorm) if model is ByHand else model()
     captured, _, _ = run(model, plan_for, device="cpu")
-    assert not captured.results["raise_norms", "dynamo"].rewrites and not fused(captured)
+    assert ("raise_norms", "dynamo") not in captured.results and not fused(captured)
     assert loka_ops(captured) == {"loka.frozen_gemm": 2}
     captured, _, _ = run(model, plan_for, grad=True, dynamic=False)
-    assert not captured.results["raise_norms", "dynamo"].rewrites
+    assert ("raise_norms", "dynamo") not in captured.results
     assert not captured.results["fuse", "forward"].rewrites
 
 
@@ -283,5 +294,5 @@ def test_empty_batches_and_one_row(plan_for):
         model, x = Tower(), torch.randn(rows, D, dtype=torch.bfloat16)
         with torch.no_grad():
             plan = plan_for("fp8_rowwise", model, x.new_ones(8, D), provider="triton", target="h100")
-            out = compile_op_by_op(model, plan, device="cuda", dynamic=False)(x)
+            out = compile_op_by_op(model, plan, device="cuda", dynamic=False, on_dynamo=RAISING)(x)
         assert out.shape == (rows, D)
