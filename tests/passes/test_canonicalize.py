@@ -56,7 +56,8 @@ def run(fn, *args):
         changed, changes = run_on_dynamo(gm, (Canonicalize(),))
         found.append((changed, changes[0].result if changes else PassResult()))
         again, twice = run_on_dynamo(changed, (Canonicalize(),))
-        assert not any(change.result.rewrites for change in twice) and len(again.graph.nodes) == len(changed.graph.nodes)
+        assert not any(change.result.rewrites for change in twice)
+        assert len(again.graph.nodes) == len(changed.graph.nodes)
         return changed.forward
 
     out = torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
