@@ -119,5 +119,6 @@ def resources(candidates: Sequence[Launch], arch: str) -> tuple[Launch, dict[str
         "limited_by": code.limited_by,
         "warps": code.warps,
         "tensor_cores": sorted(code.mma),
+        "mma_bits": code.mma_bits,
         "waves": round(waves, 2),
     }

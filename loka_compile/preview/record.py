@@ -34,6 +34,9 @@ GATHERS = {"embedding", "_embedding_bag", "_embedding_bag_forward_only", "index"
 SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64", "float8_e4m3fn": "e4m3",
          "float8_e5m2": "e5m2", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8", "bool": "b8"}  # fmt: skip
 
+MULTIPLIED = {8: "float8_e4m3fn", 16: "bfloat16"}
+"""By the width of a tensor-core instruction's operands: what a kernel that states its FLOPs multiplies."""
+
 
 class Recorder(TorchDispatchMode):
     """Sees what fake tensors run: `on` while launches count. `kernels` has them, `finish` adds what is compiled."""
@@ -163,6 +166,8 @@ class Recorder(TorchDispatchMode):
                     if "tl.dot" in source and not kernel.flops:
                         flops, dtype = launches.work_of(launch, arch)
                     known[key] = {"resources": found, "grid": launch.grid}
+                    if kernel.flops and found["mma_bits"] in MULTIPLIED:
+                        known[key]["dtype"] = MULTIPLIED[found["mma_bits"]]  # what it writes may be narrower
                     if flops or flops is None:
                         known[key] |= {"flops": flops or 0, "dtype": dtype}
                         known[key] |= {} if flops else {"note": "trips of a loop unknown, so FLOPs are"}

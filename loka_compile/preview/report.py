@@ -68,7 +68,7 @@ def _kernels(preview: Preview, side: Side) -> Any:
         gflop = f"{kernel.flops / 1e9:.2f}" if kernel.flops else ""
         name = kernel.name + (f" ({kernel.op})" if kernel.op and kernel.op != kernel.name else "")
         figures = [gflop, f"{kernel.bytes / 1e6:.2f}", f"{us:.2f}", bound, *_compiled(kernel)]
-        row = [str(place), kernel.phase[:3], name, kernel.site, _operands(kernel), *figures]
+        row = [str(place), kernel.phase[0] + "wd", name, kernel.site, _operands(kernel), *figures]
         table.add_row(*(Text(cell) for cell in row), style="bold red" if _spills(kernel) else None)
     return table
 

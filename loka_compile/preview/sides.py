@@ -128,12 +128,11 @@ def converted(name: str, model: Any, training: bool) -> tuple[Any, str]:
 def on_gpu(value: Any, seen: dict[int, Any]) -> Any:
     """The same with fake CUDA tensors for tensors; modules are copied. Under a fake mode."""
     if isinstance(value, nn.Module):
-        value = copy.deepcopy(value)
         for module in value.modules():
-            for tensors in (module._parameters, module._buffers):
-                for name, tensor in tensors.items():
-                    tensors[name] = on_gpu(tensor, seen)
-        return value
+            plain = [each for each in vars(module).values() if isinstance(each, torch.Tensor)]
+            for tensor in (*module._parameters.values(), *module._buffers.values(), *plain):
+                on_gpu(tensor, seen)
+        return copy.deepcopy(value, dict(seen))  # which takes what is in there for copied already
     if isinstance(value, torch.Tensor):
         if id(value) not in seen:  # tied parameters stay tied
             seen[id(value)] = _fake(value)

@@ -50,3 +50,10 @@ def test_serving(tmp_path):
     result = bench(tmp_path, "bench_serving.py", "--quick", "--rounds", "2")
     assert {"Inductor", "loka, exact passes off", "loka, exact passes on"} < set(result["variants"])
     assert all(row["error"] < 1e-5 for name, row in result["variants"].items() if name != "loka, all it has")
+
+
+def test_preview(tmp_path):
+    result = bench(tmp_path, "bench_preview.py", "--quick")
+    [row] = result["rows"]
+    assert row["kernels"]["inductor"] == 8 and not row["errors"]
+    assert result["geometric_means"]["inference"]["h100"] == row["speedup"]["loka"]

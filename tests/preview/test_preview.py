@@ -117,3 +117,100 @@ def test_a_model_that_cannot_travel_says_what_to_do():
 
     with pytest.raises(TransportError, match="MODULE:FACTORY"):
         loka.preview(lambda x: x + 1, (torch.randn(4),), sides=["inductor"])
+
+
+# ---------------------------------------------------------------- what goes wrong, and the command
+
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Breaks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        x = self.a(x)
+        torch._dynamo.graph_break()
+        return self.b(x)
+
+class Dies(nn.Module):
+    def forward(self, x):
+        if x.is_cuda:
+            raise RuntimeError("no such kernel")
+        return x * 2
+
+def breaks():
+    return Breaks(), (torch.randn(256, 64),)
+
+def dies():
+    return Dies(), {"x": torch.randn(8)}
+
+def too_large():
+    with torch.device("meta"):
+        return nn.Embedding(100_000_000, 1024), (torch.zeros(256, dtype=torch.int64),)
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """loka preview of one of FACTORIES: (exit code, what it printed)."""
+    (tmp_path / "preview_models.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(factory, *options):
+        from loka_compile.cli import main
+
+        code = main(["preview", f"preview_models:{factory}", "--side", "inductor", *options])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_a_graph_break_is_named_and_the_rest_is_shown(command, tmp_path):
+    code, text = command("breaks", "--json", "out.json")
+    assert code == 0
+    assert "compiled as 2 graphs" in text and "graph break, 1 times" in text
+    [side] = json.loads((tmp_path / "out.json").read_text())[0]["sides"]
+    assert [kernel["name"] for kernel in side["kernels"]] == ["addmm", "addmm"]
+
+
+@pytest.mark.slow
+def test_a_side_that_fails_says_why(command):
+    code, text = command("dies", "--side", "eager")
+    assert code == 1 and text.count("no such kernel") >= 1
+
+
+@pytest.mark.slow
+def test_a_model_beyond_the_gpus_memory_says_so(command):
+    code, text = command("too_large")
+    assert code == 1 and "at least 204.8 GB" in text and "h100 has 80 GB" in text
+
+
+def test_a_factory_that_is_not_there(command):
+    code, text = command("nothing")
+    assert code == 2 and "nothing" in text
+
+
+@pytest.mark.slow
+def test_training_agrees_with_the_counts():
+    """Counted once with an instrument of its own kind for torch 2.13: 39 kernels, 23.622 GFLOP, 265.712 MB."""
+    side = loka.preview(*mlp(4), training=True, sides=["inductor"]).side("inductor")
+    assert len(side.kernels) == 39 and {k.phase for k in side.kernels} == {"forward", "backward"}
+    assert side.flops == pytest.approx(23.622e9, rel=0.001) and side.bytes == pytest.approx(265.712e6, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("training", "rowwise", "tensorwise"), [(False, 9, 17), (True, 76, 67)])
+def test_torchao_in_both_forms(training, rowwise, tensorwise):
+    pytest.importorskip("torchao")
+    found = loka.preview(*mlp(4), training=training, sides=["torchao rowwise", "torchao tensorwise"])
+    assert [side.error for side in found.sides] == [""] * 3
+    counts = {side.name: len(side.kernels) for side in found.sides}
+    assert (counts["torchao rowwise"], counts["torchao tensorwise"]) == (rowwise, tensorwise)
+    assert all(side.low_precision == 1.0 for side in found.sides if side.name != "inductor")
+    assert found.speedup("torchao tensorwise") < 1.0  # blind float8 loses here
