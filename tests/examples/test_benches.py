@@ -52,6 +52,7 @@ def test_serving(tmp_path):
     assert all(row["error"] < 1e-5 for name, row in result["variants"].items() if name != "loka, all it has")
 
 
+@pytest.mark.slow
 def test_preview(tmp_path):
     result = bench(tmp_path, "bench_preview.py", "--quick")
     [row] = result["rows"]
