@@ -79,6 +79,8 @@ class Options:
         them, and has to be trained with them.
     compskip: a schedule of skipped work: "alternate" (Kunlun's), a CompSkip, a mapping of its fields or its JSON. The
         model computes something else with it, and has to be trained with it.
+    window: full self-attention becomes attention to the positions at most so far away: a whole number for all of them,
+        or pattern of module paths -> whole number (`layers.*.attention`). The model computes something else with it.
 
     What Inductor gets:
 
@@ -102,6 +104,7 @@ class Options:
     passes: Mapping[str, bool] = field(default_factory=dict)
     mods: tuple[str, ...] = ()
     compskip: CompSkip | str | None = None
+    window: int | Mapping[str, int] | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
     mode: str | None = None
 
@@ -123,6 +126,7 @@ class Options:
             "passes": _switches("passes", self.passes, PASS_NAMES),
             "mods": _names("mods", self.mods, MOD_NAMES),
             "compskip": _compskip(self.compskip),
+            "window": _window(self.window),
             "inductor": _inductor(self.inductor),
             "mode": None if self.mode in (None, "default") else _one_of("mode", self.mode, MODES),
         }
@@ -235,6 +239,20 @@ def _compskip(value: Any) -> CompSkip | str | None:
         return CompSkip.of(value)
     except ValueError as error:
         raise OptionsError(f"compskip: {error}") from error
+
+
+def _window(value: Any) -> FrozenDict | None:
+    """Pattern of module paths -> window; `**` are all modules."""
+    if value is None:
+        return None
+    given = value if isinstance(value, Mapping) else {"**": value}
+    what = "a whole number of at least 1, or a mapping of module paths to such numbers"
+    for pattern, window in given.items():
+        if not isinstance(pattern, str) or _count("window", window) < 1:
+            raise OptionsError(_expected("window", what, value))
+    if not given:
+        raise OptionsError(_expected("window", what, value))
+    return FrozenDict(given)
 
 
 def _artifact(name: str, value: Any, type_name: str) -> Any:

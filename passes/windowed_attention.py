@@ -1,0 +1,210 @@
+"""windowed_attention: full self-attention becomes attention to the |i - j| <= window nearest, in O(T window).
+
+Kunlun's sliding window (two-sided; with is_causal, to the window before). F.scaled_dot_product_attention is written as
+itself over blocks of `window` queries, each with the keys of its own block and of the neighbours, under a mask:
+
+    queries (B, H, T, d)  ->  (B T/w, H, w, d)        keys  ->  (B T/w, H, 3w, d), causal 2w
+
+so it stays in the fused kernel that torch has for it, on every device, forward and backward. (FlexAttention has no
+backward on CPU in torch 2.13, and was no faster there in inference.) Where the sequence is too short for blocks to pay,
+the window is a mask over the whole, so that one model computes the same thing at every length.
+`loka::gdpa`, dense or jagged, is given its own window. The model computes something else and has to be trained so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+from loka_compile import compat
+from loka_compile.compskip import name_pattern, nearest
+from loka_compile.graph.flops import flops_of, total
+from loka_compile.graph.insert import constant, insert
+from loka_compile.graph.layers import calls_of
+from loka_compile.graph.sites import module_name, module_names
+from loka_compile.options import OptionsError
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+
+ATTENTION = F.scaled_dot_product_attention
+DONE = "loka_window"
+"""On an attention that has its window already: applied twice is applied once."""
+PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+GDPA = ("q", "k", "v", "cu_q", "cu_k", "max_q", "max_k", "activation", "scale", "scale_inside", "window")
+
+
+@dataclass(frozen=True)
+class WindowedAttention:
+    """windows: pattern of module paths -> window, `**` for all of them; the first that matches an attention's module,
+    or one around it, counts. whole: the graph is all of the model, so a pattern that matches nothing is wrong."""
+
+    windows: Mapping[str, int]
+    whole: bool = True
+    name: str = "windowed_attention"
+    adapts: ClassVar[bool] = True
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        self._check_patterns(graph)
+        before, rewrites, rejects = total(graph, flops_of(graph)), [], []
+        for node in list(graph.nodes):
+            window = self._window(node) if _kind(node) and DONE not in node.meta else None
+            if window is None:
+                continue
+            reason = check(node, window)
+            if reason:
+                rejects.append(Reject(module_name(node), reason))
+            else:
+                rewrites.append(Rewrite(module_name(node), _rewrite(graph, node, window)))
+        if rewrites:
+            after = total(graph, flops_of(graph))
+            saved = f"{1 - after / before:.1%}" if before else "none"
+            did = f"{saved} of the forward's FLOPs are gone ({before:,} to {after:,}, counted on the graph)"
+            rewrites.append(Rewrite("all of these", did))
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+    def _check_patterns(self, graph: fx.Graph) -> None:
+        paths = list(calls_of(graph))
+        for pattern in self.windows if self.whole else ():
+            if pattern != "**" and not any(_around(pattern, path) for path in paths):
+                raise OptionsError(f"window: no module is called {pattern}{nearest(pattern, paths)}")
+
+    def _window(self, node: fx.Node) -> int | None:
+        paths = [path for _, path, _ in module_names(node)]
+        fit = (w for pattern, w in self.windows.items() if pattern == "**" or any(_around(pattern, p) for p in paths))
+        return next(fit, None)
+
+
+def check(node: fx.Node, window: int) -> str:
+    """Why the attention stays as it is; empty if it gets its window."""
+    given = _arguments(node)
+    shape = [given[name].meta["example_value"].shape for name in list(given)[:3]]
+    if _kind(node) == "gdpa":
+        if given["window"] != -1:
+            return f"it has a window of {given['window']} already"
+        if given["cu_q"] is not given["cu_k"] or given["max_q"] != given["max_k"]:
+            return "its queries and keys are of different sequences"
+        same = given["cu_q"] is not None or compat.guard_free(shape[0][2] == shape[1][2])
+        return "" if same else f"{shape[0][2]} queries look at {shape[1][2]} keys; a window needs as many of each"
+    if len(shape[0]) != 4 or len(shape[1]) != 4 or given["query"].meta["example_value"].is_nested:
+        return f"its queries are {tuple(shape[0])}; expected (batch, heads, length, width)"
+    t, s = shape[0][2], shape[1][2]
+    if not compat.guard_free(t == s):
+        return f"{t} queries look at {s} keys; a window needs as many of each"
+    agree = all(compat.guard_free(a == b) for a, b in zip(shape[0][:2], shape[1][:2], strict=True))
+    if given["enable_gqa"] or not agree:
+        return f"queries {tuple(shape[0])} and keys {tuple(shape[1])} differ in batch or heads"
+    if given["dropout_p"] != 0.0:
+        return f"it drops out weights (dropout_p = {given['dropout_p']}); drop out its result instead"
+    if compat.guard_free(t <= window + 1):
+        return f"a window of {window} covers all {t} positions"
+    if given["attn_mask"] is not None:
+        mask = given["attn_mask"].meta["example_value"]
+        if mask.dim() != 4 or not compat.guard_free(mask.shape[2] == 1):
+            return f"its mask is {tuple(mask.shape)}; only one of keys, (batch or 1, heads or 1, 1, length), can follow"
+        if not compat.guard_free(mask.shape[3] == t):
+            return f"its mask is for {mask.shape[3]} keys, not {t}"
+    return ""
+
+
+def in_blocks(
+    q: Any, k: Any, v: Any, mask: Any, window: int, causal: bool, scale: float | None, boolean: bool, device: Any
+) -> Any:
+    """Attention to positions at most `window` away. q, k, v (B, H, T, d); mask of keys (B | 1, H | 1, 1, T).
+
+    boolean: what kind of mask it is: True for keys that may be looked at, else what is added to their scores.
+    """
+    t = q.shape[2]
+    short = -t % window  # how much T lacks to whole blocks
+    neighbours = 2 if causal else 3
+    behind = 0 if causal else window
+
+    def around(x: Any, dim: int) -> Any:
+        """Blocks along `dim`, each with its neighbours: (..., T/w, neighbours * w, ...)."""
+        x = x.unflatten(dim, (-1, window))
+        last = neighbours - 1
+        parts = [x.narrow(dim, at, x.shape[dim] - last) for at in range(neighbours)]
+        return torch.cat(parts, dim + 1)
+
+    def keys(x: Any) -> Any:
+        x = F.pad(x.transpose(1, 2), (0, 0, 0, 0, window, short + behind))
+        return around(x, 1).flatten(0, 1).transpose(1, 2)
+
+    queries = F.pad(q.transpose(1, 2), (0, 0, 0, 0, 0, short)).unflatten(1, (-1, window)).flatten(0, 1).transpose(1, 2)
+    row = constant(q, torch.arange, window, device=device).unsqueeze(1)
+    column = constant(q, torch.arange, -window, (neighbours - 1) * window, device=device)
+    band = column <= row if causal else (column - row).abs() <= window
+    band = band & (column - row >= -window)
+    start = constant(q, torch.arange, 0, t + short, window, device=device).unsqueeze(1).unsqueeze(2)
+    exists = (start + column >= 0) & (start + column < t)
+    allowed = band & (exists | (start + row >= t))  # rows that only fill the last block look at anything
+    allowed = allowed.unsqueeze(1).unsqueeze(0)  # (1, T/w, 1, w, 3w)
+    if mask is not None:
+        fill = False if boolean else 0.0
+        on_keys = around(F.pad(mask.squeeze(2), (window, short + behind), value=fill), 2)  # (B | 1, H | 1, T/w, 3w)
+        on_keys = on_keys.transpose(1, 2).unsqueeze(3)
+        allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
+    allowed = allowed.expand(q.shape[0], -1, -1, -1, -1).flatten(0, 1)
+    out = ATTENTION(queries, keys(k), keys(v), attn_mask=allowed, scale=scale)
+    out = out.transpose(1, 2).unflatten(0, (q.shape[0], -1)).flatten(1, 2)
+    return out.narrow(1, 0, t).transpose(1, 2)
+
+
+def under_a_mask(
+    q: Any, k: Any, v: Any, mask: Any, window: int, causal: bool, scale: float | None, boolean: bool, device: Any
+) -> Any:
+    """The same, over all keys: for sequences that have no more blocks than a block has neighbours."""
+    at = constant(q, torch.arange, q.shape[2], device=device)
+    away = at.unsqueeze(1) - at
+    band = away.abs() <= window
+    if causal:
+        band = band & (away >= 0)
+    if mask is not None:
+        band = band & mask if boolean else torch.where(band, mask, float("-inf"))
+    return ATTENTION(q, k, v, attn_mask=band, scale=scale)
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
+    given = _arguments(node)
+    if _kind(node) == "gdpa":
+        node.args = (*node.args[: GDPA.index("window")], window)
+        node.meta[DONE] = window
+        return f"window {window}"
+    q, mask = given["query"], given["attn_mask"]
+    value = q.meta["example_value"]
+    pays = compat.concrete(value.shape[2]) > (2 if given["is_causal"] else 3) * window
+    boolean = mask is not None and mask.meta["example_value"].dtype == torch.bool
+    rest = window, bool(given["is_causal"]), given["scale"], boolean, value.device
+    known = set(graph.nodes)
+    new = insert(node, in_blocks if pays else under_a_mask, q, given["key"], given["value"], mask, *rest)
+    for each in graph.nodes:
+        if each not in known and each.target is ATTENTION:
+            each.meta[DONE] = window
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return f"window {window}" + ("" if pays else ", as a mask: too short for blocks to pay")
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    names = GDPA if _kind(node) == "gdpa" else PARAMETERS
+    defaults = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
+    given = {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {name: given[name] for name in names}
+
+
+def _kind(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return ""
+    if node.target is ATTENTION:
+        return "attention"
+    return "gdpa" if str(node.target).removesuffix(".default") == "loka.gdpa" else ""
+
+
+def _around(pattern: str, path: str) -> bool:
+    """Whether the pattern names this module or one around it."""
+    return re.match(r"\.".join(map(name_pattern, pattern.split("."))) + r"(\.|$)", path) is not None
