@@ -39,6 +39,8 @@ chips = importlib.import_module("loka_compile.inspect.chips")
 
 FLUSH_BYTES = 512 * 2**20  # more than any L2 (or MI300X's 256 MiB of Infinity Cache)
 EPS = 1e-6
+OTHER_WORK = {"of", "silu", "parts", "amax", "both", "tensor", "block", "tile"}
+"""What the names of loka's plain kernels hold where no rival does the same: batches, epilogues, halves of the work."""
 Call = Callable[[], object]
 
 
@@ -191,6 +193,8 @@ def rivals(module: str, name: str, arch: str) -> dict[str, Callable[[str], Call]
     found = re.search(r"(\d+(?:x\d+)+)", name)
     sizes = [int(size) for size in found.group(1).split("x")] if found else []
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
+    if module.startswith("triton_") and OTHER_WORK & set(name.split()):
+        return {}
     if len(sizes) == 4 and "fm" in module:
         return interaction_rivals(*sizes)
     if len(sizes) == 5 and name.startswith("gdpa gelu ") and "jagged" not in name:

@@ -138,6 +138,10 @@ def test_rivals_are_found_by_module_and_sizes():
     assert len(bench.rivals("gdpa_kernel", "gdpa gelu 1024x2x1024x128x128", "sm_90")) == 2
     assert bench.rivals("gdpa_kernel", "gdpa gelu jagged 1024x2x1024x128x128", "sm_90") == {}
     assert bench.rivals("quantize", "no sizes", "sm_90") == {}
+    for other in ("triton_gemm rowwise 24 of 1024x256x192", "triton_gemm rowwise sum of parts 512x512x65536"):
+        assert bench.rivals("triton_gemm", other, "sm_90") == {}
+    assert bench.rivals("triton_quantize", "triton_quantize tile float8_e4m3fn 65536x512", "sm_90") == {}
+    assert "_scaled_mm" in bench.rivals("triton_gemm", "triton_gemm tensorwise 4096x512x512", "sm_90")
     assert bench.missing("fbgemm_gpu f8f8bf16_rowwise") in ("", "fbgemm_gpu is not installed")
 
 
