@@ -25,6 +25,7 @@ _EXPORTS = {
     "Options": "loka_compile.options",
     "adapt": "loka_compile.adapt",
     "CompSkip": "loka_compile.compskip",
+    "suggest_compskip": "loka_compile.suggest",
     "OptionsError": "loka_compile.options",
     "Plan": "loka_compile.dispatch.plan",
     "PlanError": "loka_compile.dispatch.plan",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
     from loka_compile.probe.sampling import stratified_sample
     from loka_compile.probe.session import probe
+    from loka_compile.suggest import suggest_compskip
 
 
 def __getattr__(name: str) -> Any:

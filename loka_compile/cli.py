@@ -3,6 +3,7 @@
     loka explain mymodel:example --target h100       example() returns (model, inputs)
     loka plan show plan.json
     loka plan diff old.json new.json                 exit code 1 where they differ
+    loka compskip suggest mymodel:example            what each branch of the layers adds, against its FLOPs
     loka kernels --target sm_90 gfx942               exit code 1 where a default configuration has a fault
     loka preview mymodel:example --target h100       exit code 1 where a side has nothing to show or memory is short
 
@@ -80,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     kernels.add_argument("--jobs", type=int, default=1, metavar="N", help="chips compiled side by side (default: 1)")
     kernels.set_defaults(run=_kernels)
 
+    skip = commands.add_parser("compskip", help="schedules of skipped work")
+    suggest = skip.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "suggest", help="what each branch of a model's layers adds, measured, against its FLOPs"
+    )
+    suggest.add_argument("factory", metavar="MODULE:FACTORY", help="returns (model, inputs), as for explain")
+    suggest.add_argument("--share", type=float, metavar="X", help="print a schedule that saves this share of the FLOPs")
+    suggest.add_argument("--json", metavar="FILE", help="write the table there too")
+    suggest.set_defaults(run=_suggest)
+
     preview = commands.add_parser("preview", help="what a GPU that need not be here would run, kernel by kernel")
     preview.add_argument("factory", metavar="MODULE:FACTORY", help="returns (model, inputs), as for explain")
     preview.add_argument("--target", action="append", metavar="GPU", help="h100, b200, mi300x, ... (default: h100)")
@@ -143,6 +153,25 @@ def _diff(arguments: argparse.Namespace) -> int:
     difference = diff(_plan(arguments.a), _plan(arguments.b))
     print(difference)
     return 1 if difference else 0
+
+
+def _suggest(arguments: argparse.Namespace) -> int:
+    from loka_compile.suggest import suggest_compskip
+
+    model, args, kwargs = _example(arguments.factory)
+    try:
+        suggestion = suggest_compskip(model, [kwargs or args])
+    except Exception as error:
+        raise CommandError(f"running {arguments.factory} failed: {_one_line(error)}") from error
+    if arguments.json:
+        _write(arguments.json, suggestion.to_json())
+    print(suggestion)
+    if arguments.share is not None:
+        try:
+            print(suggestion.schedule(arguments.share))
+        except ValueError as error:
+            raise CommandError(f"--share: {error}") from error
+    return 0
 
 
 def _kernels(arguments: argparse.Namespace) -> int:

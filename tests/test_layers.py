@@ -24,7 +24,7 @@ LAYERS = (
     ("loka_compile.cli",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.preview",),
-    ("loka_compile.backend", "loka_compile.adapt"),
+    ("loka_compile.backend", "loka_compile.adapt", "loka_compile.suggest"),
     ("loka_compile.online",),
     ("loka_compile.inspect", "loka_compile.versions"),
     ("loka_compile.passes",),
