@@ -123,7 +123,8 @@ def gemm_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     operands, named = (a, a_scale, b, b_scale, bias, weight, shift, given), (norm, block, activation)
     if not a.is_cuda or not compiles_for(a, b, norms.arch_of(a)):
-        return reference(*operands, *named, dtype, eps, save)
+        *outputs, product = reference(*operands, *named, dtype, eps, save)
+        return *outputs, product.clone() if product is outputs[0] else product  # an op's outputs share no memory
     check(*operands, *named, dtype)
     outputs = empty_outputs(a, b, given, norm, block, dtype, save)
     dense = [each if each is None else each.contiguous() for each in operands]

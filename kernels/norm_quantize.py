@@ -306,7 +306,8 @@ def norm_quantize(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not x.is_cuda or x.shape[-1] > LONGEST_ROW or x.dtype == torch.float64:
-        return reference(x, weight, bias, given, norm, block, activation, dtype, eps, save)
+        out, *rest = reference(x, weight, bias, given, norm, block, activation, dtype, eps, save)
+        return out.clone() if out is x else out, *rest  # an op's output is none of its inputs
     check(x, weight, bias, given, norm, block, activation, dtype)
     outputs = empty_outputs(x, given, norm, block, dtype, save)
     launch(x.contiguous(), weight, bias, given, *outputs, norm, block, activation, eps, arch_of(x)).run()
@@ -328,6 +329,33 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     check(x, weight, bias, given, norm, block, activation, dtype)
     return empty_outputs(x, given, norm, block, dtype, save)
+
+
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _, *names, dtype, eps, _ = inputs
+    ctx.save_for_backward(x, weight, bias, output[2])
+    ctx.names, ctx.dtype, ctx.eps = names, dtype, eps
+
+
+def _backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward  # which imports this module
+
+    if ctx.dtype not in (*FLOATS, torch.float64):
+        raise RuntimeError(f"loka::norm_quantize: {ctx.dtype} has no gradient; quantize after the norm in training")
+    x, weight, bias, statistics = ctx.saved_tensors
+    norm, block, activation = ctx.names
+    rows = x.reshape(-1, x.shape[-1])
+    if norm != "none" and not statistics.shape[-1]:  # nothing was saved
+        statistics = normalize(rows.to(statistics.dtype), norm, block, ctx.eps)[1]
+    kept = statistics.reshape(rows.shape[0], -1) if norm != "none" else statistics.new_empty((rows.shape[0], 0))
+    out, _, _, _, *sums = norm_quantize_backward(
+        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False
+    )
+    of_vectors = (None if v is None else each.to(v.dtype) for v, each in zip((weight, bias), sums, strict=True))
+    return out.reshape(x.shape), *of_vectors, *[None] * 7
+
+
+norm_quantize.register_autograd(_backward, setup_context=_keep)
 
 
 def empty_outputs(

@@ -309,6 +309,12 @@ def test_opcheck(of, dtype, norm, block, save):
     torch.library.opcheck(torch.ops.loka.gemm_norm.default, args, test_utils=tests)
 
 
+def test_outputs_share_no_memory():
+    a, b = torch.randn(4, 8, device=DEVICE), torch.randn(6, 8, device=DEVICE)
+    out, *_, product = gemm_norm(a, None, b, *[None] * 5, "none", 0, "none", torch.float32, EPS, True)
+    assert torch.equal(out, product) and out.data_ptr() != product.data_ptr()
+
+
 def test_without_save_there_is_no_product_and_but_for_lazy_no_statistics():
     operands = draw(5, 64, 32, 0, E4M3, 9)
     for norm, columns in (("none", 0), ("rms", 0), ("layer", 0), ("lazy", 1)):
