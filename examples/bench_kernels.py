@@ -201,6 +201,8 @@ def rivals(module: str, name: str, arch: str) -> dict[str, Callable[[str], Call]
         return attention_rivals(*sizes)
     if len(sizes) == 3 and "gemm" in module:
         return gemm_rivals(*sizes, fp8, norm="norm" in module, tensorwise="tensor" in name)
+    if len(sizes) == 2 and "backward" in module:
+        return {} if name.endswith((" sums", " copy")) else backward_rivals(*sizes, fp8)
     if len(sizes) == 2 and "quantize" in module:
         return quantize_rivals(*sizes, fp8, norm="norm" in module)
     return {}
@@ -282,6 +284,23 @@ def attention_rivals(batch: int, heads: int, queries: int, keys: int, width: int
             F.scaled_dot_product_attention, operands(device)
         ),
     }
+
+
+def backward_rivals(rows: int, columns: int, fp8: torch.dtype) -> dict[str, Callable[[str], Call]]:
+    """The gradient of RMSNorm and ReLU, quantized row-wise."""
+
+    def gradient(grad: Tensor, x: Tensor) -> object:
+        wide, g = x.float(), grad.float()
+        rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)
+        n = wide * rstd
+        g = torch.where(n <= 0, 0.0, g)
+        return quantized((g - n * (g * n).mean(-1, keepdim=True)) * rstd, fp8)
+
+    def make(device: str) -> Call:
+        args = tuple(torch.randn(rows, columns, device=device, dtype=torch.bfloat16) for _ in range(2))
+        return bound(gradient, args, compiled=True)
+
+    return {"Inductor": make}
 
 
 def interaction_rivals(batch: int, tokens: int, width: int, columns: int) -> dict[str, Callable[[str], Call]]:

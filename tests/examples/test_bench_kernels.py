@@ -122,9 +122,11 @@ def test_gemm_rivals_run(norm, name):
 def test_other_rivals_run():
     with torch.compiler.set_stance("force_eager"):
         q, scale = bench.quantize_rivals(8, 64, FP8, norm=False)["Inductor"]("cpu")()
+        of_grad = bench.backward_rivals(8, 64, FP8)["Inductor"]("cpu")()
         out = bench.interaction_rivals(4, 6, 16, 8)["Inductor bf16"]("cpu")()
         attended = [make("cpu")() for make in bench.attention_rivals(2, 3, 5, 7, 16).values()]
     assert (q.shape, scale.shape, out.shape) == ((8, 64), (8, 1), (4, 48))
+    assert [each.shape for each in of_grad] == [(8, 64), (8, 1)]
     assert [each.shape for each in attended] == [(2, 3, 5, 16)] * 2
     assert float(out.float().square().mean()) == pytest.approx(1, rel=0.05)
 
@@ -137,6 +139,8 @@ def test_rivals_are_found_by_module_and_sizes():
     assert list(bench.rivals("fm", "fm rms 1024x48x224x448", "sm_90")) == ["Inductor bf16"]
     assert len(bench.rivals("gdpa_kernel", "gdpa gelu 1024x2x1024x128x128", "sm_90")) == 2
     assert bench.rivals("gdpa_kernel", "gdpa gelu jagged 1024x2x1024x128x128", "sm_90") == {}
+    assert list(bench.rivals("norm_quantize_backward", "norm_quantize_backward rms 8x64", "sm_90")) == ["Inductor"]
+    assert bench.rivals("norm_quantize_backward", "norm_quantize_backward rms 8x64 sums", "sm_90") == {}
     assert bench.rivals("quantize", "no sizes", "sm_90") == {}
     for other in ("triton_gemm rowwise 24 of 1024x256x192", "triton_gemm rowwise sum of parts 512x512x65536"):
         assert bench.rivals("triton_gemm", other, "sm_90") == {}
