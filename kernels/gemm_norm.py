@@ -57,7 +57,7 @@ def reference(
     left = left if a_scale is None else left * a_scale
     right = right if b_scale is None else right * b_scale
     p = norms.affine(left @ right.t(), None, bias)
-    kept = p.to(product_dtype(a)) if save else p[:0].to(product_dtype(a))
+    kept = p.to(product_dtype(a)) if save else p.new_empty((0, p.shape[1]), dtype=product_dtype(a))
     if norm == "lazy":
         y = norms.activate(norms.affine(p, weight, None), activation)
         return *norms.quantize_rows(y, given, dtype), sums_of_squares(p), kept
