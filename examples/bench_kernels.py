@@ -195,6 +195,8 @@ def rivals(module: str, name: str, arch: str) -> dict[str, Callable[[str], Call]
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
     if module.startswith("triton_") and OTHER_WORK & set(name.split()):
         return {}
+    if module.startswith("gemm_norm") and " rms relu fp8 to fp8 " not in name:
+        return {}
     if len(sizes) == 4 and "fm" in module:
         return interaction_rivals(*sizes)
     if len(sizes) == 5 and name.startswith("gdpa gelu ") and "jagged" not in name:
@@ -202,7 +204,8 @@ def rivals(module: str, name: str, arch: str) -> dict[str, Callable[[str], Call]
     if len(sizes) == 3 and "gemm" in module:
         return gemm_rivals(*sizes, fp8, norm="norm" in module, tensorwise="tensor" in name)
     if len(sizes) == 2 and "backward" in module:
-        return {} if name.endswith((" sums", " copy")) else backward_rivals(*sizes, fp8)
+        same = " rms relu float8" in name and not name.endswith((" sums", " copy"))
+        return backward_rivals(*sizes, fp8) if same else {}
     if len(sizes) == 2 and "quantize" in module:
         return quantize_rivals(*sizes, fp8, norm="norm" in module)
     return {}
