@@ -1,13 +1,14 @@
 """windowed_attention: full self-attention becomes attention to the |i - j| <= window nearest, in O(T window).
 
 Kunlun's sliding window (two-sided; with is_causal, to the window before). F.scaled_dot_product_attention is written as
-itself over blocks of `window` queries, each with the keys of its own block and of the neighbours, under a mask:
+itself for each block of `window` queries, over the keys of its own block and of the neighbours, under a mask: slices,
+so nothing is copied. Where T is symbolic or the blocks are many, they are laid side by side as one larger batch:
 
     queries (B, H, T, d)  ->  (B T/w, H, w, d)        keys  ->  (B T/w, H, 3w, d), causal 2w
 
-so it stays in the fused kernel that torch has for it, on every device, forward and backward. (FlexAttention has no
-backward on CPU in torch 2.13, and was no faster there in inference.) Where the sequence is too short for blocks to pay,
-the window is a mask over the whole, so that one model computes the same thing at every length.
+Either way it stays in the fused kernel that torch has for it, on every device, forward and backward. (FlexAttention has
+no backward on CPU in torch 2.13, and was no faster there in inference.) Where the sequence is too short for blocks to
+pay, the window is a mask over the whole, so that one model computes the same thing at every length.
 `loka::gdpa`, dense or jagged, is given its own window. The model computes something else and has to be trained so.
 """
 
@@ -32,6 +33,8 @@ from loka_compile.options import OptionsError
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 
 ATTENTION = F.scaled_dot_product_attention
+MANY = 32
+"""More blocks than this are not written out one by one."""
 DONE = "loka_window"
 """On an attention that has its window already: applied twice is applied once."""
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -112,6 +115,36 @@ def check(node: fx.Node, window: int) -> str:
     return ""
 
 
+def in_slices(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    window: int,
+    causal: bool,
+    scale: float | None,
+    boolean: bool,
+    device: Any,
+    t: int,
+) -> Any:
+    """As in_blocks, for a length t that is known: one attention a block, on slices."""
+    outs, bands = [], {}
+    for first in range(0, t, window):
+        rows, low = min(window, t - first), max(0, first - window)
+        columns = (first + rows if causal else min(t, first + rows + window)) - low
+        shape = rows, first - low, columns
+        if shape not in bands:  # most blocks have the same
+            row = constant(q, torch.arange, first - low, first - low + rows, device=device).unsqueeze(1)
+            bands[shape] = _band(row - constant(q, torch.arange, columns, device=device), window, causal)
+        allowed = bands[shape]
+        if mask is not None:
+            on_keys = mask.narrow(3, low, columns)
+            allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
+        own, near = q.narrow(2, first, rows), [x.narrow(2, low, columns) for x in (k, v)]
+        outs.append(ATTENTION(own, *near, attn_mask=allowed, scale=scale))
+    return torch.cat(outs, 2)
+
+
 def in_blocks(
     q: Any, k: Any, v: Any, mask: Any, window: int, causal: bool, scale: float | None, boolean: bool, device: Any
 ) -> Any:
@@ -138,8 +171,7 @@ def in_blocks(
     queries = F.pad(q.transpose(1, 2), (0, 0, 0, 0, 0, short)).unflatten(1, (-1, window)).flatten(0, 1).transpose(1, 2)
     row = constant(q, torch.arange, window, device=device).unsqueeze(1)
     column = constant(q, torch.arange, -window, (neighbours - 1) * window, device=device)
-    band = column <= row if causal else (column - row).abs() <= window
-    band = band & (column - row >= -window)
+    band = _band(row - column, window, causal)
     start = constant(q, torch.arange, 0, t + short, window, device=device).unsqueeze(1).unsqueeze(2)
     exists = (start + column >= 0) & (start + column < t)
     allowed = band & (exists | (start + row >= t))  # rows that only fill the last block look at anything
@@ -160,13 +192,15 @@ def under_a_mask(
 ) -> Any:
     """The same, over all keys: for sequences that have no more blocks than a block has neighbours."""
     at = constant(q, torch.arange, q.shape[2], device=device)
-    away = at.unsqueeze(1) - at
-    band = away.abs() <= window
-    if causal:
-        band = band & (away >= 0)
+    band = _band(at.unsqueeze(1) - at, window, causal)
     if mask is not None:
         band = band & mask if boolean else torch.where(band, mask, float("-inf"))
     return ATTENTION(q, k, v, attn_mask=band, scale=scale)
+
+
+def _band(away: Any, window: int, causal: bool) -> Any:
+    """Which keys a query looks at, by how far they are before it."""
+    return (away.abs() <= window) & (away >= 0) if causal else away.abs() <= window
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
@@ -177,11 +211,16 @@ def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
         return f"window {window}"
     q, mask = given["query"], given["attn_mask"]
     value = q.meta["example_value"]
-    pays = compat.concrete(value.shape[2]) > (2 if given["is_causal"] else 3) * window
     boolean = mask is not None and mask.meta["example_value"].dtype == torch.bool
-    rest = window, bool(given["is_causal"]), given["scale"], boolean, value.device
+    causal, t = bool(given["is_causal"]), value.shape[2]
+    args = q, given["key"], given["value"], mask, window, causal, given["scale"], boolean, value.device
     known = set(graph.nodes)
-    new = insert(node, in_blocks if pays else under_a_mask, q, given["key"], given["value"], mask, *rest)
+    # A block looks at itself and one neighbour or two, at both ends at one fewer.
+    pays = compat.concrete(t) > (1 if causal else 2) * window
+    if pays and isinstance(t, int) and t <= MANY * window:
+        new = insert(node, in_slices, *args, t)
+    else:
+        new = insert(node, in_blocks if pays else under_a_mask, *args)
     for each in graph.nodes:
         if each not in known and each.target is ATTENTION:
             each.meta[DONE] = window
