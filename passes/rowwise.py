@@ -173,8 +173,20 @@ def _reshape(node: fx.Node, lead: Lead, base: Base) -> Call | str:
         return "it reshapes the replicated dimensions"
     small = _first(node, base)
     sizes = [size_arg(node, small, dim) for dim in range(lead.narrow)]
-    sizes += [size_arg(node, node, dim) for dim in range(lead.wide, rank(node))]
-    return "reshape", (small, *sizes), {}
+    own = [_read_before(node, dim) for dim in range(lead.wide, rank(node))]
+    if None in own:
+        return f"its result has a size that its input lacks: {tuple(shape(node))}"
+    return "reshape", (small, *sizes, *own), {}
+
+
+def _read_before(node: fx.Node, dim: int) -> Any:
+    """A size of a reshape's result, read off its input, as the result is not there yet; None where it has no such."""
+    size, source = shape(node)[dim], node.args[0]
+    if isinstance(size, int):
+        return size
+    equal = (d for d in range(rank(source)) if same_sizes(shape(source)[d : d + 1], (size,)))  # type: ignore[arg-type]
+    found = next(equal, None)
+    return None if found is None else size_arg(node, source, found)  # type: ignore[arg-type]
 
 
 def _dims(node: fx.Node, places: tuple[tuple[int, str], ...]) -> list[Any]:

@@ -144,13 +144,14 @@ def test_the_record_tells_what_the_passes_did(compiled):
     _, plan, run, trained = compiled
     (inference,), (training,) = loka.records(run), loka.records(trained)
     assert [(stage.name, stage.graph) for stage in inference.stages] == [
-        ("precision", "inference"), ("lower", "inference")]  # fmt: skip
+        ("precision", "inference"), ("fuse", "inference"), ("lower", "inference")]  # fmt: skip
     assert [(stage.name, stage.graph) for stage in training.stages] == [
-        ("precision", "joint"), ("lower", "forward"), ("lower", "backward")]  # fmt: skip
+        ("precision", "joint"), ("fuse", "forward"), ("lower", "forward"), ("fuse", "backward"), ("lower", "backward"),
+    ]  # fmt: skip
     assert inference.training is False and training.training is True
     for record in (inference, training):
         assert "addmm" in record.before and "addmm" not in record.after
-        assert all(stage.diff for stage in record.stages)
+        assert all(bool(stage.diff) == (stage.name != "fuse") for stage in record.stages)  # nothing to fuse here
         assert record.plan == plan
     assert {site.key for site in training.sites} == set(plan.decisions)
 

@@ -25,10 +25,16 @@ def test_one_record_a_graph_in_the_order_of_compilation(told):
 
 def test_stages_say_which_pass_ran_on_which_graph(told):
     inference, training = told
-    assert [(s.name, s.graph) for s in inference.stages] == [("precision", "inference"), ("lower", "inference")]
+    assert [(s.name, s.graph) for s in inference.stages] == [
+        ("precision", "inference"),
+        ("fuse", "inference"),
+        ("lower", "inference"),
+    ]
     assert [(s.name, s.graph) for s in training.stages] == [
         ("precision", "joint"),
+        ("fuse", "forward"),
         ("lower", "forward"),
+        ("fuse", "backward"),
         ("lower", "backward"),
     ]
 
@@ -42,7 +48,8 @@ def test_code_before_and_after(told):
 
 
 def test_each_pass_has_a_diff(told):
-    precision, lower = told[0].stages
+    precision, fuse, lower = told[0].stages
+    assert fuse.diff == ""  # on a CPU nothing is fused
     assert precision.before == told[0].before
     assert "loka.scaled_gemm" in precision.after and "loka.scaled_gemm" in lower.before
     for stage, gone, come in (

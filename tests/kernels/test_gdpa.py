@@ -243,12 +243,13 @@ def test_compiled_on_cpu_it_is_plain_operations_with_a_dynamic_length():
         return gm.forward
 
     torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]  # of other tests
     run = torch.compile(lambda *qkv: loka.gdpa(*qkv, window=2), backend=backend, fullgraph=True, dynamic=True)
     for length in (53, 61):
         q, k, v, *_ = draw([length], [length], 1, 8, torch.float32, 4, (False, False))
         torch.testing.assert_close(run(q.cpu(), k.cpu(), v.cpu()), loka.gdpa(q, k, v, window=2).cpu())
     assert seen and not [target for target in seen if "loka" in str(target)]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
 
 
 def test_a_band_is_not_the_square():

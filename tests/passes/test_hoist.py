@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -256,6 +256,8 @@ chains = st.lists(st.sampled_from(sorted(CHAIN)), max_size=4)
 
 
 @given(st.sampled_from(sorted(SOURCES)), chains, st.sampled_from(sorted(MEET)), chains, st.sampled_from([None, True]))
+# A size that was read before what has it was made.
+@example("history", ["heads", "parameter"], "users alone", ["heads", "parameter"], True)
 @settings(
     max_examples=30,
     deadline=None,
