@@ -102,7 +102,7 @@ def load() -> MovieLens:
     root = folder()
     users = {row["user_id"]: row for row in read_table(root / "ml-100k.user")}
     items = {row["item_id"]: row for row in read_table(root / "ml-100k.item")}
-    ratings = sorted(read_table(root / "ml-100k.inter"), key=lambda row: float(row["timestamp"]))
+    ratings = ratings_by_time()
 
     times = torch.tensor([int(float(row["timestamp"])) for row in ratings])
     labels = torch.tensor([float(float(row["rating"]) >= LIKED) for row in ratings])
@@ -126,6 +126,11 @@ def load() -> MovieLens:
     everything = Split(ids, genres, labels, times)
     cardinalities = tuple(len(vocabulary) + 1 for vocabulary in vocabularies)
     return MovieLens(everything[:cut], everything[cut:], cardinalities, len(genre_ids) + 1)
+
+
+def ratings_by_time() -> list[dict[str, str]]:
+    """All ratings as the file has them (user_id, item_id, rating, timestamp), in the order of both splits."""
+    return sorted(read_table(folder() / "ml-100k.inter"), key=lambda row: float(row["timestamp"]))
 
 
 def split_point(times: Tensor, test_share: float = TEST_SHARE) -> int:

@@ -58,3 +58,24 @@ def test_preview(tmp_path):
     [row] = result["rows"]
     assert row["kernels"]["inductor"] == 8 and not row["errors"]
     assert result["geometric_means"]["inference"]["h100"] == row["speedup"]["loka"]
+
+
+@pytest.mark.slow
+def test_kunlun(tmp_path):
+    result = bench(tmp_path, "kunlun/bench.py", "--quick", "--batch", "4", "--seeds", "1", "--rounds", "2",
+                   "--only", "CompSkip")  # fmt: skip
+    assert set(result["variants"]) == {"as it is", "CompSkip"}
+    assert all(result["variants"]["CompSkip"][kind]["flops"] < -0.2 for kind in ("inference", "training"))
+
+
+@pytest.mark.slow
+def test_kunlun_training(tmp_path):
+    [run] = bench(tmp_path, "kunlun/train.py", "--quick", "--compskip")["runs"]
+    assert 0.5 < run["ne"] < 1.5
+
+
+@pytest.mark.slow
+def test_kunlun_scaling(tmp_path):
+    result = bench(tmp_path, "kunlun/scaling.py", "--quick", "--sizes", "tiny", "--plot", str(tmp_path / "law.png"))
+    assert set(result["points"]) == {"tiny", "tiny, CompSkip"}
+    assert (tmp_path / "law.png").exists()

@@ -1,0 +1,1 @@
+"""Kunlun on MovieLens-100k: sequences and context in one ranking model, in plain PyTorch. See README.md."""
