@@ -143,12 +143,23 @@ def capture(
 
 @contextlib.contextmanager
 def outside_compilation() -> Iterator[None]:
-    """Leave the compilation in progress (its fake mode, its tracing context), to run real tensors meanwhile."""
+    """Leave the compilation in progress (its fake mode, tracing context and metrics), to run real tensors meanwhile.
+
+    A backward is compiled when it first runs and writes into the metrics of the compilation around it, which take that
+    from one backward only (torch._dynamo.utils._metrics_context_tls, seen with torch 2.13): so it gets metrics apart.
+    """
+    from torch._dynamo import utils
+    from torch._dynamo.metrics_context import MetricsContext
     from torch._guards import tracing
     from torch.utils._python_dispatch import _disable_current_modes
 
+    outer = utils.get_metrics_context()
     with tracing(None), _disable_current_modes():
-        yield
+        utils._metrics_context_tls.metrics_context = MetricsContext(on_exit=lambda *metrics: None)
+        try:
+            yield
+        finally:
+            utils._metrics_context_tls.metrics_context = outer
 
 
 @contextlib.contextmanager

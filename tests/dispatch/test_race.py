@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.dispatch import race as race_module
 from loka_compile.dispatch import timing
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
 from loka_compile.dispatch.race import never_slower, simplified_or_written
@@ -256,6 +257,21 @@ def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, 
         assert "[999, 2048]" in record.before
 
     assert "hoist" in {stage.name for stage in record.stages}
+
+
+@pytest.mark.slow
+def test_graphs_race_in_training_with_generated_code(cache, fresh_dynamo, monkeypatch):
+    """Both backwards are compiled during the race, within one compilation."""
+    races, run = [], race_module._race
+    monkeypatch.setattr(race_module, "_race", lambda *args: races.append(run(*args)) or races[-1])
+    y, x = torch.randn(64, 8, requires_grad=True), torch.randn(8, 64, 16)
+    fn = lambda x, y: x @ x.mT @ y  # noqa: E731
+    compiled = torch.compile(fn, backend="loka", options={"measure_calls": 0})
+    compiled(x, y).sum().backward()
+    own, y.grad = y.grad, None
+    fn(x, y).sum().backward()
+    torch.testing.assert_close(own, y.grad, rtol=1e-4, atol=1e-3)
+    assert races
 
 
 def test_a_pass_that_is_off_hoists_nothing(fresh_dynamo, op_by_op):
