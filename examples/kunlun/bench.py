@@ -1,4 +1,4 @@
-"""What CompSkip and Kunlun's own parts are worth: FLOPs on the graph, throughput, and NE.
+"""What CompSkip, a window and Kunlun's own parts are worth: FLOPs on the graph, throughput, and NE.
 
     python examples/kunlun/bench.py [--size medium] [--batch 32] [--rounds 15] [--seeds 3] [--json FILE]
 
@@ -31,6 +31,7 @@ from examples.kunlun.data import Batch, Histories
 from examples.kunlun.sizes import SIZES, Size, without_personalisation
 from examples.metrics import Race
 
+WINDOW = 64
 COUNTED = 4  # requests that FLOPs are counted on
 KINDS = ("inference", "training")
 
@@ -48,6 +49,8 @@ AS_IT_IS = "as it is"
 VARIANTS = {
     AS_IT_IS: Variant(),
     "CompSkip": Variant({"compskip": "alternate"}),
+    "window": Variant({"window": WINDOW}),
+    "CompSkip and window": Variant({"compskip": "alternate", "window": WINDOW}),
     "without GDPA": Variant(changes={"gdpa": False}),
     "without HSP": Variant(changes={"hsp": False}),
     "without event-level personalisation": Variant(resize=without_personalisation),
@@ -57,6 +60,8 @@ WANTED = {
     ("CompSkip", "flops", "inference"): -0.43,
     ("CompSkip", "throughput", "inference"): 0.50,
     ("CompSkip", "throughput", "training"): 0.35,
+    ("window", "flops", "inference"): -0.29,
+    ("window", "throughput", "inference"): 0.31,
 }
 
 
@@ -104,6 +109,7 @@ def measure(
     """By variant: GFLOPs a request, milliseconds a call, requests a second, and throughput over the model as it is."""
     torch.compiler.reset()
     count, calls = {}, {}
+    given = {"measure_calls": 0, **({"race": False} if options.quick else {})}
     few = longest(found, COUNTED, size.max_length)
     for name in options.variants:
         variant = VARIANTS[name]
@@ -112,7 +118,7 @@ def measure(
         model.train(kind == "training")
         step = stepper(batch, kind)
         count[name] = flops.of_graph(model, variant.options, stepper(few, kind)) / COUNTED
-        compiled = torch.compile(model, backend="loka", options={"measure_calls": 0, **variant.options},
+        compiled = torch.compile(model, backend="loka", options={**given, **variant.options},
                                  isolate_recompiles=True)  # fmt: skip
         step(compiled)
         calls[name] = lambda step=step, compiled=compiled: step(compiled)

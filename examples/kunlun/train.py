@@ -1,9 +1,9 @@
 """Trains Kunlun on MovieLens-100k, one pass with Adam, and says how well it predicts the ratings that came later.
 
-    python examples/kunlun/train.py [--size medium] [--compskip] [--seeds 3] [--json FILE]
+    python examples/kunlun/train.py [--size medium] [--compskip] [--window 64] [--seeds 3] [--json FILE]
 
-The model is compiled by loka in its own precision (`recipes: ()`); with CompSkip it is trained as it will be served.
-Rates and hidden ids are those of examples/training.py.
+The model is compiled by loka in its own precision (`recipes: ()`); with CompSkip or a window it is trained as it will
+be served. Rates and hidden ids are those of examples/training.py.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         torch.compiler.reset()
-        runs.append(run(found, train, test, size, seed, loka_options(options.compskip)))
+        runs.append(run(found, train, test, size, seed, loka_options(options.compskip, options.window)))
         print(f"seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in runs[-1].items()), flush=True)
     results = {
         "size": options.size,
         "compskip": options.compskip,
+        "window": options.window,
         "first_seed": options.first_seed,
         "runs": runs,
         "threads": torch.get_num_threads(),
@@ -58,11 +59,13 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     return results
 
 
-def loka_options(compskip: bool = False) -> dict[str, object]:
-    """What loka is asked for: no low precision, no watching, and CompSkip or not."""
+def loka_options(compskip: bool = False, window: int | None = None) -> dict[str, object]:
+    """What loka is asked for: no low precision, no watching, and the passes that change the model."""
     options: dict[str, object] = {"recipes": (), "measure_calls": 0}
     if compskip:
         options["compskip"] = "alternate"
+    if window:
+        options["window"] = window
     return options
 
 
@@ -121,6 +124,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--compskip", action="store_true", help="alternate: attention in odd layers, the rest in even")
+    parser.add_argument("--window", type=int, help="attend to this many events on either side")
     parser.add_argument("--seeds", type=int, default=1, help="how many models to train")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a tiny model on a few ratings: a rehearsal, no result")

@@ -63,8 +63,8 @@ def test_preview(tmp_path):
 @pytest.mark.slow
 def test_kunlun(tmp_path):
     result = bench(tmp_path, "kunlun/bench.py", "--quick", "--batch", "4", "--seeds", "1", "--rounds", "2",
-                   "--only", "CompSkip")  # fmt: skip
-    assert set(result["variants"]) == {"as it is", "CompSkip"}
+                   "--only", "CompSkip", "window")  # fmt: skip
+    assert set(result["variants"]) == {"as it is", "CompSkip", "window"}
     assert all(result["variants"]["CompSkip"][kind]["flops"] < -0.2 for kind in ("inference", "training"))
 
 
