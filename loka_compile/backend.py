@@ -92,7 +92,8 @@ def simplify(
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
     """The graph after exact algebra, as far as the plan or the profile given still knows its GEMMs."""
     plan = planning.given_plan(chosen)
-    passes = pipeline.select({"merge": chosen.profile is None}).simplify  # a profile knows linears, not several as one
+    known = chosen.profile is not None  # by their sizes: what merge and reassociate write is unknown to a profile
+    passes = pipeline.select({"merge": not known, "reassociate": not known}).simplify
     gm, changes = run_on_dynamo(written, passes, device, chosen.target if plan is None else plan.target)
     if plan is None or not any(change.result.rewrites for change in changes):
         return gm, changes
