@@ -15,7 +15,7 @@ import loka_compile as loka
 from loka_compile.dispatch import race as race_module
 from loka_compile.dispatch import timing
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
-from loka_compile.dispatch.race import never_slower, simplified_or_written
+from loka_compile.dispatch.race import MARGIN, QUIET, _margin, never_slower, simplified_or_written
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
 
@@ -107,6 +107,15 @@ def test_a_finalist_that_is_faster_wins_and_says_by_how_much(cache):
         forget()
     won, _ = race([finalist, plan], build)
     assert won.decisions == finalist.decisions and "single times" not in won.raced
+
+
+def test_a_finalist_of_more_noise_has_to_win_by_more():
+    def noisy(db):
+        decisions = {k: replace(d, scores={str(INT8): Score(sqnr_db=db)}) for k, d in plan_of().decisions.items()}
+        return replace(plan_of(), decisions=decisions)
+
+    assert _margin(noisy(40), noisy(40)) == _margin(noisy(40), noisy(50)) == MARGIN
+    assert MARGIN < _margin(noisy(40), noisy(39)) < _margin(noisy(40), noisy(20)) == MARGIN + QUIET
 
 
 @pytest.mark.parametrize("seconds", [(0.002, 0.006), (0.006, 0.002)])
