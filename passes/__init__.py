@@ -1,7 +1,7 @@
 """The pipeline: which pass runs on which graph, in order. One file a pass; see base.py for what a pass is.
 
     canonicalize   the Dynamo graph: one form for what can be written in many
-    (adapt)        what the options ask for: mods.py
+    (adapt)        what the options ask for: adapting.py
     simplify       the Dynamo graph: exact algebra
     raising        the Dynamo graph: what AOTAutograd is to leave whole
     joint          the inference graph, or forward and backward in one, in ATen operators
