@@ -90,15 +90,15 @@ def loka(
 def simplify(
     written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """The graph after exact algebra, as far as the plan or the profile given still knows its GEMMs."""
+    """The graph after exact algebra, as far as the plan given lowers as many GEMMs in it and a profile knows all."""
     plan = planning.given_plan(chosen)
     known = chosen.profile is not None  # by their sizes: what merge and reassociate write is unknown to a profile
     passes = pipeline.select({"merge": not known, "reassociate": not known}).simplify
     gm, changes = run_on_dynamo(written, passes, device, chosen.target if plan is None else plan.target)
     if plan is None or not any(change.result.rewrites for change in changes):
         return gm, changes
-    if planning.unknown(plan, gm, inputs) > planning.unknown(plan, written, inputs):
-        reason = "undone, as the plan given knows the GEMMs as they are written"
+    if planning.lowered(plan, gm, inputs) < planning.lowered(plan, written, inputs):
+        reason = "undone, as the plan given lowers GEMMs as they are written"
         return written, tuple(change.undone(reason) for change in changes)
     return gm, changes
 

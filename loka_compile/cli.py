@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--summary", action="store_true", help="only the sides beside each other")
     preview.add_argument("--json", metavar="FILE", help="write everything there too")
     preview.add_argument("--picture", metavar="FILE", help="write the timeline as PNG and SVG (needs matplotlib)")
+    preview.add_argument("--save-plan", metavar="FILE", help="write the plan that won loka's race")
     preview.add_argument("--calibration", metavar="FILE", help="shares of the peaks that were measured on such a GPU")
     preview.add_argument("--save-calibration", metavar="FILE", help="where measured: write the shares attained")
     preview.set_defaults(run=_preview)
@@ -225,10 +226,13 @@ def _preview(arguments: argparse.Namespace) -> int:
                 print("written:", arguments.save_calibration, calibration.save_rates(each, arguments.save_calibration))
             except calibration.CalibrationError as error:
                 raise CommandError(f"--save-calibration: {error}") from error
+        own = lambda name, each=each: (  # noqa: E731
+            Path(name) if len(found) == 1 else Path(name).with_stem(f"{Path(name).stem}_{each.target}")
+        )
+        if arguments.save_plan and each.plan:
+            _write(str(own(arguments.save_plan)), each.plan)
         if arguments.picture:
-            path = Path(arguments.picture)
-            named = path if len(found) == 1 else path.with_stem(f"{path.stem}_{each.target}")
-            print("written:", *timeline.save(each, named))
+            print("written:", *timeline.save(each, own(arguments.picture)))
     return 0 if all(each.complete for each in found) else 1
 
 

@@ -80,9 +80,10 @@ def given_plan(options: Options) -> Plan | None:
     return options.plan if options.plan is None or isinstance(options.plan, Plan) else load_plan(options.plan)
 
 
-def unknown(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> int:
-    """How many GEMMs of a graph a plan does not know."""
-    return sum(plan.find(site) is None for site in sites_of(gm, inputs))
+def lowered(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> int:
+    """How many GEMMs of a graph a plan lowers, here or at another batch."""
+    found = (plan.find(site) for site in sites_of(gm, inputs))
+    return sum(bool(decision.recipes) for decision in found if decision is not None)
 
 
 def _given(options: Options, device: str) -> Plan:

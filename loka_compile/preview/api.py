@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
@@ -52,9 +52,11 @@ def preview(
     model: a module or function, or "MODULE:FACTORY", which returns (model, inputs). inputs: a tuple, or a dict of
     keywords. target: one of GPUS. training: forward and backward, without the optimizer. against: the side the others
     are compared with. sides: of SIDES, all by default. plan, profile: loka's decisions, or what they are made from;
-    with neither, the model is probed on the CPU with the given inputs. dtype: model and inputs are cast to it; "" does
-    not. calibration: a file of shares of the peaks, measured on such a GPU (calibration.py). measure: kernel times on
-    the GPU of this machine too; by default where it is the target. progress: told each stage.
+    with neither, the model is probed on the CPU with the given inputs. A plan that is given is followed to the letter;
+    one that is made here races by modelled times first, and the result has the winner (`Preview.plan`). dtype: model
+    and inputs are cast to it; "" does not. calibration: a file of shares of the peaks, measured on such a GPU
+    (calibration.py). measure: kernel times on the GPU of this machine too; by default where it is the target.
+    progress: told each stage.
 
     Times are modelled, unless the result says where they were measured. Raises ValueError for an unknown target or
     side, PreviewError where there is nothing to show, TransportError where the model cannot be brought into the worker.
@@ -88,9 +90,11 @@ def previews(
         plans, failure = _plans(source, targets, training, plan, profile, dtype, progress)
     found = []
     for target in targets:
+        rates = _rates(target, calibration)
         request = {"source": packed, "dtype": dtype, "target": target, "training": training}
         asked = [name for name in wanted if name != "loka" or not failure]
-        done = list(_answers(request | {"plan": plans.get(target, "")}, asked, progress))
+        racing = {"plan": plans.get(target, ""), "rates": asdict(rates) if plan is None else None}
+        done = list(_answers(request | racing, asked, progress))
         if failure:
             done.append({"name": "loka", "error": f"no plan: {failure}"})
         if not done:
@@ -98,12 +102,13 @@ def previews(
         order = {name: place for place, name in enumerate(wanted)}
         answered = tuple(side_from_json(each) for each in sorted(done, key=lambda each: order[each["name"]]))
         memory = max(each.get("memory", 0) for each in done)
-        rates = _rates(target, calibration)
+        followed = next((each["plan"] for each in done if "plan" in each), plans.get(target, ""))
         versions = {name: metadata.version(name) for name in ("torch", "triton")}
         made = Preview(
-            source.label, target, training, against, answered, rates, memory, TARGETS[target].memory, versions
-        )
-        found.append(_measured(made, source, request | {"plan": plans.get(target, "")}, measure, progress))
+            source.label, target, training, against, answered, rates, memory, TARGETS[target].memory, versions,
+            plan=followed,
+        )  # fmt: skip
+        found.append(_measured(made, source, request | {"plan": followed}, measure, progress))
     return found
 
 

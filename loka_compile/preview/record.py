@@ -45,8 +45,10 @@ class Recorder(TorchDispatchMode):
     def ignore_compile_internals(cls) -> bool:
         return True
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: dict[Any, dict[str, Any]] | None = None) -> None:
+        """compiled: what launches compile to, shared by recorders that see the same ones."""
         super().__init__()
+        self._compiled = {} if compiled is None else compiled
         self.on, self.phase, self.module = False, "forward", ""
         self.kernels: list[Kernel] = []
         self._candidates: dict[int, list[Launch]] = {}  # index of the kernel -> launches, by configuration
@@ -152,13 +154,16 @@ class Recorder(TorchDispatchMode):
         shapes, grid = tuple(map(_shape, tensors)), found[0].grid if found else ()
         self._add(Kernel(self.phase, "triton", name, dtype, flops, moved, self._site(), "", shapes, (), grid), found)
 
-    def finish(self, arch: str) -> list[Kernel]:
-        """With what Triton kernels compile to, and the FLOPs of those that do not state theirs. Outside all modes."""
-        known: dict[Any, dict[str, Any]] = {}
+    def finish(self, arch: str, products_only: bool = False) -> list[Kernel]:
+        """With what Triton kernels compile to, and the FLOPs of those that do not state theirs. Outside all modes.
+        products_only: of those that multiply; times need no more."""
+        known = self._compiled
         for index, candidates in self._candidates.items():
             kernel = self.kernels[index]
             source = getattr(candidates[0].kernel, "src", "")
-            key = source.partition("(")[2], kernel.inputs, str(candidates[0].constants), kernel.grid
+            if products_only and not kernel.flops and "tl.dot" not in source:
+                continue
+            key = arch, source.partition("(")[2], kernel.inputs, str(candidates[0].constants), kernel.grid
             try:
                 if key not in known:
                     launch, found = launches.resources(candidates, arch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -73,6 +74,7 @@ class Side:
 class Preview:
     """One model on one target. sides: the first is what the others are held against ("against"), where it is there.
     rates: what times are modelled with. memory: bytes that a step needs at least. where: the GPU, if it was measured.
+    plan: the one that loka's side follows, as Plan.to_json writes it (dispatch.plan.parse_plan reads it), "" if none.
     """
 
     model: str
@@ -85,6 +87,7 @@ class Preview:
     capacity: float = float("inf")
     versions: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
+    plan: str = ""
 
     def side(self, name: str) -> Side:
         """Raises KeyError for a side that is not there."""
@@ -110,6 +113,7 @@ class Preview:
     def to_json(self) -> dict[str, Any]:
         """Everything, with modelled times worked out, each marked as such."""
         body = asdict(self)
+        body["plan"] = json.loads(self.plan) if self.plan else None
         body["capacity"] = self.capacity if self.capacity != float("inf") else None
         for own, side in zip(body["sides"], self.sides, strict=True):
             own["totals"] = {

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,10 +22,15 @@ NARROWEST = 64
 
 
 def run(
-    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool, plan: Any
-) -> dict[str, Any]:
-    """One side by its name. model and inputs: on the CPU or on `meta`; they are copied. Raises what the model does."""
-    recorder = Recorder()
+    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool,
+    plan: Any = None, options: Mapping[str, Any] = MappingProxyType({}), compiled: dict[Any, Any] | None = None,
+    products_only: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """One side by its name. model and inputs: on the CPU or on `meta`; they are copied. Raises what the model does.
+
+    plan, options: loka's. compiled, products_only: see record.py.
+    """
+    recorder = Recorder(compiled)
     with absent_gpu.absent_gpu(target, recorder) as gpu, _own_launches(recorder):
         torch_patches.reset()
         fake = torch_patches.fake_mode()
@@ -36,7 +42,9 @@ def run(
             own, note = converted(name, own, training)
         graphs: list[int] = []
         call = (
-            own if name == "eager" else torch.compile(own, backend=backend(name, plan, target, graphs), dynamic=False)
+            own
+            if name == "eager"
+            else torch.compile(own, backend=backend(name, plan, target, graphs, options), dynamic=False)
         )
         with (
             torch_patches.settings(),
@@ -51,7 +59,7 @@ def run(
                 step(call, own, inputs, keywords, training, recorder)
             recorder.on = False
             memory = needed(own, inputs, keywords, training)
-    kernels = recorder.finish(gpu.arch)
+    kernels = recorder.finish(gpu.arch, products_only)
     notes = [note] if note else []
     notes += [f"graph break, {times} times: {' '.join(why.split())[:300]}" for why, times in breaks.items()]
     body = {"name": name, "kernels": [asdict(kernel) for kernel in kernels], "graphs": count, "notes": notes}
@@ -83,9 +91,11 @@ def _at(recorder: Recorder | None, phase: str) -> None:
         recorder.phase = phase
 
 
-def backend(name: str, plan: Any, target: str, graphs: list[int]) -> Callable[..., Any]:
+def backend(
+    name: str, plan: Any, target: str, graphs: list[int], more: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[..., Any]:
     inner = torch_patches.lookup_backend("loka" if name == "loka" else "inductor")
-    options = {"options": {"plan": plan, "target": target}} if name == "loka" else {}
+    options = {"options": {"plan": plan, "target": target, **more}} if name == "loka" else {}
 
     def backend(gm: Any, inputs: Any) -> Any:
         graphs.append(1)

@@ -1,7 +1,8 @@
 """A process of its own: `python -m loka_compile.preview.worker`. A pickled request on stdin, a JSON line an answer.
 
     {"job": "plan", ...}     probes the model on the CPU; answers {"plans": {target: a plan's JSON}}
-    {"job": "sides", ...}    compiles for a GPU that is not here; answers one side a line, as soon as it has it
+    {"job": "sides", ...}    compiles for a GPU that is not here; answers one side a line, as soon as it has it; with
+                             "rates", loka's plan is raced by them first (raced.py)
     {"job": "measure", ...}  runs on the GPU that is here; answers the kernels' times, one side a line
 
 What the model prints goes to stderr. An answer {"error": ...} ends it.
@@ -36,13 +37,27 @@ def _sides(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     shim.load()  # before torch
     from loka_compile.dispatch.plan import parse_plan
     from loka_compile.preview import sides, transport
+    from loka_compile.preview.model import Rates
+    from loka_compile.preview.raced import raced
+    from loka_compile.preview.result import side_from_json
 
     model, args, kwargs = cast(*transport.unpack(request["source"]), request["dtype"])
     plan = parse_plan(request["plan"]).unpinned() if request["plan"] else None
+    target, training, compiled, done = request["target"], request["training"], {}, {}
+
+    def run(name: str, *plan_and_options: Any, products_only: bool = False) -> dict[str, Any]:
+        more = {"compiled": compiled, "products_only": products_only}
+        return sides.run(name, model, args, kwargs, target, training, *plan_and_options, **more)
+
     for name in request["sides"]:
         yield {"started": name}
         try:
-            yield sides.run(name, model, args, kwargs, request["target"], request["training"], plan)
+            if name == "loka" and plan is not None and request.get("rates"):
+                inductor = side_from_json(done.get("inductor") or run("inductor", products_only=True))
+                yield raced(run, plan, Rates(**request["rates"]), training, inductor)
+            else:
+                done[name] = run(name, plan)
+                yield done[name]
         except Exception as error:  # the others are still shown
             traceback.print_exc()
             yield {"name": name, "error": one_line(error)}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.dispatch.plan import parse_plan
 from loka_compile.preview import timeline
 from loka_compile.preview.model import kernel_us
 
@@ -73,6 +74,17 @@ def test_loka_has_a_plan_and_does_the_same_work(made):
     side = made[0].side("loka")
     assert not side.error
     assert side.flops == made[0].side("inductor").flops
+
+
+def test_lokas_plan_has_raced_and_is_never_slower(made):
+    found = made[0]
+    plan = parse_plan(found.plan)
+    assert plan.target == "h100" and len(plan.decisions) == 2 and plan.lowered
+    us = found.side("loka").us(found.rates)
+    assert plan.raced.startswith(f"{us:.1f} us a step, {found.side('inductor').us(found.rates):.1f} unplanned, ")
+    assert f"the plan raced: {plan.raced}" in found.side("loka").notes
+    assert found.to_json()["plan"]["raced"] == plan.raced
+    assert found.speedup("loka") >= 1.0
 
 
 def test_times_are_the_roofline_and_say_so(made):
