@@ -12,7 +12,7 @@ import copy
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import sympy
 import torch
@@ -301,6 +301,20 @@ def hint_of(size: sympy.Expr, inputs: Sequence[Any]) -> int:
     """The value of an expression in the symbols of a graph's inputs, for the inputs at hand, without adding a guard
     (ShapeEnv.backed_var_to_val, seen with torch 2.13)."""
     return int(size if size.is_number else size.xreplace(_shape_env(inputs).backed_var_to_val))
+
+
+def specialize(number: torch.SymFloat) -> NoReturn:
+    """Let Dynamo trace the frame in progress again with the values at hand for a symbolic number's floats, guarded.
+
+    Leaves the compilation by an exception, as AOTAutograd does for a float that it cannot make a tensor of
+    (TensorifyState, seen with torch 2.13).
+    """
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    for symbol in number.node.expr.free_symbols:
+        TensorifyState.specialize(str(symbol))
+    raise TensorifyScalarRestartAnalysis
 
 
 def guard_sizes(inputs: Sequence[Any], *conditions: sympy.Basic) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph.sites import module_name
+from loka_compile.graph.torch_ops import emit
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 
 BLOCK, STEP = 256, 16
@@ -41,7 +42,7 @@ class BlockNorm:
                 rejects.append(Reject(module_name(node), reason))
                 continue
             block = block_of(_shape(node)[0])
-            _rewrite(graph, node, block)
+            _rewrite(node, block)
             rewrites.append(Rewrite(module_name(node), f"RMSNorm over blocks of {block}"))
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
@@ -79,17 +80,12 @@ def _is_ours(node: fx.Node) -> bool:
     return bool(node.meta.get("loka_block_norm"))
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, block: int) -> None:
+def _rewrite(node: fx.Node, block: int) -> None:
     place = EPS_ARG[node.target]  # type: ignore[index]
     eps = node.args[place] if len(node.args) > place else node.kwargs.get("eps", EPS)
-    with graph.inserting_before(node):
-        blocks = graph.call_method("unflatten", (node.args[0], -1, (-1, block)))
-        normed = graph.call_function(RMS_NORM, (blocks, (block,), None, EPS if eps is None else eps))
-        new = graph.call_method("flatten", (normed, -2))
-    for made in (blocks, normed, new):
-        made.meta = {key: value for key, value in node.meta.items() if key != "example_value"}
+    blocks = emit(node, "unflatten", node.args[0], -1, (-1, block))
+    normed = emit(node, RMS_NORM, blocks, (block,), None, EPS if eps is None else eps)
     normed.meta["loka_block_norm"] = True
-    if "example_value" in node.meta:
-        new.meta["example_value"] = node.meta["example_value"]
+    new = emit(node, "flatten", normed, -2)
     node.replace_all_uses_with(new)
-    graph.erase_node(node)
+    node.graph.erase_node(node)

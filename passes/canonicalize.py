@@ -14,11 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx
 from torch.nn import functional as F
 
+from loka_compile import compat
 from loka_compile.graph.reading import called, erase, only_user, same, value, written
 from loka_compile.graph.sites import module_name
+from loka_compile.graph.torch_ops import same_sizes, size_arg
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 
 
@@ -54,14 +57,15 @@ def gate(node: fx.Node) -> fx.Node | None:
 @dataclass(frozen=True)
 class Norm:
     """last: the node that the norm's result is. x: what is normalised, `centred` if its mean is subtracted first.
-    squares: the node that averages (mean of squares, or var). of: what it averages. eps: None if it is no number."""
+    squares: the node that averages (mean of squares, or var). of: what it averages. eps: None if it is no number,
+    symbolic if it may change."""
 
     last: fx.Node
     x: fx.Node
     centred: bool
     squares: fx.Node
     of: fx.Node
-    eps: float | None
+    eps: float | torch.SymFloat | None
     reason: str = ""
 
 
@@ -87,8 +91,8 @@ def check(norm: Norm) -> str:
     x, squares = value(norm.x), norm.squares
     if norm.reason:
         return norm.reason
-    if x is None or not isinstance(x.shape[-1], int):
-        return f"the size of {norm.x}'s last dimension is not known"
+    if not isinstance(x, torch.Tensor):
+        return f"{norm.x} is no tensor"
     numerator, _ = _divided(norm.last) or (norm.x, None)
     is_var = called(squares) in ("var", "getitem")
     if is_var and not norm.centred:
@@ -104,6 +108,8 @@ def check(norm: Norm) -> str:
             return reason
     if writer := next(filter(None, map(written, {norm.x, numerator, norm.of})), ""):
         return f"{norm.x} is written to in place ({writer})"
+    if isinstance(norm.eps, torch.SymFloat):
+        compat.specialize(norm.eps)  # the functions take numbers only
     return ""
 
 
@@ -115,7 +121,7 @@ def rewrite(norm: Norm) -> Rewrite:
         norm, weight = replace(norm, last=following[0]), following[1]
     if norm.centred and (following := _with_vector(norm.last, "add")):
         norm, bias = replace(norm, last=following[0]), following[1]
-    rows = (value(norm.x).shape[-1],)
+    rows = (size_arg(norm.last, norm.x, -1),)
     if norm.centred:
         return _put(norm.last, F.layer_norm, (norm.x, rows, weight, bias, norm.eps))
     return _put(norm.last, F.rms_norm, (norm.x, rows, weight, norm.eps))
@@ -165,13 +171,15 @@ def _inverse_root(node: Any) -> fx.Node | None:
     return None
 
 
-def _plus_eps(node: fx.Node) -> tuple[fx.Node, float | None]:
+def _plus_eps(node: fx.Node) -> tuple[fx.Node, float | torch.SymFloat | None]:
     """(v, eps) of v + eps; eps None where it is no number."""
     if called(node) != "add" or len(node.args) != 2 or node.kwargs:
         return node, 0.0
     first, second = node.args
     if isinstance(first, int | float):
         first, second = second, first
+    if isinstance(second, fx.Node) and isinstance(value(second), torch.SymFloat):
+        return first, value(second)  # type: ignore[return-value]
     return first, float(second) if isinstance(second, int | float) else None  # type: ignore[return-value]
 
 
@@ -244,6 +252,7 @@ def _with_vector(node: fx.Node, name: str) -> tuple[fx.Node, fx.Node] | None:
         return None
     vector = user.args[1] if user.args[0] is node else user.args[0]  # type: ignore[union-attr]
     made, of = value(node), value(vector) if isinstance(vector, fx.Node) else None
-    if of is None or made is None or tuple(of.shape) != (made.shape[-1],) or of.dtype != made.dtype:
+    if not isinstance(of, torch.Tensor) or made is None:
         return None
-    return user, vector  # type: ignore[return-value]
+    alike = same_sizes(of.shape, made.shape[-1:]) and of.dtype == made.dtype
+    return (user, vector) if alike else None  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from loka_compile.graph.reading import called, erase, only_user, value, written
 from loka_compile.graph.sites import module_name
+from loka_compile.graph.torch_ops import emit
 from loka_compile.kernels.norm_quantize import FLOATS
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 
@@ -127,11 +128,8 @@ def _activation(node: fx.Node) -> str:
 def rewrite(norm: Norm) -> Rewrite:
     dtype = value(norm.last).dtype
     kind = (norm.norm, norm.block, norm.activation, dtype, norm.eps, False)
-    with norm.last.graph.inserting_before(norm.last):
-        made = norm.last.graph.call_function(OP, (norm.x, norm.weight, norm.bias, None, *kind))
-        out = norm.last.graph.call_function(getitem, (made, 0))
-    made.meta = {key: each for key, each in norm.last.meta.items() if key != "example_value"}
-    out.meta = dict(norm.last.meta)
+    out = emit(norm.last, getitem, emit(norm.last, OP, norm.x, norm.weight, norm.bias, None, *kind), 0)
+    out.meta = {**norm.last.meta, "example_value": value(out)}
     norm.last.replace_all_uses_with(out)
     erase(norm.last)
     parts = [norm.norm, f"blocks of {norm.block}" if norm.block else "", norm.activation]
