@@ -348,10 +348,10 @@ def _backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     if norm != "none" and not statistics.shape[-1]:  # nothing was saved
         statistics = normalize(rows.to(statistics.dtype), norm, block, ctx.eps)[1]
     kept = statistics.reshape(rows.shape[0], -1) if norm != "none" else statistics.new_empty((rows.shape[0], 0))
-    out, _, _, _, *sums = norm_quantize_backward(
-        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False
+    out, _, _, _, *sums, _ = norm_quantize_backward(
+        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False, False
     )
-    of_vectors = (None if v is None else each.to(v.dtype) for v, each in zip((weight, bias), sums, strict=True))
+    of_vectors = (None if v is None else each for v, each in zip((weight, bias), sums, strict=True))
     return out.reshape(x.shape), *of_vectors, *[None] * 7
 
 

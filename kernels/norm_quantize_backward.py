@@ -1,7 +1,7 @@
 """loka::norm_quantize_backward: the gradient of norm and activation, quantized for the two products that take it.
 
-    out, scale, copy, copy_scale, grad_weight, grad_bias = norm_quantize_backward(
-        grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
+    out, scale, copy, copy_scale, grad_weight, grad_bias, total = norm_quantize_backward(
+        grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed)
 
     y = activation(norm(x) * weight + bias) of loka::norm_quantize; grad is y's gradient
     out * scale ~ x's gradient;  copy * copy_scale ~ its transpose
@@ -10,8 +10,10 @@ grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gra
 loka::norm_quantize or loka::gemm_norm saved of these rows. weight, bias, norm, block, activation: as in the forward.
 dtype: of out. FP8 is quantized with one scale a row, (R, 1), as grad_input's product takes it; a wider one is not
 scaled, and scale is empty. copied, for FP8: also the transpose, (N, R), with one scale for each of its rows, (N, 1), as
-grad_weight's takes it (its contraction is over R); else both are empty. grad_weight, grad_bias: (N,) float32 where
-there is a weight, a bias; else empty. Sums over rows are taken in two stages, always in the same order.
+grad_weight's takes it (its contraction is over R); else both are empty. grad_weight, grad_bias: (N,) in the dtype of
+weight and bias, empty where there is none. total, with `summed`: (N,) in the dtype of x, x's gradient summed over rows
+before it is rounded, which is that of a bias before the norm; else empty. Sums over rows are of float32, in two stages,
+always in the same order, rounded once.
 
 Zero rows, NaN and infinities as in loka::quantize. A column's scale needs all rows, so the copy is a second pass over
 grad and x. Where relu's argument is 0, and hard swish's 3 from 0, the slope is torch's.
@@ -32,7 +34,9 @@ from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
 from loka_compile.kernels.quantize import AMAX_FLOOR
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+PARTS = 256
+"""Programs that sums over rows are of at most: each leaves a part for the second stage, and about two fit an SM."""
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 # ---------------------------------------------------------------- the specification
@@ -40,7 +44,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def reference(
     grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int,
-    activation: str, dtype: torch.dtype, copied: bool,
+    activation: str, dtype: torch.dtype, copied: bool, summed: bool,
 ) -> Outputs:  # fmt: skip
     """The specification; see the module's docstring."""
     check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
@@ -52,13 +56,14 @@ def reference(
         n = n.unflatten(1, (blocks, length))
         n = ((n - statistics[:, :blocks, None] if norm == "layer" else n) * rstd).flatten(1)
     g = g * slope(norms.affine(n, weight, bias), activation)
-    grad_weight = g.new_empty(0) if weight is None else (g * n).sum(0)
-    grad_bias = g.new_empty(0) if bias is None else g.sum(0)
+    grad_weight = x.new_empty(0) if weight is None else (g * n).sum(0).to(weight.dtype)
+    grad_bias = x.new_empty(0) if bias is None else g.sum(0).to(bias.dtype)
     g = norms.affine(g, weight, None)
     if rstd is not None:
         g, n = (each.unflatten(1, (blocks, length)) for each in (g, n))
         mean = g.mean(2, keepdim=True) if norm == "layer" else 0.0
         g = ((g - mean - n * (g * n).mean(2, keepdim=True)) * rstd).flatten(1)
+    total = g.sum(0).to(x.dtype) if summed else x.new_empty(0)
     out, scale = norms.quantize_rows(g, None, dtype)
     if not copied:
         copy, copy_scale = out.new_empty(0), scale.new_empty(0)
@@ -66,7 +71,7 @@ def reference(
         copy, copy_scale = out.new_empty((x.shape[1], 0)), scale.new_ones((x.shape[1], 1))
     else:
         copy, copy_scale = norms.quantize_rows(g.t(), None, dtype)
-    return out, scale, copy.contiguous(), copy_scale, grad_weight, grad_bias
+    return out, scale, copy.contiguous(), copy_scale, grad_weight, grad_bias, total
 
 
 def slope(z: Tensor, activation: str) -> Tensor:
@@ -109,7 +114,7 @@ def launches(
     norm: str, block: int, activation: str, arch: str,
 ) -> list[Launch]:  # fmt: skip
     """The gradient; sums over rows, where there are any; the transposed copy, where it is wanted. All contiguous."""
-    out, scale, copy, copy_scale, grad_weight, grad_bias = outputs
+    out, scale, copy, copy_scale, grad_weight, grad_bias, total = outputs
     rows, n = x.shape
     length = block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
@@ -121,7 +126,9 @@ def launches(
         warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(bb * bl, lanes * values))))
         return max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1)))), warps
 
-    def gradient(target: Tensor, bm: int, warps: int, amax: Tensor | None, **more: Tensor | None) -> Launch:
+    def gradient(
+        target: Tensor, programs: int, bm: int, warps: int, amax: Tensor | None, **more: Tensor | None
+    ) -> Launch:
         args = {
             "grad": grad,
             "x": x,
@@ -133,6 +140,7 @@ def launches(
             "scale": None,
             "weight_sums": None,
             "bias_sums": None,
+            "totals": None,
             "amaxes": None,
             **more,
             "rows": rows,
@@ -145,28 +153,33 @@ def launches(
             "TOP": norms.largest(out.dtype) if scaled else 0.0,
             "FLOOR": AMAX_FLOOR,
             "COPY": amax is not None,
+            "ONCE": programs == triton.cdiv(rows, bm),
             "BM": bm,
             "BB": bb,
             "BL": bl,
         }
         nbytes = moved(grad, x, statistics, weight, bias, amax, target, *more.values())
-        return Launch(gradient_kernel, (triton.cdiv(rows, bm),), args, constants, warps, 1, 0, nbytes)
+        return Launch(gradient_kernel, (programs,), args, constants, warps, 1, 0, nbytes)
 
-    bm, warps = tile(32 if scaled else 16, 4)
-    parts = triton.cdiv(rows, bm)
-    wanted = {"weight_sums": weight, "bias_sums": bias, "amaxes": copy if copy.numel() else None}
-    sums = {name: None if each is None else scale.new_empty((parts, n)) for name, each in wanted.items()}
-    made = [gradient(out, bm, warps, None, scale=scale if scaled else None, **sums)]
-    if all(each is None for each in sums.values()):
+    results = {"weight_sums": grad_weight, "bias_sums": grad_bias, "totals": total, "amaxes": copy}
+    summing = any(each.numel() for each in results.values())
+    bm, warps = tile(16, 8) if summing else tile(32 if scaled else 16, 4)  # sums take registers too
+    programs = triton.cdiv(rows, bm)
+    parts = min(programs, PARTS) if summing else programs
+    sums = {name: scale.new_empty((parts, n)) if each.numel() else None for name, each in results.items()}
+    made = [gradient(out, parts, bm, warps, None, scale=scale if scaled else None, **sums)]
+    if not summing:
         return made
     columns_amax = scale.new_empty(n) if copy.numel() else None
-    results = {"grad_weight": grad_weight, "grad_bias": grad_bias, "columns_amax": columns_amax}
-    args = {**sums, **results, "copy_scale": copy_scale, "parts": parts}
+    summed = {"grad_weight": grad_weight, "grad_bias": grad_bias, "total": total, "columns_amax": columns_amax}
+    args = {**sums, **summed, "copy_scale": copy_scale, "parts": parts}
     constants = {"N": n, "TOP": norms.largest(out.dtype) if scaled else 1.0, "FLOOR": AMAX_FLOOR, "BP": 64, "BN": 32}
-    nbytes = moved(*sums.values(), *results.values())
+    nbytes = moved(*sums.values(), *summed.values())
     made.append(Launch(sums_kernel, (triton.cdiv(n, 32),), args, constants, 4, 2, 0, nbytes))
-    # 512 threads have enough rows to write whole sectors of the copy
-    return [*made, gradient(copy, *tile(32, 512 // lanes), columns_amax)] if copy.numel() else made
+    if not copy.numel():
+        return made
+    bm, warps = tile(32, 512 // lanes)  # enough rows to write whole sectors of the copy
+    return [*made, gradient(copy, triton.cdiv(rows, bm), bm, warps, columns_amax)]
 
 
 # ---------------------------------------------------------------- the op
@@ -184,12 +197,13 @@ def norm_quantize_backward(
     activation: str,
     dtype: torch.dtype,
     copied: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    args = grad, x, statistics, weight, bias, norm, block, activation, dtype, copied
+    summed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    args = grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed
     if not x.is_cuda or x.dtype == torch.float64 or x.shape[1] > norms.LONGEST_ROW or not x.shape[0]:
         return reference(*args)
     check(*args)
-    outputs = empty_outputs(x, weight, bias, dtype, copied)
+    outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
     dense = [each if each is None else each.contiguous() for each in args[:5]]
     for each in launches(*dense, outputs, norm, block, activation, norms.arch_of(x)):
         each.run()
@@ -208,20 +222,22 @@ def _(
     activation: str,
     dtype: torch.dtype,
     copied: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    summed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
-    return empty_outputs(x, weight, bias, dtype, copied)
+    return empty_outputs(x, weight, bias, dtype, copied, summed)
 
 
-def empty_outputs(x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, copied: bool) -> Outputs:
-    """(out, scale, copy, copy_scale, grad_weight, grad_bias)"""
+def empty_outputs(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, copied: bool, summed: bool
+) -> Outputs:
+    """(out, scale, copy, copy_scale, grad_weight, grad_bias, total)"""
     rows, n = x.shape
-    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = x.new_empty((rows, n), dtype=dtype)
     scale = x.new_empty((rows, 1) if dtype in norms.FP8 else (0,), dtype=torch.float32)
     copy = x.new_empty((n, rows) if copied else (0,), dtype=dtype)
     copy_scale = x.new_empty((n, 1) if copied else (0,), dtype=torch.float32)
-    sums = (x.new_empty((0,) if each is None else (n,), dtype=kept) for each in (weight, bias))
+    sums = (x.new_empty(0) if each is None else each.new_empty(n) for each in (weight, bias, x if summed else None))
     return out, scale, copy, copy_scale, *sums
 
 
@@ -230,21 +246,24 @@ def specimens(arch: str) -> list[Specimen]:
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def of(
-        norm: str, activation: str, rows: int, n: int, block: int = 0, weights: int = 0, dtype: torch.dtype = fp8
-    ) -> list[Specimen]:
+        norm: str, activation: str, rows: int, n: int, block: int = 0, weights: int = 0, dtype: torch.dtype = fp8,
+        summed: bool = False,
+    ) -> list[Specimen]:  # fmt: skip
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
         statistics = norms.empty_outputs(x, None, norm, block, dtype, True)[2]
-        outputs = empty_outputs(x, weight, bias, dtype, dtype == fp8)
+        outputs = empty_outputs(x, weight, bias, dtype, dtype == fp8, summed)
         made = launches(torch.empty_like(x), x, statistics, weight, bias, outputs, norm, block, activation, arch)
         words = [
             "norm_quantize_backward",
             norm + (f"/{block}" if block else ""),
             *["affine"] * (weights > 0),
             activation,
+            *["summed"] * summed,
         ]
         name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
         needs = ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)  # sums are stored beside the rows
+        needs = needs if rows > 4096 or len(made) == 1 else ()  # a small tile's vectors and statistics count as much
         listed = zip(made, ("", " sums", " copy"), strict=False)
         return [Specimen(name + what, each, (), needs if not what else ()) for each, what in listed]
 
@@ -254,6 +273,9 @@ def specimens(arch: str) -> list[Specimen]:
         *of("layer", "relu", 65536, 512, weights=2),
         *of("layer", "gelu", 65536, 512, weights=2),
         *of("rms", "silu", 4096, 1024, weights=1),
+        *of("layer", "relu", 65536, 512, weights=2, summed=True),
+        *of("layer", "relu", 4096, 512, weights=2, summed=True, dtype=torch.bfloat16),
+        *of("none", "relu", 65536, 512, summed=True, dtype=torch.bfloat16),
         *of("layer", "none", 65536, 512, dtype=torch.bfloat16),
         *of("rms", "relu", 65536, 512, dtype=torch.bfloat16),
     ]
