@@ -12,7 +12,9 @@ from loka_compile.compskip import CompSkip
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
-PASS_NAMES = ("canonicalize", "hoist", "merge", "reassociate", "raise_norms", "precision", "fuse", "lower")
+PASS_NAMES = (
+    "canonicalize", "hoist", "merge", "reassociate", "raise_norms", "precision", "fuse", "fuse_backward", "lower",
+)  # fmt: skip
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # Inductor's hooks that loka's own passes go in through.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.fuse import Fuse
+from loka_compile.passes.fuse_backward import FuseBackward
 from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.merge import Merge
@@ -57,5 +58,5 @@ PIPELINE = Pipeline(
     simplify=(Hoist(), Merge(), Reassociate()),
     raising=(RaiseNorms(),),
     joint=(Precision(),),
-    post_grad=(Fuse(), Lower()),
+    post_grad=(Fuse(), FuseBackward(), Lower()),
 )

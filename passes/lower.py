@@ -19,6 +19,7 @@ from torch import fx
 from loka_compile.graph.sites import SITE_META, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels import norm_quantize as norms
+from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
@@ -32,6 +33,7 @@ VISIBLE = ("aten",)
 SCALED_GEMM = torch.ops.loka.scaled_gemm.default
 GEMM_NORM = torch.ops.loka.gemm_norm.default
 NORM = torch.ops.loka.norm_quantize.default
+NORM_BACKWARD = torch.ops.loka.norm_quantize_backward.default
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class Lower:
             _write_out(node, _as_it_was)
         for node in quantizes:
             _write_out(node, quantization.reference)
-        if quantizes or wide:
+        alone = [n for n in graph.find_nodes(op="call_function", target=NORM_BACKWARD) if not _one_pass_less(n)]
+        for node in alone:
+            _write_out(node, gradients.reference)
+        if quantizes or wide or alone:
             graph.eliminate_dead_code()
         graph.lint()
         return PassResult(tuple(rewrites))
@@ -143,8 +148,11 @@ def _frozen_weight(b: fx.Node) -> _Weight | None:
 def _as_it_was(
     x: Any, weight: Any, bias: Any, given: None, norm: str, block: int, activation: str, dtype: torch.dtype, eps: float,
     save: bool,
-) -> tuple[Any]:  # fmt: skip
-    """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised."""
+) -> tuple[Any, ...]:  # fmt: skip
+    """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised; what
+    saves its statistics has them to give, and is written out as it is defined."""
+    if save:
+        return norms.reference(x, weight, bias, given, norm, block, activation, dtype, eps, save)
     rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
     vectors = (weight, bias) if not block else (None, None)
     blocks = rows.unflatten(-1, (-1, block)) if block else rows
@@ -155,6 +163,12 @@ def _as_it_was(
         blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], eps)
     y = norms.affine(blocks.flatten(-2), weight, bias) if block else blocks
     return (norms.activate(y, activation).to(dtype),)
+
+
+def _one_pass_less(gradient: fx.Node) -> bool:
+    """Whether the kernel of a norm's gradient saves what Inductor does apart: sums over rows, a quantization."""
+    _, x, _, weight, bias, *_, dtype, _, summed = gradient.args
+    return weight is not None or bias is not None or bool(summed) or dtype not in norms.FLOATS
 
 
 def _write_out(node: fx.Node, reference: Callable[..., Any]) -> None:

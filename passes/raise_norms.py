@@ -1,8 +1,9 @@
 """raise_norms: a norm, its activation and its blocks become one loka::norm_quantize, which fuse puts into a GEMM.
 
-AOTAutograd would take them apart, and parts are many where the whole is one. Works in inference on CUDA only: on a CPU
-Inductor fuses the parts better than an op of ours would run, and in training the backward reads what an epilogue would
-leave out. An activation alone is raised behind a product. What fuse has no use for, lower writes out again.
+AOTAutograd would take them apart, and parts are many where the whole is one. In training the op saves its statistics,
+and its gradient is one op too, loka::norm_quantize_backward. Works on CUDA only: on a CPU Inductor fuses the parts
+better than an op of ours would run. An activation alone is raised behind a product. What fuse has no use for, lower
+writes out again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class RaiseNorms:
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
-        if context.device == "cuda" and not context.training:
+        if context.device == "cuda":
             for node in list(graph.nodes):
                 found = pattern(node)
                 if found is None:
@@ -43,7 +44,7 @@ class RaiseNorms:
                 if reason:
                     rejects.append(Reject(module_name(node), reason))
                 else:
-                    rewrites.append(rewrite(_with_what_follows(found)))
+                    rewrites.append(rewrite(_with_what_follows(found), context.training))
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
@@ -125,9 +126,9 @@ def _activation(node: fx.Node) -> str:
     return name if node.args[1:] in ((), (False,)) else ""
 
 
-def rewrite(norm: Norm) -> Rewrite:
+def rewrite(norm: Norm, save: bool) -> Rewrite:
     dtype = value(norm.last).dtype
-    kind = (norm.norm, norm.block, norm.activation, dtype, norm.eps, False)
+    kind = (norm.norm, norm.block, norm.activation, dtype, norm.eps, save)
     out = emit(norm.last, getitem, emit(norm.last, OP, norm.x, norm.weight, norm.bias, None, *kind), 0)
     out.meta = {**norm.last.meta, "example_value": value(out)}
     norm.last.replace_all_uses_with(out)
