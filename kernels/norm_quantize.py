@@ -350,7 +350,7 @@ def _backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     rows = x.reshape(-1, x.shape[-1])
     if norm != "none" and not statistics.shape[-1]:  # nothing was saved
         statistics = normalize(rows.to(statistics.dtype), norm, block, ctx.eps)[1]
-    kept = statistics.reshape(rows.shape[0], -1) if norm != "none" else statistics.new_empty((rows.shape[0], 0))
+    kept = statistics.new_empty((rows.shape[0], 0)) if norm == "none" else statistics.flatten(0, -2)
     out, _, _, _, *sums, _ = norm_quantize_backward(
         grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False, False
     )

@@ -1,0 +1,148 @@
+"""Norms in training: raised with their gradients, which fuse_backward and lower leave as one kernel where it saves a
+pass; the same gradients as float64's.
+
+The graphs are those of a CUDA device, run op by op here, where an op computes its reference.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from loka_compile.adapt import BlockNorm
+from loka_compile.dispatch.plan import Plan
+from loka_compile.passes.canonicalize import Canonicalize
+from loka_compile.passes.raise_norms import RaiseNorms
+from tests.helpers import compile_op_by_op, sqnr_db
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+RAISING = (Canonicalize(), RaiseNorms())
+B, D, EPS = 257, 64, 1e-5  # a prime batch
+NOTHING = Plan("h100", {}, origin="nothing is planned")
+SUMS = "sums itself over rows, for the bias before it"
+
+
+def stack(norm=nn.LayerNorm, activation=nn.ReLU, bias=True, layers=2, width=D):
+    made = [m for _ in range(layers) for m in (nn.Linear(width, width, bias=bias), norm(width), activation())]
+    model = nn.Sequential(*made)
+    for module in model:
+        if not isinstance(module, nn.Linear):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, 1.0, 0.2)
+    return model
+
+
+def gradients(model, x, out):
+    """Of x and the parameters, for a loss that weighs every output differently."""
+    weights = torch.randn(out.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (out.double() * weights).sum().backward()
+    return [x.grad, *(p.grad for p in model.parameters())]
+
+
+def run(model, x=None, dtype=torch.float32, plan=NOTHING, device="cuda", dynamic=None):
+    """(captured, gradients, float64's gradients, those of eager mode)"""
+    x = torch.randn(B, D) if x is None else x
+    model, x = model.to(dtype), x.to(dtype).requires_grad_()
+    if dynamic:
+        torch._dynamo.mark_dynamic(x, 0)
+    exact, exact_x = copy.deepcopy(model).double(), x.detach().double().requires_grad_()
+    eager, eager_x = copy.deepcopy(model), x.detach().clone().requires_grad_()
+    captured = compile_op_by_op(model, plan, device=device, on_dynamo=RAISING, dynamic=dynamic)
+    found = gradients(model, x, captured(x))
+    for name, graph in captured.graphs.items():
+        graph.lint()
+        assert all("val" in node.meta for node in graph.nodes if node.op != "output"), name
+    return captured, found, gradients(exact, exact_x, exact(exact_x)), gradients(eager, eager_x, eager(eager_x))
+
+
+def did(captured, graph="backward"):
+    return [rewrite.did for rewrite in captured.results["fuse_backward", graph].rewrites]
+
+
+def loka_ops(captured, graph):
+    return {op: n for op, n in captured.ops(graph).items() if op.startswith("loka.")}
+
+
+def assert_exact(found, exact, eager):
+    """In float32 to its rounding; in bfloat16 no worse than eager mode, which rounds more often."""
+    for ours, theirs, torchs in zip(found, exact, eager, strict=True):
+        assert ours.dtype == torchs.dtype and ours.shape == torchs.shape
+        assert sqnr_db(ours, theirs) > (100 if ours.dtype == torch.float32 else sqnr_db(torchs, theirs) - 0.5)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_norm_is_one_op_with_three_sums(dtype, dynamic):
+    captured, *found = run(stack(), dtype=dtype, dynamic=dynamic)
+    assert len(captured.results["raise_norms", "dynamo"].rewrites) == 2
+    assert did(captured) == [SUMS, SUMS]
+    assert loka_ops(captured, "backward") == {"loka.norm_quantize_backward": 2}
+    assert captured.ops("backward")["aten.sum"] == 0 and captured.ops("backward")["aten.rsqrt"] == 0
+    assert not loka_ops(captured, "forward")  # Inductor's norm, which saves the statistics
+    assert captured.ops("forward")["aten.rsqrt"] == 2
+    assert_exact(*found)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "block"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.Hardswish, nn.GELU, nn.Identity])
+def test_every_norm_with_every_activation(norm, activation):
+    make = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "block": lambda n: BlockNorm(n, 16)}[norm]
+    captured, *found = run(stack(make, activation))
+    assert did(captured) == [SUMS, SUMS]
+    assert loka_ops(captured, "backward") == {"loka.norm_quantize_backward": 2}
+    assert_exact(*found)
+
+
+def test_without_sums_inductor_fuses_the_gradient():
+    captured, *found = run(stack(lambda n: BlockNorm(n, 16), bias=False))
+    assert len(captured.results["raise_norms", "dynamo"].rewrites) == 2
+    assert not did(captured) and not loka_ops(captured, "backward")
+    assert_exact(*found)
+
+
+def test_a_relu_alone_saves_no_more_than_its_result():
+    model = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D))
+    captured, *found = run(model)
+    assert did(captured) == [SUMS] and loka_ops(captured, "backward") == {"loka.norm_quantize_backward": 1}
+    saved = captured.graphs["forward"].find_nodes(op="output")[0].args[0]
+    assert not any(node.target is torch.ops.aten.addmm.default for node in saved[1:])
+    assert_exact(*found)
+
+
+class Residual(nn.Module):
+    """A norm of what was added, read by a product and added on."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(D, D), nn.Linear(D, D)
+        self.norm = nn.LayerNorm(D)
+
+    def forward(self, x):
+        y = F.relu(self.norm(x + self.up(x)))
+        return self.down(y) + y
+
+
+def test_a_norm_of_a_sum_and_three_dimensions():
+    x = torch.randn(7, 11, D)
+    captured, *found = run(Residual(), x)
+    assert did(captured) == [SUMS]  # the added product's bias takes the same gradient
+    assert loka_ops(captured, "backward") == {"loka.norm_quantize_backward": 1}
+    assert_exact(*found)
+
+
+def test_one_row_and_none():
+    for rows in (0, 1):
+        _, found, exact, _ = run(stack(), torch.randn(rows, D))
+        for ours, theirs in zip(found, exact, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_cpu_nothing_is_raised():
+    captured, *found = run(stack(), device="cpu")
+    assert ("raise_norms", "dynamo") not in captured.results and not did(captured)
+    assert not loka_ops(captured, "backward") and not loka_ops(captured, "forward")
+    assert_exact(*found)
