@@ -20,9 +20,11 @@ from loka_compile.passes.fuse_backward import FuseBackward
 from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.merge import Merge
+from loka_compile.passes.mix_tokens import MixTokens
 from loka_compile.passes.precision import Precision
 from loka_compile.passes.raise_norms import RaiseNorms
 from loka_compile.passes.reassociate import Reassociate
+from loka_compile.passes.thin import Thin
 
 __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "Rewrite"]
 
@@ -55,8 +57,8 @@ class Pipeline:
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(Hoist(), Merge(), Reassociate()),
+    simplify=(Hoist(), Merge(), Reassociate(), MixTokens()),
     raising=(RaiseNorms(),),
     joint=(Precision(),),
-    post_grad=(Fuse(), FuseBackward(), Lower()),
+    post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
 )

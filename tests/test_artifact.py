@@ -144,9 +144,11 @@ def test_the_record_tells_what_the_passes_did(compiled):
     _, plan, run, trained = compiled
     (inference,), (training,) = loka.records(run), loka.records(trained)
     assert [(stage.name, stage.graph) for stage in inference.stages] == [
-        ("precision", "inference"), ("fuse", "inference"), ("lower", "inference")]  # fmt: skip
+        ("precision", "inference"), ("fuse", "inference"), ("fuse_backward", "inference"), ("thin", "inference"),
+        ("lower", "inference")]  # fmt: skip
     assert [(stage.name, stage.graph) for stage in training.stages] == [
-        ("precision", "joint"), ("fuse", "forward"), ("lower", "forward"), ("fuse", "backward"), ("lower", "backward"),
+        ("precision", "joint"), ("fuse", "forward"), ("fuse_backward", "forward"), ("thin", "forward"), ("lower", "forward"),
+        ("fuse", "backward"), ("fuse_backward", "backward"), ("thin", "backward"), ("lower", "backward"),
     ]  # fmt: skip
     assert inference.training is False and training.training is True
     for record in (inference, training):
