@@ -27,7 +27,7 @@ from examples.metrics import Race
 from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
 
-EXACT = ("hoist", "merge", "reassociate")
+EXACT = ("hoist", "merge", "batch", "reassociate", "mix_tokens")
 MIN_SPEEDUP = 2.0
 VARIANTS: dict[str, dict[str, object]] = {
     "loka, exact passes off": {"recipes": (), "passes": dict.fromkeys(EXACT, False)},

@@ -90,17 +90,18 @@ def loka(
 def simplify(
     written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """The graph after exact algebra, as far as the plan given lowers as many GEMMs in it and a profile knows all."""
-    plan = planning.given_plan(chosen)
-    known = chosen.profile is not None  # by their sizes: what merge and reassociate write is unknown to a profile
-    passes = pipeline.select({"merge": not known, "reassociate": not known}).simplify
-    gm, changes = run_on_dynamo(written, passes, device, chosen.target if plan is None else plan.target)
-    if plan is None or not any(change.result.rewrites for change in changes):
-        return gm, changes
-    if planning.lowered(plan, gm, inputs) < planning.lowered(plan, written, inputs):
-        reason = "undone, as the plan given lowers GEMMs as they are written"
-        return written, tuple(change.undone(reason) for change in changes)
-    return gm, changes
+    """The graph after exact algebra, pass by pass, as far as the plan given lowers as many GEMMs in it and the profile
+    given knows as many."""
+    given = planning.given_plan(chosen) or planning.given_profile(chosen)
+    target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    for each in pipeline.simplify:
+        simpler, made = run_on_dynamo(gm, (each,), device, target)
+        worked = given is not None and any(change.result.rewrites for change in made)
+        if worked and (reason := planning.lost(given, gm, simpler, inputs)):
+            simpler, made = gm, tuple(change.undone(f"undone, as {reason}") for change in made)
+        gm = simpler
+        changes += made
+    return gm, tuple(changes)
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
+from loka_compile.passes.batch import Batch
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.fuse import Fuse
 from loka_compile.passes.fuse_backward import FuseBackward
@@ -57,7 +58,7 @@ class Pipeline:
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(Hoist(), Merge(), Reassociate(), MixTokens()),
+    simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens()),
     raising=(RaiseNorms(),),
     joint=(Precision(),),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),

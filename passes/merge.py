@@ -93,12 +93,12 @@ def costs(group: Sequence[fx.Node], context: Context) -> str:
     return f"apart they take {apart * 1e6:.0f} us and as one {joined * 1e6:.0f} us for {rows} rows (modelled)"
 
 
-def gemm_seconds(r: Rates, rows: int, depth: int, width: int, dtype: torch.dtype) -> float:
-    """Modelled seconds of (rows, depth) @ (depth, width)."""
-    tiles = math.ceil(rows / TILE) * math.ceil(width / TILE)
+def gemm_seconds(r: Rates, rows: int, depth: int, width: int, dtype: torch.dtype, batch: int = 1) -> float:
+    """Modelled seconds of (rows, depth) @ (depth, width), or of a batch of these in one kernel."""
+    tiles = batch * math.ceil(rows / TILE) * math.ceil(width / TILE)
     waves = math.ceil(tiles / SMS)
     flops = 2 * depth * waves * SMS * TILE * TILE
-    return r.seconds(flops, dtype.itemsize * (rows * depth + depth * width + rows * width))
+    return r.seconds(flops, batch * dtype.itemsize * (rows * depth + depth * width + rows * width))
 
 
 def _rewrite(group: Sequence[fx.Node]) -> None:

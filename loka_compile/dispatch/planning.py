@@ -67,7 +67,8 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
     if options.plan is not None:
         return _given(options, device)
     if options.profile is not None:
-        profile = options.profile if isinstance(options.profile, Profile) else load_profile(options.profile)
+        profile = given_profile(options)
+        assert profile is not None
         return dispatch(_as_in(profile, gm, inputs), options=options)
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
@@ -80,10 +81,20 @@ def given_plan(options: Options) -> Plan | None:
     return options.plan if options.plan is None or isinstance(options.plan, Plan) else load_plan(options.plan)
 
 
-def lowered(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> int:
-    """How many GEMMs of a graph a plan lowers, here or at another batch."""
-    found = (plan.find(site) for site in sites_of(gm, inputs))
-    return sum(bool(decision.recipes) for decision in found if decision is not None)
+def given_profile(options: Options) -> Profile | None:
+    """The profile of the options, read; None where they have none."""
+    known = options.profile is None or isinstance(options.profile, Profile)
+    return options.profile if known else load_profile(options.profile)  # type: ignore[return-value,arg-type]
+
+
+def lost(given: Plan | Profile, gm: fx.GraphModule, simpler: fx.GraphModule, inputs: Sequence[Any]) -> str:
+    """What a simpler graph loses: fewer GEMMs that the plan lowers, here or at another batch, or more that the profile
+    does not know; empty if neither."""
+    before, after = ([given.find(site) for site in sites_of(graph, inputs)] for graph in (gm, simpler))
+    if isinstance(given, Profile):
+        return "the profile given knows GEMMs as they are written" if after.count(None) > before.count(None) else ""
+    lowered = [sum(bool(d.recipes) for d in found if d is not None) for found in (before, after)]  # type: ignore[union-attr]
+    return "the plan given lowers GEMMs as they are written" if lowered[1] < lowered[0] else ""
 
 
 def _given(options: Options, device: str) -> Plan:

@@ -302,5 +302,34 @@ def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_
             compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
             torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
             text = " ".join(str(loka.explain(compiled)).split())
-            assert ("linear, split: columns 0-7" in text) and (("as the plan given knows" in text) != split)
+            assert ("linear, split: columns 0-7" in text) and (("as the plan given lowers" in text) != split)
             assert len(loka.plan(compiled).lowered) == (3 if given else 0)
+
+
+class Tower(nn.Module):
+    """A user's tower, and heads of one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.tower, self.heads = nn.Linear(8, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(6))
+
+    def forward(self, user, items):
+        x = self.tower(user.expand(len(items), -1)) + items
+        return tuple(head(x) for head in self.heads)
+
+
+def test_a_profile_keeps_the_gemms_that_it_knows_and_no_more(fresh_dynamo, op_by_op):
+    """Heads joined would be a GEMM that the profile has never seen; a tower over fewer rows is one it knows."""
+    model, args = Tower(), (torch.randn(1, 8), torch.randn(99, 8))
+    with torch.no_grad(), loka.probe(model) as probe:
+        model(*args)
+    for profile, joined in ((probe.profile, False), (None, True)):
+        torch._dynamo.reset()
+        options = {"profile": profile, "target": "h100", "measure_calls": 0}
+        compiled = torch.compile(model, backend="loka", options=options)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*args), model(*args), rtol=0.05, atol=0.05)
+        text = " ".join(str(loka.explain(compiled)).split())
+        assert "hoist: linear before its input is repeated: tower" in text
+        assert ("one linear of 6: undone, as the profile given knows GEMMs" in text) != joined
+        assert ("merge: one linear of 6: heads.0" in text) == joined

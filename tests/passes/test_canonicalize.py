@@ -84,6 +84,15 @@ def test_every_spelling(form, dtype):
     torch.testing.assert_close(out, fn(x.double()).to(dtype).sin(), **close)
 
 
+def test_a_width_that_may_change():
+    x = torch.randn(ROWS, N)
+    torch._dynamo.mark_dynamic(x, (0, 1))
+    fn = RMS["rsqrt of a mean of powers"]
+    graph, result, out = run(lambda x: fn(x).sin(), x)
+    assert len(result.rewrites) == 1 and calls(graph) == ["size", F.rms_norm, "sin"]
+    torch.testing.assert_close(out, fn(x).sin())
+
+
 class Llama(nn.Module):
     def __init__(self, dtype=torch.bfloat16):
         super().__init__()
