@@ -13,7 +13,7 @@ from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
 PASS_NAMES = (
-    "canonicalize", "hoist", "merge", "batch", "reassociate", "mix_tokens", "raise_norms", "precision", "fuse",
+    "canonicalize", "hoist", "merge", "batch", "reassociate", "mix_tokens", "raise_norms", "share", "precision", "fuse",
     "fuse_backward", "thin", "lower",
 )  # fmt: skip
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")

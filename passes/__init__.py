@@ -25,6 +25,7 @@ from loka_compile.passes.mix_tokens import MixTokens
 from loka_compile.passes.precision import Precision
 from loka_compile.passes.raise_norms import RaiseNorms
 from loka_compile.passes.reassociate import Reassociate
+from loka_compile.passes.share import Share
 from loka_compile.passes.thin import Thin
 
 __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "Rewrite"]
@@ -60,6 +61,6 @@ PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
     simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens()),
     raising=(RaiseNorms(),),
-    joint=(Precision(),),
+    joint=(Share(), Precision()),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
 )

@@ -143,18 +143,10 @@ def test_a_pass_that_is_switched_off_promises_nothing(plan_for, fresh_dynamo):
 def test_the_record_tells_what_the_passes_did(compiled):
     _, plan, run, trained = compiled
     (inference,), (training,) = loka.records(run), loka.records(trained)
-    assert [(stage.name, stage.graph) for stage in inference.stages] == [
-        ("precision", "inference"), ("fuse", "inference"), ("fuse_backward", "inference"), ("thin", "inference"),
-        ("lower", "inference")]  # fmt: skip
-    assert [(stage.name, stage.graph) for stage in training.stages] == [
-        ("precision", "joint"),
-        ("fuse", "forward"), ("fuse_backward", "forward"), ("thin", "forward"), ("lower", "forward"),
-        ("fuse", "backward"), ("fuse_backward", "backward"), ("thin", "backward"), ("lower", "backward"),
-    ]  # fmt: skip
     assert inference.training is False and training.training is True
     for record in (inference, training):
         assert "addmm" in record.before and "addmm" not in record.after
-        assert all(bool(stage.diff) == (stage.name in ("precision", "lower")) for stage in record.stages)  # on a CPU
+        assert {stage.name for stage in record.stages if stage.diff} == {"precision", "lower"}  # all else has no use here
         assert record.plan == plan
     assert {site.key for site in training.sites} == set(plan.decisions)
 

@@ -3,9 +3,10 @@
     python examples/kunlun/bench.py [--size medium] [--batch 32] [--rounds 15] [--seeds 3] [--json FILE]
 
 The requests are those of the test set with the longest histories, every sequence filled up to 512 tokens, which the
-FLOPs and the times include. Every variant is compiled by loka with its defaults and all take turns; a training step is
-forward, loss and backward. NE is that of models trained with the variant on all training ratings, with the histories
-they have. Every time printed is measured here; FLOPs are counted on the graph after loka's passes.
+FLOPs and the times include. Every variant is compiled by loka in the model's own precision (`recipes: ()`, as it is
+trained) and all take turns; a training step is forward, loss and backward. NE is that of models trained with the
+variant on all training ratings, with the histories they have. Every time printed is measured here;
+FLOPs are counted on the graph after loka's passes.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def measure(
     """By variant: GFLOPs a request, milliseconds a call, requests a second, and throughput over the model as it is."""
     torch.compiler.reset()
     count, calls = {}, {}
-    given = {"measure_calls": 0, **({"race": False} if options.quick else {})}
+    given = {**train.loka_options(), "race": False}  # nothing to plan; a race would compile every variant again
     few = longest(found, COUNTED, size.max_length)
     for name in options.variants:
         variant = VARIANTS[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -50,13 +50,14 @@ def settle(
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    settled = []
+    reference, settled = None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
         plan = at_this_batch(plan, gm, inputs)
         if compared and plan.lowered:
-            plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter)
+            reference = reference or unplanned(gm, inputs)
+            plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter, reference)
         if not settled or any(changes(settled[0], plan)):
             settled.append(plan)
     return settled
@@ -147,16 +148,33 @@ def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
     return sites
 
 
-def within_budget(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter) -> Plan:
+@dataclass(frozen=True)
+class Unplanned:
+    """A graph as it is: its GEMMs, and its outputs on real inputs."""
+
+    sites: list[Site]
+    outputs: list[Any]
+
+
+def unplanned(gm: fx.GraphModule, inputs: Sequence[Any]) -> Unplanned:
+    sites: list[Site] = []
+    outputs = run(gm, inputs, lambda graph: sites.extend(gemm.site for gemm in annotate(graph)))
+    return Unplanned(sites, outputs)
+
+
+def within_budget(
+    plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter,
+    reference: Unplanned | None = None,
+) -> Plan:  # fmt: skip
     """The fastest plan on the frontier between time and noise whose outputs, on this graph, are within the budget.
 
-    The budget is a relative RMS. Demoted along the way are the sites that make the most noise for the time they save.
+    The budget is a relative RMS of what `reference` has. Demoted along the way are the sites that make the most noise
+    for the time they save.
     """
-    sites: list[Site] = []
-    reference = run(gm, inputs, lambda graph: sites.extend(gemm.site for gemm in annotate(graph)))
-    here = {d.site.key: d for d in filter(None, map(plan.find, sites)) if d.lowered}
+    reference = reference or unplanned(gm, inputs)
+    here = {d.site.key: d for d in filter(None, map(plan.find, reference.sites)) if d.lowered}
     for kept in [*kept_along_frontier(list(here.values())), set(here)]:
-        error = output_error(run(gm, inputs, functools.partial(rewriter, plan)), reference)
+        error = output_error(run(gm, inputs, functools.partial(rewriter, plan)), reference.outputs)
         if error <= budget or not here:
             return plan
         reason = f"outputs were off by {error:.2%} (budget {budget:.2%})"

@@ -31,7 +31,7 @@ GEMMS = {
 }
 """linear, matmul and einsum have become one of these by the time AOTAutograd is done."""
 
-_LAYOUT = {
+LAYOUT = {
     aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default, aten.reshape.default,
     aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default, aten.clone.default,
     aten._unsafe_view.default,
@@ -110,7 +110,7 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, fl
 
 def root(node: Any) -> Any:
     """The tensor behind views, permutes and contiguous copies."""
-    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in _LAYOUT:
+    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in LAYOUT:
         node = node.args[0]
     return node
 

@@ -1,0 +1,53 @@
+"""share: equal views and copies of one tensor become one, so that the GEMMs that read them share what is made of it.
+
+Three linears over `x.transpose(1, 2)` write the transpose three times, and three copies are quantized three times.
+AOTAutograd removes such repetitions where it partitions a joint graph; in inference nothing does, and in training it
+comes after the products are rewritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from loka_compile.graph.sites import GEMMS, LAYOUT, operands
+from loka_compile.passes.base import Context, PassResult, Rewrite
+
+
+@dataclass(frozen=True)
+class Share:
+    name: str = "share"
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        """Only what GEMMs read: elsewhere Inductor fuses views, and a copy that lives longer costs memory."""
+        first: dict[object, fx.Node] = {}
+        rewrites = []
+        read = _read_by_gemms(graph)
+        for node in list(graph.nodes):
+            if node not in read:
+                continue
+            original = first.setdefault(_written(node), node)
+            if original is not node:
+                node.replace_all_uses_with(original)
+                graph.erase_node(node)
+                rewrites.append(Rewrite(node.name, f"is {original.name}"))
+        graph.lint()
+        return PassResult(tuple(rewrites))
+
+
+def _read_by_gemms(graph: fx.Graph) -> set[fx.Node]:
+    """Views and copies between a tensor and the GEMMs that read it."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.target in GEMMS:
+            for operand in operands(node)[:2]:
+                while operand not in found and operand.op == "call_function" and operand.target in LAYOUT:
+                    found.add(operand)
+                    operand = operand.args[0]  # type: ignore[assignment]
+    return found
+
+
+def _written(node: fx.Node) -> object:
+    """What the node computes, its inputs by identity. A forward's node is never shared with a backward's."""
+    return node.target, repr((node.args, node.kwargs)), node.meta.get("partitioner_tag")
