@@ -146,7 +146,7 @@ def test_the_record_tells_what_the_passes_did(compiled):
     assert inference.training is False and training.training is True
     for record in (inference, training):
         assert "addmm" in record.before and "addmm" not in record.after
-        assert {stage.name for stage in record.stages if stage.diff} == {"precision", "lower"}  # all else has no use here
+        assert {stage.name for stage in record.stages if stage.diff} == {"precision", "lower"}  # all else idles
         assert record.plan == plan
     assert {site.key for site in training.sites} == set(plan.decisions)
 
