@@ -2,8 +2,9 @@
 
     python examples/bench_preview.py [--models mlp wukong ...] [--targets h100 b200 mi300x] [--json FILE]
 
-Wukong, DLRM and DCNv2 at the sizes of this folder with batches of MovieLens-100k, an MLP stack and an attention block
-with drawn inputs; inference and training (forward and backward). All in bf16. loka's decisions are those of a probe on
+Wukong, DLRM and DCNv2 at the sizes of this folder with batches of MovieLens-100k, Kunlun ("small", sequences filled up
+to 128 events, an eighth of the batch), an MLP stack and an attention block with drawn inputs; inference and training
+(forward and backward). All in bf16. loka's decisions are those of a probe on
 this CPU. Kernels are what torch.compile generates; every time is modelled, none is measured.
 """
 
@@ -29,13 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 import loka_compile as loka
 from examples import movielens, training
+from examples.kunlun import data, train
+from examples.kunlun.sizes import SIZES
 from examples.models.blocks import MultiHeadAttention, mlp_stack
 from examples.models.dcnv2 import DCNv2
 from examples.models.dlrm import DLRM
+from loka_compile.preview.worker import cast
 
 WANTED = {"inference": 1.4, "training": 1.2}
 """loka over Inductor, geometric mean of the models on an H100, modelled."""
 TORCHAO = ("torchao rowwise", "torchao tensorwise") if importlib.util.find_spec("torchao") else ()
+LENGTH = 128
+"""Tokens of Kunlun's sequences."""
 Made = tuple[nn.Module, tuple[torch.Tensor, ...]]
 
 
@@ -47,10 +53,17 @@ def ranking(make: Callable[[movielens.MovieLens], nn.Module]) -> Callable[[int],
     return made
 
 
+def kunlun(batch: int) -> Made:
+    found = data.load()
+    of_kunlun = found.batch(found.test[: batch // 8], LENGTH, pad_to=LENGTH)
+    return train.kunlun(found, SIZES["small"]), of_kunlun.inputs  # type: ignore[return-value]
+
+
 MODELS: dict[str, Callable[[int], Made]] = {
     "wukong": ranking(training.wukong),
     "dlrm": ranking(lambda data: DLRM(data.cardinalities, data.genres)),
     "dcnv2": ranking(lambda data: DCNv2(data.cardinalities, data.genres)),
+    "kunlun": kunlun,
     "mlp": lambda batch: (mlp_stack(), (torch.randn(batch, 512),)),
     "mha": lambda batch: (MultiHeadAttention(), (torch.randn(batch // 8, 128, 256),)),
 }
@@ -80,15 +93,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return results
 
 
-def probed(name: str, train: bool, options: argparse.Namespace) -> tuple[nn.Module, tuple[torch.Tensor, ...], Any]:
+def probed(name: str, training: bool, options: argparse.Namespace) -> tuple[nn.Module, tuple[torch.Tensor, ...], Any]:
     """A model in bf16, its inputs, and what a probe on this CPU learns of it."""
     torch.manual_seed(0)
     model, inputs = MODELS[name](options.batch)
-    model = model.to(torch.bfloat16).train(train)
-    inputs = tuple(x.to(torch.bfloat16) if x.is_floating_point() else x for x in inputs)
-    with torch.set_grad_enabled(train), loka.probe(model) as probe:
+    model, inputs, _ = cast(model.train(training), inputs, {}, "bfloat16")
+    with torch.set_grad_enabled(training), loka.probe(model) as probe:
         out = model(*inputs)
-        if train:
+        if training:
             out.float().square().mean().backward()
     model.zero_grad()
     return model, inputs, probe.profile

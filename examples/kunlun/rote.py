@@ -34,6 +34,6 @@ def angles(index: Tensor, tau: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys (B, heads, T, width), each pair turned by its angle."""
+    """Queries or keys (B, heads, T, width), each pair turned by its angle, which may be known more exactly than x."""
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)

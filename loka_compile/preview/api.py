@@ -102,13 +102,15 @@ def previews(
         order = {name: place for place, name in enumerate(wanted)}
         answered = tuple(side_from_json(each) for each in sorted(done, key=lambda each: order[each["name"]]))
         memory = max(each.get("memory", 0) for each in done)
-        followed = next((each["plan"] for each in done if "plan" in each), plans.get(target, ""))
+        won = next((each for each in done if "plan" in each), {"plan": plans.get(target, ""), "options": {}})
+        followed, options = won["plan"], won["options"]
         versions = {name: metadata.version(name) for name in ("torch", "triton")}
         made = Preview(
             source.label, target, training, against, answered, rates, memory, TARGETS[target].memory, versions,
-            plan=followed,
+            plan=followed, options=options,
         )  # fmt: skip
-        found.append(_measured(made, source, request | {"plan": followed}, measure, progress))
+        request |= {"plan": followed, "options": options}
+        found.append(_measured(made, source, request, measure, progress))
     return found
 
 

@@ -24,15 +24,17 @@ def gpu_here(target: str) -> str:
 
 
 def run(
-    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool, plan: Any
-) -> list[tuple[str, float]]:
+    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool, plan: Any,
+    options: Mapping[str, Any],
+) -> list[tuple[str, float]]:  # fmt: skip
     """(kernel, microseconds) in launch order, medians of STEPS steps after WARM_UP. Raises what the model raises."""
     torch_patches.reset()
     own, inputs, keywords = on_device(copy.deepcopy(model)), on_device(args), on_device(dict(kwargs))
     if isinstance(own, nn.Module):
         own.train(training)
     own, _ = sides.converted(name, own, training)
-    call = own if name == "eager" else torch.compile(own, backend=sides.backend(name, plan, target, []), dynamic=False)
+    backend = sides.backend(name, plan, target, [], options)
+    call = own if name == "eager" else torch.compile(own, backend=backend, dynamic=False)
     for _ in range(WARM_UP):
         sides.step(call, own, inputs, keywords, training)
     torch.cuda.synchronize()

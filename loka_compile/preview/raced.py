@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from loka_compile.dispatch.in_context import TRIES, Part, Step, families, fastest
+from loka_compile.dispatch.in_context import TRIES, Part, Step, back, families, fastest
 from loka_compile.dispatch.plan import Decision, Plan
 from loka_compile.options import PASS_NAMES
 from loka_compile.preview.model import Rates, kernel_us
@@ -30,15 +30,29 @@ def raced(run: Run, plan: Plan, rates: Rates, training: bool, inductor: Side) ->
         return step_of(side_from_json(run("loka", plan, products_only=True)).kernels, rates, gemms)
 
     best, step = fastest(plan, clock, TRIES[training])
-    against, options, notes = inductor.us(rates), {}, list(_changes(plan, best))
-    if best.raced:
-        notes.insert(0, f"the plan raced: {best.raced}")
-    if step.us > against * (1 + SAME):
-        options = {"passes": dict.fromkeys(PASS_NAMES, False)}
-        why = f"all taken back, as it was slower than Inductor: {step.us:.1f} us a step, {against:.1f} by Inductor"
-        best, notes = replace(best, raced=why), [why]
-    body = run("loka", best, options)
-    return body | {"plan": best.to_json(), "notes": [*body["notes"], *notes]}
+    us, options, said = step.us, {}, [best.raced] if best.raced else []
+    for other, passes in _without(best, training):
+        found = side_from_json(run("loka", other, {"passes": passes}, products_only=True)).us(rates)
+        if found < us * (1 - SAME):
+            said.append(f"{found:.1f} us without {', '.join(passes)}, {us:.1f} with, modelled")
+            us, best, options = found, other, {"passes": passes}
+    against = inductor.us(rates)
+    if us > against * (1 + SAME):
+        said = [f"all is taken back, as it was slower than Inductor: {us:.1f} us a step, {against:.1f} by Inductor"]
+        best, options = back(best, best.lowered, to_keep=True), {"passes": dict.fromkeys(PASS_NAMES, False)}
+    best = replace(best, raced="; ".join(said))
+    body, notes = run("loka", best, options), [f"the plan raced: {best.raced}"] if said else []
+    notes += [f"to be compiled with options={{'plan': ..., 'passes': {options['passes']}}}"] if options else []
+    return body | {"plan": best.to_json(), "options": options, "notes": [*body["notes"], *notes, *_changes(plan, best)]}
+
+
+def _without(best: Plan, training: bool) -> Iterator[tuple[Plan, dict[str, bool]]]:
+    """The plan, and none, without the pass that takes what it raises from Inductor, which may have fused it with more
+    (a dropout behind an activation, say). In inference nothing is fused into a product without it."""
+    if training:
+        yield best, {"raise_norms": False}
+        if best.lowered:
+            yield back(best, best.lowered, to_keep=True), {"raise_norms": False}
 
 
 def step_of(kernels: Sequence[Kernel], rates: Rates, gemms: set[str]) -> Step:

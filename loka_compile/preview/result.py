@@ -75,6 +75,7 @@ class Preview:
     """One model on one target. sides: the first is what the others are held against ("against"), where it is there.
     rates: what times are modelled with. memory: bytes that a step needs at least. where: the GPU, if it was measured.
     plan: the one that loka's side follows, as Plan.to_json writes it (dispatch.plan.parse_plan reads it), "" if none.
+    options: what loka's side is compiled with beside it.
     """
 
     model: str
@@ -88,6 +89,7 @@ class Preview:
     versions: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
     plan: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def side(self, name: str) -> Side:
         """Raises KeyError for a side that is not there."""

@@ -91,7 +91,9 @@ def _measure(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in request["sides"]:
         yield {"started": name}
         try:
-            times = measure.run(name, model, args, kwargs, request["target"], request["training"], plan)
+            times = measure.run(
+                name, model, args, kwargs, request["target"], request["training"], plan, request["options"]
+            )
             yield {"name": name, "times": times}
         except Exception as error:
             traceback.print_exc()
@@ -111,8 +113,9 @@ def cast(model: Any, args: Any, kwargs: Any, dtype: str) -> tuple[Any, Any, Any]
             return value.to(wanted) if value.is_floating_point() else value
         if isinstance(value, dict):
             return {key: in_dtype(item) for key, item in value.items()}
-        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-            return type(value)(in_dtype(item) for item in value)
+        if isinstance(value, list | tuple):
+            items = map(in_dtype, value)
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         return value
 
     if isinstance(model, torch.nn.Module):

@@ -46,5 +46,23 @@ def test_where_even_the_unplanned_graph_is_slower_than_inductor_all_is_taken_bac
 
     side = raced(run, plan, RATES, False, Side("inductor", (kernel("fc", 9),)))
     assert len(side["kernels"]) == 1
-    assert "all taken back, as it was slower than Inductor" in parse_plan(side["plan"]).raced
+    assert side["options"] == asked[-1][1]
+    assert "all is taken back, as it was slower than Inductor" in parse_plan(side["plan"]).raced
     assert asked[-1][0] == 0 and not asked[-1][2] and not any(asked[-1][1]["passes"].values())
+
+
+def test_in_training_a_pass_that_takes_more_from_inductor_than_it_brings_is_left_out():
+    site = Site("fc#0:output", "mm", "output", *map(sympy.Integer, (1, 8, 8, 8)), torch.bfloat16, "fc")
+    fp8 = Candidate("fp8_rowwise", "triton")
+    scores = {KEEP: Score(time_us=2), str(fp8): Score(time_us=1)}
+    plan = Plan("h100", {site.key: Decision(site, fp8, "fastest", scores)})
+
+    def run(name, plan, options=None, products_only=False):
+        megabytes = 9 - len(plan.lowered) - 3 * bool(options)
+        return {"name": name, "notes": [], "kernels": [asdict(kernel("fc#0:output", megabytes))]}
+
+    side = raced(run, plan, RATES, True, Side("inductor", (kernel("fc", 9),)))
+    best = parse_plan(side["plan"])
+    assert side["options"] == {"passes": {"raise_norms": False}} and len(best.lowered) == 1
+    assert "without raise_norms" in best.raced and side["notes"][1].startswith("to be compiled with options=")
+    assert not raced(run, plan, RATES, False, Side("inductor", (kernel("fc", 9),)))["options"]
