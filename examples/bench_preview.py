@@ -35,7 +35,6 @@ from examples.kunlun.sizes import SIZES
 from examples.models.blocks import MultiHeadAttention, mlp_stack
 from examples.models.dcnv2 import DCNv2
 from examples.models.dlrm import DLRM
-from loka_compile.preview.worker import cast
 
 WANTED = {"inference": 1.4, "training": 1.2}
 """loka over Inductor, geometric mean of the models on an H100, modelled."""
@@ -97,13 +96,21 @@ def probed(name: str, training: bool, options: argparse.Namespace) -> tuple[nn.M
     """A model in bf16, its inputs, and what a probe on this CPU learns of it."""
     torch.manual_seed(0)
     model, inputs = MODELS[name](options.batch)
-    model, inputs, _ = cast(model.train(training), inputs, {}, "bfloat16")
+    model, inputs = model.to(torch.bfloat16).train(training), in_bf16(inputs)
     with torch.set_grad_enabled(training), loka.probe(model) as probe:
         out = model(*inputs)
         if training:
             out.float().square().mean().backward()
     model.zero_grad()
     return model, inputs, probe.profile
+
+
+def in_bf16(value: Any) -> Any:
+    """Tensors of floats, wherever they are in tuples."""
+    if isinstance(value, tuple):
+        items = map(in_bf16, value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value.to(torch.bfloat16) if value.is_floating_point() else value
 
 
 def row(name: str, phase: str, target: str, model: nn.Module, inputs: Any, profile: Any) -> dict[str, Any]:

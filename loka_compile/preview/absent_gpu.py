@@ -119,7 +119,10 @@ def _set(undo: contextlib.ExitStack, holder: Any, name: str, value: Any) -> None
 
 
 def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
-    """CUDA's choice: flash attention for 16 bits without a mask, memory-efficient with one, else plain products."""
+    """CUDA's choice: flash attention for 16 bits without a mask, memory-efficient with one, else plain products. A mask
+    of bools becomes one of numbers to be added first, as in ATen (convert_boolean_attn_mask)."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.where(attn_mask, 0.0, torch.scalar_tensor(-torch.inf, dtype=q.dtype, device=q.device))
     fits = q.dtype in (torch.float16, torch.bfloat16) and q.dim() == 4 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
     aten = torch.ops.aten
     if fits and attn_mask is None and not enable_gqa:
