@@ -18,14 +18,18 @@ import sympy
 import torch
 
 from loka_compile.dispatch.cost import Cost, casts
+from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.providers import triton
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
-from loka_compile.recipes import Recipe
+from loka_compile.recipes import RECIPES, Recipe
 from loka_compile.target import Target
 
 FUSING = (triton.NAME,)
 """Providers whose kernel has an epilogue for norms, activations and quantization."""
+FUSED = ("none", "row")
+"""Scalings of the operands that it takes (passes/fuse.py): one scale of all would cost no less, and blocks are summed
+apart."""
 WIDEST = 512
 """Columns of such a kernel's tile (kernels/gemm_norm.py)."""
 
@@ -54,8 +58,14 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
             return amax + _moved(target, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
-    behind = 0.0 if provider in FUSING and takes_epilogue(site) else _behind(site, sizes, target)
+    fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
+    behind = 0.0 if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + behind, casts(site, sizes, recipe, cast_us))
+
+
+def fuses(candidate: Candidate) -> bool:
+    """Whether the kernel has an epilogue for operands that are scaled so."""
+    return candidate.provider in FUSING and RECIPES[candidate.recipe].scaling in FUSED
 
 
 def takes_epilogue(site: Site) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.roofline import cost, keep_us
+from loka_compile.dispatch.plan import Candidate
+from loka_compile.dispatch.roofline import cost, fuses, keep_us
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES
@@ -69,3 +72,14 @@ def test_every_gpu_has_every_recipes_time(target):
     for recipe in RECIPES:
         assert 0 < us(recipe, 512, 512, 512, target=target, dtype=torch.float32) < 1e5
     assert us("fp8_rowwise", 16384, 8192, 8192, target=target) < us(None, 16384, 8192, 8192, target=target)
+
+
+def test_only_plain_operands_and_rows_have_an_epilogue():
+    """What passes/fuse.py would refuse is not priced as fused: an activation behind a product of blocks is a pass."""
+    sizes = Sizes(1, 4096, 1024, 1024)
+    bare, before = site(sizes, static_rhs=True), replace(site(sizes, static_rhs=True), epilogue="activation")
+    behind = 2 * 2 * 4096 * 1024 / BYTES * 1e6 + 2
+    for recipe, more in (("bf16", 0.0), ("fp8_rowwise", 0.0), ("fp8_blockwise", behind), ("fp8_tensorwise", behind)):
+        us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (bare, before)]
+        assert us[1] - us[0] == pytest.approx(more), recipe
+        assert fuses(Candidate(recipe, "triton")) == (more == 0.0) and not fuses(Candidate(recipe, "aten"))
