@@ -10,6 +10,7 @@ the original still loads: what the model no longer has is left out, with a warni
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,16 +141,16 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> str:
 
 def _load_originals(model: nn.Module, dropped: Sequence[str]) -> None:
     """Let a checkpoint of the original load; what is left out of it is said."""
+    model.register_load_state_dict_pre_hook(functools.partial(_leave_out, dropped))
 
-    def leave_out(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        found = [prefix + name for name in dropped if prefix + name in state]
-        for key in found:
-            del state[key]
-        if found:
-            warnings.warn(
-                f"loka.adapt: {len(found)} of the checkpoint's entries are no longer in the model and were left out: "
-                f"{', '.join(found)}",
-                stacklevel=2,
-            )
 
-    model.register_load_state_dict_pre_hook(leave_out)
+def _leave_out(dropped: Sequence[str], module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    found = [prefix + name for name in dropped if prefix + name in state]
+    for key in found:
+        del state[key]
+    if found:
+        warnings.warn(
+            f"loka.adapt: {len(found)} of the checkpoint's entries are no longer in the model and were left out: "
+            f"{', '.join(found)}",
+            stacklevel=2,
+        )

@@ -49,11 +49,13 @@ def run_on_dynamo(
         return gm, ()
     gm, changes = compat.copy_dynamo_graph(gm), []
     context = Context(Plan(target, {}), device, training)
+    before = copy.deepcopy(gm.graph)
     for each in passes:
-        before = copy.deepcopy(gm.graph)
         result = each(gm.graph, context)
-        change = Change(each.name, before, copy.deepcopy(gm.graph), result, getattr(each, "adapts", False))
+        after = copy.deepcopy(gm.graph) if result.rewrites else before
+        change = Change(each.name, before, after, result, getattr(each, "adapts", False))
         if change.adapts or result.rewrites or result.rejects:
             changes.append(change)
+        before = after
     gm.recompile()
     return gm, tuple(changes)

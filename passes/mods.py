@@ -16,6 +16,7 @@ from torch import fx
 
 from loka_compile.passes.base import Pass
 from loka_compile.passes.block_norm import BlockNorm
+from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.hard_swish import HardSwish
 from loka_compile.passes.no_bias import NoBias
@@ -32,5 +33,8 @@ def asked(names: Sequence[str]) -> tuple[Pass, ...]:
 def modified(
     gm: fx.GraphModule, names: Sequence[str], device: str = "cpu"
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """A copy of the graph with these mods applied, and what each did. The same graph where there is none to apply."""
-    return run_on_dynamo(gm, asked(names), device)
+    """A copy of the graph, in canonical form, with these mods applied, and what each did. The same graph where there is
+    none to apply."""
+    passes = asked(names)
+    gm, changes = run_on_dynamo(gm, (Canonicalize(), *passes) if passes else (), device)
+    return gm, tuple(change for change in changes if change.adapts)

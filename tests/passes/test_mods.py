@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import pytest
@@ -235,6 +236,8 @@ def test_what_is_adapted_is_gone_and_a_checkpoint_still_loads():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match="4 of the checkpoint's entries"):
+        pickle.loads(pickle.dumps(model)).load_state_dict(checkpoint)
     assert "4 parameters dropped" in str(report) and "head as it was: a final head keeps its bias" in str(report)
 
 
