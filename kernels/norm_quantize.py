@@ -352,7 +352,7 @@ def _backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         statistics = normalize(rows.to(statistics.dtype), norm, block, ctx.eps)[1]
     kept = statistics.new_empty((rows.shape[0], 0)) if norm == "none" else statistics.flatten(0, -2)
     out, _, _, _, *sums, _ = norm_quantize_backward(
-        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False, False
+        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False, False, 1.0
     )
     of_vectors = (None if v is None else each for v, each in zip((weight, bias), sums, strict=True))
     return out.reshape(x.shape), *of_vectors, *[None] * 7

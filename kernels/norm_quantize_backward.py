@@ -1,9 +1,9 @@
 """loka::norm_quantize_backward: the gradient of norm and activation, quantized for the two products that take it.
 
     out, scale, copy, copy_scale, grad_weight, grad_bias, total = norm_quantize_backward(
-        grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed)
+        grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed, gain)
 
-    y = activation(norm(x) * weight + bias) of loka::norm_quantize; grad is y's gradient
+    y = activation(norm(x) * weight + bias) of loka::norm_quantize; gain * grad is y's gradient
     out * scale ~ x's gradient;  copy * copy_scale ~ its transpose
 
 grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). statistics: what
@@ -12,7 +12,8 @@ dtype: of out. FP8 is quantized with one scale a row, (R, 1), as grad_input's pr
 scaled, and scale is empty. copied, for FP8: also the transpose, (N, R), with one scale for each of its rows, (N, 1), as
 grad_weight's takes it (its contraction is over R); else both are empty. grad_weight, grad_bias: (N,) in the dtype of
 weight and bias, empty where there is none. total, with `summed`: (N,) in the dtype of x, x's gradient summed over rows
-before it is rounded, which is that of a bias before the norm; else empty. Sums over rows are of float32, in two stages,
+before it is rounded, which is that of a bias before the norm; else empty. gain: 1, or what dropout multiplied what it
+let pass by, where x is its result: a ReLU's gradient is 0 where that is. Sums over rows are of float32, in two stages,
 always in the same order, rounded once.
 
 Zero rows, NaN and infinities as in loka::quantize. A column's scale needs all rows, so the copy is a second pass over
@@ -44,11 +45,12 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def reference(
     grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int,
-    activation: str, dtype: torch.dtype, copied: bool, summed: bool,
+    activation: str, dtype: torch.dtype, copied: bool, summed: bool, gain: float,
 ) -> Outputs:  # fmt: skip
     """The specification; see the module's docstring."""
     check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
     g, n = (each.to(torch.promote_types(x.dtype, torch.float32)) for each in (grad, x))
+    g = g if gain == 1.0 else g * gain
     length = block or x.shape[1]
     blocks = x.shape[1] // length
     rstd = statistics[:, -blocks:, None] if norm != "none" else None
@@ -111,7 +113,7 @@ def check(
 
 def launches(
     grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, outputs: Outputs,
-    norm: str, block: int, activation: str, arch: str,
+    norm: str, block: int, activation: str, gain: float, arch: str,
 ) -> list[Launch]:  # fmt: skip
     """The gradient; sums over rows, where there are any; the transposed copy, where it is wanted. All contiguous."""
     out, scale, copy, copy_scale, grad_weight, grad_bias, total = outputs
@@ -150,6 +152,7 @@ def launches(
             "BLOCKS": n // length,
             "NORM": norm,
             "ACTIVATION": activation,
+            "GAIN": gain,
             "TOP": norms.largest(out.dtype) if scaled else 0.0,
             "FLOOR": AMAX_FLOOR,
             "COPY": amax is not None,
@@ -198,14 +201,15 @@ def norm_quantize_backward(
     dtype: torch.dtype,
     copied: bool,
     summed: bool,
+    gain: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    args = grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed
+    args = grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed, gain
     if not x.is_cuda or x.dtype == torch.float64 or x.shape[1] > norms.LONGEST_ROW or not x.shape[0]:
         return reference(*args)
-    check(*args[:-1])
+    check(*args[:10])
     outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
     dense = [each if each is None else each.contiguous() for each in args[:5]]
-    for each in launches(*dense, outputs, norm, block, activation, norms.arch_of(x)):
+    for each in launches(*dense, outputs, norm, block, activation, gain, norms.arch_of(x)):
         each.run()
     return outputs
 
@@ -223,6 +227,7 @@ def _(
     dtype: torch.dtype,
     copied: bool,
     summed: bool,
+    gain: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
     return empty_outputs(x, weight, bias, dtype, copied, summed)
@@ -253,7 +258,7 @@ def specimens(arch: str) -> list[Specimen]:
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
         statistics = norms.empty_outputs(x, None, norm, block, dtype, True)[2]
         outputs = empty_outputs(x, weight, bias, dtype, dtype == fp8, summed)
-        made = launches(torch.empty_like(x), x, statistics, weight, bias, outputs, norm, block, activation, arch)
+        made = launches(torch.empty_like(x), x, statistics, weight, bias, outputs, norm, block, activation, 1.0, arch)
         words = [
             "norm_quantize_backward",
             norm + (f"/{block}" if block else ""),

@@ -25,12 +25,13 @@ def slope(z, ACTIVATION: tl.constexpr):
 @triton.jit
 def gradient_kernel(
     grad, x, statistics, weight, bias, columns_amax, out, scale, weight_sums, bias_sums, totals, amaxes, rows,
-    N: tl.constexpr, BLOCKS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, TOP: tl.constexpr,
-    FLOOR: tl.constexpr, COPY: tl.constexpr, ONCE: tl.constexpr, BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
+    N: tl.constexpr, BLOCKS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, GAIN: tl.constexpr,
+    TOP: tl.constexpr, FLOOR: tl.constexpr, COPY: tl.constexpr, ONCE: tl.constexpr,
+    BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
-    """Every program goes through tiles of BM rows, each as BB blocks of BL values: x's gradient, and what its rows add
-    to sums over all rows. COPY: out is the transpose, (N, rows), each of its rows scaled to its `columns_amax`. TOP is
-    0 where out is not scaled. ONCE: there is a program for every tile."""
+    """A program goes through tiles of BM rows, each as BB blocks of BL values: x's gradient, and what its rows add to
+    sums over all rows. COPY: out is the transpose, (N, rows), each of its rows scaled to its `columns_amax`. TOP is 0
+    where out is not scaled. ONCE: there is a program for every tile."""
     LENGTH: tl.constexpr = N // BLOCKS
     EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH
     row = tl.arange(0, BM)
@@ -51,7 +52,7 @@ def gradient_kernel(
         mask = (row < left)[:, None, None]
         if not EVEN:
             mask = mask & valid[None, :, :]
-        g = tl.load(grad + offsets, mask=mask, other=0.0).to(tl.float32)
+        g = tl.load(grad + offsets, mask=mask, other=0.0).to(tl.float32) * GAIN
         n = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
 
         if NORM != "none":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.batch import Batch
 from loka_compile.passes.canonicalize import Canonicalize
+from loka_compile.passes.fold_dropout import FoldDropout
 from loka_compile.passes.fuse import Fuse
 from loka_compile.passes.fuse_backward import FuseBackward
 from loka_compile.passes.hoist import Hoist
@@ -61,6 +62,6 @@ PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
     simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens()),
     raising=(RaiseNorms(),),
-    joint=(Share(), Precision()),
+    joint=(FoldDropout(), Share(), Precision()),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
 )

@@ -45,9 +45,10 @@ class FuseBackward:
 def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
     """The sum of x's gradient over rows becomes the op's own."""
     sums = [node for node in _read(gradient) if _over_rows(node)]
-    if not sums or gradient.args[-1]:
+    if not sums:
         return
-    made = splice(gradient, lambda *args: norm_quantize_backward(*args, True), gradient.args[:-1])
+    *args, _, gain = gradient.args
+    made = splice(gradient, lambda *args: norm_quantize_backward(*args, True, gain), args)
     for user in list(gradient.users):
         user.replace_all_uses_with(made[user.args[1]])
     for node in sums:

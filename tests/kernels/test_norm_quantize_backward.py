@@ -29,11 +29,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192)]
 
 
-def kernel(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed=True):
+def kernel(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed=True, gain=1.0):
     """What the op does with tensors on a GPU; what the interpreter would round wrongly, torch rounds."""
     outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
     arch = arch_of(x) if x.is_cuda else "sm_90"
-    for launch in launches(grad, x, statistics, weight, bias, outputs, norm, block, activation, arch):
+    for launch in launches(grad, x, statistics, weight, bias, outputs, norm, block, activation, gain, arch):
         names = ("out", "grad_weight", "grad_bias", "total")
         written = {} if x.is_cuda else {name: launch.args[name] for name in names if name in launch.args}
         wide = {name: torch.full(each.shape, float("nan")) for name, each in written.items()}
@@ -53,9 +53,10 @@ def oracle(grad, x, weight, bias, norm, block, activation):
     return [None if each is None else next(found) for each in leaves], statistics.detach()
 
 
-def check(got, grad, x, weight, bias, norm, block, activation, dtype, copied, summed=True):
+def check(got, grad, x, weight, bias, norm, block, activation, dtype, copied, summed=True, gain=1.0):
     """Every value is the format's nearest one to the oracle's, but for what float32 arithmetic loses."""
     out, scale, copy, copy_scale, *sums, total = got
+    grad = grad.double() * gain
     (dx, *by_sum), statistics = oracle(grad, x, weight, bias, norm, block, activation)
     assert (out.dtype, out.shape) == (dtype, x.shape)
     assert (copy.shape, copy_scale.shape) == (((x.shape[1], x.shape[0]), (x.shape[1], 1)) if copied else ((0,), (0,)))
@@ -117,16 +118,17 @@ def draw(rows, columns, exponent, dtype, seed, weights, norm, block):
     copied=st.booleans(),
     of=st.sampled_from([torch.float32, torch.bfloat16]),
     summed=st.booleans(),
+    gain=st.sampled_from([1.0, 1.25]),
     seed=st.integers(0, 2**31),
 )
 def test_kernels_and_reference_against_autograd(
-    rows, shape, exponent, norm, activation, weights, dtype, copied, of, summed, seed
+    rows, shape, exponent, norm, activation, weights, dtype, copied, of, summed, gain, seed
 ):
     columns, block = shape
     grad, x, statistics, weight, bias = draw(rows, columns, exponent, of, seed, weights, norm, block)
     if norm == "none" and exponent > 1:  # nothing would bound z
         x = x / 10.0**exponent
-    named = norm, block, activation, dtype, copied and dtype in TOP, summed
+    named = norm, block, activation, dtype, copied and dtype in TOP, summed, gain
     if rows:
         got = kernel(grad, x, statistics, weight, bias, *named)
         check(got, grad, x, weight, bias, *named)
@@ -138,7 +140,7 @@ def test_kernels_and_reference_against_autograd(
 def test_what_is_not_finite_never_becomes_an_ordinary_number(bad, norm, block):
     grad, x, statistics, weight, bias = draw(5, 32, 0, torch.float32, 3, 2, norm, block)
     grad[1, 5] = bad
-    args = grad, x, statistics, weight, bias, norm, block, "silu", E4M3, True, True
+    args = grad, x, statistics, weight, bias, norm, block, "silu", E4M3, True, True, 1.0
     for got in (kernel(*args), reference(*args)):
         harmed = got[0].float().isnan()
         assert harmed[1, 5] and not harmed[[0, 2, 3, 4]].any()
@@ -162,7 +164,7 @@ def test_a_program_goes_through_many_tiles(monkeypatch):
     """Sums over more tiles than there are parts."""
     monkeypatch.setattr("loka_compile.kernels.norm_quantize_backward.PARTS", 3)
     drawn = draw(203, 96, 0, torch.float32, 9, 2, "layer", 0)
-    named = "layer", 0, "silu", E4M3, True, True
+    named = "layer", 0, "silu", E4M3, True, True, 1.0
     check(kernel(*drawn, *named), drawn[0], drawn[1], *drawn[3:], *named)
 
 
@@ -212,7 +214,7 @@ def test_what_was_quantized_has_no_gradient():
 @pytest.mark.parametrize(("norm", "block"), [("none", 0), ("rms", 16), ("layer", 0)])
 def test_opcheck(dtype, norm, block):
     drawn = draw(6, 48, 0, torch.float32, 8, 2, norm, block)
-    args = *drawn, norm, block, "relu", dtype, dtype == E4M3, norm == "rms"
+    args = *drawn, norm, block, "relu", dtype, dtype == E4M3, norm == "rms", 1.25
     torch.library.opcheck(torch.ops.loka.norm_quantize_backward.default, args)
 
 
@@ -229,7 +231,7 @@ def test_opcheck(dtype, norm, block):
 def test_bad_arguments(change, message):
     args = {"grad": torch.ones(3, 32), "x": torch.ones(3, 32), "statistics": torch.ones(3, 1), "weight": None}
     args |= {"bias": None, "norm": "rms", "block": 0, "activation": "relu", "dtype": E4M3, "copied": True}
-    args |= {"summed": False} | change
+    args |= {"summed": False, "gain": 1.0} | change
     with pytest.raises(ValueError, match=message):
         norm_quantize_backward(*args.values())
 
