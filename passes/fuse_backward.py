@@ -1,6 +1,7 @@
-"""fuse_backward: the gradient of a norm and its activation takes along what else reads it row by row or over rows.
+"""fuse_backward: the gradient of a norm and its activation, with what stands before and behind it.
 
     norm_quantize_backward -> sum over rows      the gradient of a bias before the norm: one of the op's own sums
+    scaled_gemm -> norm_quantize_backward        of a ReLU alone: loka::gemm_gradient, where the plan has its kernel
 
 Norms and activations are those that raise_norms made one op of. Works on CUDA.
 """
@@ -14,11 +15,14 @@ from operator import getitem
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import module_name
+from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.graph.splice import splice
+from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
+from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.lower import NORM_BACKWARD
+from loka_compile.passes.fuse import FUSING
+from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
@@ -36,6 +40,9 @@ class FuseBackward:
         if context.device == "cuda":
             for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
                 _bias(node, rewrites)
+            graph.eliminate_dead_code()  # what was rewritten reads nothing any more
+            for node in graph.find_nodes(op="call_function", target=SCALED_GEMM):
+                _gemm(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -75,3 +82,68 @@ def _over_rows(node: fx.Node) -> bool:
     summed = node.args[0].meta["val"]  # type: ignore[union-attr]
     dims = sorted(dim % summed.dim() for dim in node.args[1])  # type: ignore[union-attr]
     return dims == list(range(summed.dim() - 1))
+
+
+# ---------------------------------------------------------------- with the product before it
+
+
+def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    gradient = pattern(gemm)
+    if gradient is None:
+        return
+    key = gemm.meta[SITE_META].key
+    reason = check(gemm, gradient)
+    if reason:
+        rejects.append(Reject(key, reason))
+        return
+    a, _, b, *_ = gemm.args
+    _, x, *_, summed, gain = gradient.args
+    made = splice(gradient, gemm_gradient, [a, b, x, gain, summed], **{SITE_META: gemm.meta[SITE_META]})
+    values = {OUT: made[0], TOTAL: made[1]}
+    for user in list(gradient.users):
+        if user.users:
+            user.replace_all_uses_with(values[user.args[1]])  # type: ignore[index]
+    rewrites.append(Rewrite(key, "with the gradient of the ReLU in its epilogue", "loka.gemm_gradient"))
+
+
+def pattern(gemm: fx.Node) -> fx.Node | None:
+    """The gradient of a norm or an activation that takes the product, as another one's result."""
+    todo = [gemm]
+    while todo:
+        for user in todo.pop().users:
+            if user.target in VIEWS:
+                todo.append(user)
+            elif user.target is NORM_BACKWARD and _behind(user.args[0]) is gemm:
+                return user
+    return None
+
+
+def _behind(value: fx.Node) -> fx.Node:
+    while value.target in VIEWS:
+        value = value.args[0]  # type: ignore[assignment]
+    return value
+
+
+def check(gemm: fx.Node, gradient: fx.Node) -> str:
+    """Why product and gradient stay two; empty if they become one."""
+    a, a_scale, b, _, _, provider = gemm.args
+    grad, x, _, weight, bias, norm, _, activation, dtype, *_ = gradient.args
+    value = grad
+    while True:  # from the gradient back to the product, each read by one
+        others = [user.name for user in value.users if user is not gradient]  # type: ignore[union-attr]
+        if len(value.users) > 1:  # type: ignore[union-attr]
+            return f"{value.name} is also read by {', '.join(others[:3])}"  # type: ignore[union-attr]
+        if value is gemm:
+            break
+        value = value.args[0]  # type: ignore[union-attr]
+    if provider not in FUSING:
+        return f"{provider}'s kernel has no epilogue for it"
+    if a_scale is not None or a.meta["val"].dtype not in HALVES:  # type: ignore[union-attr]
+        return f"the operands are {a.meta['val'].dtype}, and that kernel multiplies 16 bits"  # type: ignore[union-attr]
+    if (norm, activation, weight, bias) != ("none", "relu", None, None):
+        return f"it is the gradient of {norm if norm != 'none' else activation}, and the epilogue has that of a ReLU"
+    if gemm.meta["val"].dim() != 2 or not b.meta["val"].is_contiguous():  # type: ignore[union-attr]
+        return f"the weight lies transposed, or is a batch, of shape {tuple(b.meta['val'].shape)}"  # type: ignore[union-attr]
+    if not dtype == x.meta["val"].dtype == a.meta["val"].dtype:  # type: ignore[union-attr]
+        return f"it is {dtype}, of a product of {a.meta['val'].dtype}"  # type: ignore[union-attr]
+    return ""

@@ -29,6 +29,7 @@ POINTWISE = {
     aten.clamp_max.default, prims.convert_element_type.default,
 }  # fmt: skip
 NORM_OP = "loka.norm_quantize.default"
+GRADIENT_OP = "loka.norm_quantize_backward.default"
 LARGEST = 64
 """Nodes of a norm and an activation that have been taken apart; more is something else."""
 
@@ -65,6 +66,10 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
         return False
     if str(node.target) == NORM_OP or (node.target is getitem and node.args[0] in inside):
         return True
+    if str(node.target) == GRADIENT_OP or node.target in (aten.where.self, aten.clone.default, aten.mul.Tensor):
+        found = _of_relu(node, inside)
+        if found or node.target is not aten.mul.Tensor:
+            return found
     if node.target in VIEWS:
         return compat.guard_free(node.meta["val"].shape[-1] == columns)
     if node.target in REDUCTIONS:
@@ -73,6 +78,36 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
     if node.target not in POINTWISE:
         return False
     return all(each in inside or _is_vector(each, columns) for each in node.all_input_nodes)
+
+
+def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
+    """The gradient of a ReLU, or of a dropout before it: raised, or `where(relu <= 0, 0, grad * (mask * gain))`."""
+    if str(node.target) == GRADIENT_OP:
+        _, _, _, weight, bias, norm, _, activation, *_ = node.args
+        return node.args[0] in inside and (norm, activation, weight, bias) == ("none", "relu", None, None)
+    if node.target is aten.where.self:
+        at, zero, grad = node.args
+        kept = at.target is aten.le.Scalar and _of_product(at.args[0]) and zero.meta["val"].dim() == 0  # type: ignore[union-attr]
+        return grad in inside and kept
+    if node.target is aten.clone.default:
+        return node.args[0] in inside and any(each.target is aten.mul.Tensor for each in inside)
+    others = [each for each in node.all_input_nodes if each not in inside]
+    gain = others[0] if len(others) == 1 < len(node.all_input_nodes) else node
+    mask = gain.args[0] if gain.target is aten.mul.Tensor and len(gain.all_input_nodes) == 1 else None
+    dropped = isinstance(mask, fx.Node) and mask.target is prims.convert_element_type.default
+    return dropped and all(user.target is aten.where.self for user in _past_copies(node))
+
+
+def _of_product(node: fx.Node) -> bool:
+    """A ReLU of a product: of a norm, rows would have to be whole."""
+    while node.target in (aten.relu.default, aten.alias.default, *VIEWS):
+        node = node.args[0]  # type: ignore[assignment]
+    return node.target in (aten.mm.default, aten.addmm.default)
+
+
+def _past_copies(node: fx.Node) -> Iterable[fx.Node]:
+    for user in node.users:
+        yield from _past_copies(user) if user.target is aten.clone.default else [user]
 
 
 def _is_vector(node: fx.Node, columns: Any) -> bool:
@@ -92,7 +127,7 @@ def _one_exit(chain: list[fx.Node]) -> bool:
 
 
 def _kind(chain: list[fx.Node]) -> Kind:
-    if any(node.target in REDUCTIONS or str(node.target) == NORM_OP for node in chain):
+    if any(node.target in REDUCTIONS or (str(node.target) == NORM_OP and node.args[4] != "none") for node in chain):
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])
     return "" if bias_only else "activation"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from loka_compile.adapt import BlockNorm
 from loka_compile.dispatch.plan import Plan
+from loka_compile.dispatch.providers import triton
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms
 from tests.helpers import compile_op_by_op, sqnr_db
@@ -24,6 +25,12 @@ RAISING = (Canonicalize(), RaiseNorms())
 B, D, EPS = 257, 64, 1e-5  # a prime batch
 NOTHING = Plan("h100", {}, origin="nothing is planned")
 SUMS = "sums itself over rows, for the bias before it"
+
+
+@pytest.fixture
+def with_fp8(monkeypatch):
+    """Planned as on a GPU that has FP8; there is none here to ask."""
+    monkeypatch.setattr(triton, "_fp8_here", lambda: True)
 
 
 def stack(norm=nn.LayerNorm, activation=nn.ReLU, bias=True, layers=2, width=D):
@@ -132,6 +139,93 @@ def test_a_norm_of_a_sum_and_three_dimensions():
     assert did(captured) == [SUMS]  # the added product's bias takes the same gradient
     assert loka_ops(captured, "backward") == {"loka.norm_quantize_backward": 1}
     assert_exact(*found)
+
+
+# ---------------------------------------------------------------- with the product before it
+
+
+class Relus(nn.Module):
+    def __init__(self, bias=True, dropout=0.0):
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(D, D, bias=bias) for _ in range(3))
+        self.dropout = dropout
+
+    def forward(self, x):
+        for linear in self.linears[:-1]:
+            x = F.dropout(F.relu(linear(x)), self.dropout)
+        return self.linears[-1](x)
+
+
+def planned(plan_for, model, role="grad_input", recipe="bf16", **more):
+    x = torch.randn(8, D, requires_grad=True)
+    model = copy.deepcopy(model).to(torch.bfloat16)
+    only = lambda site: site.role == role  # noqa: E731
+    return plan_for(recipe, model, x.to(torch.bfloat16), provider="triton", target="h100", only=only, **more)
+
+
+def product_rejects(captured):
+    return [reject.reason for reject in captured.results["fuse_backward", "backward"].rejects]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gradient_of_a_relu_rides_in_the_product_before_it(plan_for, bias, dynamic):
+    model = Relus(bias)
+    captured, *found = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model), dynamic=dynamic)
+    ride = "with the gradient of the ReLU in its epilogue"
+    assert sorted(did(captured)) == [*[SUMS] * 2 * bias, ride, ride]
+    assert loka_ops(captured, "backward") == {"loka.gemm_gradient": 2, "loka.scaled_gemm": 1}  # of x's gradient
+    assert captured.ops("backward")["aten.where"] == 0
+    assert captured.ops("backward")["aten.sum"] == (1 if bias else 0)  # of the last layer's
+    assert not product_rejects(captured)
+    assert_exact(*found)
+
+
+def test_with_a_dropout_too(plan_for):
+    model = Relus(dropout=0.5)
+    captured, *_ = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model))
+    assert loka_ops(captured, "backward")["loka.gemm_gradient"] == 2
+    gains = {node.args[3] for node in captured.graphs["backward"].nodes if "gemm_gradient" in str(node.target)}
+    assert gains == {2.0}
+
+
+class ReadTwice(Relus):
+    """The gradient is of a sum of two products'."""
+
+    def forward(self, x):
+        x = F.relu(self.linears[0](x))
+        return self.linears[1](x) + self.linears[2](x)
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "reason"),
+    [(stack(nn.LayerNorm), "bf16", "it is the gradient of layer, and the epilogue has that of a ReLU"),
+     (stack(nn.RMSNorm, nn.SiLU), "bf16", "it is the gradient of rms, and the epilogue has that of a ReLU"),
+     (Relus(), "fp8_rowwise", "the operands are torch.float8_e4m3fn, and that kernel multiplies 16 bits"),
+     (Relus(), "fp8_tensorwise", "the operands are torch.float8_e5m2, and that kernel multiplies 16 bits")],
+)  # fmt: skip
+def test_what_does_not_ride_says_why(plan_for, with_fp8, model, recipe, reason):
+    model = copy.deepcopy(model)
+    captured, *_ = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model, recipe=recipe))
+    assert reason in product_rejects(captured)
+    assert not loka_ops(captured, "backward").get("loka.gemm_gradient")
+
+
+def test_a_sum_of_two_products_is_no_epilogue(plan_for):
+    model = ReadTwice()
+    captured, *found = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model))
+    assert not loka_ops(captured, "backward").get("loka.gemm_gradient")
+    assert_exact(*found)
+
+
+def test_dispatch_knows_of_it(sites_of):
+    """From a graph where nothing is raised, as a probe on a CPU sees it."""
+    model, x = Relus(dropout=0.5).bfloat16(), torch.randn(8, D, dtype=torch.bfloat16, requires_grad=True)
+    epilogues = {site.key: site.epilogue for site in sites_of(model, x)[0] if site.role == "grad_input"}
+    inner = {"linears.2#0:grad_input": "activation", "linears.1#0:grad_input": "activation"}
+    assert epilogues == {**inner, "linears.0#0:grad_input": ""}
+    found = sites_of(stack().bfloat16(), x)[0]
+    assert not [site.key for site in found if site.role == "grad_input" and site.epilogue]  # a norm wants whole rows
 
 
 def test_one_row_and_none():
