@@ -4,8 +4,9 @@
     back(f)     a family of sites in what it has without casts: its own dtype, by the fastest kernel for that
 
     walk: from `made` on, families are taken back as long as that is faster, a few tries: first all those whose kernels
-    take longer than unplanned, then one by one, the smallest gain first. The end of the walk or `unplanned`, whichever
-    is faster, is the plan.
+    take longer than unplanned, then one by one, the smallest gain first. The end of the walk, `made` with all that
+    casts taken back (a module's backward is two products and more, and the walk cannot tell which of them costs what),
+    or `unplanned`, whichever is faster, is the plan.
 
 Single times cannot tell what a graph costs: a cast that was to be fused with a norm takes what the norm has in float32
 along, and a library's kernel has no epilogue for the activation behind it. race.py does the same on hardware that is
@@ -47,7 +48,11 @@ def fastest(plan: Plan, clock: Clock, tries: int) -> tuple[Plan, Step]:
     if not plan.lowered:
         return plan, unplanned
     at, step = plan, clock(plan)
-    made, seen = step, [_choices(none), _choices(plan)]
+    made, seen, bare = step, [_choices(none), _choices(plan)], None
+    uncast = back(plan, [each for each in plan.lowered if _casts(each)])
+    if len(seen) < tries and _choices(uncast) not in seen:
+        seen.append(_choices(uncast))
+        bare = uncast, clock(uncast)
     while len(seen) < tries:
         other = next((each for each in _moves(at, step, unplanned) if _choices(each) not in seen), None)
         if other is None:
@@ -56,11 +61,17 @@ def fastest(plan: Plan, clock: Clock, tries: int) -> tuple[Plan, Step]:
         found = clock(other)
         if found.us <= step.us:  # of two that are as fast the one with fewer sites lowered
             at, step = other, found
+    if bare is not None and bare[1].us < step.us:
+        at, step = bare
     if unplanned.us <= step.us:
         at, step = none, unplanned
     raced = f"{step.us:.1f} us a step, {unplanned.us:.1f} unplanned, {made.us:.1f} as single GEMMs' times had it; "
     raced += f"{len(seen)} graphs modelled for {plan.target}"
     return _told(plan, replace(at, raced=raced), made, step), step
+
+
+def _casts(decision: Decision) -> bool:
+    return RECIPES[decision.chosen.recipe].dtype != decision.site.dtype
 
 
 def _moves(plan: Plan, step: Step, unplanned: Step) -> Iterator[Plan]:

@@ -52,6 +52,20 @@ def test_what_costs_the_graph_more_than_it_saves_goes_back_to_a_kernel_that_cast
     assert tail == plan.decisions["tail#0:output"]
 
 
+def test_what_casts_is_taken_back_at_once_where_the_walk_could_not_tell_it_apart():
+    """A module's backward: one product that saves, and one whose cast costs more than that."""
+    good = decision("a", BF16, role="grad_input", keep=20, bf16=10)
+    plan = plan_of(good, decision("a", BLOCK, role="grad_weight", keep=20, block=9))
+
+    def clock(plan):
+        chosen = {d.site.role: d.chosen for d in plan.decisions.values()}
+        us = {BF16: 10, KEPT: 20}[chosen["grad_input"]] + {BLOCK: 40, KEPT: 20}[chosen["grad_weight"]]
+        return Step(us, {("a", True): us})
+
+    best, step = fastest(plan, clock, 3)
+    assert [d.chosen for d in best.decisions.values()] == [BF16, KEPT] and step.us == 30
+
+
 def test_never_slower_than_unplanned():
     plan = plan_of(decision("a", keep=20, block=9), decision("b", keep=20, block=9))
     table = {("a", BLOCK): 30, ("b", BLOCK): 25, ("a", KEPT): 20, ("b", KEPT): 20}
