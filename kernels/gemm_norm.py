@@ -16,8 +16,10 @@ scale, statistics: as of loka::norm_quantize. product: with `save` p for the bac
 operands in bfloat16; else (0, N).
 
 Sums are of float32, and p is not rounded before out is. A kernel's tile spans 512 columns, so that norms over longer
-rows and scales of longer rows take two kernels, with p in the dtype of `product` between them. On CPUs, for operands of
-float32 and float64, and on GPUs that the kernel is not tuned for, the reference computes it.
+rows and scales of longer rows take two kernels, with p in the dtype of `product` between them. Where out is FP8, the
+kernel takes a weight or shift of 1e37 or more after `rms` or `layer` as not finite (its column is NaN), and, where
+nothing is saved, `layer`'s variance from sums of one pass: to 1 % where a mean is 100 deviations from zero.
+On CPUs, for operands of float32 and float64, and on GPUs that the kernel is not tuned for, the reference computes it.
 Raises ValueError on other names, dtypes and shapes.
 Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fused normalization blog (papers.md 1.6).
 """

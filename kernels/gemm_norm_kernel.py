@@ -9,11 +9,17 @@ from loka_compile.kernels.norm_quantize import activated
 
 
 @triton.jit
-def of_columns(vector, column, valid, EVEN: tl.constexpr):
-    """A vector over the columns in float32, (1, blocks, length)."""
+def of_columns(vector, column, valid, EVEN: tl.constexpr, BOUNDED: tl.constexpr = False):
+    """A vector over the columns in float32, (1, blocks, length). BOUNDED: NaN where it is 1e37 or more."""
+    if vector.dtype.element_ty == tl.float32 and not BOUNDED:
+        return tl.load(vector + column, mask=None if EVEN else valid, other=None if EVEN else 0.0)[None, :, :]
     if EVEN:
-        return tl.load(vector + column).to(tl.float32)[None, :, :]
-    return tl.load(vector + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
+        x = tl.load(vector + column[:, :, None]).to(tl.float32)
+    else:
+        x = tl.load(vector + column[:, :, None], mask=valid[:, :, None], other=0.0).to(tl.float32)
+    if BOUNDED:
+        x = tl.where(tl.abs(x) < 1e37, x, float("nan"))
+    return tl.sum(x, 2)[None, :, :]  # a sum of one: so that threads share the work above, not its operands
 
 
 @triton.jit
@@ -37,12 +43,14 @@ def gemm_norm_kernel(
     N: tl.constexpr, K: tl.constexpr, LENGTH: tl.constexpr, STEP: tl.constexpr, EPS: tl.constexpr,
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, TOP: tl.constexpr, FLOOR: tl.constexpr, GUARD: tl.constexpr,
     ONE_B_SCALE: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr, SWAP: tl.constexpr,
+    TURN: tl.constexpr, ONE_PASS: tl.constexpr, BOUNDED: tl.constexpr,
     BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A tile is BM rows by BB blocks of BL columns; the next one begins STEP columns on. TOP is 0 where out is not
-    scaled. GUARD: an infinity may come out of the activation. UPCAST: for the interpreter, whose bfloat16 product is
-    wrong. SWAP: the tensor cores compute the tile's transpose, whose
-    rows are few."""
+    scaled. GUARD: an infinity may come out of the activation. BOUNDED: none may, as weight and shift are NaN where they
+    are 1e37 or more. ONE_PASS: `layer` takes mean and mean of squares together, exact enough for FP8. UPCAST: for the
+    interpreter, whose bfloat16 product is wrong. SWAP: the tensor cores compute the tile's transpose, whose rows are
+    few. TURN: b's rows come in the order that leaves a thread of Hopper's with 16 neighbouring columns."""
     BN: tl.constexpr = BB * BL
     EVEN: tl.constexpr = N % STEP == 0 and STEP == BN
     m, n = tl.program_id(0) * BM, tl.program_id(1) * STEP
@@ -54,7 +62,11 @@ def gemm_norm_kernel(
     total = tl.zeros((BN, BM) if SWAP else (BM, BN), tl.float32)
     for start in range(0, K, BK):
         if TMA:
-            x, w = a.load([m, start]), b.load([n, start])
+            x = a.load([m, start])
+            if TURN:
+                w = tl.reshape(b.load([n // 64, 0, 0, 0, start]), (BN, BK))
+            else:
+                w = b.load([n, start])
         elif K % BK == 0 and EVEN:
             x, w = tl.load(a_at + start, mask=(rows < M)[:, None], other=0.0), tl.load(b_at + start)
         else:
@@ -69,6 +81,8 @@ def gemm_norm_kernel(
             total = tl.dot(x, w.T, total)
     if SWAP:
         total = total.T
+    if TURN:  # columns 8 j + 2 t + e of every 64 are 16 t + 2 j + e
+        total = tl.permute(tl.reshape(total, (BM, BN // 64, 8, 4, 2)), (0, 1, 3, 2, 4))
     y = tl.reshape(total, (BM, BB, BL))
     column = n + tl.arange(0, BB)[:, None] * BL + tl.arange(0, BL)[None, :]
     valid = column < tl.minimum(N, n + STEP)
@@ -95,12 +109,19 @@ def gemm_norm_kernel(
 
     factor = tl.broadcast_to(row[:, None], (BM, BB))
     if NORM == "layer":
-        mean = tl.sum(y, 2) * (1.0 / LENGTH)
-        y = y - mean[:, :, None]
-        if not EVEN:
-            y = tl.where(valid[None, :, :], y, 0.0)
+        if ONE_PASS:
+            mean = tl.sum(y, 2) * (1.0 / LENGTH)
+            squares = tl.maximum(tl.sum(y * y, 2) - mean * mean * LENGTH, 0.0)
+        else:
+            mean = tl.sum(y, 2) * (1.0 / LENGTH)
+            y = y - mean[:, :, None]
+            if not EVEN:
+                y = tl.where(valid[None, :, :], y, 0.0)
+            squares = tl.sum(y * y, 2)
+    elif NORM != "none":
+        squares = tl.sum(y * y, 2)
     if NORM != "none":
-        squares = tl.sum(y * y, 2) * factor * factor
+        squares = squares * factor * factor
         if statistics is not None:
             S: tl.constexpr = (N + LENGTH - 1) // LENGTH
             block = n // LENGTH + tl.arange(0, BB)
@@ -116,15 +137,20 @@ def gemm_norm_kernel(
                     at += S
                 tl.store(at, rstd, mask=there)
             factor *= rstd
+            if NORM == "layer" and ONE_PASS:
+                y = y * factor[:, :, None] - (mean * factor)[:, :, None]
+                if not EVEN:
+                    y = tl.where(valid[None, :, :], y, 0.0)
+                factor = tl.full((BM, BB), 1.0, tl.float32)
 
     if weight is not None:
-        y = y * of_columns(weight, column, valid, EVEN)
+        y = y * of_columns(weight, column, valid, EVEN, BOUNDED)
     if shift is not None or (ACTIVATION != "none" and ACTIVATION != "relu"):
         y = y * factor[:, :, None]
         factor = tl.full((BM, BB), 1.0, tl.float32)
         if shift is not None:
-            y = y + of_columns(shift, column, valid, EVEN)
-    if ACTIVATION == "relu" and NORM != "none" and NORM != "lazy" and weight is None and shift is None:
+            y = y + of_columns(shift, column, valid, EVEN, BOUNDED)
+    if ACTIVATION == "relu" and NORM != "none" and NORM != "lazy" and (weight is None or BOUNDED):
         y = tl.maximum(y, 0.0)  # its row's factor is NaN where y is
     else:
         y = activated(y, ACTIVATION)

@@ -88,10 +88,11 @@ def launch(
     at_16 = k * a.element_size() % 16 == 0 and not (a.data_ptr() % 16 or b.data_ptr() % 16)
     tma = arch in ("sm_90", "sm_100", "sm_120") and at_16 and m > 0
     tma_out = tma and n * out.element_size() % 16 == 0 and (step == bb * bl or tiles == 1)
+    turn = arch == "sm_90" and tma and not swap and bb * bl >= 64 and n % 64 == 0
     described = TensorDescriptor.from_tensor
     args = {
         "a": described(a, [bm, bk]) if tma else a,
-        "b": described(b, [bb * bl, bk]) if tma else b,
+        "b": turned(b, bb * bl, bk) if turn else described(b, [bb * bl, bk]) if tma else b,
         "a_scale": a_scale,
         "b_scale": b_scale,
         "bias": bias,
@@ -114,12 +115,15 @@ def launch(
         "ACTIVATION": activation,
         "TOP": norms.largest(out.dtype) if out.dtype in FP8 else 0.0,
         "FLOOR": AMAX_FLOOR,
-        "GUARD": weight is not None or shift is not None or (not normed and (a.dtype not in FP8 or bias is not None)),
+        "GUARD": (not normed and (a.dtype not in FP8 or bias is not None)),
         "ONE_B_SCALE": b_scale is not None and b_scale.numel() == 1,
         "UPCAST": interpreted() and a.dtype not in FP8,
         "TMA": tma,
         "TMA_OUT": tma_out,
         "SWAP": swap,
+        "TURN": turn,
+        "ONE_PASS": norm == "layer" and out.dtype in FP8 and not statistics.numel() and arch != "sm_100",
+        "BOUNDED": normed and out.dtype in FP8,
         "BM": bm,
         "BB": bb,
         "BL": bl,
@@ -127,6 +131,14 @@ def launch(
     }
     nbytes = moved(a, a_scale, b, b_scale, bias, weight, shift, out, scale, statistics, product)
     return Launch(gemm_norm_kernel, (triton.cdiv(m, bm), tiles), args, constants, warps, stages, 2 * m * n * k, nbytes)
+
+
+def turned(b: Tensor, bn: int, bk: int) -> TensorDescriptor:
+    """b (N, K) with each 64 rows in another order: row 8 j + 2 t + e is b's 16 t + 2 j + e (j < 8, t < 4, e < 2).
+    Thread t of four on Hopper gets columns 8 j + 2 t + e of a product: so it has 16 bytes of FP8 to store in one piece,
+    not 2 by 2."""
+    n, k = b.shape
+    return TensorDescriptor(b, [n // 64, 8, 4, 2, k], [64 * k, 2 * k, 16 * k, k, 1], [bn // 64, 8, 4, 2, bk])
 
 
 def interpreted() -> bool:

@@ -26,13 +26,15 @@ ARCHS = ["sm_90", "gfx942"]  # TMA and swapped products; plain loads
 ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192), (520, 0), (768, 256), (600, 200)]
 
 
-def kernel(a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90"):
-    """What the op does with tensors on a GPU, everything saved.
+def kernel(
+    a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90", save=True
+):
+    """What the op does with tensors on a GPU.
 
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    outputs = empty_outputs(a, b, given_scale, norm, block, dtype, True)
+    outputs = empty_outputs(a, b, given_scale, norm, block, dtype, save)
     arch = arch_of(a) if a.is_cuda else arch
     operands = a, a_scale, b, b_scale, bias, weight, shift, given_scale
     for launch in launches(*operands, *outputs, norm, block, activation, EPS, arch):
@@ -93,8 +95,9 @@ def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, b
     """Every value is the format's nearest one to the oracle's, but for what float32 arithmetic loses."""
     out, scale, statistics, product = got
     p, y, kept, rstd = oracle(a, a_scale, b, b_scale, bias, weight, shift, norm, block, activation)
-    assert (out.dtype, out.shape, product.shape) == (dtype, p.shape, p.shape)
-    assert statistics.shape == kept.shape
+    saved = product.shape == p.shape and (norm == "lazy" or statistics.numel() == kept.numel())
+    assert (out.dtype, out.shape) == (dtype, p.shape)
+    assert saved or (product.shape == (0, p.shape[1]) and (norm == "lazy" or not statistics.numel()))
     assert scale.shape == ((p.shape[0], 1) if dtype in TOP and given_scale is None else (0,))
     if not p.numel():
         return
@@ -102,7 +105,8 @@ def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, b
     terms = left.abs() @ right.abs().t() + (0 if bias is None else bias.double().abs())
     lost = 1e-6 * a.shape[1] ** 0.5 * terms.amax(1, keepdim=True)  # of the product
     half = HALF_ULP[product.dtype]
-    assert ((product.double() - p).abs() <= 1.001 * half * p.abs() + SMALLEST.get(product.dtype, 0) + lost).all()
+    if saved:
+        assert ((product.double() - p).abs() <= 1.001 * half * p.abs() + SMALLEST.get(product.dtype, 0) + lost).all()
     if needs_two(p.shape[1], norm, block, scale.numel() > 0):  # p is rounded before the norm
         lost = lost + half * p.abs().amax(1, keepdim=True) + SMALLEST.get(product.dtype, 0) / 2
     columns = p.shape[1] if norm in ("none", "lazy") else block or p.shape[1]
@@ -113,7 +117,7 @@ def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, b
         loose = 2e-5 + 4 * lost.clamp(max=1)
         loose = loose if norm != "lazy" else loose + 1e-4 + 8 * (lost / size.clamp(min=1e-30)).clamp(max=1)
         slack = loose * kept.abs() + 1e-6 * size + lost / rstd.amin(1, True)
-        assert ((statistics.double() - kept).abs() <= slack).all()
+        assert not saved or ((statistics.double() - kept).abs() <= slack).all()
     steepness = 1.2 * (1.0 if weight is None else weight.double().abs().amax().item())
     lost = lost * steepness
     lost = lost + 3e-6 * columns**0.5 * (y.abs().amax(1, keepdim=True) + (norm != "none" or shift is not None))
@@ -163,17 +167,18 @@ def draw(m, n, k, exponent, dtype, seed, vectors="", zero_rows=True):
     dtype=st.sampled_from([E4M3, E5M2, torch.bfloat16, torch.float32]),
     fixed=st.booleans(),
     arch=st.sampled_from(ARCHS),
+    save=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_kernel_and_reference_against_float64(
-    m, shape, k, exponent, norm, activation, vectors, of, dtype, fixed, arch, seed
+    m, shape, k, exponent, norm, activation, vectors, of, dtype, fixed, arch, save, seed
 ):
     n, block = shape
     operands = draw(m, n, k, min(exponent, 2) if of == torch.float16 else exponent, of, seed, vectors)
     scale = torch.tensor([0.01], device=DEVICE) if fixed and dtype in TOP else None
     args = *operands, scale, norm, block, activation, dtype
-    check(kernel(*args, arch), *args)
-    check(reference(*args, EPS, True), *args)
+    check(kernel(*args, arch, save), *args)
+    check(reference(*args, EPS, save), *args)
 
 
 @settings(max_examples=30, deadline=None)
@@ -218,11 +223,38 @@ def test_a_lazy_norm_and_its_consumer_are_the_exact_norm(arch, given_scale):
     assert noise < (0.004 if fixed is None else 0.05)
 
 
-def test_tiles_that_are_not_swapped():
-    """Enough rows to fill a chip with tiles as wide as a row; 64 rows each, the last one not whole."""
-    operands = draw(64 * 132 + 5, 512, 32, 0, E4M3, 1, "w")
-    args = *operands, None, "rms", 0, "relu", E4M3
-    check(kernel(*args, "sm_90"), *args)
+@pytest.mark.parametrize(
+    ("n", "norm", "block", "activation", "vectors", "save"),
+    [
+        (512, "rms", 0, "relu", "w", True),
+        (512, "layer", 0, "relu", "ws", False),
+        (192, "layer", 0, "silu", "bws", False),
+        (512, "rms", 256, "hard_swish", "", False),
+    ],
+)
+def test_tiles_that_are_not_swapped(n, norm, block, activation, vectors, save):
+    """Enough rows to fill a chip with tiles as wide as a row, the last one not whole; b's rows in the order in which a
+    thread holds neighbours (sm_90)."""
+    operands = draw(128 * 132 + 5 if n < 512 else 64 * 132 + 5, n, 32, 0, E4M3, 1, vectors)
+    args = *operands, None, norm, block, activation, E4M3
+    outputs = empty_outputs(operands[0], operands[2], None, norm, block, E4M3, save)
+    assert launches(*operands, None, *outputs, norm, block, activation, EPS, "sm_90")[0].constants["TURN"]
+    check(kernel(*args, "sm_90", save), *args)
+
+
+@pytest.mark.parametrize("away", [0.0, 10.0, 100.0])
+def test_variance_from_one_pass_holds_for_rows_far_from_zero(away):
+    """FP8 out and nothing saved: the mean is some `away` deviations from zero, and rstd loses at most 1 %."""
+    operands = draw(33, 256, 64, 0, torch.bfloat16, 7, "bws", zero_rows=False)
+    operands[4] = operands[4] + away * 1.2
+    args = *operands, None, "layer", 0, "none", E4M3
+    (launch,) = launches(*operands, None, *empty_outputs(operands[0], operands[2], None, "layer", 0, E4M3, False),
+                         "layer", 0, "none", EPS, "sm_90")  # fmt: skip
+    assert launch.constants["ONE_PASS"]
+    got, y = kernel(*args, save=False), oracle(*operands, "layer", 0, "none")[1]
+    amax, out = y.abs().amax(1, keepdim=True), got[0].double() * got[1].double()
+    assert ((got[1].double() * TOP[E4M3] - amax).abs() <= 0.01 * amax).all()
+    assert (out - y).norm() < 0.03 * y.norm()
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -269,12 +301,23 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(arch, norm, block, 
         (weight if where == "weight" else shift)[3] = bad
     scale = torch.tensor([0.01], device=DEVICE) if fixed else None
     args = a, None, b, None, bias, weight, shift, scale, norm, block, "relu", E4M3
-    got, expected = kernel(*args, arch), reference(*args, EPS, True)
-    harmed, right = got[0].float().isnan(), expected[0].float().isnan()
+    got, (expected, *_) = kernel(*args, arch), reference(*args, EPS, True)
+    if norm != "none" and where in ("weight", "shift"):
+        expected[:, 3] = float("nan")  # whole, though relu hides half of it in the reference
+    harmed, right = got[0].float().isnan(), expected.float().isnan()
     assert torch.equal(harmed, right)
     assert harmed.any() or (where in ("a", "b") and norm != "none") or bad == float("inf")
     assert got[1].isfinite().all()
-    torch.testing.assert_close(got[0].float(), expected[0].float(), rtol=0.13, atol=1.0, equal_nan=True)
+    torch.testing.assert_close(got[0].float(), expected.float(), rtol=0.13, atol=1.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_weight_that_could_overflow_counts_as_infinite(arch):
+    operands = draw(5, 64, 32, 0, E4M3, 5, "ws", zero_rows=False)
+    operands[5][3] = operands[6][7] = 2e37
+    out = kernel(*operands, None, "rms", 0, "silu", E4M3, arch)[0].float()
+    assert out.isnan().all(0).nonzero().flatten().tolist() == [3, 7]
+    assert out.isnan().sum() == 10
 
 
 def test_values_beyond_a_given_scale_are_clamped():
