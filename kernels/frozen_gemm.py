@@ -94,7 +94,8 @@ def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling:
     if compat.is_fake(tensor):
         scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
         return torch.empty_like(right, dtype=dtype), scale
-    return quantization.reference(right, dtype, scaling, -2)
+    q, scale = quantization.reference(right, dtype, scaling, -2)
+    return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
 
 
 @torch.library.custom_op("loka::frozen_int_mm", mutates_args=())

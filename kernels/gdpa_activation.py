@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize import upper_tail
+from loka_compile.kernels.norm_quantize import gated, upper_tail
 
 
 @triton.jit
@@ -18,7 +18,7 @@ def activated(s, ACTIVATION: tl.constexpr):
         size = tl.abs(s)
         return tl.maximum(s, 0.0) - size * upper_tail(size)
     elif ACTIVATION == "gelu_approx":
-        return s * tl.sigmoid(s * (1.5957691216 + 0.0713548162726 * s * s))
+        return gated(s, s * (1.5957691216 + 0.0713548162726 * s * s))
     elif ACTIVATION == "relu":
         return tl.maximum(s, 0.0)
     elif ACTIVATION == "relu_squared":
@@ -27,9 +27,9 @@ def activated(s, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s)
     elif ACTIVATION == "silu":
-        return s * tl.sigmoid(s)
+        return gated(s, s)
     elif ACTIVATION == "hard_swish":
-        return s * (tl.minimum(tl.maximum(s + 3.0, 0.0), 6.0) * (1.0 / 6.0))
+        return s * tl.minimum(tl.maximum(tl.fma(s, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
     else:
         tl.static_assert(ACTIVATION == "identity")
         return s
@@ -44,7 +44,7 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
         below = tl.where(s > 0, 1.0 - tail, tail)
         return s * below, below + s * (0.3989422804 * tl.exp2(s * s * -0.7213475204444817))
     elif ACTIVATION == "gelu_approx":
-        below = tl.sigmoid(s * (1.5957691216 + 0.0713548162726 * s * s))
+        below = gated(1.0, s * (1.5957691216 + 0.0713548162726 * s * s))
         y = s * below
         return y, below + y * (1.0 - below) * (1.5957691216 + 0.2140644488178 * s * s)
     elif ACTIVATION == "relu":
@@ -55,7 +55,7 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s), tl.where(s > 0, 1.0, 0.01)
     elif ACTIVATION == "silu":
-        below = tl.sigmoid(s)
+        below = gated(1.0, s)
         y = s * below
         return y, below + y * (1.0 - below)
     elif ACTIVATION == "hard_swish":

@@ -156,14 +156,20 @@ else:
 
 
 @triton.jit
+def gated(x, z):
+    """x * sigmoid(z)"""
+    return quotient(x, 1.0 + tl.exp2(z * -1.4426950408889634))
+
+
+@triton.jit
 def activated(y, ACTIVATION: tl.constexpr):
     """float32 in, float32 out; a NaN stays one."""
     if ACTIVATION == "relu":
         y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "silu":
-        y = quotient(y, 1.0 + tl.exp2(y * -1.4426950408889634))
+        y = gated(y, y)
     elif ACTIVATION == "hard_swish":
-        y = y * tl.minimum(tl.maximum(tl.fma(y, 1.0 / 6.0, 0.5), 0.0), 1.0)
+        y = y * tl.minimum(tl.maximum(tl.fma(y, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
     elif ACTIVATION == "gelu":
         size = tl.abs(y)
         y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL) - size * upper_tail(size)

@@ -13,6 +13,7 @@ from loka_compile.kernels import frozen_gemm as module
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
 from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
+from loka_compile.kernels.triton_gemm import prepared
 
 E4M3 = torch.float8_e4m3fn
 FORMS = [
@@ -39,6 +40,7 @@ def unfrozen(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider
     """The same without keeping anything."""
     right = weight.detach().t() if transposed else weight.detach()
     q, scale = (right.to(dtype), None) if scaling == "none" else quantization.reference(right, dtype, scaling, -2)
+    q = q.mT.contiguous().mT if dtype == E4M3 else q  # sums on a CPU depend on it
     return IMPLEMENTATIONS[provider](a, a_scale, q, scale, out_dtype)
 
 
@@ -93,6 +95,19 @@ def test_integer_form_equals_the_unfrozen_computation(transposed):
     assert scale.shape == (1, 48)
     expected = unfrozen(a, a_scale, weight, transposed, torch.int8, "row", torch.float32, "aten")
     assert torch.equal(acc.float() * a_scale * scale, expected)
+
+
+@transposed
+@pytest.mark.parametrize("scaling", ["tensor", "row", "block", "tile"])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_fp8_is_kept_as_kernels_read_it(scaling, batch, transposed):
+    """Along K: the Triton kernel's operand is what is kept, not a copy of it made at every call."""
+    weight = parameter(*batch, 131, 144)
+    q, _ = module.quantized(weight, transposed, E4M3, scaling)
+    right = weight.detach().mT if transposed else weight.detach()
+    assert torch.equal(q.float(), quantization.reference(right, E4M3, scaling, -2)[0].float())
+    a = torch.zeros(*batch, 5, q.shape[-2]).to(E4M3)
+    assert prepared(a, q)[1].data_ptr() == q.data_ptr()
 
 
 def test_quantized_once_while_unchanged(made):
