@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from loka_compile.kernels.gdpa_activation import with_derivative
-from loka_compile.kernels.gdpa_kernel import of_head, products, put, reach, strides, tile, within
+from loka_compile.kernels.gdpa_kernel import of_head, of_heads, of_program, products, put, reach, strides, tile, within
 from loka_compile.kernels.launch import Launch, Specimen, moved
 
 
@@ -25,15 +25,11 @@ def gdpa_dq_kernel(
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head a program."""
-    tiles = tl.cdiv(longest_q, BM)
-    which = tl.program_id(0) // tiles
-    first = tl.program_id(0) % tiles * BM
-    sequence, head = which // heads, which % heads
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    sequence, head, first = of_program(longest_q, heads, BM)
+    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
+                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
     grad, _ = of_head(grad, cu_seqlens_q, sequence, head, g_b, g_h, g_t, longest_q)
     dq, _ = of_head(dq, cu_seqlens_q, sequence, head, dq_b, dq_h, dq_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     if first < rows:
         query, above = tile(q, first, rows, q_t, D, BM, BD), tile(grad, first, rows, g_t, D, BM, BD)
         total = tl.zeros((BM, BD), tl.float32)
@@ -58,14 +54,10 @@ def gdpa_dkdv_kernel(
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """BN keys of one head a program; scores are transposed, keys by queries."""
-    tiles = tl.cdiv(longest_k, BN)
-    which = tl.program_id(0) // tiles
-    first = tl.program_id(0) % tiles * BN
-    sequence, head = which // heads, which % heads
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    sequence, head, first = of_program(longest_k, heads, BN)
+    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
+                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
     grad, _ = of_head(grad, cu_seqlens_q, sequence, head, g_b, g_h, g_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     dk, _ = of_head(dk, cu_seqlens_k, sequence, head, dk_b, dk_h, dk_t, longest_k)
     dv, _ = of_head(dv, cu_seqlens_k, sequence, head, dv_b, dv_h, dv_t, longest_k)
     if first < keys:

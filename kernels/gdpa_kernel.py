@@ -36,6 +36,24 @@ def of_head(x, cu_seqlens, sequence, head, stride_b, stride_h, stride_t, longest
 
 
 @triton.jit
+def of_program(longest, heads, ROWS: tl.constexpr):
+    """(sequence, head, first row of its tile) of a program of a grid over all heads' tiles"""
+    tiles = tl.cdiv(longest, ROWS)
+    which = tl.program_id(0) // tiles
+    return which // heads, which % heads, tl.program_id(0) % tiles * ROWS
+
+
+@triton.jit
+def of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
+             longest_q, longest_k):  # fmt: skip
+    """(q, k, v, rows of q, rows of k and v)"""
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
+    return q, k, v, rows, keys
+
+
+@triton.jit
 def spots(stride, left, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """(offsets, mask) of a tile of which `left` rows are there."""
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
@@ -87,14 +105,10 @@ def gdpa_kernel(
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """BM queries of one head a program; keys and values by BN."""
-    tiles = tl.cdiv(longest_q, BM)
-    which = tl.program_id(0) // tiles
-    first = tl.program_id(0) % tiles * BM
-    sequence, head = which // heads, which % heads
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    sequence, head, first = of_program(longest_q, heads, BM)
+    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
+                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     if first < rows:
         query = tile(q, first, rows, q_t, D, BM, BD)
         total = tl.zeros((BM, BD), tl.float32)
@@ -120,10 +134,9 @@ def gdpa_resident_kernel(
     """All keys and values of one head a program, which walks over every splits-th tile of BM queries."""
     which, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     sequence, head = which // heads, which % heads
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
+                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     key = tile(k, 0, keys, k_t, D, BN, BD)
     value = tile(v, 0, keys, v_t, D, BN, BD)
     for first in range(split * BM, rows, splits * BM):

@@ -13,7 +13,7 @@ from loka_compile.kernels import frozen_gemm as module
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
 from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
-from loka_compile.kernels.triton_gemm import prepared
+from loka_compile.kernels.triton_gemm_launch import prepared
 
 E4M3 = torch.float8_e4m3fn
 FORMS = [

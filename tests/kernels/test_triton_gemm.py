@@ -13,16 +13,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from loka_compile.kernels import scaled_gemm as plain
 from loka_compile.kernels.norm_quantize import ACTIVATIONS, arch_of
 from loka_compile.kernels.quantize import dequantize, quantize
-from loka_compile.kernels.triton_gemm import (
-    SMS,
-    configuration,
-    launches,
-    prepared,
-    reference,
-    scalings,
-    specimens,
-    triton_gemm,
-)
+from loka_compile.kernels.triton_gemm import reference, triton_gemm
+from loka_compile.kernels.triton_gemm_launch import SMS, configuration, launches, prepared, scalings, specimens
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
