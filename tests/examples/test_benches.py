@@ -46,6 +46,15 @@ def test_attention_and_factorization_machine(tmp_path):
 
 
 @pytest.mark.slow
+def test_cpu_paths_of_ops(tmp_path):
+    result = bench(tmp_path, "bench_cpu_ops.py", "--quick", "--rounds", "2")
+    ops = ("quantize rows", "norm ", "norm_quantize ", "norm_quantize_backward", "gemm_norm", "frozen_gemm ",
+           "frozen_gemm_norm", "gdpa", "pffn", "fm")  # fmt: skip
+    assert all(any(case.startswith(op) for case in result["cases"]) for op in ops)
+    assert all(case["speedup"] > 0 and case["plain_ms"] > 0 for case in result["cases"].values())
+
+
+@pytest.mark.slow
 def test_serving(tmp_path):
     result = bench(tmp_path, "bench_serving.py", "--quick", "--rounds", "2")
     assert {"Inductor", "loka, exact passes off", "loka, exact passes on"} < set(result["variants"])
