@@ -22,7 +22,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norm_quantize import arch_of
 from loka_compile.kernels.norm_quantize_backward_kernel import sums_kernel
-from loka_compile.kernels.triton_gemm import HALVES, configuration, describable, operand
+from loka_compile.kernels.triton_gemm import HALVES
+from loka_compile.kernels.triton_gemm_kernel import operand
+from loka_compile.kernels.triton_gemm_launch import configuration, describable
 
 # ---------------------------------------------------------------- the specification
 
