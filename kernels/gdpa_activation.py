@@ -42,7 +42,7 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
         size = tl.abs(s)
         tail = upper_tail(size)
         below = tl.where(s > 0, 1.0 - tail, tail)
-        return s * below, below + s * (0.3989422804 * tl.exp2(s * s * -0.7213475204444817))
+        return s * below, below + s * (0.3989422804 * tl.exp2((size * -0.7213475204444817) * size))
     elif ACTIVATION == "gelu_approx":
         below = gated(1.0, s * (1.5957691216 + 0.0713548162726 * s * s))
         y = s * below

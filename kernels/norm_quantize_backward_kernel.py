@@ -18,8 +18,9 @@ def slope(z, ACTIVATION: tl.constexpr):
         inner = tl.where(z < 3.0, z * (1.0 / 3.0) + 0.5, 1.0)
         return tl.where(z <= -3.0, 0.0, inner)
     else:  # gelu
-        tail = upper_tail(tl.abs(z))
-        return tl.where(z > 0.0, 1.0 - tail, tail) + z * 0.3989422804014327 * tl.exp2(z * z * -0.7213475204444817)
+        size = tl.abs(z)
+        tail, density = upper_tail(size), 0.3989422804014327 * tl.exp2((size * -0.7213475204444817) * size)
+        return tl.where(z > 0.0, 1.0 - tail, tail) + z * density
 
 
 @triton.jit
