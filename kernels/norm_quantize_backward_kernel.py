@@ -151,12 +151,26 @@ def sums_kernel(
         if amaxes is not None:
             most = tl.maximum(most, tl.load(amaxes + at, mask=mask, other=0.0))
     if weight_sums is not None:
-        tl.store(grad_weight + column, tl.sum(by_weight, 0), mask=column < N)
+        store_columns(grad_weight, tl.sum(by_weight, 0), N, BN)
     if bias_sums is not None:
-        tl.store(grad_bias + column, tl.sum(by_bias, 0), mask=column < N)
+        store_columns(grad_bias, tl.sum(by_bias, 0), N, BN)
     if totals is not None:
-        tl.store(total + column, tl.sum(in_all, 0), mask=column < N)
+        store_columns(total, tl.sum(in_all, 0), N, BN)
     if amaxes is not None:
         amax = tl.maximum(tl.max(most, 0), FLOOR)
         tl.store(columns_amax + column, amax, mask=column < N)
         tl.store(copy_scale + column, amax * (1.0 / TOP), mask=column < N)
+
+
+@triton.jit
+def store_columns(out, values, N: tl.constexpr, BN: tl.constexpr):
+    """BN values of a vector of N. A thread has one, so those of 16 bits are stored by twos, as words of 32."""
+    if N % 2 == 0 and out.dtype.element_ty.primitive_bitwidth == 16:
+        low, high = tl.split(tl.reshape(values.to(out.dtype.element_ty), (BN // 2, 2)))
+        low = low.to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = high.to(tl.uint16, bitcast=True).to(tl.uint32)
+        pair = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
+        tl.store(out.to(tl.pointer_type(tl.uint32)) + pair, low | (high << 16), mask=pair < N // 2)
+    else:
+        column = tl.program_id(0) * BN + tl.arange(0, BN)
+        tl.store(out + column, values, mask=column < N)
