@@ -89,11 +89,13 @@ def given_profile(options: Options) -> Profile | None:
 
 
 def lost(given: Plan | Profile, gm: fx.GraphModule, simpler: fx.GraphModule, inputs: Sequence[Any]) -> str:
-    """What a simpler graph loses: fewer GEMMs that the plan lowers, here or at another batch, or more that the profile
-    does not know; empty if neither."""
+    """What a simpler graph loses: GEMMs that the profile, or a pinned plan, which is refused then, would not know; or
+    some that the plan lowers, here or at another batch. Empty if nothing."""
     before, after = ([given.find(site) for site in sites_of(graph, inputs)] for graph in (gm, simpler))
+    if (isinstance(given, Profile) or given.pins) and after.count(None) > before.count(None):
+        return f"the {type(given).__name__.lower()} given knows GEMMs as they are written"
     if isinstance(given, Profile):
-        return "the profile given knows GEMMs as they are written" if after.count(None) > before.count(None) else ""
+        return ""
     lowered = [sum(bool(d.recipes) for d in found if d is not None) for found in (before, after)]  # type: ignore[union-attr]
     return "the plan given lowers GEMMs as they are written" if lowered[1] < lowered[0] else ""
 

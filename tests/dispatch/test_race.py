@@ -302,7 +302,7 @@ def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_
             compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
             torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
             text = " ".join(str(loka.explain(compiled)).split())
-            assert ("linear, split: columns 0-7" in text) and (("as the plan given lowers" in text) != split)
+            assert ("linear, split: columns 0-7" in text) and (("as the plan given knows" in text) != split)
             assert len(loka.plan(compiled).lowered) == (3 if given else 0)
 
 
