@@ -90,7 +90,7 @@ def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
     names = "layer", 0, "relu", x.dtype, False, False
 
     def ours(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        return backward.reference(grad, x, kept, weight, bias, *names)
+        return backward.reference(grad, x, kept, weight, bias, *names, gain=1.0)
 
     def plain(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         mean, rstd = kept.unsqueeze(-1).unbind(1)
