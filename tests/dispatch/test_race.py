@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from dataclasses import replace
@@ -14,10 +15,12 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.dispatch import race as race_module
 from loka_compile.dispatch import timing
+from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
 from loka_compile.dispatch.race import MARGIN, QUIET, _margin, never_slower, simplified_or_written
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
+from loka_compile.target import TARGETS
 
 INT8, UINT8 = Candidate("int8_rowwise", "aten"), Candidate("uint8_affine", "aten")
 
@@ -292,7 +295,7 @@ def test_a_pass_that_is_off_hoists_nothing(fresh_dynamo, op_by_op):
 
 def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_op, plan_for, monkeypatch):
     """A split linear is another GEMM than the one that the plan decided about; a narrower batch is not."""
-    rates = sys.modules["loka_compile.passes.rates"]
+    rates = importlib.import_module("loka_compile.passes.rates")
     monkeypatch.setattr(rates, "CPU", rates.Rates(flops=1.0, bandwidth=1e30, launch=0.0))
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(99, 8)
     with torch.no_grad():
@@ -302,8 +305,21 @@ def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_
             compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
             torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
             text = " ".join(str(loka.explain(compiled)).split())
-            assert ("linear, split: columns 0-7" in text) and (("as the plan given knows" in text) != split)
+            assert ("linear, split: columns 0-7" in text) and (("as the plan given lowers" in text) != split)
             assert len(loka.plan(compiled).lowered) == (3 if given else 0)
+
+
+def test_a_pinned_plan_keeps_the_graph_though_it_lowers_nothing(fresh_dynamo, op_by_op, plan_for, monkeypatch):
+    """A GEMM that it does not know would have the plan refused."""
+    rates = importlib.import_module("loka_compile.passes.rates")
+    monkeypatch.setattr(rates, "CPU", rates.Rates(flops=1.0, bandwidth=1e30, launch=0.0))
+    model, user, item = Ranker(), torch.randn(1, 64), torch.randn(99, 8)
+    with torch.no_grad():
+        plan = plan_for("bf16", model, user, item, only=lambda site: False)
+        pinned = replace(plan, pins=pins(TARGETS["cpu"]))
+        compiled = torch.compile(model, backend="loka", options={"plan": pinned})
+        torch.testing.assert_close(compiled(user, item), model(user, item))
+    assert "as the plan given knows" in " ".join(str(loka.explain(compiled)).split())
 
 
 class Tower(nn.Module):
