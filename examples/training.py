@@ -7,7 +7,7 @@ overfits. See for yourself: `python -m examples.training --epochs 2`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -44,22 +44,29 @@ def steps(split: Split, epochs: int) -> int:
 
 def train(model: nn.Module, split: Split, epochs: int) -> Iterator[float]:
     """Trains step by step, yielding each step's log loss; leaves the model in eval mode at the end."""
+    parts = (split[rows] for _ in range(epochs) for rows in torch.randperm(len(split)).split(BATCH))
+    return fit(model, (((part.ids, part.genres), part.labels) for part in parts), model, steps(split, epochs))
+
+
+def fit(
+    model: nn.Module, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]], call: Callable[..., Tensor], total: int
+) -> Iterator[float]:
+    """One step for each batch of (inputs, labels) through `call`, the model as it is or compiled; Adam, at most `total`
+    steps of one cycle. Yields log losses; leaves the model in eval mode at the end."""
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     dense = [p for p in model.parameters() if all(p is not table for table in tables)]
     optimizer = torch.optim.Adam([{"params": dense}, {"params": tables}])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=[RATE, TABLE_RATE], total_steps=steps(split, epochs), pct_start=0.1
+        optimizer, max_lr=[RATE, TABLE_RATE], total_steps=total, pct_start=0.1
     )
     model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(split)).split(BATCH):
-            part = split[rows]
-            loss = binary_cross_entropy_with_logits(model(part.ids, part.genres), part.labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            yield loss.item()
+    for inputs, labels in batches:
+        loss = binary_cross_entropy_with_logits(call(*inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield loss.item()
     model.eval()
 
 

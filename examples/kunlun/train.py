@@ -18,7 +18,6 @@ from statistics import fmean
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that it also runs as a plain script
 
@@ -28,7 +27,7 @@ from examples.kunlun.model import Kunlun
 from examples.kunlun.sizes import SIZES, Size
 from examples.metrics import quality
 from examples.movielens import FIELDS
-from examples.training import ID_DROPOUT, RATE, TABLE_RATE
+from examples.training import ID_DROPOUT, fit
 
 BATCH = 256
 
@@ -95,21 +94,8 @@ def learn(
     model: nn.Module, call: Callable[..., Tensor], found: Histories, rows: Tensor, max_length: int
 ) -> Iterator[float]:
     """One pass over `rows` through `call`, the model as compiled; yields log losses, leaves the model in eval mode."""
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    dense = [p for p in model.parameters() if all(p is not table for table in tables)]
-    optimizer = torch.optim.Adam([{"params": dense}, {"params": tables}])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=[RATE, TABLE_RATE], total_steps=-(-len(rows) // BATCH) + 1, pct_start=0.1
-    )
-    model.train()
-    for batch in found.batches(rows, BATCH, max_length, shuffle=True):
-        loss = binary_cross_entropy_with_logits(call(*batch.inputs), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield loss.item()
-    model.eval()
+    batches = found.batches(rows, BATCH, max_length, shuffle=True)
+    return fit(model, ((batch.inputs, batch.labels) for batch in batches), call, -(-len(rows) // BATCH) + 1)
 
 
 @torch.no_grad()
