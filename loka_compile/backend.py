@@ -94,11 +94,15 @@ def simplify(
     given knows as many."""
     given = planning.given_plan(chosen) or planning.given_profile(chosen)
     target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    known = None  # of gm, once it is asked for: that takes a trace
     for each in pipeline.simplify:
         simpler, made = run_on_dynamo(gm, (each,), device, target)
-        worked = given is not None and any(change.result.rewrites for change in made)
-        if worked and (reason := planning.lost(given, gm, simpler, inputs)):
-            simpler, made = gm, tuple(change.undone(f"undone, as {reason}") for change in made)
+        if given is not None and any(change.result.rewrites for change in made):
+            known, after = known or planning.known(given, gm, inputs), planning.known(given, simpler, inputs)
+            if reason := planning.lost(given, known, after):
+                simpler, made = gm, tuple(change.undone(f"undone, as {reason}") for change in made)
+            else:
+                known = after
         gm = simpler
         changes += made
     return gm, tuple(changes)

@@ -25,7 +25,7 @@ from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_pla
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
-from loka_compile.probe.profile import Profile, load_profile
+from loka_compile.probe.profile import Profile, SiteProfile, load_profile
 from loka_compile.probe.session import profile_graph
 from loka_compile.target import TARGETS
 
@@ -88,10 +88,17 @@ def given_profile(options: Options) -> Profile | None:
     return options.profile if known else load_profile(options.profile)  # type: ignore[return-value,arg-type]
 
 
-def lost(given: Plan | Profile, gm: fx.GraphModule, simpler: fx.GraphModule, inputs: Sequence[Any]) -> str:
+Known = list[Decision | None] | list[SiteProfile | None]
+"""What a plan or a profile has for each GEMM of a graph."""
+
+
+def known(given: Plan | Profile, gm: fx.GraphModule, inputs: Sequence[Any]) -> Known:
+    return [given.find(site) for site in sites_of(gm, inputs)]  # type: ignore[return-value]
+
+
+def lost(given: Plan | Profile, before: Known, after: Known) -> str:
     """What a simpler graph loses: GEMMs that the profile, or a pinned plan, which is refused then, would not know; or
     some that the plan lowers, here or at another batch. Empty if nothing."""
-    before, after = ([given.find(site) for site in sites_of(graph, inputs)] for graph in (gm, simpler))
     if (isinstance(given, Profile) or given.pins) and after.count(None) > before.count(None):
         return f"the {type(given).__name__.lower()} given knows GEMMs as they are written"
     if isinstance(given, Profile):
