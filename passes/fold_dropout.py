@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import module_name
+from loka_compile.graph.sites import module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.lower import NORM, NORM_BACKWARD
 
 aten, prims = torch.ops.aten, torch.ops.prims
-NORM = torch.ops.loka.norm_quantize.default
-NORM_BACKWARD = torch.ops.loka.norm_quantize_backward.default
 SAME_VALUES = (
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default, aten.alias.default,
 )  # fmt: skip
+"""Operators whose result has their argument's values, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,17 @@ class Dropout:
 def pattern(gradient: fx.Node) -> Dropout | None:
     """The gradient of a ReLU whose result went through a dropout."""
     _, x, _, weight, bias, norm, _, activation, *_ = gradient.args
-    relu = behind(x)
+    relu = root(x, SAME_VALUES)
     raised = relu.target is getitem and relu.args[0].target is NORM  # type: ignore[union-attr]
     if (norm, activation, weight, bias) != ("none", "relu", None, None) or not raised or gradient.args[-1] != 1.0:
         return None
-    product = _factors(behind(gradient.args[0]))  # mask * gain, or one after the other
+    product = _factors(root(gradient.args[0], SAME_VALUES))  # mask * gain, or one after the other
     for scaled, grad in (product, product[::-1]) if product else ():
         mask, gain = _times(scaled)
         if mask is not None and mask.target is prims.convert_element_type.default:
             mask = mask.args[0]  # type: ignore[assignment]
             return Dropout(gradient, grad, mask, gain, tuple(_forward(relu, mask, gain)))
     return None
-
-
-def behind(node: Any) -> fx.Node:
-    """The node whose values another has, in the same order."""
-    while node.target in SAME_VALUES:
-        node = node.args[0]
-    return node
 
 
 def _factors(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -15,7 +15,7 @@ from operator import getitem
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import SITE_META, module_name
+from loka_compile.graph.sites import SITE_META, module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
@@ -113,15 +113,9 @@ def pattern(gemm: fx.Node) -> fx.Node | None:
         for user in todo.pop().users:
             if user.target in VIEWS:
                 todo.append(user)
-            elif user.target is NORM_BACKWARD and _behind(user.args[0]) is gemm:
+            elif user.target is NORM_BACKWARD and root(user.args[0], VIEWS) is gemm:
                 return user
     return None
-
-
-def _behind(value: fx.Node) -> fx.Node:
-    while value.target in VIEWS:
-        value = value.args[0]  # type: ignore[assignment]
-    return value
 
 
 def check(gemm: fx.Node, gradient: fx.Node) -> str:

@@ -18,12 +18,10 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.sites import SITE_META, module_name, operands
+from loka_compile.graph.sites import GEMMS, SITE_META, module_name, operands
 from loka_compile.graph.splice import splice
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 
-aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -34,7 +32,7 @@ class Thin:
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
         if context.device == "cuda":
-            for node in [n for target in PRODUCTS for n in graph.find_nodes(op="call_function", target=target)]:
+            for node in [n for target in GEMMS for n in graph.find_nodes(op="call_function", target=target)]:
                 what, reason = pattern(node)
                 key = node.meta[SITE_META].key if SITE_META in node.meta else module_name(node)
                 if reason:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -108,9 +108,9 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, fl
     return lhs, rhs, bias, node.kwargs.get("alpha", 1.0), node.kwargs.get("beta", 1.0)  # type: ignore[return-value]
 
 
-def root(node: Any) -> Any:
-    """The tensor behind views, permutes and contiguous copies."""
-    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in LAYOUT:
+def root(node: Any, through: Collection[Any] = LAYOUT) -> Any:
+    """The tensor behind views, permutes and contiguous copies; or behind the operators that are looked `through`."""
+    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in through:
         node = node.args[0]
     return node
 
