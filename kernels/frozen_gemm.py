@@ -1,12 +1,14 @@
 """loka::frozen_gemm and loka::frozen_int_mm: products with a parameter that is quantized once, not at every call.
 
-    acc, scale, sums = frozen_int_mm(a, weight, transposed)                 int8: acc int32 (M, N), scale (1, N)
-    out        = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
+    acc, columns = frozen_int_mm(a, weight, transposed)                     int8: acc (M, N) int32, columns (2, N)
+    out          = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
 
 a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
 frozen_gemm takes batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
-The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows. sums, (1, N)
-float32, are those of the weight's columns: an affine left operand's smallest value times them is what it lacks.
+The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows. columns,
+float32: the weight's scales, and the sums of its columns, which an affine left operand's smallest value is multiplied
+with to make what it lacks. Inductor calls it with memory that it has planned (`.out`), and uses again for the next
+product: what an op allocates itself goes back to the system and comes page by page at every call.
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
 object, its storage, its version counter, and on a CPU 64 of its values, because writes through `.data` do not count as
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, int_mm
+from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, int_mm, int_mm_into
 
 SAMPLES = 64
 
@@ -99,18 +101,40 @@ def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling:
 
 
 @torch.library.custom_op("loka::frozen_int_mm", mutates_args=())
-def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    q, scale = quantized(weight, transposed, torch.int8, "row")
-    assert scale is not None
-    sums = frozen(weight, (transposed, "sums"), lambda _: quantization.dequantize(q, scale).sum(0, keepdim=True))
-    return int_mm(a, q).contiguous(), scale.clone(), sums.clone()  # an op's outputs are its caller's to overwrite
+def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    q, columns = _integers(weight, transposed)
+    return int_mm(a, q).contiguous(), columns.clone()  # an op's outputs are its caller's to overwrite
 
 
 @frozen_int_mm.register_fake
-def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
     n = weight.shape[0] if transposed else weight.shape[1]
-    scale, sums = (a.new_empty((1, n), dtype=torch.float32) for _ in range(2))
-    return a.new_empty((a.shape[0], n), dtype=torch.int32), scale, sums
+    return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32)
+
+
+INTO = "loka::frozen_int_mm.out"
+torch.library.define(
+    INTO,
+    "(Tensor a, Tensor weight, bool transposed, *, Tensor(a!) acc, Tensor(b!) columns) -> (Tensor(a!), Tensor(b!))",
+    tags=torch.Tag.out,  # what Inductor looks for among an op's overloads (seen with torch 2.13)
+)
+
+
+@torch.library.impl(INTO, ("cpu", "cuda"))
+def _(a: Tensor, weight: Tensor, transposed: bool, *, acc: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    q, own = _integers(weight, transposed)
+    return int_mm_into(acc, a, q), columns.copy_(own)
+
+
+def _integers(weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    """The weight as int8, (K, N), and its columns' scales and sums, (2, N)."""
+
+    def make(tensor: Tensor) -> tuple[Tensor, Tensor]:
+        q, scale = right_operand(tensor, transposed, torch.int8, "row")
+        assert scale is not None
+        return q, torch.cat([scale, quantization.dequantize(q, scale).sum(0, keepdim=True)])
+
+    return frozen(weight, (transposed, "integers"), make)
 
 
 @torch.library.custom_op("loka::frozen_gemm", mutates_args=())

@@ -48,6 +48,13 @@ def int_mm(a: Tensor, b: Tensor) -> Tensor:
     return torch._int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
 
 
+def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """int_mm into `out`: (M, N) int32, contiguous."""
+    if 1 in (*a.shape, b.shape[1]):
+        return out.copy_(int_mm(a, b))
+    return torch._int_mm(a, b, out=out)
+
+
 def reference(
     a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:

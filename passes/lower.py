@@ -110,7 +110,8 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
 
 
 def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    acc, scale, sums = frozen_int_mm(a, weight, transposed)
+    acc, columns = frozen_int_mm(a, weight, transposed)
+    scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
         return (acc.float() * a_scale * scale).to(out_dtype)
     step, least = a_scale.unbind(-1)

@@ -66,7 +66,7 @@ def test_column_sums_make_up_for_the_smallest_value(m, k, n, seed):
     generator = torch.Generator().manual_seed(seed)
     x, weight = torch.randn(m, k, generator=generator) - 0.7, torch.randn(n, k, generator=generator)
     q, scale = quantize(x, torch.uint8, "affine", -1)
-    acc, columns, sums = frozen_int_mm(q, weight, True)
+    acc, (columns, sums) = frozen_int_mm(q, weight, True)
     step, least = scale.unbind(-1)
     exact = dequantize(q, scale).double() @ dequantize(*quantize(weight.t(), torch.int8, "row", -2)).double()
     torch.testing.assert_close((acc.float() * step * columns + least * sums).double(), exact, rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from torch._library._out_variant import check_out_variant
 
 from loka_compile.kernels import frozen_gemm as module
 from loka_compile.kernels import quantize as quantization
@@ -64,7 +65,7 @@ def made(monkeypatch):
 def int_product(weight, x=None):
     """x @ weight.T through frozen_int_mm, with weight's own scale: what a frozen linear computes but for a's scale."""
     a = torch.eye(weight.shape[1], dtype=torch.int8) * 127 if x is None else x
-    acc, scale, _ = frozen_int_mm(a, weight, True)
+    acc, (scale, _) = frozen_int_mm(a, weight, True)
     return acc.float() * scale / 127
 
 
@@ -90,11 +91,14 @@ def test_equals_the_unfrozen_computation(dtype, scaling, provider, transposed):
 def test_integer_form_equals_the_unfrozen_computation(transposed):
     weight = parameter(*(48, 130) if transposed else (130, 48))
     a, a_scale = left(7, 130, torch.int8, "row")
-    acc, scale, _ = frozen_int_mm(a, weight, transposed)
+    acc, columns = frozen_int_mm(a, weight, transposed)
     assert acc.dtype == torch.int32
-    assert scale.shape == (1, 48)
+    assert columns.shape == (2, 48)
+    scale, sums = columns
     expected = unfrozen(a, a_scale, weight, transposed, torch.int8, "row", torch.float32, "aten")
     assert torch.equal(acc.float() * a_scale * scale, expected)
+    right = quantization.dequantize(*module.quantized(weight, transposed, torch.int8, "row"))
+    torch.testing.assert_close(sums, right.sum(0))
 
 
 @transposed
@@ -247,7 +251,7 @@ def test_an_entry_goes_with_its_parameter():
     weight = parameter(8, 16)
     int_product(weight)
     key, storage = id(weight), weakref.ref(weight)
-    q = weakref.ref(module._entries[key].forms[True, torch.int8, "row"][0])
+    q = weakref.ref(module._entries[key].forms[True, "integers"][0])
     del weight
     gc.collect()
     assert storage() is None
@@ -258,7 +262,7 @@ def test_an_entry_goes_with_its_parameter():
 def test_a_change_frees_what_was_made_before():
     weight = parameter(8, 16)
     int_product(weight)
-    q = weakref.ref(module._entries[id(weight)].forms[True, torch.int8, "row"][0])
+    q = weakref.ref(module._entries[id(weight)].forms[True, "integers"][0])
     in_place(weight)
     int_product(weight)
     gc.collect()
@@ -320,8 +324,13 @@ def test_outputs_are_the_callers_to_overwrite(dtype, scaling, provider):
     frozen_gemm(*args).zero_()
     assert torch.equal(frozen_gemm(*args), expected)
     if dtype == torch.int8:
-        for output in frozen_int_mm(args[0], weight, True):
+        outputs = frozen_int_mm(args[0], weight, True)
+        into = [torch.full_like(output, 7) for output in outputs]
+        torch.ops.loka.frozen_int_mm.out(args[0], weight, True, acc=into[0], columns=into[1])
+        assert all(map(torch.equal, into, outputs))
+        for output in (*outputs, *into):
             output.zero_()
+        assert frozen_int_mm(args[0], weight, True)[1].all()
         assert torch.equal(frozen_gemm(*args), expected)
 
 
@@ -339,6 +348,7 @@ def test_opcheck(transposed):
     weight = parameter(*(7, 24) if transposed else (24, 7)).detach()
     a, _ = left(5, 24, torch.int8, "row")
     torch.library.opcheck(torch.ops.loka.frozen_int_mm.default, (a, weight, transposed))
+    check_out_variant(torch.ops.loka.frozen_int_mm.default, torch.ops.loka.frozen_int_mm.out)  # as Inductor finds it
     a = torch.randn(5, 24).bfloat16()
     args = a, None, weight, transposed, torch.bfloat16, "none", torch.float32, "aten"
     torch.library.opcheck(torch.ops.loka.frozen_gemm.default, args)
