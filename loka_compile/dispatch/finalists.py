@@ -1,13 +1,11 @@
 """Finalists: plans that race the one that was made, where times of single GEMMs cannot tell them apart.
 
-    uniform = one recipe at every site where it is within the error budgets, whatever its time; elsewhere as planned
-    thinned = the plan, or a uniform one, without the sites that each save little
+    finalist = one recipe at every site where it is within the error budgets, whatever its time; elsewhere as planned
 
 Times of single GEMMs do not add up to a graph's: what Inductor fuses around a product depends on its neighbours' forms
 too. A Wukong's plan had bf16 at four thin layers, each faster alone, and its graph was 4 % slower than with int8 there
 (2 cores, Zen 5). So a uniform plan whose times come near the plan's runs against it (race.py), and no uniform recipe
-that is within the budgets is left that would have been faster. A site that saves little may cost the graph more than
-that: its operands are written for it, where Inductor had fused them away. So all such sites together are put to it too.
+that is within the budgets is left that would have been faster.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
+from loka_compile.dispatch.plan import Candidate, Decision, Plan
 from loka_compile.dispatch.providers import aten
 from loka_compile.options import Options
 from loka_compile.target import TARGETS
@@ -23,24 +21,19 @@ from loka_compile.target import TARGETS
 NEAR = 1.25
 """A plan whose GEMMs take this many times as long, by single times, has no chance in the graph."""
 MOST = 2
-"""Of uniform plans, and of thinned ones: each is compiled, once a machine, to be raced."""
-LITTLE = 0.02
-"""Share of the time that the plan saves, by single times; a site that saves less is left out of a thinned plan."""
+"""Each is compiled, once a machine, to be raced."""
 
 
 def finalists(plan: Plan, options: Options) -> list[Plan]:
-    """The nearest uniform plans, at most MOST, by their sites' single times, then this and the nearest of them thinned.
-    None where nothing would be raced: on hardware that is not here, where speed is no matter, or where choices depend
-    on the batch."""
+    """The nearest uniform plans, at most MOST, by their sites' single times. None where nothing would be raced: on
+    hardware that is not here, where speed is no matter, or where choices depend on the batch."""
     ranged = any(decision.ranges for decision in plan.decisions.values())
     if not (TARGETS[plan.target].measured and options.min_speedup and options.race and plan.lowered) or ranged:
         return []
     limit = NEAR * time_us(plan)
     others = (_uniform(plan, Candidate(recipe, aten.NAME)) for recipe in options.recipes)
     near = [other for other in others if other is not None and time_us(other) <= limit]
-    uniform = sorted(near, key=time_us)[:MOST]
-    thinned = (_thinned(each) for each in [plan, *uniform][:MOST])
-    return [*uniform, *(each for each in thinned if each is not None)]
+    return sorted(near, key=time_us)[:MOST]
 
 
 def time_us(plan: Plan) -> float:
@@ -52,18 +45,6 @@ def _uniform(plan: Plan, candidate: Candidate) -> Plan | None:
     """None where it is the plan itself."""
     changed = {key: _with(decision, candidate) for key, decision in plan.decisions.items() if _may(decision, candidate)}
     return replace(plan, decisions={**plan.decisions, **changed}) if changed else None
-
-
-def _thinned(plan: Plan) -> Plan | None:
-    """None where every site saves its share, or none does."""
-    least = LITTLE * sum(_saved_us(decision) for decision in plan.lowered)
-    little = {key: _without(decision) for key, decision in plan.decisions.items()
-              if decision.lowered and _saved_us(decision) < least}  # fmt: skip
-    return replace(plan, decisions={**plan.decisions, **little}) if 0 < len(little) < len(plan.lowered) else None
-
-
-def _saved_us(decision: Decision) -> float:
-    return (decision.before.time_us or 0.0) - (decision.score.time_us or 0.0)
 
 
 def _may(decision: Decision, candidate: Candidate) -> bool:
@@ -78,13 +59,6 @@ def _with(decision: Decision, candidate: Candidate) -> Decision:
     if decision.lowered:
         rejected = (*rejected, (decision.chosen, f"faster alone; the graph was faster with {candidate}, measured here"))
     return replace(decision, chosen=candidate, reason=reason, rejected=rejected)
-
-
-def _without(decision: Decision) -> Decision:
-    saves = f"saves {_saved_us(decision):.0f} us alone"
-    reason = f"{decision.chosen} {saves}; the graph was faster without what saves little, measured here"
-    rejected = (*decision.rejected, (decision.chosen, f"{saves}; the graph was faster without it, measured here"))
-    return replace(decision, chosen=KEPT, reason=reason, rejected=rejected)
 
 
 def changes(plan: Plan, other: Plan) -> Iterator[str]:
