@@ -1,14 +1,16 @@
-"""loka::frozen_gemm and loka::frozen_int_mm: products with a parameter that is quantized once, not at every call.
+"""loka::frozen_gemm, frozen_mm, frozen_int_mm: products with a parameter that is quantized once, not at every call.
 
+    out          = frozen_mm(a, weight, transposed)                         a 16-bit float: (M, N) in a's dtype
     acc, columns = frozen_int_mm(a, weight, transposed)                     int8: acc (M, N) int32, columns (2, N)
     out          = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
 
 a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
-frozen_gemm takes batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
-The integer form leaves both scales to its caller, whose multiplication Inductor fuses with what follows. columns,
-float32: the weight's scales, and the sums of its columns, which an affine left operand's smallest value is multiplied
-with to make what it lacks. Inductor calls it with memory that it has planned (`.out`), and uses again for the next
-product: what an op allocates itself goes back to the system and comes page by page at every call.
+All but the integer form take batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
+The first two leave scales and casts to their caller, which Inductor fuses with what follows. columns, float32: the
+weight's scales, and the sums of its columns, which an affine left operand's smallest value is multiplied with to make
+what it lacks. Inductor calls the integer form with memory that it has planned (`.out`), and uses again for the next
+product: what an op allocates itself goes back to the system and comes page by page at every call. (Not frozen_mm: of
+ops with one output Inductor's C++ wrapper cannot call `.out`, seen with torch 2.13.)
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
 object, its storage, its version counter, and on a CPU 64 of its values, because writes through `.data` do not count as
@@ -135,6 +137,16 @@ def _integers(weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
         return q, torch.cat([scale, quantization.dequantize(q, scale).sum(0, keepdim=True)])
 
     return frozen(weight, (transposed, "integers"), make)
+
+
+@torch.library.custom_op("loka::frozen_mm", mutates_args=())
+def frozen_mm(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    return torch.matmul(a, quantized(weight, transposed, a.dtype, "none")[0])
+
+
+@frozen_mm.register_fake
+def _(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    return a.new_empty((*a.shape[:-1], weight.shape[-2] if transposed else weight.shape[-1]))
 
 
 @torch.library.custom_op("loka::frozen_gemm", mutates_args=())

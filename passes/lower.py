@@ -22,7 +22,7 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
-from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
+from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm, frozen_mm
 from loka_compile.kernels.frozen_gemm_norm import frozen_gemm_norm
 from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
@@ -72,6 +72,9 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     elif weight.dtype == torch.int8 and provider == "aten":
         kernel = "loka.frozen_int_mm"
         out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
+    elif weight.scaling == "none" and provider == "aten":
+        kernel = "loka.frozen_mm"
+        out = splice(node, _frozen_mm, [a, weight.node, weight.transposed, out_dtype])
     else:
         form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
         kernel = "loka.frozen_gemm"
@@ -116,6 +119,10 @@ def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtyp
         return (acc.float() * a_scale * scale).to(out_dtype)
     step, least = a_scale.unbind(-1)
     return (acc.float() * step * scale + least * sums).to(out_dtype)
+
+
+def _frozen_mm(a: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
+    return frozen_mm(a, weight, transposed).to(out_dtype)
 
 
 def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:

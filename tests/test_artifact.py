@@ -16,7 +16,7 @@ import loka_compile as loka
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.records import missing_kernels
 
-FROZEN = {"int8_rowwise": "loka.frozen_int_mm"}
+FROZEN = {"int8_rowwise": "loka.frozen_int_mm", "bf16": "loka.frozen_mm"}
 TRAINED = {"int8_rowwise": "_int_mm", "bf16": "mm[bfloat16]", "fp8_blockwise": "loka.scaled_gemm"}
 RECIPES = ["int8_rowwise", "bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"]
 
@@ -50,7 +50,7 @@ def compiled(request, plan_for):
 def calls(kernel, code):
     """The calls of an operator, as they are written in Inductor's wrapper code."""
     kernel = kernel.removesuffix("[bfloat16]")
-    return re.findall(rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{re.escape(kernel)}(?:\.default)?\(", code)
+    return re.findall(rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{re.escape(kernel)}(?:\.default|\.out)?\(", code)
 
 
 def count(kernel, code):

@@ -2,7 +2,10 @@
 
 A candidate's time is its GEMM kernel on ready operands plus its casts. A cast costs per element what a compiled one
 costs at a large size, in rows of about that length: by itself, or where Inductor fuses it with what makes the tensor,
-what it adds to that.
+what it adds to that. So does bringing the product to the wanted dtype, which Inductor fuses with what reads it.
+
+Kernels write into memory that is there, as in a graph that Inductor has planned: new memory comes page by page, and
+that took longer than a thin product (262144 x 16 x 16 in int8: 616 us, 385 without).
 """
 
 from __future__ import annotations
@@ -43,10 +46,10 @@ CAST_LENGTHS = (16, 64, 1024)
 def keep_us(site: Site, sizes: Sizes) -> float:
     """Microseconds of the GEMM as the model has it. Of a batch also as Inductor compiles it, which writes products with
     a dimension of 1 out as pointwise code: seven of a MMoE's 35 ms hung on that."""
-    a, b = _operands(sizes, site.dtype, site.dtype)
+    a, b, out = _operands(sizes, site.dtype, site.dtype)
 
     def measure() -> float:
-        alone = _best_us(lambda: a() @ b())
+        alone = _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))
         if sizes.batch == 1 or min(sizes.M, sizes.N, sizes.K) > 1:
             return alone
         compiled = compat.compile_function(lambda x, y: x @ y, (a(), b()))
@@ -61,12 +64,16 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
     rhs, _ = recipe.operand("rhs", site.gradient == "rhs")
 
     def measure() -> float:
-        a, b = _operands(sizes, lhs, rhs)
-        scales = _unit_scales(recipe, sizes)
+        a, b, out = _operands(sizes, lhs, rhs)
         if provider == "onednn":  # as it runs: packed once
             packed = onednn.pack(torch.rand(sizes.N, sizes.K), transposed=True)
             return _best_us(lambda: onednn.product(a(), packed), HOPELESS * beat_us)
-        return _best_us(lambda: _kernel(provider, a(), b(), *scales, site.dtype), HOPELESS * beat_us)
+        if provider == "aten" and lhs in quantization.INTEGERS:
+            return _best_us(lambda: gemm.int_mm_into(out(torch.int32), a(), b()), HOPELESS * beat_us)
+        if provider == "aten" and recipe.scaling == "none":  # kernels/frozen_gemm.py: the one op that allocates
+            return _best_us(lambda: a() @ b(), HOPELESS * beat_us)
+        kernel, (a_scale, b_scale) = gemm.IMPLEMENTATIONS[provider], _unit_scales(recipe, sizes)
+        return _best_us(lambda: kernel(a(), a_scale, b(), b_scale, site.dtype), HOPELESS * beat_us)
 
     kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
     if kernel > HOPELESS * beat_us:
@@ -81,15 +88,11 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
     return Cost(kernel + rescale * sizes.out, casts(site, sizes, recipe, cast_us))
 
 
-def _kernel(provider: str, a: Any, b: Any, a_scale: Any, b_scale: Any, dtype: torch.dtype) -> Any:
-    """The bare product: rescaling int8's sums is the epilogue's part."""
-    if provider == "aten" and a.dtype in quantization.INTEGERS:
-        return gemm.int_mm(a, b)
-    return gemm.IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, dtype)
-
-
-def _operands(sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Random operands made when first asked for; the right one laid out as a linear's transposed weight."""
+def _operands(
+    sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype
+) -> tuple[Callable[[], Any], Callable[[], Any], Callable[[torch.dtype], Any]]:
+    """Random operands and memory for the result, made when first asked for; the right operand laid out as a linear's
+    transposed weight."""
     batch = () if sizes.batch == 1 else (sizes.batch,)
 
     @functools.cache
@@ -100,7 +103,11 @@ def _operands(sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype) -> tuple[Callabl
     def b() -> Any:
         return _random((*batch, sizes.N, sizes.K), rhs).transpose(-1, -2)
 
-    return a, b
+    @functools.cache
+    def out(dtype: torch.dtype) -> Any:
+        return torch.empty((*batch, sizes.M, sizes.N), dtype=dtype)
+
+    return a, b, out
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -144,23 +151,34 @@ def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> fl
 
 
 def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
-    """Microseconds per element of bringing the product to the wanted dtype; most kernels do that themselves."""
+    """Microseconds per element that bringing the product to the wanted dtype adds to a pointwise operator that reads
+    it; most kernels do it themselves."""
+    shape = CAST_VALUES // 1024, 1024
+    (step, least), (scale, sums) = torch.rand(2, shape[0], 1), torch.rand(2, 1, shape[1])
     if recipe.dtype == torch.int8:
-        sums = torch.randint(-9999, 9999, (CAST_VALUES // 1024, 1024), dtype=torch.int32)
-        row, column = torch.rand(len(sums), 1), torch.rand(1, 1024)
-        if recipe.affine:
-            affine = lambda x, step, least, c, s: (x.float() * step * c + least * s).to(dtype)  # noqa: E731
-            return _compiled_us(affine, sums, row, row.clone(), column, column.clone())
-        return _compiled_us(lambda x, row, column: (x.float() * row * column).to(dtype), sums, row, column)
-    if recipe.scaling == "none" and recipe.dtype != dtype:
-        return _compiled_us(lambda x: x.to(dtype), torch.randn(CAST_VALUES // 1024, 1024, dtype=recipe.dtype))
-    return 0.0
+        made = torch.randint(-9999, 9999, shape, dtype=torch.int32)
+        affine = lambda x, step, least, c, s: (x.float() * step * c + least * s).to(dtype).relu()  # noqa: E731
+        plain = lambda x, step, least, c, s: (x.float() * step * c).to(dtype).relu()  # noqa: E731
+        both = _compiled_us(affine if recipe.affine else plain, made, step, least, scale, sums)
+    elif recipe.scaling == "none" and recipe.dtype != dtype:
+        both = _compiled_us(lambda x: x.to(dtype).relu(), torch.randn(shape).to(recipe.dtype))
+    else:
+        return 0.0
+    return max(0.0, both - _compiled_us(lambda x: x.relu(), torch.randn(shape).to(dtype)))
 
 
 def _compiled_us(function: Callable[..., Any], *inputs: torch.Tensor) -> float:
-    """Microseconds per element of the first input, compiled by Inductor."""
-    compiled = compat.compile_function(function, inputs)
-    return _best_us(lambda: compiled(*inputs)) / inputs[0].numel()
+    """Microseconds per element of the first input, compiled by Inductor, into memory that is there."""
+    made = function(*inputs)
+    outs = [torch.empty_like(each) for each in (made if isinstance(made, tuple) else (made,))]
+
+    def into(*args: torch.Tensor) -> None:
+        made = function(*args[len(outs) :])
+        for out, each in zip(args, made if isinstance(made, tuple) else (made,), strict=False):
+            out.copy_(each)
+
+    compiled = compat.compile_function(into, (*outs, *inputs))
+    return _best_us(lambda: compiled(*outs, *inputs)) / inputs[0].numel()
 
 
 def _best_us(run: Callable[[], Any], hopeless_us: float = float("inf")) -> float:

@@ -154,9 +154,9 @@ def _calls(kernel: str, source_code: str) -> int:
     if dtype and "extern_kernels." in code:
         return _calls_writing(name, dtype, code)
     forms = (
-        rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{name}(?:\.default)?\(",
+        rf"(?:extern_kernels|torch\.ops(?:\.aten)?)\.{name}(?:\.default|\.out)?\(",
         rf"aoti_torch_(?:cpu|cuda)_{name}(?:_out)?\(",
-        rf'"{re.escape(kernel.replace(".", "::"))}", ""',
+        rf'"{re.escape(kernel.replace(".", "::"))}", "(?:out)?"',
     )
     return sum(len(re.findall(form, code)) for form in forms)
 

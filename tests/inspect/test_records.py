@@ -131,6 +131,8 @@ def test_calls_of_an_aten_kernel(code):
     "code",
     [
         "buf = torch.ops.loka.frozen_gemm.default(a)",
+        "torch.ops.loka.frozen_gemm.out(a, out=buf)",
+        'aoti_torch_call_dispatcher("loka::frozen_gemm", "out", dispatch_vars.data())',
         'aoti_torch_call_dispatcher("loka::frozen_gemm", "", dispatch_vars.data())',
         'findSchemaOrThrow("loka::frozen_gemm", "");',
     ],

@@ -12,7 +12,7 @@ from torch._library._out_variant import check_out_variant
 
 from loka_compile.kernels import frozen_gemm as module
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm
+from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm, frozen_mm
 from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
 from loka_compile.kernels.triton_gemm_launch import prepared
 
@@ -112,6 +112,17 @@ def test_fp8_is_kept_as_kernels_read_it(scaling, batch, transposed):
     assert torch.equal(q.float(), quantization.reference(right, E4M3, scaling, -2)[0].float())
     a = torch.zeros(*batch, 5, q.shape[-2]).to(E4M3)
     assert prepared(a, q)[1].data_ptr() == q.data_ptr()
+
+
+@transposed
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_sixteen_bits(batch, transposed):
+    weight = parameter(*batch, *(48, 130) if transposed else (130, 48))
+    right = weight.detach().mT if transposed else weight.detach()
+    for m in (1, 5, 0):
+        a = torch.randn(*batch, m, 130).bfloat16()
+        expected = a @ right.bfloat16()
+        assert torch.equal(frozen_mm(a, weight, transposed), expected)
 
 
 def test_quantized_once_while_unchanged(made):
@@ -348,6 +359,8 @@ def test_opcheck(transposed):
     weight = parameter(*(7, 24) if transposed else (24, 7)).detach()
     a, _ = left(5, 24, torch.int8, "row")
     torch.library.opcheck(torch.ops.loka.frozen_int_mm.default, (a, weight, transposed))
+    a16 = torch.randn(5, 24).bfloat16()
+    torch.library.opcheck(torch.ops.loka.frozen_mm.default, (a16, weight, transposed))
     check_out_variant(torch.ops.loka.frozen_int_mm.default, torch.ops.loka.frozen_int_mm.out)  # as Inductor finds it
     a = torch.randn(5, 24).bfloat16()
     args = a, None, weight, transposed, torch.bfloat16, "none", torch.float32, "aten"
