@@ -120,7 +120,8 @@ def line(symbol: sympy.Symbol, points: Sequence[int], values: Sequence[float]) -
     """Through the points; constant before the first, in proportion after the last."""
     pieces: list[tuple[sympy.Expr, sympy.Expr]] = [(sympy.Float(values[0]), symbol <= points[0])]
     for (x, y), (next_x, next_y) in itertools.pairwise(zip(points, values, strict=True)):
-        pieces.append((y + (symbol - x) * sympy.Float((next_y - y) / (next_x - x)), symbol <= next_x))
+        slope = sympy.Float((next_y - y) / (next_x - x))  # sympy would multiply out, and large terms cancel
+        pieces.append((y + sympy.Mul(slope, symbol - x, evaluate=False), symbol <= next_x))
     return sympy.Piecewise(*pieces, (symbol * sympy.Float(values[-1] / points[-1]), True))
 
 

@@ -177,7 +177,16 @@ def test_a_race_in_training_runs_the_backward_and_keeps_no_gradient(cache):
     assert len(backwards) >= 12 and weight.grad is None
 
 
-def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op):
+@pytest.fixture
+def one_thread():
+    """Threads that wait for each other on a busy machine can make a plain product of microseconds take milliseconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op, one_thread):
     """Op by op a quantized product is slower than a plain one: that is what the race is for."""
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)), torch.randn(8, 32)
