@@ -31,7 +31,7 @@ ENOUGH_SECONDS = 2.0
 """Rounds go on until they took this long, within these counts."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
-QUIET = 0.05
+QUIET = 0.01
 """Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
 
 Built = tuple[Callable[..., Any], list[Any]]
