@@ -69,7 +69,8 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
             forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, _sample(weight), _layout(weight), {})
+            sample = _sample(weight).clone()
+            entry = _Entry(forget, weight.untyped_storage(), weight._version, sample, _layout(weight), {})
             _entries[key] = entry
         if form not in entry.forms:
             entry.forms[form] = make(weight)
@@ -82,7 +83,7 @@ def _layout(weight: Tensor) -> tuple[Any, ...]:
 
 def _sample(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
-    return flat[:: flat.numel() // SAMPLES | 1].clone()  # an odd step walks through the columns too
+    return flat[:: flat.numel() // SAMPLES | 1]  # an odd step walks through the columns too
 
 
 def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:

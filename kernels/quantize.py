@@ -107,7 +107,12 @@ def scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
 
 
 def _finite_amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
-    return torch.where(x.isfinite(), x.abs(), 0.0).amax(dim=dims, keepdim=keepdim)
+    return torch.where(is_finite(x), x.abs(), 0.0).amax(dim=dims, keepdim=keepdim)
+
+
+def is_finite(x: Tensor) -> Tensor:
+    """One comparison, false for a NaN too, where Inductor writes isfinite as three operations."""
+    return x.abs() < float("inf")
 
 
 def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
@@ -120,7 +125,7 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
         x = x.clamp(min=0)
     if dtype in INTEGERS:
         return x.round().to(dtype)
-    return torch.where(x.isfinite(), x, float("nan")).to(dtype)
+    return torch.where(is_finite(x), x, float("nan")).to(dtype)
 
 
 def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:
