@@ -9,8 +9,9 @@ All but the integer form take batches too: a (B, M, K), weight (B, K, N) or (B, 
 The first two leave scales and casts to their caller, which Inductor fuses with what follows. columns, float32: the
 weight's scales, and the sums of its columns, which an affine left operand's smallest value is multiplied with to make
 what it lacks. Inductor calls the integer form with memory that it has planned (`.out`), and uses again for the next
-product: what an op allocates itself goes back to the system and comes page by page at every call. (Not frozen_mm: of
-ops with one output Inductor's C++ wrapper cannot call `.out`, seen with torch 2.13.)
+product: what an op allocates itself goes back to the system and comes page by page at every call. It cannot where a
+size is symbolic, for which there is any_frozen_int_mm, nor, in its C++ wrapper, for an op with one output, as frozen_mm
+is (seen with torch 2.13).
 
 The quantized weight is kept beside the parameter and made anew when the parameter changed. What tells: the tensor
 object, its storage, its version counter, and on a CPU 64 of its values, because writes through `.data` do not count as
@@ -103,16 +104,20 @@ def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling:
     return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
 
 
-@torch.library.custom_op("loka::frozen_int_mm", mutates_args=())
-def frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
     q, columns = _integers(weight, transposed)
     return int_mm(a, q).contiguous(), columns.clone()  # an op's outputs are its caller's to overwrite
 
 
-@frozen_int_mm.register_fake
-def _(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+def _empty_integers(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
     n = weight.shape[0] if transposed else weight.shape[1]
     return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32)
+
+
+frozen_int_mm = torch.library.custom_op("loka::frozen_int_mm", _frozen_int_mm, mutates_args=())
+frozen_int_mm.register_fake(_empty_integers)
+any_frozen_int_mm = torch.library.custom_op("loka::any_frozen_int_mm", _frozen_int_mm, mutates_args=())
+any_frozen_int_mm.register_fake(_empty_integers)
 
 
 INTO = "loka::frozen_int_mm.out"

@@ -37,7 +37,7 @@ def loka(
     options: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:
     """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
-    chosen = Options.of(mode, options)
+    chosen = planning.read(Options.of(mode, options))
     device = device_of(example_inputs)
     asked_with = mode, options or {}
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
@@ -92,7 +92,7 @@ def simplify(
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
     """The graph after exact algebra, pass by pass, as far as the plan given lowers as many GEMMs in it and the profile
     given knows as many."""
-    given = planning.given_plan(chosen) or planning.given_profile(chosen)
+    given = chosen.plan or chosen.profile
     target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
     known = None  # of gm, once it is asked for: that takes a trace
     for each in pipeline.simplify:

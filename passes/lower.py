@@ -22,7 +22,7 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
-from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm, frozen_mm
+from loka_compile.kernels.frozen_gemm import any_frozen_int_mm, frozen_gemm, frozen_int_mm, frozen_mm
 from loka_compile.kernels.frozen_gemm_norm import frozen_gemm_norm
 from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
@@ -70,7 +70,8 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
         kernel = "loka.frozen_onednn"
         out = splice(node, _frozen_onednn, [a, a_scale, weight.node, weight.transposed, out_dtype])
     elif weight.dtype == torch.int8 and provider == "aten":
-        kernel = "loka.frozen_int_mm"
+        known = _int_mm_for(a.meta["val"]) is frozen_int_mm  # type: ignore[union-attr]
+        kernel = "loka.frozen_int_mm" if known else "loka.any_frozen_int_mm"
         out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
     elif weight.scaling == "none" and provider == "aten":
         kernel = "loka.frozen_mm"
@@ -112,8 +113,14 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
     return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
 
 
+def _int_mm_for(a: torch.Tensor) -> Any:
+    """Of an empty result, which nothing reads, Inductor plans no memory, and yet writes to it (torch 2.13)."""
+    known = all(isinstance(size, int) and size > 0 for size in a.shape)
+    return frozen_int_mm if known else any_frozen_int_mm
+
+
 def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    acc, columns = frozen_int_mm(a, weight, transposed)
+    acc, columns = _int_mm_for(a)(a, weight, transposed)
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
         return (acc.float() * a_scale * scale).to(out_dtype)

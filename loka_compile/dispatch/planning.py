@@ -68,24 +68,21 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
     if options.plan is not None:
         return _given(options, device)
     if options.profile is not None:
-        profile = given_profile(options)
-        assert profile is not None
-        return dispatch(_as_in(profile, gm, inputs), options=options)
+        return dispatch(_as_in(options.profile, gm, inputs), options=options)
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
     plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 
 
-def given_plan(options: Options) -> Plan | None:
-    """The plan of the options, read; None where they have none."""
-    return options.plan if options.plan is None or isinstance(options.plan, Plan) else load_plan(options.plan)
-
-
-def given_profile(options: Options) -> Profile | None:
-    """The profile of the options, read; None where they have none."""
-    known = options.profile is None or isinstance(options.profile, Profile)
-    return options.profile if known else load_profile(options.profile)  # type: ignore[return-value,arg-type]
+def read(options: Options) -> Options:
+    """The options with the plan or the profile that they give as a path, read: once a compilation."""
+    plan, profile = options.plan, options.profile
+    if plan is not None and not isinstance(plan, Plan):
+        options = replace(options, plan=load_plan(plan))
+    if profile is not None and not isinstance(profile, Profile):
+        options = replace(options, profile=load_profile(profile))
+    return options
 
 
 Known = list[Decision | None] | list[SiteProfile | None]
@@ -108,8 +105,7 @@ def lost(given: Plan | Profile, before: Known, after: Known) -> str:
 
 
 def _given(options: Options, device: str) -> Plan:
-    plan = given_plan(options)
-    assert plan is not None
+    plan: Plan = options.plan
     if options.target not in ("cpu", plan.target):
         raise PlanError(f"the plan is for {plan.target}, target={options.target!r} was asked for: leave target out")
     check_hardware(plan, TARGETS[plan.target], device)

@@ -13,7 +13,7 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, PlanError, Score
-from loka_compile.dispatch.planning import output_error, settle, within_budget
+from loka_compile.dispatch.planning import output_error, read, settle, within_budget
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
 
@@ -204,7 +204,7 @@ def test_a_plan_by_path_is_the_plan(tmp_path):
     plan = plan_of(a=0.1)
     plan.save(tmp_path / "plan.json")
     for given in (plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
-        assert settle(Options(plan=given), None, [], None) == [plan]
+        assert settle(read(Options(plan=given)), None, [], None) == [plan]
 
 
 def test_a_plan_for_another_target_is_an_error():

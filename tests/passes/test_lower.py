@@ -53,10 +53,12 @@ def test_inference_with_int8_freezes_the_weights(plan_for, rows, dynamic):
     with torch.no_grad():
         plan = plan_for("int8_rowwise", model, x)
     captured, out = run(model, plan, x)
-    assert loka_ops(captured) == {"loka.frozen_int_mm": 2}
+    # Inductor plans no memory where sizes are not known.
+    kernel = "loka.any_frozen_int_mm" if dynamic and rows > 1 else "loka.frozen_int_mm"
+    assert loka_ops(captured) == {kernel: 2}
     assert captured.ops("inference")["aten._int_mm"] == 0
     assert captured.ops("inference")["aten.amax"] == 2  # of the two activations, none of a weight
-    assert set(kernels(captured).values()) == {"loka.frozen_int_mm"}
+    assert set(kernels(captured).values()) == {kernel}
     assert sqnr_db(out, model(x)) > 30
     assert out.dtype == torch.float32
 
