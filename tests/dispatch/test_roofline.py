@@ -27,7 +27,7 @@ def site(sizes, dtype=torch.bfloat16, static_rhs=False):
 def us(recipe, M, N, K, batch=1, target=H100, **more):
     sizes = Sizes(batch, M, N, K)
     where = site(sizes, **more)
-    return keep_us(where, sizes, target) if recipe is None else cost(where, sizes, RECIPES[recipe], target).alone_us
+    return keep_us(where, sizes, target) if recipe is None else cost(where, sizes, RECIPES[recipe], target, "aten").alone_us
 
 
 def test_a_bf16_product_by_hand():
