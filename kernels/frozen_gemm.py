@@ -95,9 +95,8 @@ def quantized(
 def right_operand(
     tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    right = tensor.detach().mT if transposed else tensor.detach()
-    if k > right.shape[-2] or more:
-        right = torch.nn.functional.pad(right, (0, more, 0, k - right.shape[-2]))
+    own = _padded(tensor.detach(), transposed, k, more)
+    right = own.mT if transposed else own
     if scaling == "none":
         return right.to(dtype), None
     if compat.is_fake(tensor):
@@ -105,6 +104,17 @@ def right_operand(
         return torch.empty_like(right, dtype=dtype), scale
     q, scale = quantization.reference(right, dtype, scaling, -2)
     return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
+
+
+def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
+    """With zeros up to k along K and `more` columns of them, as it lies."""
+    along = k - weight.shape[-1 if transposed else -2]
+    rows, columns = (more, along) if transposed else (along, more)
+    if rows == columns == 0:
+        return weight
+    if compat.is_fake(weight):
+        return weight.new_empty((*weight.shape[:-2], weight.shape[-2] + rows, weight.shape[-1] + columns))
+    return torch.nn.functional.pad(weight, (0, columns, 0, rows))
 
 
 @torch.library.custom_op("loka::frozen_int_mm", mutates_args=())

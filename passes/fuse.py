@@ -141,7 +141,7 @@ def check(chain: Chain) -> str:
             return f"{name} = {size} is no multiple of {ALIGNED}"
     if a_scale is not None and a_scale.meta["val"].dim() != 2:  # type: ignore[union-attr]
         return "its operands have one scale each, and the epilogue wants one a row"
-    if b_scale is not None and b_scale.meta["val"].shape[0] != 1:  # type: ignore[union-attr]
+    if b_scale is not None and tuple(b_scale.meta["val"].shape) != (1, n):  # type: ignore[union-attr]
         return "its weight is scaled by blocks"
     kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
