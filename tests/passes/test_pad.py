@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import loka_compile as loka
 from loka_compile.dispatch.plan import parse_plan
 from loka_compile.dispatch.providers import triton
 from loka_compile.graph.sites import annotate
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
-from loka_compile.passes import PIPELINE, Context
+from loka_compile.passes import Context
 from loka_compile.passes.precision import Precision
 from tests.helpers import compile_op_by_op, sqnr_db
 
@@ -265,4 +266,12 @@ def test_a_plan_from_its_file_pads_alike(plan_for):
         plan = plan_for("fp8_rowwise", model, x, target="h100")
         codes = [run(model, each, x)[0].code("inference") for each in (plan, parse_plan(plan.to_json()))]
     assert codes[0] == codes[1] and "constant_pad_nd" in codes[0]
-    assert PIPELINE.joint[-1] == Precision()
+
+
+def test_explain_says_what_is_padded(op_by_op):
+    model, x = nn.Sequential(nn.Linear(109, 1024), nn.ReLU()).bfloat16(), torch.randn(4096, 109).bfloat16()
+    compiled = torch.compile(model, backend="loka", options={"target": "h100", "measure_calls": 0})
+    with torch.no_grad():
+        compiled(x)
+    [row] = loka.explain(compiled).rows
+    assert row.recipe != "keep" and row.reason.endswith("padded: K 109 -> 112")
