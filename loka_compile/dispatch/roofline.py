@@ -10,7 +10,8 @@ epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, w
 that it writes fewer bytes then is left out.
 
 A padded product is one of the padded sizes. Casts write the zeros too, which takes no kernel more; the columns that are
-too many are left out by what stands behind the product, or else by a copy. A fusing kernel has no epilogue for them.
+too many are left out by what stands behind the product, or else by a copy: before the gradient of a norm or an
+activation too, which is a kernel of its own. A fusing kernel has no epilogue for them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
     run = replace(sizes, **{n: int(getattr(larger, n)) for n in ("K", "N") if getattr(larger, n) != getattr(site, n)})
     gemm = _kernel(target, recipe.dtype, run.flops, narrow * (run.lhs + run.rhs) + sums * run.out)
     rescale = _kernel(target, site.dtype, 0, (sums + wide) * sizes.out) if recipe.dtype == torch.int8 else 0.0
-    copied = run.N != sizes.N and not (rescale or site.epilogue)
+    copied = run.N != sizes.N and not rescale and (not site.epilogue or bool(site.gradient))
     narrowed = _kernel(target, site.dtype, 0, 2 * wide * sizes.out) if copied else 0.0
 
     def cast_us(elements: int, fused: bool) -> float:

@@ -106,6 +106,9 @@ def test_a_padded_product_by_hand():
     behind = 4 * m * 100 / BYTES + 2e-6  # it reads what it wants of the product
     got = cost(where, sizes, RECIPES["fp8_rowwise"], H100, "triton")
     assert got.kernel_us == pytest.approx((gemm + behind) * 1e6)
+    where = replace(where, role="grad_input", gradient="lhs")  # a ReLU's gradient is a kernel that takes it whole
+    got = cost(where, sizes, RECIPES["fp8_rowwise"], H100, "triton")
+    assert got.kernel_us == pytest.approx((gemm + copy + behind) * 1e6)
 
 
 def test_a_fusing_kernel_has_no_epilogue_for_padded_columns():
