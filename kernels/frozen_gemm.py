@@ -1,10 +1,11 @@
 """loka::frozen_gemm, frozen_mm, frozen_int_mm: products with a parameter that is quantized once, not at every call.
 
     out          = frozen_mm(a, weight, transposed)                         a 16-bit float: (M, N) in a's dtype
-    acc, columns = frozen_int_mm(a, weight, transposed)                     int8: acc (M, N) int32, columns (2, N)
-    out          = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider)
+    acc, columns = frozen_int_mm(a, weight, transposed, more)               int8: acc (M, N) int32, columns (2, N)
+    out          = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider, more)
 
-a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's).
+a: (M, K), already quantized. weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's). Where the
+kernel wants them larger it is padded with zeros: along K to what a has, and by `more` columns, which N then counts.
 All but the integer form take batches too: a (B, M, K), weight (B, K, N) or (B, N, K).
 The first two leave scales and casts to their caller, which Inductor fuses with what follows. columns, float32: the
 weight's scales, and the sums of its columns, which an affine left operand's smallest value is multiplied with to make
@@ -87,14 +88,19 @@ def _sample(weight: Tensor) -> Tensor:
     return flat[:: flat.numel() // SAMPLES | 1]  # an odd step walks through the columns too
 
 
-def quantized(weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
-    """The weight as a right operand (K, N), quantized along K, with its scale; a plain cast has none."""
-    form = transposed, dtype, scaling
+def quantized(
+    weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """The weight as a right operand (k, N + more), quantized along K, with its scale; a plain cast has none."""
+    form = transposed, dtype, scaling, k, more
     return frozen(weight, form, lambda tensor: right_operand(tensor, *form))
 
 
-def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str) -> tuple[Tensor, Tensor | None]:
-    right = tensor.detach().mT if transposed else tensor.detach()
+def right_operand(
+    tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    own = _padded(tensor.detach(), transposed, k, more)
+    right = own.mT if transposed else own
     if scaling == "none":
         return right.to(dtype), None
     if compat.is_fake(tensor):
@@ -104,13 +110,24 @@ def right_operand(tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling:
     return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
 
 
-def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
-    q, columns = _integers(weight, transposed)
+def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
+    """With zeros up to k along K and `more` columns of them, as it lies."""
+    along = k - weight.shape[-1 if transposed else -2]
+    rows, columns = (more, along) if transposed else (along, more)
+    if rows == columns == 0:
+        return weight
+    if compat.is_fake(weight):
+        return weight.new_empty((*weight.shape[:-2], weight.shape[-2] + rows, weight.shape[-1] + columns))
+    return torch.nn.functional.pad(weight, (0, columns, 0, rows))
+
+
+def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
+    q, columns = _integers(weight, transposed, a.shape[1], more)
     return int_mm(a, q).contiguous(), columns.clone()  # an op's outputs are its caller's to overwrite
 
 
-def _empty_integers(a: Tensor, weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
-    n = weight.shape[0] if transposed else weight.shape[1]
+def _empty_integers(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
+    n = (weight.shape[0] if transposed else weight.shape[1]) + more
     return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32)
 
 
@@ -123,31 +140,34 @@ any_frozen_int_mm.register_fake(_empty_integers)
 INTO = "loka::frozen_int_mm.out"
 torch.library.define(
     INTO,
-    "(Tensor a, Tensor weight, bool transposed, *, Tensor(a!) acc, Tensor(b!) columns) -> (Tensor(a!), Tensor(b!))",
+    "(Tensor a, Tensor weight, bool transposed, SymInt more=0, *, Tensor(a!) acc, Tensor(b!) columns)"
+    " -> (Tensor(a!), Tensor(b!))",
     tags=torch.Tag.out,  # what Inductor looks for among an op's overloads (seen with torch 2.13)
 )
 
 
 @torch.library.impl(INTO, ("cpu", "cuda"))
-def _(a: Tensor, weight: Tensor, transposed: bool, *, acc: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    q, own = _integers(weight, transposed)
+def _(
+    a: Tensor, weight: Tensor, transposed: bool, more: int = 0, *, acc: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    q, own = _integers(weight, transposed, a.shape[1], more)
     return int_mm_into(acc, a, q), columns.copy_(own)
 
 
-def _integers(weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+def _integers(weight: Tensor, transposed: bool, k: int, more: int) -> tuple[Tensor, Tensor]:
     """The weight as int8, (K, N), and its columns' scales and sums, (2, N)."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor]:
-        q, scale = right_operand(tensor, transposed, torch.int8, "row")
+        q, scale = right_operand(tensor, transposed, torch.int8, "row", k, more)
         assert scale is not None
         return q, torch.cat([scale, quantization.dequantize(q, scale).sum(0, keepdim=True)])
 
-    return frozen(weight, (transposed, "integers"), make)
+    return frozen(weight, (transposed, "integers", k, more), make)
 
 
 @torch.library.custom_op("loka::frozen_mm", mutates_args=())
 def frozen_mm(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    return torch.matmul(a, quantized(weight, transposed, a.dtype, "none")[0])
+    return torch.matmul(a, quantized(weight, transposed, a.dtype, "none", a.shape[-1])[0])
 
 
 @frozen_mm.register_fake
@@ -165,8 +185,9 @@ def frozen_gemm(
     scaling: str,
     out_dtype: torch.dtype,
     provider: str,
+    more: int = 0,
 ) -> Tensor:
-    q, scale = quantized(weight, transposed, dtype, scaling)
+    q, scale = quantized(weight, transposed, dtype, scaling, a.shape[-1], more)
     return IMPLEMENTATIONS[provider](a, a_scale, q, scale, out_dtype)
 
 
@@ -180,6 +201,7 @@ def _(
     scaling: str,
     out_dtype: torch.dtype,
     provider: str,
+    more: int = 0,
 ) -> Tensor:
-    n = weight.shape[-2] if transposed else weight.shape[-1]
+    n = (weight.shape[-2] if transposed else weight.shape[-1]) + more
     return a.new_empty((*a.shape[:-1], n), dtype=out_dtype)

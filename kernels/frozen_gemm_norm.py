@@ -4,7 +4,7 @@
         a, a_scale, parameter, transposed, of, bias, weight, shift, norm, block, activation, dtype, eps)
 
 parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `of` by rows along K, or cast to it where it
-is a 16-bit float. The rest as in loka::gemm_norm, given None and nothing saved.
+is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm, given None, nothing saved.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from loka_compile.kernels.gemm_norm_launch import empty_outputs
 from loka_compile.kernels.norm_quantize import FP8
 
 
-def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """The parameter as loka::gemm_norm reads it: (N, K), contiguous, and its scales (N, 1)."""
+def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype, k: int) -> tuple[Tensor, Tensor | None]:
+    """The parameter as loka::gemm_norm reads it: (N, k), contiguous, and its scales (N, 1)."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-        q, scale = right_operand(tensor, transposed, of, "row" if of in FP8 else "none")
+        q, scale = right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
-    return frozen(parameter, ("rows", transposed, of), make)
+    return frozen(parameter, ("rows", transposed, of, k), make)
 
 
 @torch.library.custom_op("loka::frozen_gemm_norm", mutates_args=())
@@ -44,7 +44,7 @@ def frozen_gemm_norm(
     dtype: torch.dtype,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    b, b_scale = rows_of(parameter, transposed, of)
+    b, b_scale = rows_of(parameter, transposed, of, a.shape[1])
     vectors = bias, weight, shift, None
     return gemm_norm(a, a_scale, b, b_scale, *vectors, norm, block, activation, dtype, eps, False)[:2]
 

@@ -23,7 +23,7 @@ from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.lower import NORM, QUANTIZE, SCALED_GEMM
+from loka_compile.passes.lower import NORM, PAD, QUANTIZE, SCALED_GEMM
 
 FUSING = ("triton",)
 """Providers whose GEMM has an epilogue for all this."""
@@ -32,6 +32,8 @@ aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, SCALED_GEMM, *VIEWS)
 """What Inductor does not fuse with the norm that reads it."""
+NARROWED = aten.slice.Tensor
+"""How passes/precision.py leaves out of a product the columns that were padded."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class Chain:
 def pattern(gemm: fx.Node) -> Chain:
     """What follows the product, as far as an epilogue could do it."""
     chain = Chain(gemm, gemm)
+    for user in gemm.users:
+        if user.target is NARROWED:
+            n, padded = user.meta["val"].shape[-1], gemm.meta["val"].shape[-1]
+            return replace(chain, stopped=f"N is padded, {n} -> {padded}: an epilogue would see the zeros")
     while chain.quantize is None:
         users = list(chain.last.users)
         wanted = [user for user in users if _what(user, chain)]
@@ -135,7 +141,7 @@ def check(chain: Chain) -> str:
             return f"{name} = {size} is no multiple of {ALIGNED}"
     if a_scale is not None and a_scale.meta["val"].dim() != 2:  # type: ignore[union-attr]
         return "its operands have one scale each, and the epilogue wants one a row"
-    if b_scale is not None and b_scale.meta["val"].shape[0] != 1:  # type: ignore[union-attr]
+    if b_scale is not None and tuple(b_scale.meta["val"].shape) != (1, n):  # type: ignore[union-attr]
         return "its weight is scaled by blocks"
     kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
@@ -225,7 +231,8 @@ def _hand_over(quantize: fx.Node, made: Any) -> None:
 def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
     """loka::norm_quantize to FP8 for one to a wide dtype and the quantization of its result."""
     wide, dtype = quantize.args[:2]
-    value, views = wide, []
+    padding = wide if wide.target is PAD else None  # type: ignore[union-attr]
+    value, views = padding.args[0] if padding is not None else wide, []
     while value.target in VIEWS:  # type: ignore[union-attr]
         views.append(value)
         value = value.args[0]  # type: ignore[union-attr,assignment]
@@ -233,6 +240,8 @@ def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> 
         return
     norm = value.args[0]  # type: ignore[union-attr]
     reason = check_norm(norm, quantize, [value, *views])  # type: ignore[arg-type,list-item]
+    if padding is not None:
+        reason = f"its result is padded to {padding.meta['val'].shape[-1]} columns"
     if reason:
         rejects.append(Reject(module_name(norm), reason))  # type: ignore[arg-type]
         return

@@ -21,11 +21,13 @@ from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.fuse import FUSING
+from loka_compile.passes.fuse import FUSING, NARROWED
 from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+LEADING = (*VIEWS, NARROWED, aten.clone.default)
+"""From a product to the gradient that takes it, where columns that were padded are left out of it."""
 OUT, TOTAL = 0, 6
 """Values of loka::norm_quantize_backward."""
 
@@ -111,9 +113,9 @@ def pattern(gemm: fx.Node) -> fx.Node | None:
     todo = [gemm]
     while todo:
         for user in todo.pop().users:
-            if user.target in VIEWS:
+            if user.target in LEADING:
                 todo.append(user)
-            elif user.target is NORM_BACKWARD and root(user.args[0], VIEWS) is gemm:
+            elif user.target is NORM_BACKWARD and root(user.args[0], LEADING) is gemm:
                 return user
     return None
 
@@ -127,6 +129,8 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
         others = [user.name for user in value.users if user is not gradient]  # type: ignore[union-attr]
         if len(value.users) > 1:  # type: ignore[union-attr]
             return f"{value.name} is also read by {', '.join(others[:3])}"  # type: ignore[union-attr]
+        if value.target is NARROWED:  # type: ignore[union-attr]
+            return f"N is padded to {value.args[0].meta['val'].shape[-1]}"  # type: ignore[union-attr]
         if value is gemm:
             break
         value = value.args[0]  # type: ignore[union-attr]

@@ -28,6 +28,8 @@ from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
 
 QUANTIZE = torch.ops.loka.quantize.default
+PAD = torch.ops.aten.constant_pad_nd.default
+"""Of operands (passes/precision.py)."""
 VISIBLE = ("aten",)
 """Providers whose kernels Inductor traces through."""
 SCALED_GEMM = torch.ops.loka.scaled_gemm.default
@@ -72,14 +74,14 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     elif weight.dtype == torch.int8 and provider == "aten":
         known = _int_mm_for(a.meta["val"]) is frozen_int_mm  # type: ignore[union-attr]
         kernel = "loka.frozen_int_mm" if known else "loka.any_frozen_int_mm"
-        out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, out_dtype])
+        out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
     elif weight.scaling == "none" and provider == "aten":
         kernel = "loka.frozen_mm"
         out = splice(node, _frozen_mm, [a, weight.node, weight.transposed, out_dtype])
     else:
         form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
         kernel = "loka.frozen_gemm"
-        out = splice(node, frozen_gemm, [a, a_scale, weight.node, *form])
+        out = splice(node, frozen_gemm, [a, a_scale, weight.node, *form, weight.more])
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
     return Rewrite(site.key, f"{kernel} ({provider})", kernel)
@@ -119,8 +121,8 @@ def _int_mm_for(a: torch.Tensor) -> Any:
     return frozen_int_mm if known else any_frozen_int_mm
 
 
-def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    acc, columns = _int_mm_for(a)(a, weight, transposed)
+def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype) -> Any:
+    acc, columns = _int_mm_for(a)(a, weight, transposed, more)
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
         return (acc.float() * a_scale * scale).to(out_dtype)
@@ -138,12 +140,16 @@ def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtyp
 
 @dataclass(frozen=True)
 class _Weight:
-    """A parameter behind a quantized right operand, and how it is quantized along the contraction."""
+    """A parameter behind a quantized right operand, and how it is quantized along the contraction.
+
+    more: the columns of zeros that the operand has beside its own.
+    """
 
     node: fx.Node
     transposed: bool
     dtype: torch.dtype
     scaling: str
+    more: int
 
 
 def _frozen_weight(b: fx.Node) -> _Weight | None:
@@ -151,13 +157,17 @@ def _frozen_weight(b: fx.Node) -> _Weight | None:
     if q.target is getitem and q.args[0].target is QUANTIZE:  # type: ignore[union-attr]
         base, dtype, scaling, _ = q.args[0].args  # type: ignore[union-attr]
     elif b.meta["val"].dtype in (torch.bfloat16, torch.float16) and q.op == "call_function" and q.args:
-        base, dtype, scaling = q.args[0], q.meta["val"].dtype, "none"
+        base, dtype, scaling = q if q.target is PAD else q.args[0], q.meta["val"].dtype, "none"
     else:
         return None
+    more = 0
+    if base.target is PAD:  # type: ignore[union-attr]
+        base, (_, columns, _, rows) = base.args[:2]  # type: ignore[union-attr,misc]
+        more = rows if flipped else columns
     base, flipped_before = unflip(base)  # type: ignore[arg-type]
     if base.op != "placeholder":
         return None
-    return _Weight(base, flipped != flipped_before, dtype, scaling)  # type: ignore[arg-type]
+    return _Weight(base, flipped != flipped_before, dtype, scaling, more)  # type: ignore[arg-type]
 
 
 def _as_it_was(

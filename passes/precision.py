@@ -3,6 +3,9 @@
 Works on the inference graph and on the joint forward and backward graph, so a training step's three GEMMs of a
 linear are rewritten by one rule. In the joint graph autograd is done: gradients pass quantization straight through.
 One quantize serves all consumers of a tensor that want it in the same format and scaled along the same dimension.
+
+Where a kernel wants multiples of 16, zeros are added to both operands before they are quantized, which changes neither
+their scales nor the product; the columns that are too many are left out of it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import torch
 from torch import fx
 
 from loka_compile.dispatch.plan import Decision
-from loka_compile.dispatch.providers import reasons_against, runner
+from loka_compile.dispatch.providers import padded, reasons_against, runner
+from loka_compile.graph.site import Site
 from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.quantize import quantize
@@ -42,9 +46,11 @@ class Precision:
                 continue
             recipe, planned = decision.chosen.recipe, decision.chosen.provider
             provider = _runner(gemm, decision, context)
-            rewrite(gemm, recipe, provider, shared)
+            larger = padded(provider, gemm.site, RECIPES[recipe], target_of(context.device))
+            rewrite(gemm, recipe, provider, larger, shared)
             where = provider if provider == planned else f"{provider} here ({planned} on {context.plan.target})"
-            rewrites.append(Rewrite(gemm.site.key, f"{recipe} by {where}"))
+            did = filter(None, (f"{recipe} by {where}", gemm.site.padding(larger)))
+            rewrites.append(Rewrite(gemm.site.key, ", ".join(did)))
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -71,17 +77,19 @@ def _runner(gemm: Gemm, decision: Decision, context: Context) -> str:
     return runner(chosen.provider, gemm.site, RECIPES[chosen.recipe], target, context.device)
 
 
-def rewrite(gemm: Gemm, recipe_name: str, provider: str, shared: dict[Any, Quantized]) -> None:
-    """Replace one GEMM by quantized operands and loka::scaled_gemm."""
+def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: dict[Any, Quantized]) -> None:
+    """Replace one GEMM by quantized operands and loka::scaled_gemm, which runs at the sizes of `larger`."""
     recipe, site, node = RECIPES[recipe_name], gemm.site, gemm.node
+    k, n = int(larger.K - site.K), int(larger.N - site.N)
     dtype, scaling = recipe.operand("lhs", site.gradient == "lhs")
     lhs, rhs, bias, alpha, beta = operands(node)  # as they are now: an operand may have been a GEMM rewritten before
-    a, a_scale = _quantized(node, lhs, dtype, scaling, -1, shared)
+    a, a_scale = _quantized(node, lhs, dtype, scaling, -1, (0, k), shared)
     dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
-    b, b_scale = _quantized(node, rhs, dtype, scaling, -2, shared)
+    b, b_scale = _quantized(node, rhs, dtype, scaling, -2, (k, n), shared)
 
     def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
-        return scaled_gemm(a, a_scale, b, b_scale, site.dtype, provider)
+        out = scaled_gemm(a, a_scale, b, b_scale, site.dtype, provider)
+        return out[..., :-n].contiguous() if n else out  # as the GEMM's result lies
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
     if bias is not None:
@@ -95,23 +103,29 @@ def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) 
 
 
 def _quantized(
-    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, shared: dict[Any, Quantized]
-) -> Quantized:
-    """The operand in few bits and its scale, made once for all transposed forms of one tensor."""
+    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, more: tuple[int, int],
+    shared: dict[Any, Quantized],
+) -> Quantized:  # fmt: skip
+    """The operand with `more` rows and columns of zeros, in few bits, and its scale, made once for all transposed forms
+    of one tensor."""
     base, flipped = unflip(operand)
     if flipped:
-        axis = -3 - axis  # -1 <-> -2
-    key = base, dtype, scaling, axis if scaling in ("row", "block") else None
+        axis, more = -3 - axis, more[::-1]  # -1 <-> -2
+    key = base, dtype, scaling, axis if scaling in ("row", "block") else None, more
     if key not in shared:
         if scaling == "none":
-            shared[key] = splice(before, lambda x: x.to(dtype), [base]), None
+            shared[key] = splice(before, lambda x: _padded(x, *more).to(dtype), [base]), None
         else:
-            shared[key] = splice(before, lambda x: quantize(x, dtype, scaling, axis), [base])
+            shared[key] = splice(before, lambda x: quantize(_padded(x, *more), dtype, scaling, axis), [base])
     q, scale = shared[key]
     if not flipped:
         return q, scale
     one_scale = scale is None or scale.meta["val"].dim() == 1
     return splice(before, _flip, [q]), scale if one_scale else splice(before, _flip, [scale])
+
+
+def _padded(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 
 def _flip(x: torch.Tensor) -> torch.Tensor:

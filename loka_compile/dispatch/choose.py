@@ -117,6 +117,7 @@ def _decision(key: str, together: _Together, options: Options) -> Decision:
             score = replace(score, time_us=us, time_source=judged.source)
         scores[str(candidate)] = score
     beaten = {c: _why_not(judged, c, pick, scores, options) for c in judged.costs if c != pick}
+    beaten |= {c: f"{reason}; {judged.padded[c]}" for c, reason in beaten.items() if c in judged.padded}
     rejected = tuple({**judged.rejected, **beaten}.items())
     reason = _why_kept(rejected, scores) if pick == KEPT else _why(key, together)
     return Decision(judged.site, pick, reason, scores, rejected)
@@ -136,7 +137,7 @@ def _why(key: str, together: _Together) -> str:
         speed += f", the {site.epilogue} behind it in its epilogue"
     for made_by in together.riding(key):
         speed += f", its cast rides in the epilogue of {made_by}"
-    return "; ".join(filter(None, (speed, warned)))
+    return "; ".join(filter(None, (speed, judged.padded.get(together.picks[key], ""), warned)))
 
 
 def _why_not(

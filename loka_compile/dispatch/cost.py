@@ -13,7 +13,8 @@ from loka_compile.graph.site import Site
 from loka_compile.recipes import Recipe
 
 Form = tuple[str, ...]
-"""A tensor in a format: its name, dtype, scaling, and the axis that is scaled along where there is one."""
+"""A tensor in a format: its name, dtype, scaling, the axis that is scaled along where there is one, and the rows and
+columns of zeros that are added where there are any."""
 
 STANDS_ALONE = {"", "placeholder", "get_attr", "mm", "addmm", "bmm", "baddbmm", "embedding", "_embedding_bag"}
 """Producers whose result Inductor cannot cast on the way: inputs, library kernels; "" is an unknown one."""
@@ -47,25 +48,32 @@ class Cost:
         return self.kernel_us + sum(cast.us for cast in self.casts)
 
 
-def casts(site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float]) -> tuple[Cast, ...]:
-    """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not.
+def casts(
+    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None
+) -> tuple[Cast, ...]:
+    """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not. run: the
+    padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
 
     A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
-    a tensor casts it too, if nothing else wants that wide and its scale is one a row.
+    a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it.
     """
+    run = run or sizes
+    k, n = run.K - sizes.K, run.N - sizes.N
     found = []
-    for side, axis, elements in (("lhs", -1, sizes.lhs), ("rhs", -2, sizes.rhs)):
+    for side, axis, elements, more in (("lhs", -1, run.lhs, (0, k)), ("rhs", -2, run.rhs, (k, n))):
         if side == "rhs" and site.static_rhs:
             continue
         operand = site.lhs if side == "lhs" else site.rhs
         dtype, scaling = recipe.operand(side, site.gradient == side)  # type: ignore[arg-type]
-        if dtype == site.dtype:
+        if dtype == site.dtype and more == (0, 0):
             continue
         along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
         name = operand.tensor or f"{side} of {site.key}"
         fused = operand.producer.partition(".")[0] not in STANDS_ALONE
-        form = name, str(dtype).removeprefix("torch."), scaling, along
+        form: Form = (name, str(dtype).removeprefix("torch."), scaling, along)
         rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
+        if more != (0, 0):
+            form, rides = (*form, "+{}x{}".format(*(more[::-1] if operand.flipped else more))), False
         if operand.made_by:
             found.append(Cast(form, us(elements, fused), operand.made_by, us(elements, False), rides))
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from loka_compile.dispatch import cut, roofline, timing
 from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.plan import KEPT, Candidate, Score
-from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, reasons_against
+from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, padded, reasons_against
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
@@ -47,6 +47,8 @@ class Judged:
     rejected: dict[Candidate, str] = field(default_factory=dict)
     unsafe: dict[str, str] = field(default_factory=dict)
     """Recipe -> the segment that it harms most, and how, where it is safe over all rows."""
+    padded: dict[Candidate, str] = field(default_factory=dict)
+    """How, of those that run on padded operands."""
     kept_because: str = ""
 
 
@@ -72,6 +74,9 @@ def judge(profiled: SiteProfile, sizes: Sizes, target: Target, options: Options)
             judged.rejected[candidate] = "; ".join(reasons)
         else:
             judged.costs[candidate] = _cost(site, sizes, candidate, target, keep_us)
+            larger = padded(candidate.provider, site, RECIPES[candidate.recipe], target)
+            if padding := site.padding(larger):
+                judged.padded[candidate] = padding
     return judged
 
 

@@ -8,10 +8,15 @@ reading and writing. A tensor-wide amax, which must be known first, is one pass 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
 epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
 that it writes fewer bytes then is left out.
+
+A padded product is one of the padded sizes. Casts write the zeros too, which takes no kernel more; the columns that are
+too many are left out by what stands behind the product, or else by a copy: before the gradient of a norm or an
+activation too, which is a kernel of its own. A fusing kernel has no epilogue for them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import sympy
@@ -19,7 +24,7 @@ import torch
 
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.providers import triton
+from loka_compile.dispatch.providers import padded, triton
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.recipes import RECIPES, Recipe
@@ -45,12 +50,16 @@ def _behind(site: Site, sizes: Sizes, target: Target) -> float:
     return _kernel(target, site.dtype, 0, 2 * site.dtype.itemsize * sizes.out) if site.epilogue else 0.0
 
 
-def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str = "") -> Cost:
+def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str) -> Cost:
     """The GEMM in a recipe and what stands behind it, with the casts of the operands that are not frozen."""
     wide, narrow = site.dtype.itemsize, recipe.itemsize
     sums = recipe.accumulate.itemsize if recipe.dtype == torch.int8 else wide  # int8's kernel leaves int32 to rescale
-    gemm = _kernel(target, recipe.dtype, sizes.flops, narrow * (sizes.lhs + sizes.rhs) + sums * sizes.out)
+    larger = padded(provider, site, recipe, target)
+    run = replace(sizes, **{n: int(getattr(larger, n)) for n in ("K", "N") if getattr(larger, n) != getattr(site, n)})
+    gemm = _kernel(target, recipe.dtype, run.flops, narrow * (run.lhs + run.rhs) + sums * run.out)
     rescale = _kernel(target, site.dtype, 0, (sums + wide) * sizes.out) if recipe.dtype == torch.int8 else 0.0
+    copied = run.N != sizes.N and not rescale and (not site.epilogue or bool(site.gradient))
+    narrowed = _kernel(target, site.dtype, 0, 2 * wide * sizes.out) if copied else 0.0
 
     def cast_us(elements: int, fused: bool) -> float:
         amax = _kernel(target, site.dtype, 0, wide * elements) if recipe.scaling == "tensor" else 0.0
@@ -60,7 +69,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
 
     fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
     behind = 0.0 if fused else _behind(site, sizes, target)
-    return Cost(gemm + rescale + behind, casts(site, sizes, recipe, cast_us))
+    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run))
 
 
 def fuses(candidate: Candidate) -> bool:
@@ -69,13 +78,15 @@ def fuses(candidate: Candidate) -> bool:
 
 
 def takes_epilogue(site: Site) -> bool:
-    """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm."""
-    return site.epilogue == "activation" or emits(site)
+    """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm. Of columns that are
+    padded it sees too much."""
+    return (site.epilogue == "activation" and site.N % triton.ALIGNED == 0) or emits(site)
 
 
 def emits(site: Site) -> bool:
-    """Whether a fusing kernel's tile sees whole rows, as their scales want it."""
-    return site.op in ("mm", "addmm") and bool(site.N.is_number) and int(site.N) <= WIDEST
+    """Whether a fusing kernel's tile sees whole rows, as their scales want it, and no more."""
+    whole = bool(site.N.is_number) and int(site.N) <= WIDEST and site.N % triton.ALIGNED == 0
+    return site.op in ("mm", "addmm") and whole
 
 
 def _moved(target: Target, nbytes: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import sympy
@@ -84,6 +84,17 @@ class Site:
         sizes = [(getattr(self, name), getattr(other, name)) for name in fixed]
         agree = all(a == b for a, b in sizes if a.is_number and b.is_number)
         return agree and self.role == other.role and self.dtype == other.dtype
+
+    def padded(self, multiple: int) -> Site:
+        """With K and N rounded up to a multiple, where they are numbers."""
+        up = lambda size: -(-size // multiple) * multiple if size.is_number else size  # noqa: E731
+        return replace(self, K=up(self.K), N=up(self.N))
+
+    def padding(self, larger: Site) -> str:
+        """`padded: K 109 -> 112`; "" where the other one is no larger."""
+        pairs = [(name, getattr(self, name), getattr(larger, name)) for name in ("K", "N")]
+        grown = [f"{name} {before} -> {after}" for name, before, after in pairs if before != after]
+        return f"padded: {', '.join(grown)}" if grown else ""
 
     def to_json(self) -> dict[str, Any]:
         body = {f.name: getattr(self, f.name) for f in fields(self)}

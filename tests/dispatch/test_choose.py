@@ -12,7 +12,7 @@ import torch
 from loka_compile.dispatch import cut, judge, providers, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
-from loka_compile.dispatch.plan import KEPT, Candidate
+from loka_compile.dispatch.plan import KEPT, Candidate, parse_plan
 from loka_compile.graph.site import Operand, Site
 from loka_compile.options import Options
 from loka_compile.probe.pairs import Estimated, Interval
@@ -200,9 +200,38 @@ def test_unsupported():
     assert "block scales" in reasons(decide())["fp8_blockwise/aten"]
 
 
-def test_unaligned():
-    reason = reasons(decide(profiled((1, 4096, 4096, 1000))))["fp8_rowwise/aten"]
-    assert reason == "_scaled_mm wants multiples of 16, and K = 1000"
+def test_unaligned_sizes_are_padded_where_that_pays():
+    known = profiled((1, 16384, 4096, 1000))
+    plan = dispatch(Profile({"fc#0:output": known}), "h100")
+    decision = plan.decisions["fc#0:output"]
+    assert decision.chosen == Candidate("fp8_rowwise", "aten")
+    assert decision.reason.endswith("x; padded: K 1000 -> 1008") and decision.site.K == 1000
+    again = parse_plan(plan.to_json())
+    assert again.to_json() == plan.to_json() and again.decisions["fc#0:output"].reason == decision.reason
+    assert "padded" not in decide(profiled((1, 16384, 4096, 1008))).reason
+    assert decision.score.time_us > decide(profiled((1, 16384, 4096, 992))).score.time_us
+
+
+def test_unaligned_sizes_stay_where_padding_does_not_pay():
+    for sizes, how in (((1, 16384, 4, 1024), "N 4 -> 16"), ((1, 16384, 1024, 3), "K 3 -> 16")):
+        decision = decide(profiled(sizes, static_rhs=True))
+        assert decision.chosen == KEPT
+        assert reasons(decision)["fp8_rowwise/aten"].endswith(f"; padded: {how}")
+
+
+def test_what_is_padded_and_too_inaccurate_says_that():
+    scores = dict.fromkeys(RECIPES, ErrorScore(0.5, 12.0, 0.1))
+    assert reasons(decide(profiled((1, 16384, 4096, 1000), scores=scores)))["fp8_rowwise/aten"].startswith("MERE 0.5")
+
+
+def test_only_numbers_are_padded():
+    known = profiled((1, 1024, 1024, 4099))
+    symbol = sympy.Symbol("s0", integer=True, positive=True)
+    known = replace(known, site=replace(known.site, role="grad_weight", K=symbol))
+    decision = decide(known)
+    assert decision.chosen == KEPT
+    reason = "it wants multiples of 16, and K = s0: only numbers are padded"
+    assert reason in reasons(decision)["fp8_rowwise/aten"]
 
 
 def test_too_inaccurate():

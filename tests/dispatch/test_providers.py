@@ -8,7 +8,7 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.providers import PROVIDERS, reasons_against, runner
+from loka_compile.dispatch.providers import PROVIDERS, padded, reasons_against, runner
 from loka_compile.dispatch.providers.aten import INT8_MAX_K
 from loka_compile.dispatch.providers.installed import missing
 from loka_compile.graph.site import Operand, Site
@@ -28,6 +28,11 @@ def why(recipe, target, **sizes):
     return "; ".join(reasons_against("aten", site(**sizes), RECIPES[recipe], target))
 
 
+def padding(provider, recipe, target, **sizes):
+    where = site(**sizes)
+    return where.padding(padded(provider, where, RECIPES[recipe], target)).removeprefix("padded: ")
+
+
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if not RECIPES[name].unsigned])
 @pytest.mark.parametrize("target", TARGETS.values(), ids=str)
 @pytest.mark.parametrize("sizes", [{}, {"M": 1, "N": 1, "K": 1}, {"K": INT8_MAX_K + 1}, {"batch": SYMBOL, "op": "bmm"}])
@@ -43,20 +48,32 @@ def test_plain_casts_run_at_any_size(recipe):
 
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
 def test_alignment_is_the_targets(recipe):
-    assert why(recipe, H100) == why(recipe, CPU) == ""
-    for sizes, offending in (({"K": 40}, "K = 40"), ({"N": 24}, "N = 24"), ({"K": 40, "N": 24}, "K = 40, N = 24")):
-        assert "multiples of 16" in why(recipe, H100, **sizes) and offending in why(recipe, H100, **sizes)
-        assert why(recipe, CPU, **sizes) == ""
-    assert why(recipe, H100, M=4097) == ""  # rows need no alignment
+    both = {"K": 1, "N": 24}, "K 1 -> 16, N 24 -> 32"
+    for sizes, how in (({}, ""), ({"K": 40}, "K 40 -> 48"), ({"N": 24}, "N 24 -> 32"), both):
+        assert why(recipe, H100, **sizes) == "" and padding("aten", recipe, H100, **sizes) == how
+        assert padding("aten", recipe, CPU, **sizes) == ""
+    assert padding("aten", recipe, H100, M=4097) == ""  # rows need no alignment
+    assert padding("aten", "bf16", H100, K=40) == ""
 
 
 def test_symbolic_sizes():
     assert why("fp8_rowwise", H100, M=SYMBOL) == ""
     assert "K = 16*s0" not in why("fp8_rowwise", H100, K=16 * SYMBOL)
     assert "K = s0" in why("fp8_rowwise", H100, K=SYMBOL)  # cannot be promised
+    assert padding("aten", "fp8_rowwise", H100, K=SYMBOL, N=40) == "N 40 -> 48"
+    assert "K = s0: only numbers are padded" in why("fp8_rowwise", H100, K=SYMBOL, N=40)
     assert why("fp8_rowwise", CPU, K=SYMBOL) == ""
     assert "more than 16 rows, M = s0" in why("int8_rowwise", H100, M=SYMBOL)
     assert "K = s0 can overflow int32" in why("int8_rowwise", CPU, K=SYMBOL)
+
+
+@pytest.mark.parametrize("target", [t for t in TARGETS.values() if t.device == "cuda"], ids=str)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_affine_operands_are_never_padded(provider, target):
+    """Zeros may be smaller than what a row has."""
+    where = replace(site(K=109, N=7), static_rhs=True)
+    recipe = RECIPES["uint8_affine"]
+    assert reasons_against(provider, where, recipe, target) or padded(provider, where, recipe, target) == where
 
 
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
@@ -98,7 +115,8 @@ def test_emulation_stands_in_for_other_hardware_only():
     assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], h100, "cpu") == "emulated"
     assert runner("deep_gemm", site(), RECIPES["fp8_blockwise"], h100, "cpu") == "emulated"
     assert runner("aten", site(K=1), RECIPES["fp8_rowwise"], CPU, "cpu") == ""
-    assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], h100, "cuda") == ""
+    assert runner("aten", site(K=40), RECIPES["fp8_rowwise"], h100, "cuda") == "aten"
+    assert runner("aten", site(K=SYMBOL), RECIPES["fp8_rowwise"], h100, "cuda") == ""
     assert list(PROVIDERS)[-1] == "emulated"
 
 
@@ -138,21 +156,22 @@ def test_a_library_that_is_not_there_says_how_to_get_it():
 def test_gpu_libraries_name_what_they_want():
     assert "run on CUDA" in against("fbgemm", "fp8_rowwise")
     assert against("fbgemm", "bf16", H100) == "fbgemm has no kernel for bf16"
-    assert "K = 40" in against("fbgemm", "fp8_rowwise", H100, K=40)
+    assert padding("fbgemm", "fp8_rowwise", H100, K=40) == "K 40 -> 48"
     assert "runs on Hopper, b200 is none" in against("deep_gemm", "fp8_blockwise", TARGETS["b200"])
-    assert "128 wide, and K = 32, N = 48" in against("deep_gemm", "fp8_blockwise", H100)
-    blocks = against("deep_gemm", "fp8_blockwise", H100, K=256, N=128)
-    assert blocks in ("", "deep_gemm is not installed")
+    assert padding("deep_gemm", "fp8_blockwise", H100, K=256, N=128) == ""
+    assert padding("deep_gemm", "fp8_blockwise", H100) == "K 32 -> 128, N 48 -> 128"
+    assert against("deep_gemm", "fp8_blockwise", H100) in ("", "deep_gemm is not installed")
 
 
 # ---------------------------------------------------------------- loka's own kernels
 
 
 @pytest.mark.parametrize("recipe", ["fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"])
-def test_triton_takes_what_is_aligned(recipe):
+def test_triton_takes_what_can_be_aligned(recipe):
     for sizes in ({}, {"M": 4097}, {"M": SYMBOL}, {"batch": SYMBOL, "op": "bmm"}):
         assert against("triton", recipe, H100, **sizes) == ""
-    assert "wants multiples of 16, and K = 40, N = 24" in against("triton", recipe, H100, K=40, N=24)
+    assert against("triton", recipe, H100, K=40, N=24) == ""
+    assert padding("triton", recipe, H100, K=40, N=24) == "K 40 -> 48, N 24 -> 32"
     assert "K = s0" in against("triton", recipe, H100, K=SYMBOL)
     assert against("triton", recipe, H100, K=16 * SYMBOL) == ""
     assert "run on GPUs" in against("triton", recipe)

@@ -9,9 +9,9 @@ import sympy
 import torch
 
 from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.roofline import cost, fuses, keep_us
+from loka_compile.dispatch.roofline import cost, emits, fuses, keep_us, takes_epilogue
 from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
+from loka_compile.graph.site import Operand, Site
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -27,7 +27,9 @@ def site(sizes, dtype=torch.bfloat16, static_rhs=False):
 def us(recipe, M, N, K, batch=1, target=H100, **more):
     sizes = Sizes(batch, M, N, K)
     where = site(sizes, **more)
-    return keep_us(where, sizes, target) if recipe is None else cost(where, sizes, RECIPES[recipe], target).alone_us
+    if recipe is None:
+        return keep_us(where, sizes, target)
+    return cost(where, sizes, RECIPES[recipe], target, "aten").alone_us
 
 
 def test_a_bf16_product_by_hand():
@@ -83,3 +85,62 @@ def test_only_plain_operands_and_rows_have_an_epilogue():
         us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (bare, before)]
         assert us[1] - us[0] == pytest.approx(more), recipe
         assert fuses(Candidate(recipe, "triton")) == (more == 0.0) and not fuses(Candidate(recipe, "aten"))
+
+
+# ---------------------------------------------------------------- padded
+
+
+def test_a_padded_product_by_hand():
+    """K 109 -> 112 makes the product and the cast larger; of N 100 -> 112 what is too much is left out by a copy."""
+    m, n, k = 8192, 1024, 109
+    gemm = (m * 112 + 112 * n + 2 * m * n) / BYTES + 2e-6
+    cast = 3 * m * 112 / BYTES + 2e-6
+    assert us("fp8_rowwise", m, n, k, static_rhs=True) == pytest.approx((gemm + cast) * 1e6)
+    m, n, k = 8192, 100, 1024
+    gemm = (m * k + k * 112 + 2 * m * 112) / BYTES + 2e-6
+    cast = 3 * m * k / BYTES + 2e-6
+    copy = 4 * m * 100 / BYTES + 2e-6
+    assert us("fp8_rowwise", m, n, k, static_rhs=True) == pytest.approx((gemm + cast + copy) * 1e6)
+    sizes = Sizes(1, m, n, k)
+    where = replace(site(sizes, static_rhs=True), epilogue="activation")
+    behind = 4 * m * 100 / BYTES + 2e-6  # it reads what it wants of the product
+    got = cost(where, sizes, RECIPES["fp8_rowwise"], H100, "triton")
+    assert got.kernel_us == pytest.approx((gemm + behind) * 1e6)
+    where = replace(where, role="grad_input", gradient="lhs")  # a ReLU's gradient is a kernel that takes it whole
+    got = cost(where, sizes, RECIPES["fp8_rowwise"], H100, "triton")
+    assert got.kernel_us == pytest.approx((gemm + copy + behind) * 1e6)
+
+
+def test_a_fusing_kernel_has_no_epilogue_for_padded_columns():
+    for epilogue in ("activation", "norm"):
+        where = replace(site(Sizes(1, 8192, 64, 109)), epilogue=epilogue)
+        assert emits(where) and takes_epilogue(where)  # K may be padded
+        where = replace(where, N=sympy.Integer(100))
+        assert not emits(where) and not takes_epilogue(where)
+
+
+def test_one_cast_serves_output_and_gradient_where_both_want_it_padded_alike():
+    x = Operand("x", "relu.default")
+    forward, backward = Sizes(1, 4096, 64, 109), Sizes(1, 64, 109, 4096)
+    output = replace(site(forward), lhs=x)
+    gradient = replace(site(backward), role="grad_weight", gradient="lhs", rhs=x)
+    forms = lambda each, sizes: [c.form for c in cost(each, sizes, RECIPES["fp8_tensorwise"], H100, "aten").casts]  # noqa: E731
+    assert forms(output, forward)[0] == forms(gradient, backward)[1] == ("x", "float8_e4m3fn", "tensor", "", "+0x3")
+    odd = replace(gradient, K=sympy.Integer(4099))
+    assert forms(odd, Sizes(1, 64, 109, 4099))[1] == ("x", "float8_e4m3fn", "tensor", "", "+13x3")
+    flipped = replace(gradient, lhs=replace(x, flipped=True), rhs=Operand("g"))
+    assert forms(replace(flipped, K=sympy.Integer(4099)), Sizes(1, 64, 109, 4099))[0][-1] == "+13x0"
+
+
+def test_what_is_padded_does_not_ride():
+    made = Operand("x", "relu.default", made_by="fc#1:output", only_products=True)
+    for k in (112, 109):
+        sizes = Sizes(1, 4096, 64, k)
+        got = cost(replace(site(sizes, static_rhs=True), lhs=made), sizes, RECIPES["fp8_rowwise"], H100, "triton")
+        assert [cast.rides for cast in got.casts] == [k == 112]
+
+
+def test_padding_16_bits_is_a_copy_even_where_the_dtype_is_there():
+    for k, copies in ((112, 0), (109, 1)):
+        sizes = Sizes(1, 4096, 64, k)
+        assert len(cost(site(sizes, static_rhs=True), sizes, RECIPES["bf16"], H100, "triton").casts) == copies

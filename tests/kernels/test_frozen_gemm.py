@@ -97,7 +97,7 @@ def test_integer_form_equals_the_unfrozen_computation(transposed):
     scale, sums = columns
     expected = unfrozen(a, a_scale, weight, transposed, torch.int8, "row", torch.float32, "aten")
     assert torch.equal(acc.float() * a_scale * scale, expected)
-    right = quantization.dequantize(*module.quantized(weight, transposed, torch.int8, "row"))
+    right = quantization.dequantize(*module.quantized(weight, transposed, torch.int8, "row", 130))
     torch.testing.assert_close(sums, right.sum(0))
 
 
@@ -107,7 +107,7 @@ def test_integer_form_equals_the_unfrozen_computation(transposed):
 def test_fp8_is_kept_as_kernels_read_it(scaling, batch, transposed):
     """Along K: the Triton kernel's operand is what is kept, not a copy of it made at every call."""
     weight = parameter(*batch, 131, 144)
-    q, _ = module.quantized(weight, transposed, E4M3, scaling)
+    q, _ = module.quantized(weight, transposed, E4M3, scaling, 144 if transposed else 131)
     right = weight.detach().mT if transposed else weight.detach()
     assert torch.equal(q.float(), quantization.reference(right, E4M3, scaling, -2)[0].float())
     a = torch.zeros(*batch, 5, q.shape[-2]).to(E4M3)
@@ -262,7 +262,7 @@ def test_an_entry_goes_with_its_parameter():
     weight = parameter(8, 16)
     int_product(weight)
     key, storage = id(weight), weakref.ref(weight)
-    q = weakref.ref(module._entries[key].forms[True, "integers"][0])
+    q = weakref.ref(module._entries[key].forms[True, "integers", 16, 0][0])
     del weight
     gc.collect()
     assert storage() is None
@@ -273,7 +273,7 @@ def test_an_entry_goes_with_its_parameter():
 def test_a_change_frees_what_was_made_before():
     weight = parameter(8, 16)
     int_product(weight)
-    q = weakref.ref(module._entries[id(weight)].forms[True, "integers"][0])
+    q = weakref.ref(module._entries[id(weight)].forms[True, "integers", 16, 0][0])
     in_place(weight)
     int_product(weight)
     gc.collect()

@@ -211,6 +211,15 @@ def test_what_does_not_ride_says_why(plan_for, with_fp8, model, recipe, reason):
     assert not loka_ops(captured, "backward").get("loka.gemm_gradient")
 
 
+def test_a_padded_contraction_rides_and_padded_columns_do_not(plan_for):
+    model = Relus()
+    model.linears = nn.ModuleList([nn.Linear(D, D), nn.Linear(D, 40), nn.Linear(40, D)])
+    captured, *found = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model))
+    assert did(captured).count("with the gradient of the ReLU in its epilogue") == 1  # of linears.1, whose K is 40
+    assert product_rejects(captured) == ["N is padded to 48"]
+    assert_exact(*found)
+
+
 def test_a_sum_of_two_products_is_no_epilogue(plan_for):
     model = ReadTwice()
     captured, *found = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model))

@@ -17,8 +17,12 @@ UINT8_MAX_K = (2**31 - 1) // (255 * 127)
 CUDA_INT8_MIN_M = 16
 
 
+def multiple(recipe: Recipe, target: Target) -> int:
+    """CPU `_scaled_mm` accepts what CUDA's refuses."""
+    return 1 if recipe.scaling == "none" else target.alignment
+
+
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
-    """Alignment is checked here: CPU `_scaled_mm` accepts what CUDA's refuses."""
     if recipe.scaling == "none":
         return []
     name = "_int_mm" if recipe.dtype == torch.int8 else "_scaled_mm"
@@ -39,8 +43,4 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     small = not (site.M.is_number and site.M > CUDA_INT8_MIN_M)
     if recipe.dtype == torch.int8 and target.device == "cuda" and small:
         reasons.append(f"CUDA's _int_mm wants more than {CUDA_INT8_MIN_M} rows, M = {site.M}")
-    step = target.alignment
-    unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % step != 0]
-    if unaligned:
-        reasons.append(f"{name} wants multiples of {step}, and {', '.join(unaligned)}")
     return reasons

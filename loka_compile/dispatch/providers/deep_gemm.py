@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from loka_compile.dispatch.providers.installed import missing
 from loka_compile.graph.site import Site
-from loka_compile.recipes import Recipe
+from loka_compile.recipes import BLOCK, Recipe
 from loka_compile.target import Target
 
 NAME = "deep_gemm"
 SPEAKS = ("fp8_blockwise",)
+
+
+def multiple(recipe: Recipe, target: Target) -> int:
+    return BLOCK
 
 
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
@@ -17,7 +21,4 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
         reasons.append(f"DeepGEMM with float32 block scales runs on Hopper, {target} is none")
     if site.op in ("bmm", "baddbmm"):
         reasons.append("fp8_gemm_nt takes two matrices, this is a batch")
-    unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % 128 != 0]
-    if unaligned:
-        reasons.append(f"DeepGEMM's blocks are 128 wide, and {', '.join(unaligned)}")
     return reasons

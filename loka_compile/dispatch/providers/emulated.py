@@ -10,6 +10,10 @@ NAME = "emulated"
 SPEAKS = tuple(RECIPES)
 
 
+def multiple(recipe: Recipe, target: Target) -> int:
+    return 1
+
+
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     """Accepts everything."""
     return []

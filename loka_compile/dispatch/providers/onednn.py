@@ -16,6 +16,10 @@ NAME = "onednn"
 SPEAKS = ("uint8_rowwise",)
 
 
+def multiple(recipe: Recipe, target: Target) -> int:
+    return 1
+
+
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     reasons = []
     if target.device != "cpu":

@@ -17,6 +17,9 @@ NAME = "torchao"
 SPEAKS = ("int8_rowwise", "fp8_tensorwise", "fp8_rowwise")
 
 
+multiple = aten.multiple
+
+
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     """As far as aten's kernels reach, less what torchao does not pad."""
     reasons = missing("torchao", "torchao")

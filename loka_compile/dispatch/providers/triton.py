@@ -15,21 +15,23 @@ from loka_compile.target import Target
 
 NAME = "triton"
 SPEAKS = ("bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
+ALIGNED = 16
 OTHER_FP8 = ("mi300x",)
 """Targets whose tensor cores take e4m3fnuz and e5m2fnuz, where the recipes have e4m3fn and e5m2."""
 
 
-def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
+def multiple(recipe: Recipe, target: Target) -> int:
     """Unaligned rows would be loaded value by value: correct, but slower than what they are to replace."""
+    return ALIGNED
+
+
+def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     reasons = missing("triton")
     if target.device != "cuda":
         reasons.append("Triton's kernels run on GPUs")
     other = target.name in OTHER_FP8 or (target.name == "cuda" and not _fp8_here())
     if other and recipe.itemsize == 1:
         reasons.append(f"{target} has no tensor cores for {recipe.dtype}")
-    unaligned = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % 16 != 0]
-    if unaligned:
-        reasons.append(f"loka's kernel wants multiples of 16, and {', '.join(unaligned)}")
     return reasons
 
 
