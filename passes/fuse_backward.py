@@ -21,11 +21,10 @@ from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.fuse import FUSING
+from loka_compile.passes.chain import FUSING, VIEWS
 from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 OUT, TOTAL = 0, 6
 """Values of loka::norm_quantize_backward."""
 
