@@ -73,8 +73,14 @@ def pattern(gemm: fx.Node) -> Chain:
             continue
         others = [user.name for user in users if user not in wanted]
         stopped = f"{chain.last.name} is also read by {', '.join(others[:3])}" if wanted and others else ""
-        return replace(chain, stopped=stopped)
+        return _alone(replace(chain, stopped=stopped))
     return chain
+
+
+def _alone(chain: Chain) -> Chain:
+    """Without a norm it ends where others read it too."""
+    read = [i for i, node in enumerate(chain.path[:-1]) if any(user not in chain.path for user in node.users)]
+    return replace(chain, path=chain.path[: read[0] + 1]) if read and chain.norm is None else chain
 
 
 def _is_normed(node: fx.Node) -> bool:
@@ -168,5 +174,5 @@ def shorter(chain: Chain) -> Chain | None:
     if chain.quantize is not None and (chain.norm is not None or chain.bias is not None):
         return replace(chain, quantize=None, path=chain.path[:-1])
     if chain.norm is not None and not chain.bias is chain.residual is None:
-        return replace(chain, norm=None, path=chain.path[: chain.path.index(chain.norm)])
+        return _alone(replace(chain, norm=None, path=chain.path[: chain.path.index(chain.norm)]))
     return None

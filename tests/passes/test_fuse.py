@@ -195,6 +195,23 @@ def test_a_product_that_others_read_is_written_beside_its_norm(plan_for, recipe,
         assert ours.shape == x.shape and sqnr_db(ours, theirs) > (20 if recipe != "bf16" else 40)
 
 
+class OtherRows(Tower):
+    """The norm is of rows of another length."""
+
+    def forward(self, x):
+        y = self.up(x)
+        return F.layer_norm(y.view(-1, D).view(-1, D // 2), (D // 2,)), y
+
+
+@pytest.mark.parametrize(("model", "width"), [(ReadTwice, 1024), (OtherRows, D)])
+def test_a_product_whose_norm_stays_outside_is_computed_once(plan_for, model, width):
+    model, x = model(width=width), torch.randn(31, 3, D, dtype=torch.bfloat16)
+    captured, out, _ = run(model, plan_for, x, recipe="bf16", dynamic=False)
+    assert fused(captured) == ["with bias in its epilogue"] and loka_ops(captured) == {"loka.gemm_norm": 1}
+    for ours, theirs in zip(out, model.double()(x.double()), strict=True):
+        assert ours.shape == theirs.shape and sqnr_db(ours, theirs) > 40
+
+
 class PostNorm(Tower):
     """Of the sum with a residual, which nothing else reads."""
 
