@@ -59,7 +59,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
     fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
-    behind = _moved(target, wide * sizes.out * site.kept) if fused else _behind(site, sizes, target)
+    behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + behind, casts(site, sizes, recipe, cast_us))
 
 
