@@ -104,7 +104,7 @@ def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
 
 def gemm_norm_case(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Case:
     def ours(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        vectors = None, weight, bias, None
+        vectors = None, None, weight, bias, None
         return gemm_norm.reference(x, None, w, None, *vectors, "layer", 0, "relu", x.dtype, EPS, False)[0]
 
     return ours, lambda x, w, weight, bias: plain_norm(F.linear(x, w), weight, bias), [x, w, weight, bias]
@@ -130,7 +130,7 @@ def frozen_norm_case(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) ->
     bf16 = torch.bfloat16
 
     def ours(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        form = linear, True, bf16, None, weight, bias, "layer", 0, "relu", bf16, EPS
+        form = linear, True, bf16, None, None, weight, bias, "layer", 0, "relu", bf16, EPS, False
         return frozen_norm.frozen_gemm_norm(x, None, *form)[0]
 
     def plain(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

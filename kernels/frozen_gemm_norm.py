@@ -1,10 +1,10 @@
 """loka::frozen_gemm_norm: loka::gemm_norm with a parameter that is quantized once, not at every call.
 
-    out, scale = frozen_gemm_norm(
-        a, a_scale, parameter, transposed, of, bias, weight, shift, norm, block, activation, dtype, eps)
+    out, scale, statistics, product = frozen_gemm_norm(
+        a, a_scale, parameter, transposed, of, bias, residual, weight, shift, norm, block, activation, dtype, eps, save)
 
 parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `of` by rows along K, or cast to it where it
-is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm, given None, nothing saved.
+is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm, given None.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def frozen_gemm_norm(
     transposed: bool,
     of: torch.dtype,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight: Tensor | None,
     shift: Tensor | None,
     norm: str,
@@ -43,10 +44,11 @@ def frozen_gemm_norm(
     activation: str,
     dtype: torch.dtype,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     b, b_scale = rows_of(parameter, transposed, of, a.shape[1])
-    vectors = bias, weight, shift, None
-    return gemm_norm(a, a_scale, b, b_scale, *vectors, norm, block, activation, dtype, eps, False)[:2]
+    rest = bias, residual, weight, shift, None, norm, block, activation, dtype, eps, save
+    return gemm_norm(a, a_scale, b, b_scale, *rest)
 
 
 @frozen_gemm_norm.register_fake
@@ -57,6 +59,7 @@ def _(
     transposed: bool,
     of: torch.dtype,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight: Tensor | None,
     shift: Tensor | None,
     norm: str,
@@ -64,6 +67,7 @@ def _(
     activation: str,
     dtype: torch.dtype,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     b = parameter if transposed else parameter.mT
-    return empty_outputs(a, b, None, norm, block, dtype, False)[:2]
+    return empty_outputs(a, b, None, norm, block, dtype, save)

@@ -1,14 +1,15 @@
 """loka::gemm_norm: a linear, the norm of its output, an activation and a quantization, in the GEMM's epilogue.
 
     out, scale, statistics, product = gemm_norm(
-        a, a_scale, b, b_scale, bias, weight, shift, given, norm, block, activation, dtype, eps, save)
+        a, a_scale, b, b_scale, bias, residual, weight, shift, given, norm, block, activation, dtype, eps, save)
 
-    p = (a * a_scale) @ (b * b_scale)^T + bias
+    p = (a * a_scale) @ (b * b_scale)^T + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
 a: (M, K) and b: (N, K), a linear's weight, both FP8 or both in one wider float dtype. a_scale: (M, 1) float32, greater
 than 0, or None; b_scale: (N, 1) or (1,) float32, or None. bias, weight, shift: (N,) or None, of the linear and of the
-norm. norm, block, activation, given, dtype, eps: those of loka::norm_quantize, but that dtype is FP8 or a wider float.
+norm. residual: (M, N) in a float dtype, or None. norm, block, activation, given, dtype, eps: those of
+loka::norm_quantize, but that dtype is FP8 or a wider float.
 norm `lazy` is an RMSNorm over rows of any length whose 1 / sqrt is left to the consumer: out is activation(p * weight),
 activation `none` or `relu`, without shift; statistics are sums of squares of p over every 256 columns, (M, N / 256
 rounded up); the consumer's `a_scale` is `lazy_rstd(statistics, N, eps)`, which a wider a may have too.
@@ -33,6 +34,9 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels.gemm_norm_launch import LAZY, compiles_for, empty_outputs, launches, product_dtype
 from loka_compile.kernels.norm_quantize import FP8
 
+WIDE = (*norms.FLOATS, torch.float64)
+
+
 # ---------------------------------------------------------------- the specification
 
 
@@ -42,6 +46,7 @@ def reference(
     b: Tensor,
     b_scale: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight: Tensor | None,
     shift: Tensor | None,
     given: Tensor | None,
@@ -53,12 +58,13 @@ def reference(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The specification; see the module's docstring."""
-    check(a, a_scale, b, b_scale, bias, weight, shift, given, norm, block, activation, dtype)
+    check(a, a_scale, b, b_scale, bias, residual, weight, shift, given, norm, block, activation, dtype)
     wide = torch.float64 if a.dtype == torch.float64 else torch.float32
     left, right = a.to(wide), b.to(wide)
     left = left if a_scale is None else left * a_scale
     right = right if b_scale is None else right * b_scale
     p = norms.affine(left @ right.t(), None, bias)
+    p = p if residual is None else p + residual.to(wide)
     kept = p.to(product_dtype(a)) if save else p.new_empty((0, p.shape[1]), dtype=product_dtype(a))
     if norm == "lazy":
         y = norms.activate(norms.affine(p, weight, None), activation)
@@ -77,13 +83,14 @@ def lazy_rstd(statistics: Tensor, n: int, eps: float) -> Tensor:
 
 
 def check(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, weight: Tensor | None,
-    shift: Tensor | None, given: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype,
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    weight: Tensor | None, shift: Tensor | None, given: Tensor | None, norm: str, block: int, activation: str,
+    dtype: torch.dtype,
 ) -> None:  # fmt: skip
     op = "loka::gemm_norm"
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"{op}: a is (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}")
-    if a.dtype not in (*FP8, *norms.FLOATS, torch.float64) or (a.dtype != b.dtype and a.dtype not in FP8):
+    if a.dtype not in (*FP8, *WIDE) or (a.dtype != b.dtype and a.dtype not in FP8):
         raise ValueError(f"{op}: a and b are both FP8 or of one wider float dtype, got {a.dtype} and {b.dtype}")
     if (a.dtype in FP8) != (b.dtype in FP8) or not b.shape[0] or not b.shape[1]:
         raise ValueError(f"{op}: cannot multiply {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
@@ -91,13 +98,15 @@ def check(
     for name, scale, shapes in (("a_scale", a_scale, [(m, 1)]), ("b_scale", b_scale, [(n, 1), (1,)])):
         if scale is not None and tuple(scale.shape) not in shapes:
             raise ValueError(f"{op}: {name} must have a shape of {shapes}, got {tuple(scale.shape)}")
+    if residual is not None and (tuple(residual.shape) != (m, n) or residual.dtype not in WIDE):
+        raise ValueError(f"{op}: residual must be floats of {(m, n)}, got {residual.dtype} {tuple(residual.shape)}")
     norms.check_norm(op, n, weight, shift, "rms" if norm == "lazy" else norm, block, activation)
     norms.check_norm(op, n, bias, None, "none", 0, "none")
     if norm == "lazy" and (block or shift is not None or activation not in ("none", "relu")):
         raise ValueError(f"{op}: a lazy norm has whole rows, no shift, and activation none or relu")
     if norm == "lazy" and dtype in FP8 and given is None:
         raise ValueError(f"{op}: a lazy norm's rows are not seen whole, so they have no scale of their own")
-    if dtype not in (*FP8, *norms.FLOATS, torch.float64):
+    if dtype not in (*FP8, *WIDE):
         raise ValueError(f"{op}: out cannot be {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
         raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
@@ -113,6 +122,7 @@ def gemm_norm(
     b: Tensor,
     b_scale: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight: Tensor | None,
     shift: Tensor | None,
     given: Tensor | None,
@@ -123,7 +133,8 @@ def gemm_norm(
     eps: float,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    operands, named = (a, a_scale, b, b_scale, bias, weight, shift, given), (norm, block, activation)
+    operands = a, a_scale, b, b_scale, bias, residual, weight, shift, given
+    named = norm, block, activation
     if not a.is_cuda or not compiles_for(a, b, norms.arch_of(a)):
         *outputs, product = reference(*operands, *named, dtype, eps, save)
         return *outputs, product.clone() if product is outputs[0] else product  # an op's outputs share no memory
@@ -142,6 +153,7 @@ def _(
     b: Tensor,
     b_scale: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight: Tensor | None,
     shift: Tensor | None,
     given: Tensor | None,
@@ -152,5 +164,5 @@ def _(
     eps: float,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check(a, a_scale, b, b_scale, bias, weight, shift, given, norm, block, activation, dtype)
+    check(a, a_scale, b, b_scale, bias, residual, weight, shift, given, norm, block, activation, dtype)
     return empty_outputs(a, b, given, norm, block, dtype, save)

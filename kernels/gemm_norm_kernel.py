@@ -23,6 +23,18 @@ def of_columns(vector, column, valid, EVEN: tl.constexpr, BOUNDED: tl.constexpr 
 
 
 @triton.jit
+def load_tile(x, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """In float32, (BM, BN); 0 beyond the edges."""
+    if TMA:
+        tile = x.load([m, n])
+    else:
+        row, column = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
+        mask = (row < M - m) & (column < tl.minimum(N - n, STEP))
+        tile = tl.load(x + m.to(tl.int64) * N + n + row * N + column, mask=mask, other=0.0)
+    return tile.to(tl.float32)
+
+
+@triton.jit
 def store_tile(out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr,
                BN: tl.constexpr):  # fmt: skip
     """Rounds to out's dtype."""
@@ -39,11 +51,11 @@ def store_tile(out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.con
 
 @triton.jit
 def gemm_norm_kernel(
-    a, b, a_scale, b_scale, bias, weight, shift, given, out, scale, statistics, product, M,
+    a, b, a_scale, b_scale, bias, residual, weight, shift, given, out, scale, statistics, product, M,
     N: tl.constexpr, K: tl.constexpr, LENGTH: tl.constexpr, STEP: tl.constexpr, EPS: tl.constexpr,
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, TOP: tl.constexpr, FLOOR: tl.constexpr, GUARD: tl.constexpr,
-    ONE_B_SCALE: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr, SWAP: tl.constexpr,
-    TURN: tl.constexpr, ONE_PASS: tl.constexpr, BOUNDED: tl.constexpr,
+    ONE_B_SCALE: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr,
+    TMA_RESIDUAL: tl.constexpr, SWAP: tl.constexpr, TURN: tl.constexpr, ONE_PASS: tl.constexpr, BOUNDED: tl.constexpr,
     BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A tile is BM rows by BB blocks of BL columns; the next one begins STEP columns on. TOP is 0 where out is not
@@ -101,6 +113,10 @@ def gemm_norm_kernel(
             y = y * of_columns(b_scale, column, valid, EVEN)
     if bias is not None:
         y = y * row[:, None, None] + of_columns(bias, column, valid, EVEN)
+        row = tl.full((BM,), 1.0, tl.float32)
+    if residual is not None:
+        tile = load_tile(residual, m, n, M, N, STEP, TMA_RESIDUAL, BM, BN)
+        y = y * row[:, None, None] + tl.reshape(tile, (BM, BB, BL))
         row = tl.full((BM,), 1.0, tl.float32)
     if STEP != BN:
         y = tl.where(valid[None, :, :], y, 0.0)

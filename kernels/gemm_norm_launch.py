@@ -43,22 +43,21 @@ def empty_outputs(
 
 
 def launches(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, weight: Tensor | None,
-    shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor, product: Tensor,
-    norm: str, block: int, activation: str, eps: float, arch: str,
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    weight: Tensor | None, shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor,
+    product: Tensor, norm: str, block: int, activation: str, eps: float, arch: str,
 ) -> list[Launch]:  # fmt: skip
     """The fused kernel, or the product and then norm_quantize's."""
     if not needs_two(b.shape[0], norm, block, scale.numel() > 0):
-        outputs = out, scale, statistics, product
-        return [
-            launch(a, a_scale, b, b_scale, bias, weight, shift, given, *outputs, norm, block, activation, eps, arch)
-        ]
+        vectors, outputs = (weight, shift, given), (out, scale, statistics, product)
+        rest = *vectors, *outputs, norm, block, activation, eps, arch
+        return [launch(a, a_scale, b, b_scale, bias, residual, *rest)]
     if not product.numel():
         product = a.new_empty((a.shape[0], b.shape[0]), dtype=product_dtype(a))
     nothing = product.new_empty(0, dtype=torch.float32)
     plain = None, None, None, product, nothing, nothing, nothing, "none", 0, "none", eps, arch
     rest = weight, shift, given, out, scale, statistics, norm, block, activation, eps, arch
-    return [launch(a, a_scale, b, b_scale, bias, *plain), norms.launch(product, *rest)]
+    return [launch(a, a_scale, b, b_scale, bias, residual, *plain), norms.launch(product, *rest)]
 
 
 def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
@@ -70,9 +69,9 @@ def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
 
 
 def launch(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, weight: Tensor | None,
-    shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor, product: Tensor,
-    norm: str, block: int, activation: str, eps: float, arch: str,
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    weight: Tensor | None, shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor,
+    product: Tensor, norm: str, block: int, activation: str, eps: float, arch: str,
 ) -> Launch:  # fmt: skip
     """Operands and outputs as the op has them, contiguous; not for what needs two."""
     (m, k), n = a.shape, b.shape[0]
@@ -82,12 +81,14 @@ def launch(
     tiles = triton.cdiv(n, step)
     kept = product if product.numel() else None
     pressure = 0
-    if norm == "layer" or activation not in ("none", "relu") or not bias is weight is shift is kept is None:
+    if norm == "layer" or activation not in ("none", "relu") or not bias is residual is weight is shift is kept is None:
         pressure = 2 if norm == "layer" and not bias is kept is None else 1
     bm, bk, warps, stages, swap = configuration(m, bb * bl, tiles, a.element_size(), pressure, arch)
     at_16 = k * a.element_size() % 16 == 0 and not (a.data_ptr() % 16 or b.data_ptr() % 16)
     tma = arch in ("sm_90", "sm_100", "sm_120") and at_16 and m > 0
-    tma_out = tma and n * out.element_size() % 16 == 0 and (step == bb * bl or tiles == 1)
+    whole = step == bb * bl or tiles == 1
+    tma_out = tma and n * out.element_size() % 16 == 0 and whole
+    tma_residual = tma and whole and residual is not None and n * residual.element_size() % 16 == 0
     turn = arch == "sm_90" and tma and not swap and bb * bl >= 64 and n % 64 == 0
     described = TensorDescriptor.from_tensor
     args = {
@@ -96,6 +97,7 @@ def launch(
         "a_scale": a_scale,
         "b_scale": b_scale,
         "bias": bias,
+        "residual": described(residual, [bm, bb * bl]) if tma_residual else residual,
         "weight": weight,
         "shift": shift,
         "given": given,
@@ -115,11 +117,12 @@ def launch(
         "ACTIVATION": activation,
         "TOP": norms.largest(out.dtype) if out.dtype in FP8 else 0.0,
         "FLOOR": AMAX_FLOOR,
-        "GUARD": (not normed and (a.dtype not in FP8 or bias is not None)),
+        "GUARD": not normed and (a.dtype not in FP8 or not bias is residual is None),
         "ONE_B_SCALE": b_scale is not None and b_scale.numel() == 1,
         "UPCAST": interpreted() and a.dtype not in FP8,
         "TMA": tma,
         "TMA_OUT": tma_out,
+        "TMA_RESIDUAL": tma_residual,
         "SWAP": swap,
         "TURN": turn,
         "ONE_PASS": norm == "layer" and out.dtype in FP8 and not statistics.numel() and arch != "sm_100",
@@ -129,7 +132,7 @@ def launch(
         "BL": bl,
         "BK": bk,
     }
-    nbytes = moved(a, a_scale, b, b_scale, bias, weight, shift, out, scale, statistics, product)
+    nbytes = moved(a, a_scale, b, b_scale, bias, residual, weight, shift, out, scale, statistics, product)
     return Launch(gemm_norm_kernel, (triton.cdiv(m, bm), tiles), args, constants, warps, stages, 2 * m * n * k, nbytes)
 
 
@@ -192,7 +195,7 @@ def specimens(arch: str) -> list[Specimen]:
 
     def specimen(
         norm: str, activation: str, m: int, n: int, k: int, block: int = 0, weights: int = 0, save: bool = False,
-        of: torch.dtype = fp8, dtype: torch.dtype = fp8, biased: bool = False,
+        of: torch.dtype = fp8, dtype: torch.dtype = fp8, biased: bool = False, added: bool = False,
     ) -> Specimen:  # fmt: skip
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
@@ -201,14 +204,18 @@ def specimens(arch: str) -> list[Specimen]:
         a_scale, b_scale = (empty(m, 1), empty(n, 1)) if of == fp8 else (None, None)
         weight, shift = (empty(n, dtype=torch.bfloat16) if weights > i else None for i in (0, 1))
         bias = empty(n, dtype=torch.bfloat16) if biased else None
+        residual = empty(m, n, dtype=torch.bfloat16) if added else None
         outputs = empty_outputs(a, b, None, norm, block, dtype, save)
         rest = norm, block, activation, 1e-6, arch
-        made = launch(a, a_scale, b, b_scale, bias, weight, shift, None, *outputs, *rest)
+        made = launch(a, a_scale, b, b_scale, bias, residual, weight, shift, None, *outputs, *rest)
         product, size = 2 * m * n, moved(outputs[0], outputs[1])
-        unfused = [("gemm", made.flops, moved(a, a_scale, b, b_scale) + product), ("norm", 0, 2 * product)]
+        behind = (2 + added + (added and save)) * product
+        unfused = [("gemm", made.flops, moved(a, a_scale, b, b_scale) + product), ("norm", 0, behind)]
         if dtype == fp8:
             unfused.append(("quantize", 0, product + size))
-        words = ["bias"] * biased + [
+        words = [
+            *["bias"] * biased,
+            *["residual"] * added,
             norm + (f"/{block}" if block else ""),
             *["affine"] * (weights > 0),
             activation,
@@ -238,6 +245,12 @@ def specimens(arch: str) -> list[Specimen]:
         specimen("layer", "gelu", 4096, 512, 512, weights=2, save=True, biased=True),
         specimen("layer", "silu", 65536, 256, 256, weights=2, save=True, of=bf16, dtype=bf16, biased=True),
         specimen("none", "gelu", 65536, 1024, 512, of=bf16, dtype=bf16, biased=True),
+        specimen("layer", "none", 65536, 256, 256, weights=2, of=bf16, dtype=bf16, biased=True, added=True),
+        specimen("layer", "none", 65536, 256, 256, weights=2, save=True, of=bf16, dtype=bf16, biased=True, added=True),
+        specimen("layer", "none", 65536, 512, 512, weights=2, save=True, of=bf16, dtype=bf16, biased=True, added=True),
+        specimen("rms", "none", 65536, 512, 512, weights=1, of=bf16, added=True),
+        specimen("layer", "relu", 4096, 512, 512, weights=2, save=True, of=bf16, dtype=bf16, biased=True),
+        specimen("none", "gelu", 65536, 1024, 512, save=True, of=bf16, dtype=bf16, biased=True),
         specimen("none", "relu", 65536, 512, 512),
         specimen("rms", "relu", 65536, 512, 512, of=bf16, dtype=bf16),
         specimen("rms", "relu", 4096, 512, 512, of=bf16, dtype=bf16),

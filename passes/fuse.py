@@ -1,39 +1,35 @@
 """fuse: a GEMM, its bias, the norm of its output, the activation and the quantization become one op.
 
-    scaled_gemm -> (bias) -> (norm, activation) -> (quantize by rows)    loka::gemm_norm, where the plan has its kernel
-    norm, activation -> quantize by rows                                 loka::norm_quantize, where no GEMM is before
+    scaled_gemm -> (bias, residual) -> (norm, activation) -> (quantize by rows)
+                                         loka::gemm_norm, where the plan has its kernel
+    norm, activation -> quantize by rows
+                                         loka::norm_quantize, where no GEMM is before
 
 Norms and activations are those that raise_norms made one op of. Each removes a pass over memory, or two, and a launch.
+What a norm reads may be read by others too, by a backward or as the next residual: then the kernel writes it as well.
 Works on CUDA; on a CPU, and where a plan is judged by emulation, Inductor fuses what is written out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import getitem
 from typing import Any
 
 import torch
 from torch import fx
 
-from loka_compile import compat
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_norm import gemm_norm
-from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.chain import STATISTICS, VIEWS, Chain, check, pattern, shorter
 from loka_compile.passes.lower import NORM, PAD, QUANTIZE, SCALED_GEMM
 
-FUSING = ("triton",)
-"""Providers whose GEMM has an epilogue for all this."""
-ALIGNED = 16
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, SCALED_GEMM, *VIEWS)
 """What Inductor does not fuse with the norm that reads it."""
-NARROWED = aten.slice.Tensor
-"""How passes/precision.py leaves out of a product the columns that were padded."""
 
 
 @dataclass(frozen=True)
@@ -56,132 +52,31 @@ class Fuse:
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-@dataclass(frozen=True)
-class Chain:
-    """From a product to `last`, each read by the next alone. norm: a loka::norm_quantize node; quantize: of its result.
-
-    stopped: why the chain ends where a norm or a quantization would have followed."""
-
-    gemm: fx.Node
-    last: fx.Node
-    bias: fx.Node | None = None
-    norm: fx.Node | None = None
-    quantize: fx.Node | None = None
-    stopped: str = ""
-
-
-def pattern(gemm: fx.Node) -> Chain:
-    """What follows the product, as far as an epilogue could do it."""
-    chain = Chain(gemm, gemm)
-    for user in gemm.users:
-        if user.target is NARROWED:
-            n, padded = user.meta["val"].shape[-1], gemm.meta["val"].shape[-1]
-            return replace(chain, stopped=f"N is padded, {n} -> {padded}: an epilogue would see the zeros")
-    while chain.quantize is None:
-        users = list(chain.last.users)
-        wanted = [user for user in users if _what(user, chain)]
-        if len(users) != 1 or not wanted:
-            others = [user.name for user in users if user not in wanted]
-            stopped = f"{chain.last.name} is also read by {', '.join(others[:3])}" if wanted and others else ""
-            return replace(chain, stopped=stopped)
-        chain = _extended(chain, users[0])
-    return chain
-
-
-def _what(user: fx.Node, chain: Chain) -> str:
-    """bias, view, norm, quantize: what a user of the chain's value is; "" if it is nothing of an epilogue."""
-    made = chain.last.meta["val"]
-    if user.target is aten.add.Tensor and chain.norm is None and chain.bias is None and not user.kwargs:
-        vector = _other(user, chain.last)
-        shape = vector.meta["val"].shape if isinstance(vector, fx.Node) else ()
-        return "bias" if len(shape) == 1 and compat.guard_free(shape[0] == made.shape[-1]) else ""
-    if user.target in VIEWS and compat.guard_free(user.meta["val"].shape[-1] == made.shape[-1]):
-        return "view"
-    if user.target is NORM and chain.norm is None and user.args[0] is chain.last and user.args[3] is None:
-        return "norm"
-    if user.target is QUANTIZE and user.args[1] in FP8 and user.args[2:] == ("row", -1) and made.dim() == 2:
-        return "quantize"
-    return ""
-
-
-def _extended(chain: Chain, user: fx.Node) -> Chain:
-    what = _what(user, chain)
-    if what == "bias":
-        return replace(chain, last=user, bias=_other(user, chain.last))
-    if what == "norm":
-        return replace(chain, last=_output(user, 0), norm=user)
-    return replace(chain, last=user, quantize=user if what == "quantize" else None)
-
-
-def _other(add: fx.Node, one: fx.Node) -> Any:
-    return add.args[1] if add.args[0] is one else add.args[0]
-
-
-def _output(node: fx.Node, index: int) -> fx.Node:
-    """A value of an op with several."""
-    for user in node.users:
-        if user.target is getitem and user.args[1] == index:
-            return user
-    raise ValueError(f"{node.name} has no value {index} that is used")
-
-
-def check(chain: Chain) -> str:
-    """Why the chain stays in pieces; empty if it becomes one op."""
-    a, a_scale, b, b_scale, _, provider = chain.gemm.args
-    (_, k), n = a.meta["val"].shape[-2:], b.meta["val"].shape[-1]  # type: ignore[union-attr]
-    left = a.meta["val"]  # type: ignore[union-attr]
-    if provider not in FUSING:
-        return f"{provider}'s kernel has no epilogue for it"
-    if left.dim() != 2:
-        return f"the product is of a batch, of shape {tuple(left.shape)}"
-    if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
-        return f"the operands are {left.dtype}"
-    for name, size in (("K", k), ("N", n)):
-        if not isinstance(size, int) or size % ALIGNED:
-            return f"{name} = {size} is no multiple of {ALIGNED}"
-    if a_scale is not None and a_scale.meta["val"].dim() != 2:  # type: ignore[union-attr]
-        return "its operands have one scale each, and the epilogue wants one a row"
-    if b_scale is not None and tuple(b_scale.meta["val"].shape) != (1, n):  # type: ignore[union-attr]
-        return "its weight is scaled by blocks"
-    kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
-    if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
-        what = "a norm" if needs_two(n, kind, block, False) else "the scale"  # type: ignore[arg-type]
-        return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
-    return ""
-
-
 def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
     chain, key = pattern(gemm), gemm.meta[SITE_META].key
     if chain.last is gemm:
         if chain.stopped:
             rejects.append(Reject(key, chain.stopped))
         return
-    reason, shorter = check(chain), chain
+    reason = check(chain)
     if reason:
         rejects.append(Reject(key, reason))
-    while reason and (shorter := _shorter(shorter)) is not None:  # type: ignore[assignment]
-        chain, reason = shorter, check(shorter)
+    while reason and (less := shorter(chain)) is not None:
+        chain, reason = less, check(less)
     if reason:
         return
     if chain.stopped:
         rejects.append(Reject(key, chain.stopped))
+    rewrites.append(Rewrite(key, _names(chain)))
     _rewrite(chain)
-    rewrites.append(Rewrite(key, f"with {_names(chain)} in its epilogue"))
-
-
-def _shorter(chain: Chain) -> Chain | None:
-    """Without the quantization; without the norm too, where there is a bias."""
-    if chain.quantize is not None and (chain.norm is not None or chain.bias is not None):
-        return replace(chain, quantize=None, last=chain.quantize.args[0])  # type: ignore[arg-type]
-    if chain.norm is not None and chain.bias is not None:
-        return replace(chain, norm=None, last=chain.norm.args[0])  # type: ignore[arg-type]
-    return None
 
 
 def _names(chain: Chain) -> str:
     norm = [chain.norm.args[4], chain.norm.args[6]] if chain.norm is not None else []
-    parts = ["bias"] * (chain.bias is not None) + [each for each in norm if each != "none"]  # type: ignore[misc]
-    return ", ".join([*parts, *["quantization"] * (chain.quantize is not None)])
+    added = ["bias"] * (chain.bias is not None) + ["residual"] * (chain.residual is not None)
+    parts = [*added, *(each for each in norm if each != "none")]
+    parts += ["quantization"] * (chain.quantize is not None)
+    return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept  # type: ignore[arg-type]
 
 
 def _rewrite(chain: Chain) -> None:
@@ -193,31 +88,45 @@ def _rewrite(chain: Chain) -> None:
     if chain.quantize is not None:
         dtype = chain.quantize.args[1]  # type: ignore[assignment]
 
-    def fused(a: Any, a_scale: Any, b: Any, b_scale: Any, bias: Any, weight: Any, shift: Any) -> Any:
+    kept = chain.kept
+
+    def fused(a: Any, a_scale: Any, b: Any, b_scale: Any, bias: Any, residual: Any, weight: Any, shift: Any) -> Any:
         scale = None if b_scale is None else b_scale.reshape(-1, 1)
-        vectors = bias, weight, shift, None
-        made = gemm_norm(a, a_scale, b.mT, scale, *vectors, norm, block, activation, dtype, eps, False)
-        return made[:2] if chain.quantize is not None else made[0]
+        rows = None if residual is None else residual.reshape(-1, residual.shape[-1])
+        rest = bias, rows, weight, shift, None, norm, block, activation, dtype, eps, kept
+        return gemm_norm(a, a_scale, b.mT, scale, *rest)
 
-    args = [a, a_scale, b, b_scale, chain.bias, weight, shift]
-    made = splice(last, fused, args, **{SITE_META: gemm.meta[SITE_META]})
+    args = [a, a_scale, b, b_scale, chain.bias, chain.residual, weight, shift]
+    at = chain.sums[0] if kept else last  # others may read it before the norm does
+    out, scale, statistics, product = splice(at, fused, args, **{SITE_META: gemm.meta[SITE_META]})
     if chain.quantize is not None:
-        _hand_over(chain.quantize, made)
-        return
-    if last.meta["val"].dim() != 2:
-        made = _viewed_as(made, last)
-    last.replace_all_uses_with(made)
+        _hand_over(chain.quantize, (out, scale))
+    else:
+        last.replace_all_uses_with(_viewed_as(out, last, chain))
+    if kept:
+        for user in chain.norm.users:  # type: ignore[union-attr]
+            if user.args[1] == STATISTICS:
+                user.replace_all_uses_with(_of_rows(statistics, chain.norm))  # type: ignore[union-attr,arg-type]
+        at.replace_all_uses_with(_viewed_as(product, at, chain))
 
 
-def _viewed_as(made: fx.Node, last: fx.Node) -> fx.Node:
-    """The result in the shape that the last view gave."""
-    view = last
-    while view.target not in VIEWS:
-        view = view.args[0]  # type: ignore[assignment]
-    with last.graph.inserting_before(last):
-        new = last.graph.call_function(aten.reshape.default, (made, view.args[1]))
-    new.meta = dict(last.meta)
+def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
+    """A matrix in the shape of a node of the chain, which the last view before it gave."""
+    if node.meta["val"].dim() == 2:
+        return made
+    view = [each for each in chain.path[: chain.path.index(node) + 1] if each.target in VIEWS][-1]
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(aten.reshape.default, (made, view.args[1]))
+    new.meta = dict(node.meta)
     return new
+
+
+def _of_rows(statistics: fx.Node, norm: fx.Node) -> fx.Node:
+    """A matrix's statistics for the rows that a norm reads."""
+    x = norm.args[0]
+    if x.meta["val"].dim() == 2:  # type: ignore[union-attr]
+        return statistics
+    return splice(norm, lambda s, x: s.reshape(*x.shape[:-1], s.shape[-1]), [statistics, x])  # type: ignore[no-any-return]
 
 
 def _hand_over(quantize: fx.Node, made: Any) -> None:

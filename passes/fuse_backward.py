@@ -21,11 +21,10 @@ from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.fuse import FUSING, NARROWED
+from loka_compile.passes.chain import FUSING, NARROWED, VIEWS
 from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 LEADING = (*VIEWS, NARROWED, aten.clone.default)
 """From a product to the gradient that takes it, where columns that were padded are left out of it."""
 OUT, TOTAL = 0, 6

@@ -89,13 +89,13 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
 
 def _lower_gemm_norm(node: fx.Node) -> Rewrite:
     """Its weight frozen where it is a parameter."""
-    a, a_scale, b, _, bias, weight, shift, _, norm, block, activation, dtype, eps, _ = node.args
+    a, a_scale, b, _, bias, residual, weight, shift, _, *named = node.args
     site = node.meta[SITE_META]
     parameter = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
     if parameter is None or parameter.scaling not in ("none", "row"):
         return Rewrite(site.key, "loka.gemm_norm (triton)", "loka.gemm_norm")
     form = [parameter.node, not parameter.transposed, parameter.dtype]
-    made = splice(node, frozen_gemm_norm, [a, a_scale, *form, bias, weight, shift, norm, block, activation, dtype, eps])
+    made = splice(node, frozen_gemm_norm, [a, a_scale, *form, bias, residual, weight, shift, *named])
     for user in list(node.users):
         if user.users:
             user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]

@@ -7,7 +7,7 @@ reading and writing. A tensor-wide amax, which must be known first, is one pass 
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
 epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
-that it writes fewer bytes then is left out.
+that it writes fewer bytes then is left out. What else reads the product (the backward of a norm) has it written too.
 
 A padded product is one of the padded sizes. Casts write the zeros too, which takes no kernel more; the columns that are
 too many are left out by what stands behind the product, or else by a copy: before the gradient of a norm or an
@@ -68,7 +68,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
     fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
-    behind = 0.0 if fused else _behind(site, sizes, target)
+    behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run))
 
 

@@ -1,4 +1,4 @@
-"""What stands behind a product that its own kernel could do: a bias, a norm, an activation, row by row.
+"""What stands behind a product that its own kernel could do: a bias, a residual, a norm, an activation, row by row.
 
 For Dispatch's model of time, which has to know before any rewrite what passes over memory a fused kernel would save,
 and which casts could ride in it. Whether a kernel takes what stands there, the pass `fuse` finds out, and says so.
@@ -7,7 +7,7 @@ and which casts could ride in it. Whether a kernel takes what stands there, the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Literal
@@ -36,19 +36,22 @@ LARGEST = 64
 
 @dataclass(frozen=True)
 class Epilogue:
-    """end: the node whose value the product's kernel could write in place of the product's."""
+    """end: the node whose value the product's kernel could write in place of the product's; or, with `kept`, beside it,
+    as something else reads the product too."""
 
     end: fx.Node
     kind: Kind = ""
+    kept: bool = False
 
 
 def epilogue_of(gemm: fx.Node) -> Epilogue:
-    """As far as everything that reads the product, or what was made of it, goes into one value of the same rows."""
-    order, columns = [gemm], gemm.meta["val"].shape[-1]
+    """As far as everything that reads the product, or what was made of it, goes into one value of the same rows. What a
+    norm reads may be read by others as well, and all of it by the backward."""
+    order, columns, forward = [gemm], gemm.meta["val"].shape[-1], not is_backward(gemm)
     inside, seen, todo = {gemm}, set(), sorted(gemm.users)
     while todo and len(order) < LARGEST:
         node = heapq.heappop(todo)
-        if node in seen:
+        if node in seen or (forward and is_backward(node)):
             continue
         seen.add(node)
         if _row_by_row(node, inside, columns):
@@ -58,7 +61,12 @@ def epilogue_of(gemm: fx.Node) -> Epilogue:
                 heapq.heappush(todo, user)
     ends = [i for i, node in enumerate(order) if _one_exit(order[: i + 1]) and _as_wide(node, columns)]
     chain = order[: ends[-1] + 1]
-    return Epilogue(chain[-1], _kind(chain))
+    kind = _kind(chain)
+    return Epilogue(chain[-1], kind, bool(kind) and any(_exits(chain)))
+
+
+def is_backward(node: fx.Node) -> bool:
+    return node.meta.get("partitioner_tag") == "is_backward"
 
 
 def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
@@ -77,7 +85,8 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
         return node.args[1] in ([last], [-1]) and len([n for n in inside if n.target in REDUCTIONS]) < 2
     if node.target not in POINTWISE:
         return False
-    return all(each in inside or _is_vector(each, columns) for each in node.all_input_nodes)
+    others = [each for each in node.all_input_nodes if each not in inside and not _is_vector(each, columns)]
+    return not others or (node.target is aten.add.Tensor and len(others) == 1 and _is_residual(others[0], node, inside))
 
 
 def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
@@ -116,14 +125,57 @@ def _is_vector(node: fx.Node, columns: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
 
 
+def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
+    """Of the sum's shape and dtype; to the product no more than a bias has been added."""
+    value, made = other.meta.get("val"), add.meta["val"]
+    if not isinstance(value, torch.Tensor) or value.dim() != made.dim() or value.dtype != made.dtype:
+        return False
+    alike = all(compat.guard_free(a == b) for a, b in zip(value.shape, made.shape, strict=True))
+    return alike and not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
+
+
+def _adds_rows(node: fx.Node) -> bool:
+    """A sum with a residual."""
+    return node.target is aten.add.Tensor and all(
+        isinstance(each, fx.Node) and each.meta["val"].dim() > 1 for each in node.args[:2]
+    )
+
+
+def _sums(chain: list[fx.Node]) -> list[fx.Node]:
+    """The product, with all that is added to it, and views of it."""
+    sums = [chain[0]]
+    for node in chain[1:]:
+        made_of = [each for each in node.all_input_nodes if each in chain]
+        if node.target in (aten.add.Tensor, *VIEWS) and all(each in sums for each in made_of):
+            sums.append(node)
+    return sums
+
+
 def _as_wide(node: fx.Node, columns: Any) -> bool:
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dim() > 1 and compat.guard_free(value.shape[-1] == columns)
 
 
 def _one_exit(chain: list[fx.Node]) -> bool:
-    """All but the last are read within the chain only."""
-    return all(user in chain for node in chain[:-1] for user in node.users)
+    """Whether all but the last are read within the chain only, or are what may be kept. A residual without a norm is no
+    epilogue of ours."""
+    forward, sums, kind = not is_backward(chain[0]), _sums(chain), _kind(chain)
+    if any(_adds_rows(node) for node in sums) and kind != "norm":
+        return False
+    kept = sums[max(i for i, node in enumerate(sums) if node.target not in VIEWS) :] if kind == "norm" else []
+    return all(node in kept or (forward and _is_saved(user)) for node, user in _exits(chain))
+
+
+def _is_saved(node: fx.Node, steps: int = 3) -> bool:
+    """Whether it is the backward's, or was made for nothing else in a few steps (a cast, say)."""
+    if is_backward(node):
+        return True
+    return bool(steps and node.users) and all(_is_saved(user, steps - 1) for user in node.users)
+
+
+def _exits(chain: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Who reads what of the chain, but for its last value."""
+    return ((node, user) for node in chain[:-1] for user in node.users if user not in chain)
 
 
 def _kind(chain: list[fx.Node]) -> Kind:

@@ -50,6 +50,7 @@ class Site:
     lhs, rhs: where the operands come from.
     epilogue: what stands behind the product that its kernel could do: `norm`, with or without an activation,
         `activation`, or "".
+    kept: something else reads the product too (a backward, say), so that a kernel with the epilogue writes both.
     """
 
     key: str
@@ -67,6 +68,7 @@ class Site:
     lhs: Operand = UNKNOWN
     rhs: Operand = UNKNOWN
     epilogue: Literal["", "activation", "norm"] = ""
+    kept: bool = False
 
     @property
     def shape(self) -> str:
@@ -113,7 +115,7 @@ class Site:
         text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
         known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
         known = known and site.epilogue in ("", "activation", "norm")
-        if not (text and known and isinstance(site.static_rhs, bool)):
+        if not (text and known and type(site.static_rhs) is type(site.kept) is bool):
             raise ValueError(f"{body} is no site")
         return site
 

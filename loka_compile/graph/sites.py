@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import epilogue_of, read_by_products_only
+from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only
 from loka_compile.graph.site import Operand, Role, Site
 
 aten = torch.ops.aten
@@ -77,7 +77,7 @@ def _with_epilogues(gemms: list[Gemm]) -> list[Gemm]:
     def with_epilogue(gemm: Gemm) -> Gemm:
         site, tensor = gemm.site, root(gemm.lhs)
         if site.key in found:
-            site = replace(site, epilogue=found[site.key].kind)
+            site = replace(site, epilogue=found[site.key].kind, kept=found[site.key].kept)
         if tensor in made_by and not site.lhs.flipped and compat.guard_free(_columns(tensor) == _columns(gemm.lhs)):
             alone = read_by_products_only(tensor, is_left)
             site = replace(site, lhs=replace(site.lhs, made_by=made_by[tensor], only_products=alone))
@@ -179,15 +179,15 @@ def _name(graph: fx.Graph) -> Iterator[Gemm]:
         if node.target not in GEMMS:
             continue
         lhs, rhs, bias, alpha, beta = operands(node)
-        origin = forward.get(node.meta.get("seq_nr")) if _is_backward(node) else None
+        origin = forward.get(node.meta.get("seq_nr")) if is_backward(node) else None
         role, gradient = _role(lhs, rhs, origin[0]) if origin else ("output", "")
         if origin:
             name = origin[1]
         else:  # a forward GEMM, or one that only the backward has (a custom autograd function's)
-            fqn = module_name(node) + ("#backward" if _is_backward(node) else "")
+            fqn = module_name(node) + ("#backward" if is_backward(node) else "")
             name = f"{fqn}#{ordinals[fqn]}"
             ordinals[fqn] += 1
-            if not _is_backward(node) and node.meta.get("seq_nr", -1) >= 0:
+            if not is_backward(node) and node.meta.get("seq_nr", -1) >= 0:
                 forward[node.meta["seq_nr"]] = node, name
         key = f"{name}:{role}"
         taken[key] += 1
@@ -195,10 +195,6 @@ def _name(graph: fx.Graph) -> Iterator[Gemm]:
             key += f".{taken[key] - 1}"
         site = _site(key, node, lhs, rhs, role, gradient, static_rhs=unflip(rhs)[0] in frozen)
         yield Gemm(site, node, lhs, rhs, bias, alpha, beta)
-
-
-def _is_backward(node: fx.Node) -> bool:
-    return node.meta.get("partitioner_tag") == "is_backward"
 
 
 def _role(lhs: fx.Node, rhs: fx.Node, forward: fx.Node) -> tuple[Role, Any]:
@@ -268,7 +264,7 @@ def _source(node: fx.Node) -> str:
 def _unchanged_parameters(graph: fx.Graph) -> set[fx.Node]:
     """Parameters and buffers that an inference graph reads and never writes; none in a joint graph."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    if any(_is_backward(node) for node in graph.nodes):
+    if any(is_backward(node) for node in graph.nodes):
         return set()
     written = {root(node.args[0]) for node in graph.nodes if node.target is aten.copy_.default}
     static = compat.static_inputs()

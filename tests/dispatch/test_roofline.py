@@ -76,6 +76,19 @@ def test_every_gpu_has_every_recipes_time(target):
     assert us("fp8_rowwise", 16384, 8192, 8192, target=target) < us(None, 16384, 8192, 8192, target=target)
 
 
+def test_what_the_backward_reads_is_written_beside_the_result():
+    sizes = Sizes(1, 4096, 512, 512)
+    alone = replace(site(sizes), epilogue="norm")
+    kept = replace(alone, kept=True)
+    for recipe in ("bf16", "fp8_rowwise"):
+        us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (kept, alone)]
+        assert us[0] - us[1] == pytest.approx(2 * 4096 * 512 / BYTES * 1e6)
+    assert keep_us(kept, sizes, H100) == keep_us(alone, sizes, H100)  # a pass of its own leaves the product there
+    symbol = sympy.Symbol("s", positive=True)
+    us = cost(kept, Sizes(1, symbol, 512, 512), RECIPES["bf16"], H100, "triton").kernel_us
+    assert float(us.subs(symbol, 4096)) == pytest.approx(cost(kept, sizes, RECIPES["bf16"], H100, "triton").kernel_us)
+
+
 def test_only_plain_operands_and_rows_have_an_epilogue():
     """What passes/fuse.py would refuse is not priced as fused: an activation behind a product of blocks is a pass."""
     sizes = Sizes(1, 4096, 1024, 1024)

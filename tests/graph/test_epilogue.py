@@ -70,9 +70,56 @@ def test_what_is_not_of_its_rows_alone_is_no_epilogue(sites_of, model):
     assert a.epilogue == "" and not b.lhs.made_by
 
 
-def test_in_training_the_backward_reads_it(sites_of):
-    model, x = stack(nn.LayerNorm(D), nn.ReLU()), torch.randn(8, D, dtype=torch.bfloat16)
-    assert {site.epilogue for site in sites_of(model, x)[0]} == {""}
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [([nn.LayerNorm(D), nn.ReLU()], ("norm", True)), ([nn.LayerNorm(D)], ("norm", True)),
+     ([nn.RMSNorm(D), nn.GELU()], ("norm", True)), ([nn.GELU()], ("activation", True)),
+     ([nn.ReLU()], ("activation", False)), ([], ("", False))],
+)  # fmt: skip
+def test_in_training_the_backward_reads_the_product_too(sites_of, parts, expected):
+    """Of a ReLU it reads the result; of a norm also statistics, and casts of them that are made for it alone."""
+    first, last, *backward = sites_of(stack(*parts), torch.randn(8, D, dtype=torch.bfloat16))[0]
+    assert (first.epilogue, first.kept) == expected and (last.epilogue, last.kept) == ("", False)
+    assert not any(site.kept for site in backward)
+    assert Site.from_json(first.to_json()) == first
+
+
+class Block(nn.Module):
+    """A norm of a residual and a linear; the sum goes on, or not."""
+
+    def __init__(self, on=False, norm=True):
+        super().__init__()
+        self.linear, self.norm, self.on = nn.Linear(D, D), nn.LayerNorm(D) if norm else nn.ReLU(), on
+
+    def forward(self, x):
+        y = x + self.linear(x.relu())
+        return (self.norm(y), y) if self.on else self.norm(y)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("shape", [(8, D), (2, 4, D)])
+def test_a_residual_before_a_norm(sites_of, training, on, shape):
+    with torch.set_grad_enabled(training):
+        site = sites_of(Block(on).bfloat16(), torch.randn(shape, dtype=torch.bfloat16))[0][0]
+    assert (site.epilogue, site.kept) == ("norm", on or training)
+
+
+class Twice(Block):
+    def forward(self, x):
+        return self.norm(x + (x.sin() + self.linear(x)))
+
+
+class Broadcast(Block):
+    def forward(self, x):
+        return self.norm(x[:1] + self.linear(x))
+
+
+@pytest.mark.parametrize("model", [Block(norm=False), Twice(), Broadcast()])
+def test_what_is_no_residual_before_a_norm(sites_of, model):
+    """Inductor fuses an activation with the sum as well; the kernel adds one, of the product's shape."""
+    with torch.no_grad():
+        assert sites_of(model, torch.randn(8, D))[0][0].epilogue == ""
 
 
 def test_dispatch_says_what_rides_where():

@@ -27,8 +27,9 @@ ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192), (52
 
 
 def kernel(
-    a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90", save=True
-):
+    a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90",
+    save=True,
+):  # fmt: skip
     """What the op does with tensors on a GPU.
 
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
@@ -36,7 +37,7 @@ def kernel(
     """
     outputs = empty_outputs(a, b, given_scale, norm, block, dtype, save)
     arch = arch_of(a) if a.is_cuda else arch
-    operands = a, a_scale, b, b_scale, bias, weight, shift, given_scale
+    operands = a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale
     for launch in launches(*operands, *outputs, norm, block, activation, EPS, arch):
         if a.is_cuda:
             launch.run()
@@ -55,11 +56,12 @@ def kernel(
     return outputs
 
 
-def oracle(a, a_scale, b, b_scale, bias, weight, shift, norm, block, activation):
+def oracle(a, a_scale, b, b_scale, bias, residual, weight, shift, norm, block, activation):
     """(p, y, statistics, rstd of every value) in float64, block by block."""
     left, right = (x.double() if s is None else x.double() * s.double() for x, s in ((a, a_scale), (b, b_scale)))
     p = left @ right.t()
     p = p if bias is None else p + bias.double()
+    p = p if residual is None else p + residual.double()
     kept = p
     if needs_two(p.shape[1], norm, block, False):
         kept = p.to(product_dtype(a)).double()
@@ -91,10 +93,10 @@ def oracle(a, a_scale, b, b_scale, bias, weight, shift, norm, block, activation)
     return p, y, torch.cat(statistics, 1) if statistics else y[:, :0], torch.cat(spread, 1)
 
 
-def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, block, activation, dtype):
+def check(got, a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale, norm, block, activation, dtype):
     """Every value is the format's nearest one to the oracle's, but for what float32 arithmetic loses."""
     out, scale, statistics, product = got
-    p, y, kept, rstd = oracle(a, a_scale, b, b_scale, bias, weight, shift, norm, block, activation)
+    p, y, kept, rstd = oracle(a, a_scale, b, b_scale, bias, residual, weight, shift, norm, block, activation)
     saved = product.shape == p.shape and (norm == "lazy" or statistics.numel() == kept.numel())
     assert (out.dtype, out.shape) == (dtype, p.shape)
     assert saved or (product.shape == (0, p.shape[1]) and (norm == "lazy" or not statistics.numel()))
@@ -102,7 +104,9 @@ def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, b
     if not p.numel():
         return
     left, right = (x.double() if s is None else x.double() * s.double() for x, s in ((a, a_scale), (b, b_scale)))
-    terms = left.abs() @ right.abs().t() + (0 if bias is None else bias.double().abs())
+    terms = left.abs() @ right.abs().t()
+    for added in (bias, residual):
+        terms = terms if added is None else terms + added.double().abs()
     lost = 1e-6 * a.shape[1] ** 0.5 * terms.amax(1, keepdim=True)  # of the product
     half = HALF_ULP[product.dtype]
     if saved:
@@ -136,7 +140,8 @@ def check(got, a, a_scale, b, b_scale, bias, weight, shift, given_scale, norm, b
 
 
 def draw(m, n, k, exponent, dtype, seed, vectors="", zero_rows=True):
-    """(a, a_scale, b, b_scale, bias, weight, shift); FP8 by rows; vectors: which of the last three there are."""
+    """(a, a_scale, b, b_scale, bias, residual, weight, shift); FP8 by rows; vectors: which of the last four there are,
+    `r` the residual."""
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(m, k, generator=generator) * 10.0**exponent
     if zero_rows:
@@ -145,11 +150,13 @@ def draw(m, n, k, exponent, dtype, seed, vectors="", zero_rows=True):
     bias = 0.5 * 10.0**exponent * torch.randn(n, generator=generator) if "b" in vectors else None
     weight = 1 + 0.5 * torch.randn(n, generator=generator) if "w" in vectors else None
     shift = 0.5 * torch.randn(n, generator=generator) if "s" in vectors else None
+    residual = 10.0**exponent * torch.randn(m, n, generator=generator) if "r" in vectors else None
     scales = [None, None]
     if dtype in TOP:
         (a, scales[0]), (b, scales[1]) = (quantization.reference(x, dtype, "row", -1) for x in (a, b))
     wide = torch.float32 if dtype in TOP else dtype
-    rest = [x if x is None else x.to(DEVICE, wide) for x in (bias, weight, shift)]
+    rest = [x if x is None else x.to(DEVICE, wide) for x in (bias, residual, weight, shift)]
+    rest[1] = rest[1] if rest[1] is None or dtype not in TOP else rest[1].bfloat16()
     a, b = a.to(DEVICE, dtype), b.to(DEVICE, dtype)
     return [a, *(s if s is None else s.to(DEVICE) for s in scales[:1]), b, *scales[1:], *rest]
 
@@ -162,7 +169,7 @@ def draw(m, n, k, exponent, dtype, seed, vectors="", zero_rows=True):
     exponent=st.integers(-6, 9),
     norm=st.sampled_from(["none", "rms", "layer"]),
     activation=st.sampled_from(ACTIVATIONS),
-    vectors=st.sampled_from(["", "b", "w", "ws", "bws"]),
+    vectors=st.sampled_from(["", "b", "w", "r", "ws", "br", "bws", "brws"]),
     of=st.sampled_from([E4M3, E5M2, torch.bfloat16, torch.float16]),
     dtype=st.sampled_from([E4M3, E5M2, torch.bfloat16, torch.float32]),
     fixed=st.booleans(),
@@ -187,7 +194,7 @@ def test_kernel_and_reference_against_float64(
     n=st.sampled_from([1, 100, 256, 520, 1024]),
     k=st.sampled_from([7, 64]),
     exponent=st.integers(-4, 6),
-    vectors=st.sampled_from(["", "b", "w", "bw"]),
+    vectors=st.sampled_from(["", "b", "w", "bw", "bwr"]),
     activation=st.sampled_from(["none", "relu"]),
     of=st.sampled_from([E4M3, torch.bfloat16]),
     fixed=st.booleans(),
@@ -213,10 +220,10 @@ def test_a_lazy_norm_and_its_consumer_are_the_exact_norm(arch, given_scale):
     out, _, statistics, _ = kernel(*operands, fixed, "lazy", 0, "relu", dtype, arch)
     rstd = lazy_rstd(statistics, 700, EPS)
     if fixed is None:
-        got = kernel(out, rstd, second, None, None, None, None, None, "none", 0, "none", torch.float32, arch)[0]
+        got = kernel(out, rstd, second, None, *[None] * 5, "none", 0, "none", torch.float32, arch)[0]
     else:
         b, b_scale = quantization.reference(second, E4M3, "row", -1)
-        got = kernel(out, rstd * fixed, b, b_scale, *[None] * 4, "none", 0, "none", torch.float32, arch)[0]
+        got = kernel(out, rstd * fixed, b, b_scale, *[None] * 5, "none", 0, "none", torch.float32, arch)[0]
     normed = oracle(*operands, "rms", 0, "relu")[1]
     expected = normed @ second.double().t()
     noise = (got.double() - expected).norm() / expected.norm()
@@ -230,6 +237,8 @@ def test_a_lazy_norm_and_its_consumer_are_the_exact_norm(arch, given_scale):
         (512, "layer", 0, "relu", "ws", False),
         (192, "layer", 0, "silu", "bws", False),
         (512, "rms", 256, "hard_swish", "", False),
+        (192, "layer", 0, "none", "brws", True),
+        (512, "rms", 0, "relu", "rw", False),
     ],
 )
 def test_tiles_that_are_not_swapped(n, norm, block, activation, vectors, save):
@@ -246,7 +255,7 @@ def test_tiles_that_are_not_swapped(n, norm, block, activation, vectors, save):
 def test_variance_from_one_pass_holds_for_rows_far_from_zero(away):
     """FP8 out and nothing saved: the mean is some `away` deviations from zero, and rstd loses at most 1 %."""
     operands = draw(33, 256, 64, 0, torch.bfloat16, 7, "bws", zero_rows=False)
-    operands[4] = operands[4] + away * 1.2
+    operands[4] = operands[4] + away * 1.2  # the bias
     args = *operands, None, "layer", 0, "none", E4M3
     (launch,) = launches(*operands, None, *empty_outputs(operands[0], operands[2], None, "layer", 0, E4M3, False),
                          "layer", 0, "none", EPS, "sm_90")  # fmt: skip
@@ -271,7 +280,7 @@ def test_scales_of_operands(arch, one):
 def test_both_fp8_formats_in_one_product():
     a, a_scale, *_ = draw(20, 64, 32, 0, E5M2, 2)
     _, _, b, b_scale, *_ = draw(20, 64, 32, 0, E4M3, 2)
-    args = a, a_scale, b, b_scale, *[None] * 4, "rms", 0, "relu", E4M3
+    args = a, a_scale, b, b_scale, *[None] * 5, "rms", 0, "relu", E4M3
     check(kernel(*args), *args)
     check(reference(*args, EPS, True), *args)
 
@@ -289,24 +298,25 @@ def test_zero_rows_give_zeros(arch, norm, activation):
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(("norm", "block"), [("none", 0), ("rms", 0), ("rms", 16), ("layer", 0)])
-@pytest.mark.parametrize("where", ["a", "b", "weight", "shift"])
+@pytest.mark.parametrize("where", ["a", "b", "residual", "weight", "shift"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_what_is_not_finite_never_becomes_an_ordinary_number(arch, norm, block, where, bad, fixed):
     """In bfloat16 operands; an infinity times 0 is NaN, so b's spoils its column in every row."""
-    a, _, b, _, bias, weight, shift = draw(5, 64, 32, 0, torch.bfloat16, 5, "ws", zero_rows=False)
-    if where in "ab":
-        (a if where == "a" else b)[1, 3] = bad
+    a, _, b, _, bias, residual, weight, shift = draw(5, 64, 32, 0, torch.bfloat16, 5, "rws", zero_rows=False)
+    matrices = {"a": a, "b": b, "residual": residual}
+    if where in matrices:
+        matrices[where][1, 3] = bad
     else:
         (weight if where == "weight" else shift)[3] = bad
     scale = torch.tensor([0.01], device=DEVICE) if fixed else None
-    args = a, None, b, None, bias, weight, shift, scale, norm, block, "relu", E4M3
+    args = a, None, b, None, bias, residual, weight, shift, scale, norm, block, "relu", E4M3
     got, (expected, *_) = kernel(*args, arch), reference(*args, EPS, True)
     if norm != "none" and where in ("weight", "shift"):
         expected[:, 3] = float("nan")  # whole, though relu hides half of it in the reference
     harmed, right = got[0].float().isnan(), expected.float().isnan()
     assert torch.equal(harmed, right)
-    assert harmed.any() or (where in ("a", "b") and norm != "none") or bad == float("inf")
+    assert harmed.any() or (where in matrices and norm != "none") or bad == float("inf")
     assert got[1].isfinite().all()
     torch.testing.assert_close(got[0].float(), expected.float(), rtol=0.13, atol=1.0, equal_nan=True)
 
@@ -314,7 +324,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(arch, norm, block, 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_weight_that_could_overflow_counts_as_infinite(arch):
     operands = draw(5, 64, 32, 0, E4M3, 5, "ws", zero_rows=False)
-    operands[5][3] = operands[6][7] = 2e37
+    operands[6][3] = operands[7][7] = 2e37
     out = kernel(*operands, None, "rms", 0, "silu", E4M3, arch)[0].float()
     assert out.isnan().all(0).nonzero().flatten().tolist() == [3, 7]
     assert out.isnan().sum() == 10
@@ -323,7 +333,7 @@ def test_a_weight_that_could_overflow_counts_as_infinite(arch):
 def test_values_beyond_a_given_scale_are_clamped():
     a, b = torch.full((3, 16), 100.0, device=DEVICE), torch.ones(16, 16, device=DEVICE)
     b[1] = -1
-    args = a.bfloat16(), None, b.bfloat16(), None, None, None, None, torch.ones(1, device=DEVICE), "none", 0, "none"
+    args = a.bfloat16(), None, b.bfloat16(), *[None] * 5, torch.ones(1, device=DEVICE), "none", 0, "none"
     for out, *_ in (kernel(*args, E4M3), reference(*args, E4M3, EPS, False)):
         assert out[:, 0].float().tolist() == [448.0] * 3
         assert out[:, 1].float().tolist() == [-448.0] * 3
@@ -344,7 +354,7 @@ def test_the_same_bits_every_time_and_for_a_row_alone():
     ("norm", "block", "save"), [("none", 0, False), ("rms", 16, True), ("layer", 0, True), ("lazy", 0, True)]
 )
 def test_opcheck(of, dtype, norm, block, save):
-    operands = draw(6, 48, 32, 0, of, 8, "bw")
+    operands = draw(6, 48, 32, 0, of, 8, "bw" if norm == "layer" else "brw")
     scale = torch.ones(1, device=DEVICE) if norm == "lazy" and dtype in TOP else None
     args = *operands, scale, norm, block, "relu", dtype, EPS, save
     tests = "test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"
@@ -354,9 +364,9 @@ def test_opcheck(of, dtype, norm, block, save):
 
 def test_outputs_share_no_memory():
     a, b = torch.randn(4, 8, device=DEVICE), torch.randn(6, 8, device=DEVICE)
-    out, *_, product = gemm_norm(a, None, b, *[None] * 5, "none", 0, "none", torch.float32, EPS, True)
+    out, *_, product = gemm_norm(a, None, b, *[None] * 6, "none", 0, "none", torch.float32, EPS, True)
     assert torch.equal(out, product) and out.data_ptr() != product.data_ptr()
-    assert torch.equal(gemm_norm(a, None, b, *[None] * 5, "none", 0, "none", torch.float32, EPS, False)[0], out)
+    assert torch.equal(gemm_norm(a, None, b, *[None] * 6, "none", 0, "none", torch.float32, EPS, False)[0], out)
 
 
 def test_without_save_there_is_no_product_and_but_for_lazy_no_statistics():
@@ -370,11 +380,11 @@ def test_without_save_there_is_no_product_and_but_for_lazy_no_statistics():
 
 @pytest.mark.parametrize(("norm", "block"), [("none", 0), ("rms", 0), ("rms", 4), ("layer", 0), ("layer", 4)])
 def test_gradcheck_of_the_reference(norm, block):
-    drawn = draw(3, 12, 8, 0, torch.float64, 7, "bws", zero_rows=False)
+    drawn = draw(3, 12, 8, 0, torch.float64, 7, "brws", zero_rows=False)
     inputs = [x.cpu().requires_grad_() for x in drawn if x is not None]
 
-    def y(a, b, bias, weight, shift):
-        args = a, None, b, None, bias, weight, shift, None, norm, block, "silu", torch.float64
+    def y(a, b, bias, residual, weight, shift):
+        args = a, None, b, None, bias, residual, weight, shift, None, norm, block, "silu", torch.float64
         return reference(*args, EPS, False)[0]
 
     assert torch.autograd.gradcheck(y, inputs)
@@ -392,6 +402,8 @@ def test_gradcheck_of_the_reference(norm, block):
         ({"a_scale": torch.ones(3)}, r"a_scale must have a shape of \[\(3, 1\)\], got \(3,\)"),
         ({"b_scale": torch.ones(1, 16)}, "b_scale must have a shape of"),
         ({"bias": torch.ones(15)}, "must have shape"),
+        ({"residual": torch.ones(16)}, r"residual must be floats of \(3, 16\), got torch.float32 \(16,\)"),
+        ({"residual": torch.ones(3, 16).to(E4M3)}, "residual must be floats of"),
         ({"weight": torch.ones(15)}, r"weight must have shape \(16,\)"),
         ({"norm": "block"}, "norm must be one of none, rms, layer, got 'block'"),
         ({"block": 5}, "no whole blocks of 5"),
@@ -403,7 +415,7 @@ def test_gradcheck_of_the_reference(norm, block):
     ],
 )
 def test_bad_arguments(change, message):
-    args = dict.fromkeys(("a", "a_scale", "b", "b_scale", "bias", "weight", "shift", "given"))
+    args = dict.fromkeys(("a", "a_scale", "b", "b_scale", "bias", "residual", "weight", "shift", "given"))
     args |= {"a": torch.ones(3, 32), "b": torch.ones(16, 32), "norm": "rms", "block": 0, "activation": "relu"}
     args |= {"dtype": E4M3, "eps": EPS, "save": True} | change
     with pytest.raises(ValueError, match=message):
@@ -424,6 +436,15 @@ def test_it_moves_at_most_55_percent_of_the_bytes_of_the_sequence():
     assert each.launch.nbytes <= 0.55 * sum(nbytes for _, _, nbytes in each.unfused)
     operands = 262144 * (512 + 4) + 512 * (512 + 4)
     assert each.launch.nbytes == operands + 262144 * (512 + 4)
+
+
+def test_with_a_residual_it_moves_half_of_the_bytes():
+    """LayerNorm(x + linear(y)) at (65536, 256, 256): x, y and the result; and the sum, where it is saved."""
+    names = {s.name.removeprefix("gemm_norm bias residual layer affine "): s for s in specimens("sm_90")}
+    each = names["bfloat16 to bfloat16 65536x256x256"]
+    matrix, weight, vectors = 2 * 65536 * 256, 2 * 256 * 256, 3 * 2 * 256
+    assert each.launch.nbytes == 3 * matrix + weight + vectors
+    assert names["save bfloat16 to bfloat16 65536x256x256"].launch.nbytes == 4 * matrix + weight + vectors + 8 * 65536
 
 
 def test_small_batches_fill_the_machine():

@@ -172,6 +172,102 @@ def test_one_quantize_for_three_readers(plan_for):
     assert fused(captured)[0] == ALL and captured.ops("inference")["aten.amax"] == 1
 
 
+# ---------------------------------------------------------------- the product is read by others too
+
+WRITTEN = ", the product written too"
+
+
+class ReadTwice(Tower):
+    def forward(self, x):
+        y = self.up(x)
+        return self.act(self.norms[0](y)), y
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp8_rowwise"])
+@pytest.mark.parametrize("shape", [(B, D), (31, 3, D)])
+def test_a_product_that_others_read_is_written_beside_its_norm(plan_for, recipe, shape):
+    model, x = ReadTwice(), torch.randn(shape, dtype=torch.bfloat16)
+    captured, out, _ = run(model, plan_for, x, recipe=recipe)
+    assert fused(captured) == [LAST + WRITTEN] and not rejects(captured)
+    op = "loka.gemm_norm" if recipe == "bf16" else "loka.frozen_gemm_norm"
+    assert loka_ops(captured) == {op: 1} and captured.ops("inference")["aten.rsqrt"] == 0
+    for ours, theirs in zip(out, model.double()(x.double()), strict=True):
+        assert ours.shape == x.shape and sqnr_db(ours, theirs) > (20 if recipe != "bf16" else 40)
+
+
+class OtherRows(Tower):
+    """The norm is of rows of another length."""
+
+    def forward(self, x):
+        y = self.up(x)
+        return F.layer_norm(y.view(-1, D).view(-1, D // 2), (D // 2,)), y
+
+
+@pytest.mark.parametrize(("model", "width"), [(ReadTwice, 1024), (OtherRows, D)])
+def test_a_product_whose_norm_stays_outside_is_computed_once(plan_for, model, width):
+    model, x = model(width=width), torch.randn(31, 3, D, dtype=torch.bfloat16)
+    captured, out, _ = run(model, plan_for, x, recipe="bf16", dynamic=False)
+    assert fused(captured) == ["with bias in its epilogue"] and loka_ops(captured) == {"loka.gemm_norm": 1}
+    for ours, theirs in zip(out, model.double()(x.double()), strict=True):
+        assert ours.shape == theirs.shape and sqnr_db(ours, theirs) > 40
+
+
+class PostNorm(Tower):
+    """Of the sum with a residual, which nothing else reads."""
+
+    def forward(self, x):
+        x = self.norms[0](x + self.up(x.relu()))
+        return self.norms[1](self.down(self.act(x)) + x)
+
+
+class PreNorm(Tower):
+    """The sum is the next residual."""
+
+    def forward(self, x):
+        x = x + self.up(x.relu())
+        return x + self.down(self.norms[0](x))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("shape", [(B, D), (31, 3, D)])
+def test_a_residual_is_added_before_the_norm(plan_for, norm, shape, dynamic):
+    model, x = PostNorm(norm), torch.randn(shape, dtype=torch.bfloat16)
+    captured, out, _ = run(model, plan_for, x, recipe="bf16", dynamic=dynamic)
+    name = "layer" if norm is nn.LayerNorm else "rms"
+    assert fused(captured) == [f"with bias, residual, {name} in its epilogue"] * 2
+    assert loka_ops(captured) == {"loka.gemm_norm": 2}
+    assert captured.ops("inference")["aten.add"] == 0 == captured.ops("inference")["aten.rsqrt"]
+    assert out.shape == x.shape and sqnr_db(out, model.double()(x.double())) > 40
+
+
+@pytest.mark.parametrize("recipe", ["bf16", "fp8_rowwise"])
+@pytest.mark.parametrize("shape", [(B, D), (31, 3, D)])
+def test_the_sum_is_written_where_it_is_the_next_residual(plan_for, recipe, shape):
+    model, x = PreNorm(), torch.randn(shape, dtype=torch.bfloat16)
+    captured, out, _ = run(model, plan_for, x, recipe=recipe)
+    first = "with bias, residual, layer, quantization" if recipe != "bf16" else "with bias, residual, layer"
+    assert fused(captured) == [first + " in its epilogue" + WRITTEN, "with bias in its epilogue"]
+    assert captured.ops("inference")["aten.add"] == 1 and captured.ops("inference")["aten.rsqrt"] == 0
+    assert sqnr_db(out, model.double()(x.double())) > (20 if recipe != "bf16" else 40)
+
+
+class NoResidual(Tower):
+    """Two of them, one that is broadcast, and sums that no norm reads."""
+
+    def forward(self, x):
+        y = self.norms[0](x.sin() + (x.cos() + self.up(x)))
+        return self.norms[1](x[:1] + self.down(y)), self.up(y) + x
+
+
+def test_what_is_no_residual(plan_for):
+    model = NoResidual()
+    captured, out, x = run(model, plan_for, recipe="bf16")
+    assert fused(captured) == ["with bias in its epilogue"] * 3
+    for ours, theirs in zip(out, model.double()(x.double()), strict=True):
+        assert sqnr_db(ours, theirs) > 40
+
+
 # ---------------------------------------------------------------- what stays, and why
 
 
@@ -181,12 +277,6 @@ class Residual(Tower):
         return self.down(y) + y
 
 
-class ReadTwice(Tower):
-    def forward(self, x):
-        y = self.up(x)
-        return self.act(self.norms[0](y)), y
-
-
 def test_a_result_that_others_read_is_quantized_apart(plan_for):
     captured, _, _ = run(Residual(), plan_for)
     assert fused(captured)[0] == LAST
@@ -194,11 +284,16 @@ def test_a_result_that_others_read_is_quantized_apart(plan_for):
     assert captured.ops("inference")["aten.amax"] == 2
 
 
-def test_a_product_that_others_read_keeps_its_norm_outside(plan_for):
-    captured, _, _ = run(ReadTwice(), plan_for)
-    assert fused(captured) == ["with bias in its epilogue"]
-    assert captured.ops("inference")["aten.rsqrt"] == 1
-    assert any("is also read by output" in reason for reason in rejects(captured))
+class ItsOwnWeight(Tower):
+    def forward(self, x):
+        y = self.up(x)
+        return F.layer_norm(y, (D,), y.mean(0))
+
+
+def test_a_norms_weight_that_is_made_of_the_product_keeps_it_outside(plan_for):
+    captured, _, _ = run(ItsOwnWeight(), plan_for)
+    assert fused(captured) == ["with bias in its epilogue"] and captured.ops("inference")["aten.rsqrt"] == 1
+    assert any("others read the product before mean is there" in reason for reason in rejects(captured))
 
 
 def test_norms_of_rows_wider_than_a_tile_stay_outside(plan_for):

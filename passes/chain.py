@@ -1,0 +1,184 @@
+"""What follows a product in a graph, as far as loka::gemm_norm's epilogue could do it: read by the pass fuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from operator import eq, getitem
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two, product_dtype
+from loka_compile.kernels.norm_quantize import FP8
+from loka_compile.passes.lower import NORM, QUANTIZE
+
+FUSING = ("triton",)
+"""Providers whose GEMM has an epilogue for all this."""
+ALIGNED = 16
+STATISTICS = 2
+"""Value of loka::norm_quantize."""
+aten = torch.ops.aten
+VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+NARROWED = aten.slice.Tensor
+"""How passes/precision.py leaves out of a product the columns that were padded."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`path`: from a product to the last value, each read by the next; alone, but for what the norm reads.
+
+    bias, residual: what is added to the product. norm: a loka::norm_quantize node; quantize: of its result.
+    stopped: why the chain ends where a norm or a quantization would have followed."""
+
+    path: tuple[fx.Node, ...]
+    bias: fx.Node | None = None
+    residual: fx.Node | None = None
+    norm: fx.Node | None = None
+    quantize: fx.Node | None = None
+    stopped: str = ""
+
+    @property
+    def gemm(self) -> fx.Node:
+        return self.path[0]
+
+    @property
+    def last(self) -> fx.Node:
+        return self.path[-1]
+
+    @property
+    def sums(self) -> tuple[fx.Node, ...]:
+        """What the norm reads: the product with all that is added, and views of it."""
+        before = self.path[: self.path.index(self.norm)] if self.norm is not None else self.path
+        last = max(i for i, node in enumerate(before) if node.target not in VIEWS)
+        return before[last:]
+
+    @property
+    def kept(self) -> bool:
+        """Whether others read what the norm reads, or its statistics."""
+        if self.norm is None:
+            return False
+        others = any(user not in self.path for node in self.sums for user in node.users)
+        return others or any(user.args[1] == STATISTICS and user.users for user in self.norm.users)
+
+
+def pattern(gemm: fx.Node) -> Chain:
+    """What follows the product, as far as an epilogue could do it."""
+    chain = Chain((gemm,))
+    for user in gemm.users:
+        if user.target is NARROWED:
+            n, padded = user.meta["val"].shape[-1], gemm.meta["val"].shape[-1]
+            return replace(chain, stopped=f"N is padded, {n} -> {padded}: an epilogue would see the zeros")
+    while chain.quantize is None:
+        users = list(chain.last.users)
+        wanted = [user for user in users if _what(user, chain)]
+        normed = [user for user in wanted if chain.norm is None and _is_normed(user)]
+        if len(users) == len(wanted) == 1 or len(normed) == 1:
+            chain = _extended(chain, (normed or wanted)[0])
+            continue
+        others = [user.name for user in users if user not in wanted]
+        stopped = f"{chain.last.name} is also read by {', '.join(others[:3])}" if wanted and others else ""
+        return _alone(replace(chain, stopped=stopped))
+    return chain
+
+
+def _alone(chain: Chain) -> Chain:
+    """Without a norm it ends where others read it too."""
+    read = [i for i, node in enumerate(chain.path[:-1]) if any(user not in chain.path for user in node.users)]
+    return replace(chain, path=chain.path[: read[0] + 1]) if read and chain.norm is None else chain
+
+
+def _is_normed(node: fx.Node) -> bool:
+    """A norm, or a view that one reads."""
+    return node.target is NORM or (node.target in VIEWS and any(_is_normed(user) for user in node.users))
+
+
+def _what(user: fx.Node, chain: Chain) -> str:
+    """bias, residual, view, norm, quantize: what a user of the chain's value is; "" if it is nothing of an epilogue."""
+    made = chain.last.meta["val"]
+    if user.target is aten.add.Tensor and chain.norm is None and not user.kwargs:
+        return _added(_other(user, chain.last), user, chain)
+    if user.target in VIEWS and compat.guard_free(user.meta["val"].shape[-1] == made.shape[-1]):
+        return "view"
+    if user.target is NORM and chain.norm is None and user.args[0] is chain.last and user.args[3] is None:
+        return "norm"
+    if user.target is QUANTIZE and user.args[1] in FP8 and user.args[2:] == ("row", -1) and made.dim() == 2:
+        return "quantize"
+    return ""
+
+
+def _added(other: Any, add: fx.Node, chain: Chain) -> str:
+    """bias, a number a column; residual, of the product's own shape, where a norm reads the sum; else ""."""
+    if not isinstance(other, fx.Node) or other is chain.last:
+        return ""
+    made, value = chain.last.meta["val"], other.meta["val"]
+    if value.dim() == 1 and chain.bias is None:
+        return "bias" if compat.guard_free(value.shape[0] == made.shape[-1]) else ""
+    alike = value.dim() == made.dim() and all(map(compat.guard_free, map(eq, value.shape, made.shape)))
+    if not alike or chain.residual is not None or not value.dtype == made.dtype == add.meta["val"].dtype:
+        return ""
+    return "residual" if any(_is_normed(user) for user in add.users) else ""
+
+
+def _extended(chain: Chain, user: fx.Node) -> Chain:
+    what, path = _what(user, chain), (*chain.path, user)
+    if what == "bias":
+        return replace(chain, path=path, bias=_other(user, chain.last))
+    if what == "residual":
+        return replace(chain, path=path, residual=_other(user, chain.last))
+    if what == "norm":
+        return replace(chain, path=(*path, _output(user, 0)), norm=user)
+    return replace(chain, path=path, quantize=user if what == "quantize" else None)
+
+
+def _other(add: fx.Node, one: fx.Node) -> Any:
+    return add.args[1] if add.args[0] is one else add.args[0]
+
+
+def _output(node: fx.Node, index: int) -> fx.Node:
+    """A value of an op with several."""
+    for user in node.users:
+        if user.target is getitem and user.args[1] == index:
+            return user
+    raise ValueError(f"{node.name} has no value {index} that is used")
+
+
+def check(chain: Chain) -> str:
+    """Why the chain stays in pieces; empty if it becomes one op."""
+    a, a_scale, b, b_scale, _, provider = chain.gemm.args
+    (_, k), n = a.meta["val"].shape[-2:], b.meta["val"].shape[-1]  # type: ignore[union-attr]
+    left = a.meta["val"]  # type: ignore[union-attr]
+    if provider not in FUSING:
+        return f"{provider}'s kernel has no epilogue for it"
+    if left.dim() != 2:
+        return f"the product is of a batch, of shape {tuple(left.shape)}"
+    if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
+        return f"the operands are {left.dtype}"
+    for name, size in (("K", k), ("N", n)):
+        if not isinstance(size, int) or size % ALIGNED:
+            return f"{name} = {size} is no multiple of {ALIGNED}"
+    if a_scale is not None and a_scale.meta["val"].dim() != 2:  # type: ignore[union-attr]
+        return "its operands have one scale each, and the epilogue wants one a row"
+    if b_scale is not None and tuple(b_scale.meta["val"].shape) != (1, n):  # type: ignore[union-attr]
+        return "its weight is scaled by blocks"
+    kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
+    if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
+        what = "a norm" if needs_two(n, kind, block, False) else "the scale"  # type: ignore[arg-type]
+        return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
+    if chain.kept:
+        late = [each.name for each in chain.norm.args[1:3] if each is not None and not each < chain.sums[0]]  # type: ignore[union-attr]
+        if late:
+            return f"others read the product before {late[0]} is there, which its norm reads"
+        if chain.sums[0].meta["val"].dtype != product_dtype(left):
+            return f"others read the product in {chain.sums[0].meta['val'].dtype}, not {product_dtype(left)}"
+    return ""
+
+
+def shorter(chain: Chain) -> Chain | None:
+    """Without the quantization; without the norm too, where something is added."""
+    if chain.quantize is not None and (chain.norm is not None or chain.bias is not None):
+        return replace(chain, quantize=None, path=chain.path[:-1])
+    if chain.norm is not None and not chain.bias is chain.residual is None:
+        return _alone(replace(chain, norm=None, path=chain.path[: chain.path.index(chain.norm)]))
+    return None
