@@ -118,7 +118,7 @@ def test_modelled_times_are_the_roofline_at_every_batch(target):
         assert judged.keep_us == pytest.approx(roofline.keep_us(known.site, sizes, hardware))
         assert judged.costs
         for candidate, cost in judged.costs.items():
-            alone = roofline.cost(known.site, sizes, RECIPES[candidate.recipe], hardware)
+            alone = roofline.cost(known.site, sizes, RECIPES[candidate.recipe], hardware, candidate.provider)
             assert cost.alone_us == pytest.approx(alone.alone_us)
 
 
