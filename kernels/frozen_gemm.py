@@ -113,12 +113,7 @@ def right_operand(
 def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
     """With zeros up to k along K and `more` columns of them, as it lies."""
     along = k - weight.shape[-1 if transposed else -2]
-    rows, columns = (more, along) if transposed else (along, more)
-    if rows == columns == 0:
-        return weight
-    if compat.is_fake(weight):
-        return weight.new_empty((*weight.shape[:-2], weight.shape[-2] + rows, weight.shape[-1] + columns))
-    return torch.nn.functional.pad(weight, (0, columns, 0, rows))
+    return quantization.with_zeros(weight, *((more, along) if transposed else (along, more)))
 
 
 def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:

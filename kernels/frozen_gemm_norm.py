@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loka_compile.kernels.frozen_gemm import frozen, right_operand
+from loka_compile.kernels import frozen_gemm
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm_launch import empty_outputs
 from loka_compile.kernels.norm_quantize import FP8
@@ -22,10 +22,10 @@ def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype, k: int) -> tup
     """The parameter as loka::gemm_norm reads it: (N, k), contiguous, and its scales (N, 1)."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-        q, scale = right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
+        q, scale = frozen_gemm.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
-    return frozen(parameter, ("rows", transposed, of, k), make)
+    return frozen_gemm.frozen(parameter, ("rows", transposed, of, k), make)
 
 
 @torch.library.custom_op("loka::frozen_gemm_norm", mutates_args=())

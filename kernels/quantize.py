@@ -63,6 +63,11 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     return q.float() * expand_scale(scale, q)
 
 
+def with_zeros(x: Tensor, rows: int, columns: int) -> Tensor:
+    """With so many rows and columns of zeros behind its own; itself where there are none to add."""
+    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
+
+
 def expand_scale(scale: Tensor, like: Tensor) -> Tensor:
     """The scale of every element of `like`, or something that broadcasts to it."""
     if scale.dim() == 1:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from operator import eq, getitem
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.dispatch.providers.triton import ALIGNED
+from loka_compile.dispatch.roofline import FUSING
+from loka_compile.graph.epilogue import VIEWS
+from loka_compile.graph.torch_ops import same_sizes
 from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two, product_dtype
 from loka_compile.kernels.norm_quantize import FP8
 from loka_compile.passes.lower import NORM, QUANTIZE
 
-FUSING = ("triton",)
-"""Providers whose GEMM has an epilogue for all this."""
-ALIGNED = 16
 STATISTICS = 2
 """Value of loka::norm_quantize."""
 aten = torch.ops.aten
-VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 NARROWED = aten.slice.Tensor
 """How passes/precision.py leaves out of a product the columns that were padded."""
 
@@ -115,8 +115,8 @@ def _added(other: Any, add: fx.Node, chain: Chain) -> str:
     made, value = chain.last.meta["val"], other.meta["val"]
     if value.dim() == 1 and chain.bias is None:
         return "bias" if compat.guard_free(value.shape[0] == made.shape[-1]) else ""
-    alike = value.dim() == made.dim() and all(map(compat.guard_free, map(eq, value.shape, made.shape)))
-    if not alike or chain.residual is not None or not value.dtype == made.dtype == add.meta["val"].dtype:
+    alike = same_sizes(value.shape, made.shape) and value.dtype == made.dtype == add.meta["val"].dtype
+    if not alike or chain.residual is not None:
         return ""
     return "residual" if any(_is_normed(user) for user in add.users) else ""
 

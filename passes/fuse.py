@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from loka_compile.graph.epilogue import VIEWS
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.chain import STATISTICS, VIEWS, Chain, check, pattern, shorter
+from loka_compile.passes.chain import STATISTICS, Chain, check, pattern, shorter
 from loka_compile.passes.lower import NORM, PAD, QUANTIZE, SCALED_GEMM
 
 aten = torch.ops.aten

@@ -15,13 +15,15 @@ from operator import getitem
 import torch
 from torch import fx
 
+from loka_compile.dispatch.roofline import FUSING
+from loka_compile.graph.epilogue import VIEWS
 from loka_compile.graph.sites import SITE_META, module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
-from loka_compile.passes.chain import FUSING, NARROWED, VIEWS
+from loka_compile.passes.chain import NARROWED
 from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten

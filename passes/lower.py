@@ -8,6 +8,7 @@ once, until it changes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import getitem
@@ -72,9 +73,10 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
         kernel = "loka.frozen_onednn"
         out = splice(node, _frozen_onednn, [a, a_scale, weight.node, weight.transposed, out_dtype])
     elif weight.dtype == torch.int8 and provider == "aten":
-        known = _int_mm_for(a.meta["val"]) is frozen_int_mm  # type: ignore[union-attr]
-        kernel = "loka.frozen_int_mm" if known else "loka.any_frozen_int_mm"
-        out = splice(node, _frozen_int_mm, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
+        planned = _plans_memory(a)  # type: ignore[arg-type]
+        kernel = "loka.frozen_int_mm" if planned else "loka.any_frozen_int_mm"
+        product = functools.partial(_frozen_int_mm, frozen_int_mm if planned else any_frozen_int_mm)
+        out = splice(node, product, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
     elif weight.scaling == "none" and provider == "aten":
         kernel = "loka.frozen_mm"
         out = splice(node, _frozen_mm, [a, weight.node, weight.transposed, out_dtype])
@@ -115,14 +117,16 @@ def _plain(node: fx.Node) -> tuple[str, Any]:
     return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
 
 
-def _int_mm_for(a: torch.Tensor) -> Any:
-    """Of an empty result, which nothing reads, Inductor plans no memory, and yet writes to it (torch 2.13)."""
-    known = all(isinstance(size, int) and size > 0 for size in a.shape)
-    return frozen_int_mm if known else any_frozen_int_mm
+def _plans_memory(a: fx.Node) -> bool:
+    """Whether Inductor plans memory for the product: not of an empty one, which nothing reads, and yet it is written to
+    (torch 2.13)."""
+    return all(isinstance(size, int) and size > 0 for size in a.meta["val"].shape)
 
 
-def _frozen_int_mm(a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype) -> Any:
-    acc, columns = _int_mm_for(a)(a, weight, transposed, more)
+def _frozen_int_mm(
+    op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
+) -> Any:
+    acc, columns = op(a, weight, transposed, more)
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
         return (acc.float() * a_scale * scale).to(out_dtype)

@@ -22,7 +22,7 @@ from loka_compile.dispatch.providers import padded, reasons_against, runner
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
-from loka_compile.kernels.quantize import quantize
+from loka_compile.kernels.quantize import quantize, with_zeros
 from loka_compile.kernels.scaled_gemm import scaled_gemm
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.recipes import RECIPES
@@ -114,18 +114,14 @@ def _quantized(
     key = base, dtype, scaling, axis if scaling in ("row", "block") else None, more
     if key not in shared:
         if scaling == "none":
-            shared[key] = splice(before, lambda x: _padded(x, *more).to(dtype), [base]), None
+            shared[key] = splice(before, lambda x: with_zeros(x, *more).to(dtype), [base]), None
         else:
-            shared[key] = splice(before, lambda x: quantize(_padded(x, *more), dtype, scaling, axis), [base])
+            shared[key] = splice(before, lambda x: quantize(with_zeros(x, *more), dtype, scaling, axis), [base])
     q, scale = shared[key]
     if not flipped:
         return q, scale
     one_scale = scale is None or scale.meta["val"].dim() == 1
     return splice(before, _flip, [q]), scale if one_scale else splice(before, _flip, [scale])
-
-
-def _padded(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 
 def _flip(x: torch.Tensor) -> torch.Tensor:

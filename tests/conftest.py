@@ -38,6 +38,21 @@ def fresh_dynamo():
 
 
 @pytest.fixture
+def quantized(monkeypatch):
+    """The tensors quantized so far in the test, weights that are frozen among them."""
+    from loka_compile.kernels import quantize as quantization
+
+    tensors, original = [], quantization.reference
+
+    def counting(x, *args):
+        tensors.append(x)
+        return original(x, *args)
+
+    monkeypatch.setattr(quantization, "reference", counting)
+    return tensors
+
+
+@pytest.fixture
 def op_by_op(monkeypatch):
     """loka's graphs run op by op after all passes: everything of a compilation but Inductor's code generation."""
     from torch import fx

@@ -70,7 +70,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
             return _best_us(lambda: onednn.product(a(), packed), HOPELESS * beat_us)
         if provider == "aten" and lhs in quantization.INTEGERS:
             return _best_us(lambda: gemm.int_mm_into(out(torch.int32), a(), b()), HOPELESS * beat_us)
-        if provider == "aten" and recipe.scaling == "none":  # kernels/frozen_gemm.py: the one op that allocates
+        if provider == "aten" and recipe.scaling == "none":  # as loka::frozen_mm, which allocates
             return _best_us(lambda: a() @ b(), HOPELESS * beat_us)
         kernel, (a_scale, b_scale) = gemm.IMPLEMENTATIONS[provider], _unit_scales(recipe, sizes)
         return _best_us(lambda: kernel(a(), a_scale, b(), b_scale, site.dtype), HOPELESS * beat_us)
@@ -169,12 +169,15 @@ def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
 
 def _compiled_us(function: Callable[..., Any], *inputs: torch.Tensor) -> float:
     """Microseconds per element of the first input, compiled by Inductor, into memory that is there."""
-    made = function(*inputs)
-    outs = [torch.empty_like(each) for each in (made if isinstance(made, tuple) else (made,))]
+
+    def values(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = function(*args)
+        return made if isinstance(made, tuple) else (made,)
+
+    outs = [torch.empty_like(each) for each in values(*inputs)]
 
     def into(*args: torch.Tensor) -> None:
-        made = function(*args[len(outs) :])
-        for out, each in zip(args, made if isinstance(made, tuple) else (made,), strict=False):
+        for out, each in zip(args[: len(outs)], values(*args[len(outs) :]), strict=True):
             out.copy_(each)
 
     compiled = compat.compile_function(into, (*outs, *inputs))

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.graph.torch_ops import same_sizes
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm"]
@@ -128,10 +129,9 @@ def _is_vector(node: fx.Node, columns: Any) -> bool:
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
     """Of the sum's shape and dtype; to the product no more than a bias has been added."""
     value, made = other.meta.get("val"), add.meta["val"]
-    if not isinstance(value, torch.Tensor) or value.dim() != made.dim() or value.dtype != made.dtype:
+    if not isinstance(value, torch.Tensor) or value.dtype != made.dtype or not same_sizes(value.shape, made.shape):
         return False
-    alike = all(compat.guard_free(a == b) for a, b in zip(value.shape, made.shape, strict=True))
-    return alike and not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
+    return not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
 
 
 def _adds_rows(node: fx.Node) -> bool:

@@ -20,6 +20,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only
 from loka_compile.graph.site import Operand, Role, Site
+from loka_compile.graph.torch_ops import same_sizes
 
 aten = torch.ops.aten
 
@@ -131,8 +132,7 @@ def _keeps_shape(node: fx.Node) -> bool:
     """An expand or view to the shape there was: `matmul` of batches leaves them."""
     if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
         return False
-    before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
-    return len(before) == len(after) and all(compat.guard_free(a == b) for a, b in zip(before, after, strict=True))
+    return same_sizes(node.args[0].meta["val"].shape, node.meta["val"].shape)  # type: ignore[union-attr]
 
 
 def _is_flip(node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import KEPT, Decision, Plan
+from loka_compile.graph.epilogue import is_backward
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
@@ -178,7 +179,7 @@ def _calls_writing(name: str, dtype: str, code: str) -> int:
 
 
 def _is_joint(graph: fx.Graph) -> bool:
-    return any(node.meta.get("partitioner_tag") == "is_backward" for node in graph.nodes)
+    return any(map(is_backward, graph.nodes))
 
 
 def code(graph: fx.Graph) -> str:

@@ -49,19 +49,6 @@ def parameter(*shape):
     return torch.nn.Parameter(torch.randn(*shape))
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """The weights quantized so far."""
-    weights, original = [], quantization.reference
-
-    def counting(x, *args):
-        weights.append(x.clone())
-        return original(x, *args)
-
-    monkeypatch.setattr(quantization, "reference", counting)
-    return weights
-
-
 def int_product(weight, x=None):
     """x @ weight.T through frozen_int_mm, with weight's own scale: what a frozen linear computes but for a's scale."""
     a = torch.eye(weight.shape[1], dtype=torch.int8) * 127 if x is None else x
@@ -125,7 +112,7 @@ def test_sixteen_bits(batch, transposed):
         assert torch.equal(frozen_mm(a, weight, transposed), expected)
 
 
-def test_quantized_once_while_unchanged(made):
+def test_quantized_once_while_unchanged(quantized):
     weight, other = parameter(8, 16), parameter(8, 16)
     for _ in range(3):
         int_product(weight)
@@ -134,10 +121,10 @@ def test_quantized_once_while_unchanged(made):
             int_product(weight)
         with torch.inference_mode():
             int_product(weight)
-    assert len(made) == 2
+    assert len(quantized) == 2
 
 
-def test_each_form_is_quantized_once(made):
+def test_each_form_is_quantized_once(quantized):
     weight = parameter(16, 16)
     for _ in range(2):
         for dtype, scaling in [(torch.int8, "row"), (E4M3, "row"), (E4M3, "tensor")]:
@@ -145,7 +132,7 @@ def test_each_form_is_quantized_once(made):
                 args = *left(2, 16, dtype, scaling), weight, transposed, dtype, scaling, torch.float32, "emulated"
                 assert torch.equal(frozen_gemm(*args), unfrozen(*args))
     activations = unfrozen_calls = 12
-    assert len(made) == activations + unfrozen_calls + 6
+    assert len(quantized) == activations + unfrozen_calls + 6
 
 
 def in_place(weight):
@@ -221,14 +208,14 @@ def view_write(weight):
     ids=lambda f: f.__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(8, 16), (128, 1024), (257, 130)])
-def test_quantized_anew_after_a_change(change, shape, made):
+def test_quantized_anew_after_a_change(change, shape, quantized):
     weight = parameter(*shape)
     assert_fresh(weight)
-    before = len(made)
+    before = len(quantized)
     weight = change(weight) if change is state_dict_assign else (change(weight), weight)[1]
     int_product(weight)
     int_product(weight)
-    assert len(made) == before + 1
+    assert len(quantized) == before + 1
     assert_fresh(weight)
 
 
@@ -248,7 +235,7 @@ def test_weights_with_nan_are_never_served_stale():
     assert_fresh(weight)
 
 
-def test_inference_tensors_are_never_kept(made):
+def test_inference_tensors_are_never_kept(quantized):
     with torch.inference_mode():
         weight = torch.randn(8, 16)
         known = len(module._entries)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from loka_compile.kernels import quantize as quantization
 from tests.helpers import compile_op_by_op, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
@@ -78,16 +77,15 @@ def test_inference_with_other_recipes_freezes_the_weights(plan_for, recipe, redu
 
 
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise", "bf16"])
-def test_weights_are_quantized_once_and_anew_when_they_change(plan_for, recipe, monkeypatch):
+def test_weights_are_quantized_once_and_anew_when_they_change(plan_for, recipe, quantized):
     model, x = Mlp(), torch.randn(5, 32)
     with torch.no_grad():
         plan = plan_for(recipe, model, x)
     captured, _ = run(model, plan, x)
-    count, original = [], quantization.reference
-    monkeypatch.setattr(quantization, "reference", lambda *args: count.append(0) or original(*args))
+    quantized.clear()
     with torch.no_grad():
         captured(x)
-        assert not count
+        assert not quantized
         for change in (
             lambda: model.up.weight.mul_(3),
             lambda: model.up.weight.data.neg_(),
@@ -97,7 +95,7 @@ def test_weights_are_quantized_once_and_anew_when_they_change(plan_for, recipe, 
             change()
             assert sqnr_db(captured(x), model(x)) > 20
     assert captured.compilations == 1
-    assert len(count) == (0 if recipe == "bf16" else 5)
+    assert len(quantized) == (0 if recipe == "bf16" else 5)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +194,7 @@ def test_a_weight_that_the_graph_changes_is_quantized_in_the_graph(plan_for):
     torch.testing.assert_close(model.w, other.w)
 
 
-def test_tied_weights_are_frozen_once(plan_for, monkeypatch):
+def test_tied_weights_are_frozen_once(plan_for, quantized):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -211,12 +209,11 @@ def test_tied_weights_are_frozen_once(plan_for, monkeypatch):
         plan = plan_for("int8_rowwise", model, x)
     captured, out = run(model, plan, x)
     assert sqnr_db(out, model(x)) > 30
-    count, original = [], quantization.reference
-    monkeypatch.setattr(quantization, "reference", lambda *args: count.append(0) or original(*args))
+    quantized.clear()
     with torch.no_grad():
         model.first.weight.mul_(2)
         assert sqnr_db(captured(x), model(x)) > 30
-    assert len(count) == 1
+    assert len(quantized) == 1
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
