@@ -30,7 +30,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.quantize import AMAX_FLOOR, is_finite
+from loka_compile.kernels.quantize import AMAX_FLOOR, finite_or_nan, finite_size
 
 NORMS = ("none", "rms", "layer")
 ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
@@ -96,14 +96,13 @@ def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[
         return y.to(dtype), y.new_empty(0, dtype=torch.float32)
     top = largest(dtype)
     if given is not None:
-        y = torch.where(is_finite(y), y / given.to(y.dtype), float("nan"))
+        y = finite_or_nan(y) / given.to(y.dtype)
         return y.clamp(-top, top).to(dtype), y.new_empty(0, dtype=torch.float32)
     if dtype == torch.int8:
         scale = y.abs().amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
         return (y / scale).round().to(dtype), scale.float()
-    amax = torch.where(is_finite(y), y.abs(), 0.0).amax(-1, keepdim=True)
-    scale = amax.clamp(min=AMAX_FLOOR) / top
-    return torch.where(is_finite(y), y / scale, float("nan")).to(dtype), scale.float()
+    scale = finite_size(y).amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+    return finite_or_nan(y / scale).to(dtype), scale.float()
 
 
 def largest(dtype: torch.dtype) -> float:

@@ -112,12 +112,17 @@ def scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
 
 
 def _finite_amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
-    return torch.where(is_finite(x), x.abs(), 0.0).amax(dim=dims, keepdim=keepdim)
+    return finite_size(x).amax(dim=dims, keepdim=keepdim)
 
 
-def is_finite(x: Tensor) -> Tensor:
-    """One comparison, false for a NaN too, where Inductor writes isfinite as three operations."""
-    return x.abs() < float("inf")
+def finite_size(x: Tensor) -> Tensor:
+    """|x|, and 0 where x is not finite: one comparison, false for a NaN too, where isfinite takes three operations."""
+    return torch.where(x.abs() < float("inf"), x.abs(), 0.0)
+
+
+def finite_or_nan(x: Tensor) -> Tensor:
+    """x, and NaN where x is infinite: inf - inf is NaN. Under Inductor on a CPU a third of a selection's time."""
+    return x + (x - x)
 
 
 def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,7 +135,7 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
         x = x.clamp(min=0)
     if dtype in INTEGERS:
         return x.round().to(dtype)
-    return torch.where(is_finite(x), x, float("nan")).to(dtype)
+    return finite_or_nan(x).to(dtype)
 
 
 def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:
