@@ -231,6 +231,7 @@ def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
 
 
 _op.register_autograd(_gradients, setup_context=_save)
+OP = torch.ops.loka.fm.default
 
 
 def specimens(arch: str) -> list[Specimen]:

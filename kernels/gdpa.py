@@ -178,3 +178,4 @@ def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
 
 
 _op.register_autograd(_gradients, setup_context=_save)
+OP = torch.ops.loka.gdpa.default

@@ -24,6 +24,8 @@ from loka_compile.passes.lower import Lower
 from loka_compile.passes.merge import Merge
 from loka_compile.passes.mix_tokens import MixTokens
 from loka_compile.passes.precision import Precision
+from loka_compile.passes.raise_fm import RaiseFm
+from loka_compile.passes.raise_gdpa import RaiseGdpa
 from loka_compile.passes.raise_norms import RaiseNorms
 from loka_compile.passes.reassociate import Reassociate
 from loka_compile.passes.share import Share
@@ -61,7 +63,7 @@ class Pipeline:
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
     simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens()),
-    raising=(RaiseNorms(),),
+    raising=(RaiseGdpa(), RaiseFm(), RaiseNorms()),
     joint=(FoldDropout(), Share(), Precision()),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
 )

@@ -67,14 +67,15 @@ class Norm:
 def pattern(node: fx.Node) -> Norm | None:
     """A norm; or an activation behind a product."""
     if node.op == "call_function" and node.target in LAYER + RMS:
-        return _norm(node)
+        return norm_of(node)
     activation = _activation(node)
     if activation and called(node.args[0]) in ("linear", "matmul"):
         return Norm(node.args[0], node, activation=activation)  # type: ignore[arg-type]
     return None
 
 
-def _norm(node: fx.Node) -> Norm:
+def norm_of(node: fx.Node) -> Norm:
+    """What a call of LAYER or RMS does."""
     layer = node.target in LAYER
     names = ("input", "normalized_shape", "weight", *(("bias",) if layer else ()), "eps")
     given = dict(zip(names, node.args, strict=False)) | node.kwargs

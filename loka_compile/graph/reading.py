@@ -31,10 +31,12 @@ _SPELLINGS: Mapping[str, tuple[Any, ...]] = {
     "silu": (F.silu,),
     "gelu": (F.gelu,),
     "hard_swish": (F.hardswish,),
+    "leaky_relu": (F.leaky_relu,),
     "unflatten": (torch.unflatten, "unflatten"),
     "flatten": (torch.flatten, "flatten"),
     "norm": (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm),
     "linear": (F.linear,),
+    "bmm": (torch.bmm, "bmm"),
     "matmul": (operator.matmul, torch.matmul, torch.mm, torch.addmm, "matmul", "mm", "addmm"),
 }
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
@@ -52,6 +54,14 @@ def called(node: Any) -> str:
 def value(node: fx.Node) -> Any:
     """The fake tensor of a Dynamo node, None if it has none."""
     return node.meta.get("example_value")
+
+
+def multiplied(node: Any) -> tuple[fx.Node, fx.Node] | None:
+    """(a, b) of a @ b, matrices or batches of them; None for anything else."""
+    if called(node) not in ("matmul", "bmm") or len(node.args) != 2 or node.kwargs:
+        return None
+    tensors = all(isinstance(each, fx.Node) and isinstance(value(each), torch.Tensor) for each in node.args)
+    return node.args if tensors else None  # type: ignore[return-value]
 
 
 def same(a: Any, b: Any) -> bool:

@@ -1,0 +1,109 @@
+"""raise_fm: Wukong's factorization machine and the norm behind it become loka::fm, one kernel.
+
+    norm(flatten(x (x^T y)))      or (x x^T) y; without the norm too; x (B, N, D), y (N, K) or (B, N, K)
+
+Three kernels, and what two of them leave in memory, become one where a sample's tokens fit a program: N <= 64. Works
+on CUDA, in 16 bits and in inference: a gradient needs what the products leave, and the op would compute it again.
+Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from loka_compile.graph.reading import erase, multiplied, only_user, value, written
+from loka_compile.graph.sites import module_name
+from loka_compile.graph.torch_ops import emit, op_of
+from loka_compile.kernels import fm
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.mix_tokens import flips
+from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
+
+
+@dataclass(frozen=True)
+class RaiseFm:
+    name: str = "raise_fm"
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        for node in list(graph.nodes) if context.device == "cuda" else ():
+            found = pattern(node)
+            if found is None:
+                continue
+            reason = check(found, context)
+            if reason:
+                rejects.append(Reject(module_name(node), reason))
+            else:
+                rewrites.append(rewrite(found))
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """x, y and the nodes from them to `last`, the second product."""
+
+    x: fx.Node
+    y: fx.Node
+    first: fx.Node
+    last: fx.Node
+
+
+def pattern(node: fx.Node) -> Interaction | None:
+    """The factorization machine that this product ends, in either order."""
+    outer = multiplied(node)
+    if outer is None:
+        return None
+    left, right = outer
+    if (inner := multiplied(right)) and flips(inner[0]) and inner[0].args[0] is left:
+        return Interaction(left, inner[1], right, node)  # x (x^T y)
+    if (inner := multiplied(left)) and flips(inner[1]) and inner[1].args[0] is inner[0]:
+        return Interaction(inner[0], right, left, node)  # (x x^T) y
+    return None
+
+
+def check(found: Interaction, context: Context) -> str:
+    """Why it stays as it is; empty if it is raised."""
+    x, y = value(found.x), value(found.y)
+    if context.training:
+        return "it is differentiated: the gradient needs what its products leave"
+    if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in (*x.shape[1:], *y.shape[-2:])):
+        return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
+    if x.dtype != y.dtype:
+        return f"it multiplies {x.dtype} by {y.dtype}"
+    if reasons := fm.reasons_against(x, y):
+        return reasons[0]
+    if only_user(found.first) is None:
+        return f"{found.first.name} is read elsewhere too"
+    for each in (found.x, found.y, found.first, found.last):
+        if name := written(each):
+            return f"{each.name} is written to in place ({name})"
+    return ""
+
+
+def rewrite(found: Interaction) -> Rewrite:
+    last = found.last
+    behind = norm_behind(found)
+    if behind is None:
+        out = emit(last, fm.OP, found.x, found.y, None, None, "none", 0.0)
+    else:
+        last = behind.last
+        out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        out = emit(last, "flatten", out, 1)
+    last.replace_all_uses_with(out)
+    erase(last)
+    return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))
+
+
+def norm_behind(found: Interaction) -> Norm | None:
+    """The norm over a sample's values, where the product is flattened for it and for nothing else."""
+    flat = only_user(found.last)
+    norm = only_user(flat) if flat is not None and op_of(flat) in ("flatten", "reshape", "view") else None
+    if norm is None or norm.op != "call_function" or norm.target not in LAYER + RMS:
+        return None
+    n, k = value(found.last).shape[1:]
+    norm = norm_of(norm)
+    same = norm.shape == (n * k,) and value(norm.x).dim() == 2 and norm.x is flat
+    return norm if same and not written(flat) and not written(norm.last) else None
