@@ -15,7 +15,7 @@ from torch import fx
 
 from loka_compile.graph.reading import erase, multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, op_of
+from loka_compile.graph.torch_ops import emit, op_of, shape
 from loka_compile.kernels import fm
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.passes.mix_tokens import flips
@@ -69,7 +69,8 @@ def check(found: Interaction, context: Context) -> str:
     x, y = value(found.x), value(found.y)
     if context.training:
         return "it is differentiated: the gradient needs what its products leave"
-    if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in (*x.shape[1:], *y.shape[-2:])):
+    sizes = *shape(found.x)[1:], *shape(found.y)[-2:]
+    if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in sizes):
         return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
     if x.dtype != y.dtype:
         return f"it multiplies {x.dtype} by {y.dtype}"

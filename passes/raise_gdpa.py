@@ -18,7 +18,7 @@ from torch import fx
 
 from loka_compile.graph.reading import called, erase, multiplied, only_user, same, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, same_sizes
+from loka_compile.graph.torch_ops import emit, same_sizes, shape
 from loka_compile.kernels import gdpa
 from loka_compile.kernels.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa_reference import LEAK
@@ -89,8 +89,9 @@ def check(found: Attention) -> str:
         return f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not agree"
     if q.dtype not in HALVES or not q.dtype == k.dtype == v.dtype:
         return f"it is of {q.dtype}, {k.dtype} and {v.dtype}; the kernel is for bfloat16 or float16"
-    if not isinstance(q.shape[-1], int) or q.shape[-1] > WIDEST:
-        return f"its heads are {q.shape[-1]} wide, and the kernel's {WIDEST} at most"
+    width = shape(found.q)[-1]
+    if not isinstance(width, int) or width > WIDEST:
+        return f"its heads are {width} wide, and the kernel's {WIDEST} at most"
     if others := [each.name for each in found.between if only_user(each) is None]:
         return f"{others[0]} is read elsewhere too"
     for each in (found.q, found.turned, found.v, *found.between, found.last):
