@@ -90,13 +90,13 @@ def loka(
 def simplify(
     written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """The graph after exact algebra, pass by pass, as far as the plan given lowers as many GEMMs in it and the profile
-    given knows as many."""
+    """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
+    many GEMMs in it and the profile given knows as many."""
     given = chosen.plan or chosen.profile
     target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
     known = None  # of gm, once it is asked for: that takes a trace
     for each in pipeline.simplify:
-        simpler, made = run_on_dynamo(gm, (each,), device, target)
+        simpler, made = run_on_dynamo(gm, (each,), device, target, is_training(inputs))
         if given is not None and any(change.result.rewrites for change in made):
             known, after = known or planning.known(given, gm, inputs), planning.known(given, simpler, inputs)
             if reason := planning.lost(given, known, after):

@@ -2,7 +2,7 @@
 
     canonicalize   the Dynamo graph: one form for what can be written in many
     (adapt)        what the options ask for: adapting.py
-    simplify       the Dynamo graph: exact algebra
+    simplify       the Dynamo graph: exact algebra, and what a kernel of ours does whole
     raising        the Dynamo graph: what AOTAutograd is to leave whole
     joint          the inference graph, or forward and backward in one, in ATen operators
     post_grad      the inference graph, or the forward and the backward graph after partitioning
@@ -62,8 +62,8 @@ class Pipeline:
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens()),
-    raising=(RaiseGdpa(), RaiseFm(), RaiseNorms()),
+    simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens(), RaiseGdpa(), RaiseFm()),
+    raising=(RaiseNorms(),),
     joint=(FoldDropout(), Share(), Precision()),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
 )
