@@ -25,8 +25,8 @@ import triton.language as tl
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize import NORMS, affine, arch_of, normalize
+from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
+from loka_compile.kernels.norm_quantize import NORMS, affine, normalize
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64

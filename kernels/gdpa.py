@@ -33,7 +33,7 @@ from torch import Tensor
 from loka_compile.kernels import gdpa_backward as backward
 from loka_compile.kernels import gdpa_kernel as forward
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS, reference, reference_backward
-from loka_compile.kernels.norm_quantize import arch_of
+from loka_compile.kernels.launch import arch_of
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

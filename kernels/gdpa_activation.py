@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize import gated, upper_tail
+from loka_compile.kernels.norm_quantize_kernel import gated, upper_tail
 
 
 @triton.jit

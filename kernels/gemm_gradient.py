@@ -19,8 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize import arch_of
+from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_backward_kernel import sums_kernel
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.kernels.triton_gemm_kernel import operand

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels.gemm_norm_launch import LAZY, compiles_for, empty_outputs, launches, product_dtype
+from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import FP8
 
 WIDE = (*norms.FLOATS, torch.float64)
@@ -135,13 +136,13 @@ def gemm_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     operands = a, a_scale, b, b_scale, bias, residual, weight, shift, given
     named = norm, block, activation
-    if not a.is_cuda or not compiles_for(a, b, norms.arch_of(a)):
+    if not a.is_cuda or not compiles_for(a, b, arch_of(a)):
         *outputs, product = reference(*operands, *named, dtype, eps, save)
         return *outputs, product.clone() if product is outputs[0] else product  # an op's outputs share no memory
     check(*operands, *named, dtype)
     outputs = empty_outputs(a, b, given, norm, block, dtype, save)
     dense = [each if each is None else each.contiguous() for each in operands]
-    for each in launches(*dense, *outputs, *named, eps, norms.arch_of(a)):
+    for each in launches(*dense, *outputs, *named, eps, arch_of(a)):
         each.run()
     return outputs
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, eq=False)
 class Launch:
@@ -55,3 +57,9 @@ class Specimen:
 def moved(*tensors: Any) -> int:
     """Bytes of these tensors, None left out."""
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
+
+
+def arch_of(x: torch.Tensor) -> str:
+    """What Triton compiles for on this tensor's GPU."""
+    properties = torch.cuda.get_device_properties(x.device)
+    return properties.gcnArchName.partition(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"

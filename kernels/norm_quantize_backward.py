@@ -31,7 +31,7 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels import norm_quantize as norms
-from loka_compile.kernels.launch import Launch, Specimen, moved
+from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
 from loka_compile.kernels.quantize import AMAX_FLOOR
 
@@ -209,7 +209,7 @@ def norm_quantize_backward(
     check(*args[:10])
     outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
     dense = [each if each is None else each.contiguous() for each in args[:5]]
-    for each in launches(*dense, outputs, norm, block, activation, gain, norms.arch_of(x)):
+    for each in launches(*dense, outputs, norm, block, activation, gain, arch_of(x)):
         each.run()
     return outputs
 

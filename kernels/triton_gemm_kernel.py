@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize import activated
+from loka_compile.kernels.norm_quantize_kernel import activated
 
 
 @triton.jit

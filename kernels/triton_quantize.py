@@ -22,8 +22,9 @@ from torch import Tensor
 
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize import FLOATS, FP8, arch_of, largest, to_int8
+from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
+from loka_compile.kernels.norm_quantize import FLOATS, FP8, largest
+from loka_compile.kernels.norm_quantize_kernel import to_int8
 from loka_compile.kernels.quantize import AMAX_FLOOR, BLOCK
 
 PARTS = 1024

@@ -13,7 +13,7 @@ import loka_compile as loka
 from loka_compile.kernels import gdpa_backward as backward
 from loka_compile.kernels import gdpa_kernel as forward
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS, LEAK
-from loka_compile.kernels.norm_quantize import arch_of
+from loka_compile.kernels.launch import arch_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMULAS = {

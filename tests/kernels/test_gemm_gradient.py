@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loka_compile.inspect.chips import CHIPS
 from loka_compile.kernels.gemm_gradient import empty_outputs, gemm_gradient, launches, reference, specimens
-from loka_compile.kernels.norm_quantize import arch_of
+from loka_compile.kernels.launch import arch_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF_ULP = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

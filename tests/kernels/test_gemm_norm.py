@@ -13,7 +13,8 @@ from loka_compile.inspect.chips import CHIPS
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.gemm_norm import gemm_norm, lazy_rstd, reference
 from loka_compile.kernels.gemm_norm_launch import empty_outputs, launches, needs_two, product_dtype, specimens
-from loka_compile.kernels.norm_quantize import ACTIVATIONS, arch_of
+from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.norm_quantize import ACTIVATIONS
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 HALF_ULP = {E4M3: 2.0**-4, E5M2: 2.0**-3, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import (
     ACTIVATIONS,
     LONGEST_ROW,
     NORMS,
-    arch_of,
     empty_outputs,
     launch,
     norm_quantize,

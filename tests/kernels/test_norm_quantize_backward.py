@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from loka_compile.inspect.chips import CHIPS
 from loka_compile.kernels import norm_quantize as norms
-from loka_compile.kernels.norm_quantize import ACTIVATIONS, NORMS, arch_of, norm_quantize
+from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.norm_quantize import ACTIVATIONS, NORMS, norm_quantize
 from loka_compile.kernels.norm_quantize_backward import (
     empty_outputs,
     launches,

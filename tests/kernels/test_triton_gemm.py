@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels import scaled_gemm as plain
-from loka_compile.kernels.norm_quantize import ACTIVATIONS, arch_of
+from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.norm_quantize import ACTIVATIONS
 from loka_compile.kernels.quantize import dequantize, quantize
 from loka_compile.kernels.triton_gemm import reference, triton_gemm
 from loka_compile.kernels.triton_gemm_launch import SMS, configuration, launches, prepared, scalings, specimens

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.norm_quantize import arch_of
+from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.triton_quantize import empty_outputs, launches, reference, specimens, triton_quantize
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

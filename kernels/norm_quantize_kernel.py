@@ -1,0 +1,134 @@
+"""The Triton kernel of loka::norm_quantize, and what other kernels share with it: activations, rounding to int8."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+if triton.knobs.runtime.interpret:  # which knows no libdevice
+
+    @triton.jit
+    def quotient(x, y):
+        return x / y
+
+else:
+
+    @triton.jit
+    def quotient(x, y):
+        """To 2 ulp, one instruction and a multiplication; 0 where y is beyond 2^126."""
+        return libdevice.fast_dividef(x, y)
+
+
+@triton.jit
+def gated(x, z):
+    """x * sigmoid(z)"""
+    return quotient(x, 1.0 + tl.exp2(z * -1.4426950408889634))
+
+
+@triton.jit
+def activated(y, ACTIVATION: tl.constexpr):
+    """float32 in, float32 out; a NaN stays one."""
+    if ACTIVATION == "relu":
+        y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION == "silu":
+        y = gated(y, y)
+    elif ACTIVATION == "hard_swish":
+        y = y * tl.minimum(tl.maximum(tl.fma(y, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
+    elif ACTIVATION == "gelu":
+        size = tl.abs(y)
+        y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL) - size * upper_tail(size)
+    return y
+
+
+@triton.jit
+def upper_tail(x):
+    """P(a normal number > x) for x >= 0, to 1e-7: Abramowitz and Stegun 7.1.26, half the instructions of erf."""
+    t = quotient(1.0, 1.0 + 0.23164189 * x)
+    series = 0.5307027145 * t - 0.7265760135
+    series = series * t + 0.7107068705
+    series = series * t - 0.142248368
+    series = series * t + 0.127414796
+    return series * t * tl.exp2((x * -0.7213475204444817) * x)  # in this order MI300X keeps it in registers
+
+
+@triton.jit
+def maximum_or_nan(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def to_int8(y):
+    """Rounded half to even: adding 1.5 * 2^23 leaves the integer in the low bits."""
+    return (y + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+
+
+@triton.jit
+def norm_quantize_kernel(
+    x, weight, bias, given, out, scale, statistics, rows,
+    N: tl.constexpr, BLOCKS: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
+    TOP: tl.constexpr, FLOOR: tl.constexpr, EVEN_ROWS: tl.constexpr,
+    BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
+):  # fmt: skip
+    """BM rows a program, each as BB blocks of BL values; TOP is 0 where out is not scaled."""
+    LENGTH: tl.constexpr = N // BLOCKS
+    EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH
+    first = tl.program_id(0).to(tl.int64) * BM
+    row = tl.arange(0, BM)
+    blocks, columns = tl.arange(0, BB), tl.arange(0, BL)
+    valid = (blocks < BLOCKS)[:, None] & (columns < LENGTH)[None, :]
+    column = blocks[:, None] * LENGTH + columns[None, :]  # of the row
+    offsets = row[:, None, None] * N + column[None, :, :]
+    left = tl.minimum(rows - first, BM).to(tl.int32)
+    if EVEN and EVEN_ROWS:
+        loaded = tl.load(x + first * N + offsets)
+    else:
+        mask = (row < left)[:, None, None] & valid[None, :, :]
+        loaded = tl.load(x + first * N + offsets, mask=mask, other=0.0)
+    y = loaded.to(tl.float32)
+
+    if NORM == "layer":
+        mean = tl.sum(y, 2) * (1.0 / LENGTH)
+        y = y - mean[:, :, None]
+        if not EVEN:
+            y = tl.where(valid[None, :, :], y, 0.0)
+    if NORM != "none":
+        rstd = tl.rsqrt(tl.sum(y * y, 2) * (1.0 / LENGTH) + EPS)
+        y = y * rstd[:, :, None]
+        if statistics is not None:
+            S: tl.constexpr = 2 * BLOCKS if NORM == "layer" else BLOCKS
+            at = statistics + first * S + row[:, None] * S + blocks[None, :]
+            there = (row < left)[:, None] & (blocks < BLOCKS)[None, :]
+            if NORM == "layer":
+                tl.store(at, mean, mask=there)
+                at += BLOCKS
+            tl.store(at, rstd, mask=there)
+    if weight is not None:
+        y = y * tl.load(weight + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
+    if bias is not None:
+        y = y + tl.load(bias + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
+    y = activated(y, ACTIVATION)
+
+    if TOP != 0.0:
+        if given is not None:
+            y = tl.fma(y, 0.0, y) * (1.0 / tl.load(given))  # what is not finite is NaN from here on
+            y = tl.maximum(y, -TOP, propagate_nan=tl.PropagateNan.ALL)
+            y = tl.minimum(y, TOP, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            if not EVEN:
+                y = tl.where(valid[None, :, :], y, 0.0)
+            if TOP == 127.0:
+                amax = tl.reduce(tl.reduce(tl.abs(y), 2, maximum_or_nan), 1, maximum_or_nan)
+                amax = maximum_or_nan(amax, FLOOR)
+            else:
+                if NORM == "none" or weight is not None or bias is not None:
+                    y = tl.fma(y, 0.0, y)  # an infinity is NaN from here on; after a plain norm there is none
+                amax = tl.max(tl.max(tl.abs(y), 2), 1)  # which passes over NaNs
+                amax = tl.where(amax > FLOOR, amax, FLOOR)
+            tl.store(scale + first + row, amax * (1.0 / TOP), mask=row < left)
+            y = y * (TOP / amax)[:, None, None]
+    result = to_int8(y) if TOP == 127.0 else y.to(out.dtype.element_ty)
+    if EVEN and EVEN_ROWS:
+        tl.store(out + first * N + offsets, result)
+    else:
+        tl.store(out + first * N + offsets, result, mask=mask)
