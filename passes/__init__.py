@@ -27,6 +27,7 @@ from loka_compile.passes.precision import Precision
 from loka_compile.passes.raise_fm import RaiseFm
 from loka_compile.passes.raise_gdpa import RaiseGdpa
 from loka_compile.passes.raise_norms import RaiseNorms
+from loka_compile.passes.raise_pffn import RaisePffn
 from loka_compile.passes.reassociate import Reassociate
 from loka_compile.passes.share import Share
 from loka_compile.passes.thin import Thin
@@ -62,7 +63,7 @@ class Pipeline:
 
 PIPELINE = Pipeline(
     canonicalize=(Canonicalize(),),
-    simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens(), RaiseGdpa(), RaiseFm()),
+    simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens(), RaiseGdpa(), RaisePffn(), RaiseFm()),
     raising=(RaiseNorms(),),
     joint=(FoldDropout(), Share(), Precision()),
     post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),

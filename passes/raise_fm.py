@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from loka_compile.graph.reading import erase, multiplied, only_user, value, written
+from loka_compile.graph.reading import multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, op_of, shape
+from loka_compile.graph.torch_ops import drop_dead, emit, op_of, replace, shape
 from loka_compile.kernels import fm
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.passes.mix_tokens import flips
@@ -85,16 +85,16 @@ def check(found: Interaction, context: Context) -> str:
 
 
 def rewrite(found: Interaction) -> Rewrite:
-    last = found.last
-    behind = norm_behind(found)
+    last, behind = found.last, norm_behind(found)
     if behind is None:
         out = emit(last, fm.OP, found.x, found.y, None, None, "none", 0.0)
     else:
         last = behind.last
         out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
         out = emit(last, "flatten", out, 1)
-    last.replace_all_uses_with(out)
-    erase(last)
+    between = (found.first, found.last, *found.first.args, *found.last.args, *last.args)
+    out = replace(last, out)
+    drop_dead(out.graph, lambda node: node in between and node not in (found.x, found.y))
     return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))
 
 

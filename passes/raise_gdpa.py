@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from loka_compile.graph.reading import called, erase, multiplied, only_user, same, value, written
+from loka_compile.graph import torch_ops as ops
+from loka_compile.graph.reading import called, multiplied, only_user, same, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit, same_sizes, shape
 from loka_compile.kernels import gdpa
@@ -104,7 +105,7 @@ def rewrite(found: Attention) -> Rewrite:
     last, heads = found.last, value(found.q).dim() == 4
     k = emit(last, "transpose", found.turned, -2, -1)
     q, k, v = (each if heads else emit(last, "unsqueeze", each, 1) for each in (found.q, k, found.v))
-    lengths = (emit(last, "size", each, 2) for each in (q, k))
+    lengths = (ops.size_arg(last, each, 2) for each in (q, k))
     inside = found.inside != 1.0
     factor = found.inside if inside else found.outside
     out = emit(last, gdpa.OP, q, k, v, None, None, *lengths, found.activation, factor, inside, -1)
@@ -112,8 +113,8 @@ def rewrite(found: Attention) -> Rewrite:
         out = emit(last, "squeeze", out, 1)
     if inside and found.outside != 1.0:  # gdpa has one factor
         out = emit(last, "mul", out, found.outside)
-    last.replace_all_uses_with(out)
-    erase(last)
+    out = ops.replace(last, out)
+    ops.drop_dead(out.graph, found.between.__contains__)
     return Rewrite(module_name(out), f"one op: attention by {found.activation}")
 
 

@@ -28,8 +28,8 @@ D, T = 16, 19
 SKIP = CompSkip.of({"layers": "parts.*.layers.*", "skip": {"odd": ["again"]}})
 EXACT = {each.name: each for each in (*PIPELINE.canonicalize, *PIPELINE.simplify, *PIPELINE.raising)}
 WINDOW = WindowedAttention({"**": 9}, whole=False)
-DTYPES = {"raise_norms": torch.float32} | dict.fromkeys(("raise_gdpa", "raise_fm"), torch.bfloat16)  # GPU kernels'
-INFERENCE = {"raise_fm"}
+DTYPES = {"raise_norms": torch.float32} | dict.fromkeys(("raise_gdpa", "raise_pffn", "raise_fm"), torch.bfloat16)
+INFERENCE = {"raise_fm", "raise_pffn"}
 ADAPTING = {**MODS, "compskip": Skip(SKIP, whole=False), "windowed_attention": WINDOW}
 
 
@@ -90,6 +90,12 @@ class Part(nn.Module):
     def raise_gdpa(self, x, u):
         q, k, v = (head(x) for head in self.heads[:3])
         return F.gelu(q @ k.mT) @ v / T
+
+    def raise_pffn(self, x, u):
+        n, k = F.layer_norm(x, (D,)), self.mix.weight[:, :D].expand(len(x), 1, T, D)
+        q = n.unflatten(-1, (1, D)).transpose(1, 2)
+        attended = torch.ops.loka.gdpa(q, k, k, None, None, q.shape[2], T, "gelu", 1.0, False, -1)
+        return F.rms_norm(attended.transpose(1, 2).flatten(2) + n, (D,)) + x
 
     def raise_fm(self, x, u):
         x = x / 9
