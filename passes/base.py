@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import fx
 
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.sites import module_name
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,25 @@ class Pass(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult: ...
+
+
+def apply(
+    graph: fx.Graph,
+    nodes: Iterable[fx.Node],
+    pattern: Callable[[fx.Node], Found | None],
+    check: Callable[[Found], str],
+    rewrite: Callable[[Found], Rewrite],
+) -> PassResult:
+    """One rule on these nodes: what `pattern` finds is rewritten where `check` gives no reason against it."""
+    rewrites, rejects = [], []
+    for node in list(nodes):
+        found = pattern(node)
+        if found is None:
+            continue
+        reason = check(found)
+        if reason:
+            rejects.append(Reject(module_name(node), reason))
+        else:
+            rewrites.append(rewrite(found))
+    graph.lint()
+    return PassResult(tuple(rewrites), tuple(rejects))

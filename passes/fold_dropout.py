@@ -21,7 +21,7 @@ from torch import fx
 from loka_compile.graph.sites import module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.lower import NORM, NORM_BACKWARD
 
 aten, prims = torch.ops.aten, torch.ops.prims
@@ -36,21 +36,11 @@ class FoldDropout:
     name: str = "fold_dropout"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        if context.device == "cuda":
-            for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
-                found = pattern(node)
-                if found is None:
-                    continue
-                reason = check(found)
-                if reason:
-                    rejects.append(Reject(module_name(node), reason))
-                else:
-                    rewrites.append(rewrite(found))
-        if rewrites:
+        nodes = graph.find_nodes(op="call_function", target=NORM_BACKWARD) if context.device == "cuda" else ()
+        result = apply(graph, nodes, pattern, check, rewrite)
+        if result.rewrites:
             graph.eliminate_dead_code()
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        return result
 
 
 @dataclass(frozen=True)

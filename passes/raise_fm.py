@@ -17,7 +17,7 @@ from loka_compile.graph.reading import multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import drop_dead, emit, op_of, replace, shape
 from loka_compile.kernels import fm
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.mix_tokens import flips
 from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
 
@@ -27,18 +27,8 @@ class RaiseFm:
     name: str = "raise_fm"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        for node in list(graph.nodes) if context.device == "cuda" else ():
-            found = pattern(node)
-            if found is None:
-                continue
-            reason = check(found, context)
-            if reason:
-                rejects.append(Reject(module_name(node), reason))
-            else:
-                rewrites.append(rewrite(found))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        nodes = graph.nodes if context.device == "cuda" else ()
+        return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
 
 
 @dataclass(frozen=True)
@@ -64,10 +54,10 @@ def pattern(node: fx.Node) -> Interaction | None:
     return None
 
 
-def check(found: Interaction, context: Context) -> str:
+def check(found: Interaction, training: bool) -> str:
     """Why it stays as it is; empty if it is raised."""
     x, y = value(found.x), value(found.y)
-    if context.training:
+    if training:
         return "it is differentiated: the gradient needs what its products leave"
     sizes = *shape(found.x)[1:], *shape(found.y)[-2:]
     if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in sizes):

@@ -23,7 +23,7 @@ from loka_compile.graph.torch_ops import emit, same_sizes, shape
 from loka_compile.kernels import gdpa
 from loka_compile.kernels.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa_reference import LEAK
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 NAMES = {"gelu": "gelu", "relu": "relu", "silu": "silu", "hard_swish": "hard_swish", "leaky_relu": "leaky_relu"}
 HALVES = (torch.bfloat16, torch.float16)
@@ -34,18 +34,7 @@ class RaiseGdpa:
     name: str = "raise_gdpa"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        for node in list(graph.nodes) if context.device == "cuda" else ():
-            found = pattern(node)
-            if found is None:
-                continue
-            reason = check(found)
-            if reason:
-                rejects.append(Reject(module_name(node), reason))
-            else:
-                rewrites.append(rewrite(found))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        return apply(graph, graph.nodes if context.device == "cuda" else (), pattern, check, rewrite)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from loka_compile.graph.reading import called, erase, only_user, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit
 from loka_compile.kernels.norm_quantize import FLOATS
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 LAYER, RMS = (F.layer_norm, torch.layer_norm), (F.rms_norm, torch.rms_norm)
 OP = torch.ops.loka.norm_quantize.default
@@ -34,19 +34,10 @@ class RaiseNorms:
     name: str = "raise_norms"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        if context.device == "cuda":
-            for node in list(graph.nodes):
-                found = pattern(node)
-                if found is None:
-                    continue
-                reason = check(found)
-                if reason:
-                    rejects.append(Reject(module_name(node), reason))
-                else:
-                    rewrites.append(rewrite(_with_what_follows(found), context.training))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        def raised(found: Norm) -> Rewrite:
+            return rewrite(_with_what_follows(found), context.training)
+
+        return apply(graph, graph.nodes if context.device == "cuda" else (), pattern, check, raised)
 
 
 @dataclass(frozen=True)

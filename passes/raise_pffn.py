@@ -18,9 +18,10 @@ from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import drop_dead, emit, op_of, replace, same_sizes, shape
 from loka_compile.kernels import gdpa, gdpa_pffn
 from loka_compile.kernels.gdpa_pffn_kernel import reasons_against
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raise_norms import LAYER, RMS, norm_of
 
+GDPA = (gdpa.OP, gdpa.OP.overloadpacket)
 RESHAPES = ("flatten", "unflatten", "reshape", "view")
 
 
@@ -29,18 +30,8 @@ class RaisePffn:
     name: str = "raise_pffn"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        for node in list(graph.nodes) if context.device == "cuda" else ():
-            found = pattern(node) if node.target in (gdpa.OP, gdpa.OP.overloadpacket) else None
-            if found is None:
-                continue
-            reason = check(found, context)
-            if reason:
-                rejects.append(Reject(module_name(node), reason))
-            else:
-                rewrites.append(rewrite(found))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        nodes = [n for n in graph.nodes if n.target in GDPA] if context.device == "cuda" else ()
+        return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
 
 
 @dataclass(frozen=True)
@@ -77,10 +68,10 @@ def pattern(attention: fx.Node) -> Block | None:
     return Block(before.x, attention, before.eps, after.eps, last, nodes)  # type: ignore[arg-type]
 
 
-def check(found: Block, context: Context) -> str:
+def check(found: Block, training: bool) -> str:
     """Why it stays as it is; empty if it is raised."""
     s, (_, k, v) = value(found.s), found.attention.args[:3]
-    if context.training:
+    if training:
         return "it is differentiated: its gradient is that of its parts"
     if s.dim() != 3:
         return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"

@@ -248,7 +248,8 @@ def test_the_sum_is_written_where_it_is_the_next_residual(plan_for, recipe, shap
     captured, out, _ = run(model, plan_for, x, recipe=recipe)
     first = "with bias, residual, layer, quantization" if recipe != "bf16" else "with bias, residual, layer"
     assert fused(captured) == [first + " in its epilogue" + WRITTEN, "with bias in its epilogue"]
-    assert captured.ops("inference")["aten.add"] == 1 and captured.ops("inference")["aten.rsqrt"] == 0
+    sums = 1 if recipe == "bf16" else 2  # quantizing has one of its own, for infinities
+    assert captured.ops("inference")["aten.add"] == sums and captured.ops("inference")["aten.rsqrt"] == 0
     assert sqnr_db(out, model.double()(x.double())) > (20 if recipe != "bf16" else 40)
 
 
