@@ -60,22 +60,19 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     """float32 values of a quantized tensor, whatever its scaling."""
     if scale.dim() == q.dim() + 1:
         return q.float() * scale[..., 0] + scale[..., 1]
-    return q.float() * expand_scale(scale, q)
+    if scale.dim() == 1:
+        return q.float() * scale
+    rows, columns = q.shape[-2:]
+    by = [1 if scale.shape[axis] == 1 or scale.shape[axis] == q.shape[axis] else BLOCK for axis in (-2, -1)]
+    if by == [1, 1]:
+        return q.float() * scale
+    values = _blocks(q.float(), *by) * scale[..., :, None, :, None]
+    return values.flatten(-2, -1).flatten(-3, -2)[..., :rows, :columns]
 
 
 def with_zeros(x: Tensor, rows: int, columns: int) -> Tensor:
     """With so many rows and columns of zeros behind its own; itself where there are none to add."""
     return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
-
-
-def expand_scale(scale: Tensor, like: Tensor) -> Tensor:
-    """The scale of every element of `like`, or something that broadcasts to it."""
-    if scale.dim() == 1:
-        return scale
-    for axis in (-2, -1):
-        if scale.shape[axis] != 1 and scale.shape[axis] != like.shape[axis]:
-            scale = scale.repeat_interleave(BLOCK, dim=axis).narrow(axis, 0, like.shape[axis])
-    return scale
 
 
 def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:

@@ -72,7 +72,7 @@ def compile_inductor(
     artifacts: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
-        with _artifacts_into(artifacts):
+        with _artifacts_into(artifacts), _loops_left_whole():
             return compile_fx_inner(*args, **kwargs)
 
     hooks = {
@@ -109,6 +109,30 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
         yield
     finally:
         CompiledFxGraph.post_compile = original
+
+
+@contextlib.contextmanager
+def _loops_left_whole() -> Iterator[None]:
+    """Where torch 2.13's C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
+
+    CppScheduling.try_loop_split, an optimisation, gives its nodes back as they are wherever else it has nothing to do.
+    A gradient quantized in blocks along both its axes trips over it.
+    """
+    from torch._inductor.codegen.cpp import CppScheduling
+
+    original = CppScheduling.try_loop_split
+
+    def try_loop_split(self: Any, nodes: list[Any]) -> list[Any]:
+        try:
+            return original(self, nodes)
+        except AssertionError:
+            return nodes
+
+    CppScheduling.try_loop_split = try_loop_split
+    try:
+        yield
+    finally:
+        CppScheduling.try_loop_split = original
 
 
 def capture(

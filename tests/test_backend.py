@@ -697,6 +697,18 @@ def test_no_configuration_in_generated_code():
     assert set(loka.plan(compiled).decisions) == {"layers.0#0:output", "layers.1#0:output"}
 
 
+def test_fused_loops_that_do_not_split_alike():
+    """Inductor's C++ generator alone fails on this (torch 2.13), as on a gradient in blocks along both its axes."""
+
+    def both(x, s, t):
+        return x * s.repeat_interleave(128, -1), x.mT * t.repeat_interleave(128, -1)
+
+    args = torch.randn(256, 384), torch.randn(256, 3), torch.randn(384, 2)
+    compiled = torch.compile(both, backend="loka", options={"recipes": ()})
+    for ours, eager in zip(compiled(*args), both(*args), strict=True):
+        torch.testing.assert_close(ours, eager)
+
+
 def test_running_statistics_are_updated_once_a_call(op_by_op):
     model, x = MLP(32, 64, 48, norm=True), torch.randn(64, 32)
     twin = MLP(32, 64, 48, norm=True)

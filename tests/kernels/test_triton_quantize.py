@@ -52,7 +52,7 @@ def check(got, x, dtype, scaling, axis):
     if scaling == "row":
         amax = size.amax(axis, keepdim=True).expand_as(size)
     steps = amax.clamp(min=1e-12) / TOP[dtype]
-    spread = quantization.expand_scale(scale, q).double().expand_as(steps)
+    spread = quantization.dequantize(torch.ones_like(wide), scale).double()
     torch.testing.assert_close(spread, steps, rtol=1e-6, atol=0)
     rounding = 0.5 * steps if dtype == torch.int8 else wide.abs() * HALF_ULP[dtype] + SMALLEST[dtype] / 2 * steps
     error = (q.double() * spread - wide).abs()
