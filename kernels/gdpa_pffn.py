@@ -6,12 +6,13 @@
 
 A token feed-forward whose two weight matrices are k and v, made for each sample. `pffn` is composed: gdpa is one kernel
 on a GPU; the norms and residuals are plain operations, which torch.compile makes one kernel before it and one after.
+On a GPU, where nobody asks for gradients and nothing is jagged, it is
 
     out = loka::pffn(x, k, v, activation, scale, scale_inside, eps, eps_out)
 
-is all of it in one, in inference, which the pass raise_pffn puts into graphs. x (B, T, H * D), a token's heads side by
-side; k, v (B, H, S, D); out as x. eps is LayerNorm's, eps_out RMSNorm's. A GPU's kernel takes 16-bit dtypes and up to
-128 keys (`reasons_against`); else the reference.
+all of it in one, which the pass raise_pffn also puts into graphs. x (B, T, H * D), a token's heads side by side; k, v
+(B, H, S, D); out as x. eps is LayerNorm's, eps_out RMSNorm's. The kernel takes 16-bit dtypes and up to 128 keys
+(`reasons_against`); else the reference.
 Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 """
 
@@ -45,6 +46,10 @@ def pffn(
 ) -> Tensor:
     """The PFFN block; see the module's docstring. Operands as loka.gdpa takes them; out as q. Norms are of float32.
     eps_out: RMSNorm's, where it is not LayerNorm's."""
+    eps_out = eps if eps_out is None else eps_out
+    if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
+        x = OP(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)
+        return x.unflatten(-1, (q.shape[1], q.shape[3])).transpose(1, 2)
     wide = q.to(torch.promote_types(q.dtype, torch.float32))
     centred = wide - wide.mean((1, -1), keepdim=True)
     ln = centred * torch.rsqrt(centred.square().mean((1, -1), keepdim=True) + eps)
@@ -53,8 +58,14 @@ def pffn(
         cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k,
     )  # fmt: skip
     z = attended.to(wide.dtype) + ln
-    rstd = torch.rsqrt(z.square().mean((1, -1), keepdim=True) + (eps if eps_out is None else eps_out))
-    return (z * rstd + wide).to(q.dtype)
+    return (z * torch.rsqrt(z.square().mean((1, -1), keepdim=True) + eps_out) + wide).to(q.dtype)
+
+
+def _in_one(q: Tensor, k: Tensor, v: Tensor, *offsets: Tensor | None) -> bool:
+    """Whether loka::pffn's kernel does it: on a GPU, dense, and without a gradient."""
+    if not q.is_cuda or any(each is not None for each in offsets) or kernel.reasons_against(q, k):
+        return False
+    return not (torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v)))
 
 
 # ---------------------------------------------------------------- the op

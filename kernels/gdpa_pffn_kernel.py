@@ -65,7 +65,7 @@ def pffn_kernel(
 
 
 def reasons_against(x: Tensor, k: Tensor) -> list[str]:
-    """Why the kernel does not take this; empty where it does. x (B, T, H * D); k (B, H, S, D)."""
+    """Why the kernel does not take this; empty where it does. x: tokens, in any layout; k (B, H, S, D)."""
     _, heads, keys, d = k.shape
     reasons = []
     if x.dtype not in (torch.bfloat16, torch.float16):

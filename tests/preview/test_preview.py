@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import parse_plan
+from examples.kunlun.pffn import GDPA
+from examples.models.wukong import FactorizationMachineBlock
+from loka_compile.dispatch.plan import Plan, parse_plan
 from loka_compile.preview import timeline
 from loka_compile.preview.model import kernel_us
 
@@ -114,6 +116,28 @@ def test_the_picture_is_written_twice(made, tmp_path):
     pytest.importorskip("matplotlib")
     for file in timeline.save(made[0], tmp_path / "step.png"):
         assert file.stat().st_size > 1000
+
+
+class Parts(nn.Module):
+    """Kunlun's block and Wukong's interaction in plain PyTorch, and a call of loka.pffn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = GDPA(64, 2, 32, context_tokens=4, context_width=32)
+        self.interaction = FactorizationMachineBlock(16, 2, 64, 16, (64,), 0.0)
+
+    def forward(self, x_sum: torch.Tensor, s: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q = s.unflatten(-1, (2, 32)).transpose(1, 2)
+        return self.block(x_sum, s), self.interaction(s[:, :16]), loka.pffn(q, k, k, activation="silu")
+
+
+def test_whole_parts_of_models_run_in_their_own_kernels():
+    inputs = torch.randn(8, 4, 32), torch.randn(8, 100, 64), torch.randn(8, 2, 40, 32)
+    model, plan = Parts().eval().requires_grad_(False), Plan("h100", {}, origin="nothing is planned")
+    side = loka.preview(model, inputs, sides=["loka"], plan=plan).side("loka")
+    names = [kernel.name for kernel in side.kernels]
+    assert not side.error and names.count("pffn_kernel") == 2 and names.count("fm_kernel") == 1, names
+    assert "gdpa_kernel" not in names and not any("norm" in name for name in names), names
 
 
 def test_an_unknown_target_or_side_is_refused():
