@@ -45,6 +45,7 @@ def size(width: int, layers: int, *, max_length: int = 512) -> Size:
 SIZES = {
     "tiny": size(16, 3, max_length=32),
     "small": size(32, 3, max_length=128),
+    "compact": size(48, 3, max_length=256),
     "medium": size(64, 3),
     "large": size(96, 3),
     "huge": size(128, 3),
