@@ -53,6 +53,9 @@ def pattern(attention: fx.Node) -> Block | None:
     n = heads.args[0] if heads is not None and op_of(heads) in RESHAPES else None
     if lengths_q != [None, None] or attention.args[-1] != -1 or not _bare(n, LAYER):
         return None
+    _, heads_of_k, _, width = value(attention.args[1]).shape
+    if not same_sizes(value(heads).shape, (*value(n).shape[:-1], heads_of_k, width)):
+        return None
     before = norm_of(n)  # type: ignore[arg-type]
     back = only_user(attention)
     tokens = only_user(back) if back is not None and _turned(back) is attention else None

@@ -105,7 +105,23 @@ def n_read_elsewhere(s, k, v):
     return F.rms_norm(n + attended(n, k, v), (W,), None, 1e-4) + s + n
 
 
+def heads_before_rows(s, k, v):
+    """What looks like heads are rows of other tokens."""
+    n = F.layer_norm(s, (W,))
+    q = n.reshape(len(s), H, -1, D)
+    out = F.gelu(q.transpose(1, 2).transpose(1, 2) @ k.mT) @ v
+    return F.rms_norm(out.reshape(n.shape) + n, (W,), None, 1e-4) + s
+
+
+def rows_as_heads(s, k, v):
+    """The same, as far as it can look like the block: as many rows as heads."""
+    n = F.layer_norm(s, (W,))
+    q = n.view(len(s), H, 1, W).view(len(s), D, H, H).transpose(1, 2)
+    return F.rms_norm((F.gelu(q @ k[..., :H].mT) @ v[..., :H]).transpose(1, 2).reshape(n.shape) + n, (W,)) + s
+
+
 OTHER = {
+    "heads before rows": heads_before_rows,
     "a weight": lambda s, k, v: block(s, k, v, bare=False),
     "no residual": lambda s, k, v: block(s, k, v, residual=False),
     "n is read elsewhere": n_read_elsewhere,
@@ -116,6 +132,11 @@ OTHER = {
 @pytest.mark.parametrize("name", OTHER)
 def test_another_block_keeps_its_parts(name):
     captured, noise = run(OTHER[name], operands())
+    assert whole(captured) == 0 and captured.ops("inference")["loka.gdpa"] == 1 and noise > 40
+
+
+def test_heads_that_are_cut_across_tokens_stay():
+    captured, noise = run(rows_as_heads, operands(rows=H))
     assert whole(captured) == 0 and captured.ops("inference")["loka.gdpa"] == 1 and noise > 40
 
 
