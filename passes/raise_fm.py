@@ -9,13 +9,14 @@ Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
+from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.reading import multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import drop_dead, emit, op_of, replace, shape
+from loka_compile.graph.torch_ops import emit, op_of, same_sizes, shape
 from loka_compile.kernels import fm
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.mix_tokens import flips
@@ -82,19 +83,39 @@ def rewrite(found: Interaction) -> Rewrite:
         last = behind.last
         out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
         out = emit(last, "flatten", out, 1)
-    between = (found.first, found.last, *found.first.args, *found.last.args, *last.args)
-    out = replace(last, out)
-    drop_dead(out.graph, lambda node: node in between and node not in (found.x, found.y))
+    between = _before(last, found)
+    out = ops.replace(last, out)
+    ops.drop_dead(out.graph, between.__contains__)
     return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))
 
 
 def norm_behind(found: Interaction) -> Norm | None:
-    """The norm over a sample's values, where the product is flattened for it and for nothing else."""
+    """The norm over a sample's values, where the product is flattened for it and for nothing else; also block_norm's,
+    of one block."""
     flat = only_user(found.last)
-    norm = only_user(flat) if flat is not None and op_of(flat) in ("flatten", "reshape", "view") else None
-    if norm is None or norm.op != "call_function" or norm.target not in LAYER + RMS:
+    if flat is None or op_of(flat) not in ("flatten", "reshape", "view") or value(flat).dim() != 2 or written(flat):
         return None
     n, k = value(found.last).shape[1:]
-    norm = norm_of(norm)
-    same = norm.shape == (n * k,) and value(norm.x).dim() == 2 and norm.x is flat
-    return norm if same and not written(flat) and not written(norm.last) else None
+    inner = only_user(flat)
+    blocked = op_of(inner) == "unflatten" and same_sizes(value(inner).shape[1:], (1, n * k))
+    x = inner if blocked else flat
+    node = only_user(x)  # type: ignore[arg-type]
+    if node is None or node.op != "call_function" or node.target not in LAYER + RMS:
+        return None
+    norm = norm_of(node)
+    if blocked:
+        outer = only_user(node)
+        if op_of(outer) != "flatten" or not same_sizes(value(outer).shape, value(flat).shape):
+            return None
+        norm = replace(norm, last=outer)  # type: ignore[arg-type]
+    return norm if norm.x is x and norm.shape == (n * k,) and not written(norm.last) else None
+
+
+def _before(last: fx.Node, found: Interaction) -> set[fx.Node]:
+    """What stands between the operands and `last`."""
+    between, todo = set(), [last]
+    while todo:
+        between.add(node := todo.pop())
+        todo += [each for each in node.all_input_nodes if each not in (found.x, found.y, *between)]
+        todo = [each for each in todo if each.op in ("call_function", "call_method")]
+    return between

@@ -50,6 +50,9 @@ WRITTEN = {
     "x (xT y), layer norm": lambda x, y, w, b: layer(x @ (x.transpose(1, 2) @ y), w, b),
     "(x xT) y, layer norm": lambda x, y, w, b: layer(torch.matmul(x, x.mT) @ y, w, b),
     "reshaped, rms norm": lambda x, y, w, b: F.rms_norm((x @ (x.mT @ y)).reshape(len(x), -1), (N * K,), w, 1e-4),
+    "a norm of one block": lambda x, y, w, b: (
+        F.rms_norm((x @ (x.mT @ y)).flatten(1).unflatten(-1, (-1, N * K)), (N * K,)).flatten(-2)
+    ),
     "no norm": lambda x, y, w, b: x @ (x.mT @ y),
 }
 
@@ -120,6 +123,15 @@ def test_in_training_it_stays():
 
 def test_another_norm_stays_behind_it():
     captured, noise = run(norm_of_tokens, operands())
+    assert fms(captured) == 1 and noise > 38
+    (rewrite,) = captured.results["raise_fm", "dynamo"].rewrites
+    assert rewrite.did == "one op: factorization machine"
+
+
+def test_a_norm_of_two_blocks_stays_behind_it():
+    args = operands(tokens=8)
+    fn = lambda x, y, w, b: F.rms_norm((x @ (x.mT @ y)).flatten(1).unflatten(-1, (-1, 4 * K)), (4 * K,)).flatten(-2)  # noqa: E731
+    captured, noise = run(fn, args)
     assert fms(captured) == 1 and noise > 38
     (rewrite,) = captured.results["raise_fm", "dynamo"].rewrites
     assert rewrite.did == "one op: factorization machine"
