@@ -26,7 +26,7 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize import NORMS, affine, normalize
+from loka_compile.kernels.norm_quantize import HALVES, NORMS, affine, normalize
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64
@@ -49,7 +49,7 @@ def reasons_against(x: Tensor, y: Tensor) -> list[str]:
     """Why the kernel does not take this; empty where it does."""
     n, d = x.shape[-2:]
     reasons = []
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype not in HALVES:
         reasons.append(f"the kernel multiplies bfloat16 and float16, not {x.dtype}")
     if n > MOST_TOKENS:
         reasons.append(f"{n} tokens: beyond {MOST_TOKENS} the products dominate and plain ones are as fast")

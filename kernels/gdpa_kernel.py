@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loka_compile.kernels.gdpa_activation import activated
 from loka_compile.kernels.launch import Launch, Specimen, moved
+from loka_compile.kernels.norm_quantize import HALVES
 
 RESIDENT = 128
 """Keys a program can hold together with their values."""
@@ -153,7 +154,7 @@ def gdpa_resident_kernel(
 
 
 def supported(q: Tensor) -> bool:
-    return q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= WIDEST
+    return q.dtype in HALVES and q.shape[-1] <= WIDEST
 
 
 def launch(

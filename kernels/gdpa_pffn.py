@@ -19,6 +19,7 @@ Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,13 +51,17 @@ def pffn(
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
         x = OP(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)
         return x.unflatten(-1, (q.shape[1], q.shape[3])).transpose(1, 2)
+    jagged = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    jagged |= {"max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k}
+    return _composed(q, k, v, eps, eps_out, activation=activation, scale=scale, scale_inside=scale_inside, **jagged)
+
+
+def _composed(q: Tensor, k: Tensor, v: Tensor, eps: float, eps_out: float, **attention: Any) -> Tensor:
+    """Norms and residuals in plain operations, around gdpa with these arguments."""
     wide = q.to(torch.promote_types(q.dtype, torch.float32))
     centred = wide - wide.mean((1, -1), keepdim=True)
     ln = centred * torch.rsqrt(centred.square().mean((1, -1), keepdim=True) + eps)
-    attended = gdpa(
-        ln.to(q.dtype), k, v, activation=activation, scale=scale, scale_inside=scale_inside,
-        cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k,
-    )  # fmt: skip
+    attended = gdpa(ln.to(q.dtype), k, v, **attention)
     z = attended.to(wide.dtype) + ln
     return (z * torch.rsqrt(z.square().mean((1, -1), keepdim=True) + eps_out) + wide).to(q.dtype)
 
@@ -76,7 +81,7 @@ def reference(
 ) -> Tensor:
     """The specification of loka::pffn."""
     q = x.unflatten(-1, (k.shape[1], -1)).transpose(1, 2)
-    out = pffn(q, k, v, activation=activation, scale=scale, scale_inside=scale_inside, eps=eps, eps_out=eps_out)
+    out = _composed(q, k, v, eps, eps_out, activation=activation, scale=scale, scale_inside=scale_inside)
     return out.transpose(1, 2).flatten(2)
 
 

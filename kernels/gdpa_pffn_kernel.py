@@ -14,6 +14,7 @@ from torch import Tensor
 from loka_compile.kernels.gdpa_activation import activated
 from loka_compile.kernels.gdpa_kernel import RESIDENT, WIDEST, strides, tile
 from loka_compile.kernels.launch import Launch, Specimen, moved
+from loka_compile.kernels.norm_quantize import HALVES
 
 MOST_VALUES = 256
 """Of a token, its heads' widths filled up to powers of two."""
@@ -68,7 +69,7 @@ def reasons_against(x: Tensor, k: Tensor) -> list[str]:
     """Why the kernel does not take this; empty where it does. x: tokens, in any layout; k (B, H, S, D)."""
     _, heads, keys, d = k.shape
     reasons = []
-    if x.dtype not in (torch.bfloat16, torch.float16):
+    if x.dtype not in HALVES:
         reasons.append(f"the kernel multiplies bfloat16 and float16, not {x.dtype}")
     if keys > RESIDENT:
         reasons.append(f"{keys} keys; the kernel holds {RESIDENT} at most")

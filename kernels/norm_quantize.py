@@ -33,7 +33,8 @@ from loka_compile.kernels.quantize import AMAX_FLOOR, finite_or_nan, finite_size
 
 NORMS = ("none", "rms", "layer")
 ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
-FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (*HALVES, torch.float32)
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
 LONGEST_ROW = 32768
 """Values of a row that the kernel holds in registers; longer ones take the reference."""

@@ -23,10 +23,8 @@ from torch import Tensor
 
 from loka_compile.kernels import scaled_gemm
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize import ACTIVATIONS, FLOATS, FP8, activate
+from loka_compile.kernels.norm_quantize import ACTIVATIONS, FLOATS, FP8, HALVES, activate
 from loka_compile.kernels.triton_gemm_launch import launches, prepared, scalings
-
-HALVES = (torch.bfloat16, torch.float16)
 
 # ---------------------------------------------------------------- the specification
 

@@ -104,11 +104,8 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
             artifacts.append(self)
         return original(self, *args, **kwargs)
 
-    CompiledFxGraph.post_compile = post_compile
-    try:
+    with _instead(CompiledFxGraph, "post_compile", post_compile):
         yield
-    finally:
-        CompiledFxGraph.post_compile = original
 
 
 @contextlib.contextmanager
@@ -123,16 +120,27 @@ def _loops_left_whole() -> Iterator[None]:
     original = CppScheduling.try_loop_split
 
     def try_loop_split(self: Any, nodes: list[Any]) -> list[Any]:
+        states = [node.snapshot_loop_state() for node in nodes]
         try:
             return original(self, nodes)
         except AssertionError:
+            for node, state in zip(nodes, states, strict=True):
+                node.restore_loop_state(state)
             return nodes
 
-    CppScheduling.try_loop_split = try_loop_split
+    with _instead(CppScheduling, "try_loop_split", try_loop_split):
+        yield
+
+
+@contextlib.contextmanager
+def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """An attribute replaced for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
     try:
         yield
     finally:
-        CppScheduling.try_loop_split = original
+        setattr(owner, name, original)
 
 
 def capture(

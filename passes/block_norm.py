@@ -17,7 +17,7 @@ from torch import fx
 
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 BLOCK, STEP = 256, 16
 EPS = 1e-5
@@ -33,19 +33,13 @@ class BlockNorm:
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
-        for node in list(graph.nodes):
-            if node.op != "call_function" or node.target not in EPS_ARG or _is_ours(node):
-                continue
-            reason = check(node)
-            if reason:
-                rejects.append(Reject(module_name(node), reason))
-                continue
-            block = block_of(_shape(node)[0])
-            _rewrite(node, block)
-            rewrites.append(Rewrite(module_name(node), f"RMSNorm over blocks of {block}"))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        return apply(graph, graph.nodes, pattern, check, _rewrite)
+
+
+def pattern(node: fx.Node) -> fx.Node | None:
+    """A norm that is not in blocks yet."""
+    norm = node.op == "call_function" and node.target in EPS_ARG and not _is_ours(node)
+    return node if norm else None
 
 
 def check(node: fx.Node) -> str:
@@ -80,7 +74,8 @@ def _is_ours(node: fx.Node) -> bool:
     return bool(node.meta.get("loka_block_norm"))
 
 
-def _rewrite(node: fx.Node, block: int) -> None:
+def _rewrite(node: fx.Node) -> Rewrite:
+    block = block_of(_shape(node)[0])
     place = EPS_ARG[node.target]  # type: ignore[index]
     eps = node.args[place] if len(node.args) > place else node.kwargs.get("eps", EPS)
     blocks = emit(node, "unflatten", node.args[0], -1, (-1, block))
@@ -89,3 +84,4 @@ def _rewrite(node: fx.Node, block: int) -> None:
     new = emit(node, "flatten", normed, -2)
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
+    return Rewrite(module_name(new), f"RMSNorm over blocks of {block}")

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 LINEAR, LAYER_NORM = torch.nn.functional.linear, torch.nn.functional.layer_norm
 BIAS = {LINEAR: 2, LAYER_NORM: 3, torch.layer_norm: 3}
@@ -32,19 +32,14 @@ class NoBias:
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects = [], []
         feeding = _feeding_products(graph)
-        for node in graph.nodes:
-            if node.op != "call_function" or node.target not in BIAS or _bias(node) is None:
-                continue
-            reason = check(node, feeding)
-            if reason:
-                rejects.append(Reject(module_name(node), reason))
-            else:
-                _drop(node)
-                rewrites.append(Rewrite(module_name(node), "without bias"))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+        return apply(graph, graph.nodes, pattern, lambda node: check(node, feeding), _drop)
+
+
+def pattern(node: fx.Node) -> fx.Node | None:
+    """A product that has a bias."""
+    biased = node.op == "call_function" and node.target in BIAS and _bias(node) is not None
+    return node if biased else None
 
 
 def check(node: fx.Node, feeding: set[fx.Node]) -> str:
@@ -62,11 +57,12 @@ def _bias(node: fx.Node) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get("bias")
 
 
-def _drop(node: fx.Node) -> None:
+def _drop(node: fx.Node) -> Rewrite:
     if "bias" in node.kwargs:
         node.update_kwarg("bias", None)
     else:
         node.update_arg(BIAS[node.target], None)  # type: ignore[index]
+    return Rewrite(module_name(node), "without bias")
 
 
 def _feeding_products(graph: fx.Graph) -> set[fx.Node]:

@@ -83,9 +83,7 @@ def rewrite(found: Interaction) -> Rewrite:
         last = behind.last
         out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
         out = emit(last, "flatten", out, 1)
-    between = _before(last, found)
-    out = ops.replace(last, out)
-    ops.drop_dead(out.graph, between.__contains__)
+    out = ops.replace_part(last, out, (found.x, found.y))
     return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))
 
 
@@ -109,13 +107,3 @@ def norm_behind(found: Interaction) -> Norm | None:
             return None
         norm = replace(norm, last=outer)  # type: ignore[arg-type]
     return norm if norm.x is x and norm.shape == (n * k,) and not written(norm.last) else None
-
-
-def _before(last: fx.Node, found: Interaction) -> set[fx.Node]:
-    """What stands between the operands and `last`."""
-    between, todo = set(), [last]
-    while todo:
-        between.add(node := todo.pop())
-        todo += [each for each in node.all_input_nodes if each not in (found.x, found.y, *between)]
-        todo = [each for each in todo if each.op in ("call_function", "call_method")]
-    return between

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import fx
 
 from loka_compile.graph import torch_ops as ops
@@ -23,10 +22,10 @@ from loka_compile.graph.torch_ops import emit, same_sizes, shape
 from loka_compile.kernels import gdpa
 from loka_compile.kernels.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa_reference import LEAK
+from loka_compile.kernels.norm_quantize import HALVES
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
-NAMES = {"gelu": "gelu", "relu": "relu", "silu": "silu", "hard_swish": "hard_swish", "leaky_relu": "leaky_relu"}
-HALVES = (torch.bfloat16, torch.float16)
+NAMES = ("gelu", "relu", "silu", "hard_swish", "leaky_relu")
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,7 @@ def rewrite(found: Attention) -> Rewrite:
         out = emit(last, "squeeze", out, 1)
     if inside and found.outside != 1.0:  # gdpa has one factor
         out = emit(last, "mul", out, found.outside)
-    out = ops.replace(last, out)
-    ops.drop_dead(out.graph, found.between.__contains__)
+    out = ops.replace_part(last, out, (found.q, found.turned, found.v))
     return Rewrite(module_name(out), f"one op: attention by {found.activation}")
 
 

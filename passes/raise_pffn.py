@@ -15,7 +15,7 @@ from torch import fx
 
 from loka_compile.graph.reading import called, only_user, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import drop_dead, emit, op_of, replace, same_sizes, shape
+from loka_compile.graph.torch_ops import emit, op_of, replace_part, same_sizes, shape
 from loka_compile.kernels import gdpa, gdpa_pffn
 from loka_compile.kernels.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
@@ -66,8 +66,7 @@ def pattern(attention: fx.Node) -> Block | None:
     after, last = norm_of(norm), only_user(norm)  # type: ignore[arg-type]
     if last is None or not _is_sum(last, norm, before.x) or {*n.users} != {heads, z}:  # type: ignore[union-attr]
         return None
-    sizes = (each for each in attention.args[5:7] if isinstance(each, fx.Node))
-    nodes = (n, heads, q, *sizes, attention, back, tokens, z, norm)
+    nodes = (n, heads, q, attention, back, tokens, z, norm)
     return Block(before.x, attention, before.eps, after.eps, last, nodes)  # type: ignore[arg-type]
 
 
@@ -91,8 +90,7 @@ def check(found: Block, training: bool) -> str:
 def rewrite(found: Block) -> Rewrite:
     _, k, v, *_, activation, scale, inside, _ = found.attention.args
     new = emit(found.last, gdpa_pffn.OP, found.s, k, v, activation, scale, inside, found.eps, found.eps_out)
-    replace(found.last, new)
-    drop_dead(new.graph, found.nodes.__contains__)
+    new = replace_part(found.last, new, (found.s, k, v))
     return Rewrite(module_name(new), "one op: norms, attention and residuals")
 
 

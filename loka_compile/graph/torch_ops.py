@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -173,6 +173,19 @@ def replace(old: fx.Node, new: fx.Node) -> fx.Node:
     new.meta = {**old.meta, "example_value": new.meta["example_value"]}
     old.replace_all_uses_with(new)
     old.graph.erase_node(old)
+    return new
+
+
+def replace_part(last: fx.Node, new: fx.Node, inputs: Sequence[Any]) -> fx.Node:
+    """`replace`, and drop what stood between `inputs` and `last` and has no use any more."""
+    between, todo = {last}, [last]
+    while todo:
+        calls = (each for each in todo.pop().all_input_nodes if each.op in ("call_function", "call_method"))
+        fresh = [each for each in calls if each not in between and each not in inputs]
+        between.update(fresh)
+        todo += fresh
+    new = replace(last, new)
+    drop_dead(new.graph, between.__contains__)
     return new
 
 
