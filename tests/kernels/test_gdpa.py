@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import loka_compile as loka
@@ -37,8 +37,9 @@ def sequences(x, cu_seqlens):
 
 
 def oracle(q, k, v, cu_q, cu_k, activation, scale, inside, window):
-    """In float64, and how large the products summed up are: what rounding is measured by."""
-    outs, sizes = [], []
+    """In float64, and how large the products summed up are: what rounding is measured by. Below a dtype's normal numbers
+    rounding is by steps as large as at the smallest of them."""
+    outs, sizes, least = [], [], torch.finfo(q.dtype).smallest_normal
     for a, b, c in zip(*(sequences(*each) for each in ((q, cu_q), (k, cu_k), (v, cu_k))), strict=True):
         scores = a @ b.mT * (scale if inside else 1.0)
         if window is not None:
@@ -46,9 +47,9 @@ def oracle(q, k, v, cu_q, cu_k, activation, scale, inside, window):
             scores = scores * ((i[:, None] - j[None, :]).abs() <= window)
         p = FORMULAS[activation](scores) * (1.0 if inside else scale)
         outs.append(p @ c)
-        sizes.append((p.abs() + abs(scale) * a.abs() @ b.abs().mT) @ c.abs())
+        sizes.append((p.abs().clamp(min=least) + abs(scale) * a.abs() @ b.abs().mT) @ c.abs())
     join = torch.stack if cu_q is None else lambda parts: torch.cat([each.transpose(0, 1) for each in parts])
-    return join(outs), join(sizes)
+    return join(outs), join(sizes).clamp(min=least)
 
 
 def offsets(lengths, dtype=torch.int32):
@@ -126,10 +127,16 @@ def test_reference_against_float64(case):
 
 
 HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+SUBNORMAL = (
+    {"lengths_q": [109, 0], "lengths_k": [110, 17], "jagged": (False, True), "heads": 2, "width": 1, "seed": 2},
+    {"activation": "gelu", "scale": 1 / 37, "inside": True, "window": None},
+)
+"""Scores so small that activations are below float16's normal numbers."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases(150), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+@example(case=SUBNORMAL, dtype=torch.float16)
 def test_kernel_against_float64(case, dtype):
     """Within the rounding of activations to the operands' dtype, and of what comes out."""
     operands, options = draw(dtype=dtype, **case[0]), case[1]
