@@ -9,10 +9,13 @@ is a 16-bit float; padded with zeros along K to what a has. The rest as in loka:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from loka_compile.kernels import frozen_gemm
+from loka_compile.kernels import gemm_norm as gemm_norms
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm_launch import empty_outputs
 from loka_compile.kernels.norm_quantize import FP8
@@ -26,6 +29,17 @@ def rows_of(parameter: Tensor, transposed: bool, of: torch.dtype, k: int) -> tup
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
     return frozen_gemm.frozen(parameter, ("rows", transposed, of, k), make)
+
+
+def composed(
+    a: Tensor, a_scale: Tensor | None, parameter: Tensor, transposed: bool, of: torch.dtype, *more: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op as a CPU runs it fast: a frozen product of 16 bits, Inductor does the rest. See loka::gemm_norm's."""
+    more = *more[:4], None, *more[4:]
+    if of in FP8:
+        return gemm_norms.reference(a, a_scale, *rows_of(parameter, transposed, of, a.shape[1]), *more)
+    p = frozen_gemm.frozen_mm(a, parameter, transposed).float()
+    return gemm_norms.behind(p if a_scale is None else p * a_scale, a, *more)
 
 
 @torch.library.custom_op("loka::frozen_gemm_norm", mutates_args=())

@@ -27,6 +27,8 @@ Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fuse
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -64,8 +66,29 @@ def reference(
     left, right = a.to(wide), b.to(wide)
     left = left if a_scale is None else left * a_scale
     right = right if b_scale is None else right * b_scale
-    p = norms.affine(left @ right.t(), None, bias)
-    p = p if residual is None else p + residual.to(wide)
+    return behind(left @ right.t(), a, bias, residual, weight, shift, given, norm, block, activation, dtype, eps, save)
+
+
+def composed(
+    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, *more: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The reference as a CPU runs it fast: of 16 bits by torch's own product, which rounds to them. What follows is for
+    Inductor to fuse."""
+    if a.dtype not in norms.HALVES:
+        return reference(a, a_scale, b, b_scale, *more)
+    check(a, a_scale, b, b_scale, *more[:9])
+    p = (a @ b.t()).float()
+    p = p if a_scale is None else p * a_scale
+    return behind(p if b_scale is None else p * b_scale.reshape(-1), a, *more)
+
+
+def behind(
+    p: Tensor, a: Tensor, bias: Tensor | None, residual: Tensor | None, weight: Tensor | None, shift: Tensor | None,
+    given: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype, eps: float, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What follows the product p in float32, or float64."""
+    p = norms.affine(p, None, bias)
+    p = p if residual is None else p + residual.to(p.dtype)
     kept = p.to(product_dtype(a)) if save else p.new_empty((0, p.shape[1]), dtype=product_dtype(a))
     if norm == "lazy":
         y = norms.activate(norms.affine(p, weight, None), activation)

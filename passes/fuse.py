@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph.epilogue import VIEWS
-from loka_compile.graph.sites import SITE_META, module_name
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
@@ -41,7 +41,7 @@ class Fuse:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
         if context.device == "cuda":
-            for node in graph.find_nodes(op="call_function", target=SCALED_GEMM):
+            for node in in_place_of_gemms(graph, SCALED_GEMM):
                 _gemm(node, rewrites, rejects)
             if rewrites:
                 graph.eliminate_dead_code()  # what was fused is not looked at again

@@ -17,7 +17,7 @@ from torch import fx
 
 from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS
-from loka_compile.graph.sites import SITE_META, module_name, root
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
@@ -44,7 +44,7 @@ class FuseBackward:
             for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
                 _bias(node, rewrites)
             graph.eliminate_dead_code()  # what was rewritten reads nothing any more
-            for node in graph.find_nodes(op="call_function", target=SCALED_GEMM):
+            for node in in_place_of_gemms(graph, SCALED_GEMM):
                 _gemm(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import SITE_META, unflip
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unflip
 from loka_compile.graph.splice import splice
+from loka_compile.kernels import frozen_gemm_norm, gemm_norm
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.frozen_gemm import any_frozen_int_mm, frozen_gemm, frozen_int_mm, frozen_mm
-from loka_compile.kernels.frozen_gemm_norm import frozen_gemm_norm
 from loka_compile.kernels.onednn import frozen_onednn
 from loka_compile.passes.base import Context, PassResult, Rewrite
 
@@ -37,6 +37,8 @@ SCALED_GEMM = torch.ops.loka.scaled_gemm.default
 GEMM_NORM = torch.ops.loka.gemm_norm.default
 NORM = torch.ops.loka.norm_quantize.default
 NORM_BACKWARD = torch.ops.loka.norm_quantize_backward.default
+COMPOSED = {GEMM_NORM: gemm_norm.composed, torch.ops.loka.frozen_gemm_norm.default: frozen_gemm_norm.composed}
+"""Ops that no pass puts into a CPU's graph, but a model may: what Inductor sees of them there."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Lower:
     name: str = "lower"
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites = [_lower_gemm(node) for node in graph.find_nodes(op="call_function", target=SCALED_GEMM)]
-        rewrites += [_lower_gemm_norm(node) for node in graph.find_nodes(op="call_function", target=GEMM_NORM)]
+        rewrites = [_lower_gemm(node) for node in in_place_of_gemms(graph, SCALED_GEMM)]
+        rewrites += [_lower_gemm_norm(node) for node in in_place_of_gemms(graph, GEMM_NORM)]
+        for op, composed in COMPOSED.items() if context.device == "cpu" else ():
+            for node in graph.find_nodes(op="call_function", target=op):
+                _write_out(node, composed)
         if rewrites:
             graph.eliminate_dead_code()  # the quantize nodes of frozen weights
         wide = [n for n in graph.find_nodes(op="call_function", target=NORM) if n.args[7] in norms.FLOATS]
@@ -97,7 +102,7 @@ def _lower_gemm_norm(node: fx.Node) -> Rewrite:
     if parameter is None or parameter.scaling not in ("none", "row"):
         return Rewrite(site.key, "loka.gemm_norm (triton)", "loka.gemm_norm")
     form = [parameter.node, not parameter.transposed, parameter.dtype]
-    made = splice(node, frozen_gemm_norm, [a, a_scale, *form, bias, residual, weight, shift, *named])
+    made = splice(node, frozen_gemm_norm.frozen_gemm_norm, [a, a_scale, *form, bias, residual, weight, shift, *named])
     for user in list(node.users):
         if user.users:
             user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]

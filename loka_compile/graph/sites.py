@@ -100,6 +100,11 @@ def annotated(graph: fx.Graph) -> list[Gemm]:
     ]
 
 
+def in_place_of_gemms(graph: fx.Graph, op: Any) -> list[fx.Node]:
+    """Nodes of an op that stands where a GEMM was; those that the model itself calls have no site."""
+    return [node for node in graph.find_nodes(op="call_function", target=op) if SITE_META in node.meta]
+
+
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, float]:
     """lhs, rhs, bias, alpha, beta of a GEMM node."""
     if GEMMS[node.target] in ("mm", "bmm"):

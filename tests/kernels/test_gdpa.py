@@ -37,8 +37,8 @@ def sequences(x, cu_seqlens):
 
 
 def oracle(q, k, v, cu_q, cu_k, activation, scale, inside, window):
-    """In float64, and how large the products summed up are: what rounding is measured by. Below a dtype's normal numbers
-    rounding is by steps as large as at the smallest of them."""
+    """In float64, and how large the products summed up are: what rounding is measured by. Below a dtype's normal
+    numbers rounding is by steps as large as at the smallest of them."""
     outs, sizes, least = [], [], torch.finfo(q.dtype).smallest_normal
     for a, b, c in zip(*(sequences(*each) for each in ((q, cu_q), (k, cu_k), (v, cu_k))), strict=True):
         scores = a @ b.mT * (scale if inside else 1.0)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from loka_compile.kernels.frozen_gemm_norm import frozen_gemm_norm
+from loka_compile.kernels.gemm_norm import gemm_norm
 from tests.helpers import compile_op_by_op, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
@@ -251,3 +253,23 @@ def test_zero_rows_give_the_bias(plan_for):
         with torch.no_grad():
             _, out = run(model, plan_for(recipe, model, x), x)
         assert torch.equal(out[1], model[0].bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_may_call_gemm_norm_itself(plan_for, dtype):
+    """On a CPU it is written out, the frozen form with a frozen product."""
+    weight = nn.Parameter(torch.randn(48, 32))
+    rest = None, None, None, None, "layer", 0, "relu", torch.float32, 1e-5, False
+
+    def model(x):
+        out = gemm_norm(x, None, weight.to(dtype), None, None, *rest)[0]
+        if dtype == torch.float32:
+            return out
+        return out + frozen_gemm_norm(x, None, weight, True, dtype, *rest)[0]
+
+    x = torch.randn(5, 32).to(dtype)
+    with torch.no_grad():
+        plan = plan_for("int8_rowwise", model, x)
+    captured, out = run(model, plan, x)
+    assert loka_ops(captured) == ({} if dtype == torch.float32 else {"loka.frozen_mm": 1})
+    torch.testing.assert_close(out, model(x), rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 0.06)
