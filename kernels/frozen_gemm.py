@@ -40,11 +40,13 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor."""
+    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor.
+    sampled: a view of the values that `sample` is a copy of."""
 
     parameter: weakref.ref[Tensor]
     storage: Any
     version: int
+    sampled: Tensor
     sample: Tensor
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
@@ -54,7 +56,7 @@ class _Entry:
             self.parameter() is weight
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and (weight.is_cuda or torch.equal(self.sample, _sample(weight)))
+            and (weight.is_cuda or torch.equal(self.sample, self.sampled))
         )
 
 
@@ -71,8 +73,9 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
             forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
-            sample = _sample(weight).clone()
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, sample, _layout(weight), {})
+            sampled = _sampled(weight)
+            kept = sampled, sampled.clone(), _layout(weight)
+            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {})
             _entries[key] = entry
         if form not in entry.forms:
             entry.forms[form] = make(weight)
@@ -83,9 +86,12 @@ def _layout(weight: Tensor) -> tuple[Any, ...]:
     return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
 
 
-def _sample(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
-    return flat[:: flat.numel() // SAMPLES | 1]  # an odd step walks through the columns too
+def _sampled(weight: Tensor) -> Tensor:
+    """Some of its values, as they lie: a view."""
+    sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
+    span = 0 if not weight.numel() else 1 + sum(sizes)
+    step = span // SAMPLES | 1  # an odd step walks through the columns too
+    return weight.detach().as_strided((-(-span // step),), (step,))
 
 
 def quantized(
