@@ -47,6 +47,7 @@ def count(call: Callable[[], object]) -> int:
 def of_graph(model: nn.Module, options: Mapping[str, object], step: Callable[[Callable[..., object]], object]) -> int:
     """FLOPs of `step` with the model as loka's passes leave it under these options, without generating code."""
     by_op = {**options, "recipes": (), "measure_calls": MEASURED}
+    by_op["passes"] = {**options.get("passes", {}), "mix_tokens": False}  # which may leave no product to be counted
     call = torch.compile(model, backend="loka", options=by_op, isolate_recompiles=True)
     step(call)  # captures the graph and runs the passes
     return count(lambda: step(call))

@@ -9,14 +9,13 @@ from torch import nn
 from examples.models.wukong import TokenMix, Wukong
 from loka_compile.dispatch.plan import Plan
 from loka_compile.passes import Context
-from loka_compile.passes.mix_tokens import LEAST, MixTokens
+from loka_compile.passes.mix_tokens import DID, DID_IN_A_LOOP, LEAST, MOST, MixTokens
 from tests.passes.exact import agrees, named, rewritten
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
-H100 = Context(Plan("h100", {}), "cpu")
+H100, CPU = Context(Plan("h100", {}), "cpu"), Context(Plan("cpu", {}), "cpu")
 B, N, D = 7, 5, 32  # a prime batch
-DID = "a product from the left, nothing transposed"
 
 
 class Mix(nn.Module):
@@ -60,9 +59,30 @@ def test_all_of_a_wukong():
     assert [subject for subject, _ in seen.did] == names
 
 
-def test_on_a_cpu_they_stay():
-    seen = rewritten(MixTokens(), TokenMix(N, 3), torch.randn(B, N, D))
-    assert not seen.did and seen.reasons == ["on a CPU one large GEMM is faster than a batch of small ones"]
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_on_a_cpu_the_sum_is_written_out(dynamic):
+    mix = Mix().eval()
+    x, other = torch.randn(B, N, D), torch.randn(11, N, D)
+    if dynamic:
+        torch._dynamo.mark_dynamic(x, 0)
+    seen = agrees(MixTokens(), mix, x) if not dynamic else rewritten(MixTokens(), mix, x)
+    assert seen.did == [("linear", DID_IN_A_LOOP)]
+    assert not named(seen.graphs[0], "transpose") and len(named(seen.graphs[0], "sum")) == 1
+    if dynamic:
+        torch.testing.assert_close(seen.call(other), mix(other))
+
+
+@pytest.mark.parametrize(
+    ("mix", "dtype", "context", "reason"),
+    [
+        (TokenMix(N, MOST + 1), torch.float32, CPU, f"it mixes {N} tokens to {MOST + 1}, and above {MOST}"),
+        (TokenMix(N, 3), torch.bfloat16, CPU, "a GEMM of torch.bfloat16 is faster"),
+        (TokenMix(N, 3), torch.float32, Context(Plan("cpu", {}), "cpu", training=True), "gradient of a sum"),
+    ],
+)
+def test_on_a_cpu_others_stay(mix, dtype, context, reason):
+    seen = rewritten(MixTokens(), mix.to(dtype), torch.randn(B, N, D, dtype=dtype), context=context)
+    assert not seen.did and reason in seen.reasons[0]
 
 
 def test_few_columns_stay():
