@@ -5,21 +5,51 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from loka_compile.kernels import ptx
 from loka_compile.kernels.norm_quantize_kernel import activated
 
 
 @triton.jit
-def of_columns(vector, column, valid, EVEN: tl.constexpr, BOUNDED: tl.constexpr = False):
-    """A vector over the columns in float32, (1, blocks, length). BOUNDED: NaN where it is 1e37 or more."""
-    if vector.dtype.element_ty == tl.float32 and not BOUNDED:
-        return tl.load(vector + column, mask=None if EVEN else valid, other=None if EVEN else 0.0)[None, :, :]
-    if EVEN:
+def of_columns(vector, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr = False,
+               GAIN: tl.constexpr = 1.0):  # fmt: skip
+    """A vector over the columns in float32, (1, blocks, length), or as pairs, times GAIN. BOUNDED: NaN where it is 1e37
+    or more."""
+    if PAIRS:
+        x = tl.load(vector + tl.reshape(column, (column.shape[0], column.shape[1] // 2, 2))).to(tl.float32)
+    elif EVEN:
         x = tl.load(vector + column[:, :, None]).to(tl.float32)
     else:
         x = tl.load(vector + column[:, :, None], mask=valid[:, :, None], other=0.0).to(tl.float32)
     if BOUNDED:
         x = tl.where(tl.abs(x) < 1e37, x, float("nan"))
-    return tl.sum(x, 2)[None, :, :]  # a sum of one: so that threads share the work above, not its operands
+    if GAIN != 1.0:
+        x *= GAIN
+    if PAIRS:
+        low, high = tl.split(x)
+        x = ptx.pair(low, high)[:, :, None]
+    if vector.dtype.element_ty == tl.float32 and not BOUNDED:
+        out = tl.reshape(x, (x.shape[0], x.shape[1]))
+    else:
+        out = tl.sum(x, 2)  # a sum of one: so that threads share the work above, not its operands
+    return out[None, :, :]
+
+
+@triton.jit
+def affine(y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr,
+           GAIN: tl.constexpr):  # fmt: skip
+    """y * weight + shift * GAIN; either may be None."""
+    if PAIRS and weight is not None and shift is not None:
+        scales = of_columns(weight, column, valid, EVEN, PAIRS, BOUNDED)
+        added = of_columns(shift, column, valid, EVEN, PAIRS, BOUNDED, GAIN)
+        # read from shared memory side by side, else all of one would wait in registers for the other
+        both = tl.sum(tl.join(scales, added)[:, :, :, :, None], 4)
+        scales, added = tl.split(both)
+        y = ptx.times_plus_columns(y, scales, added, PAIRS)
+    elif weight is not None:
+        y = ptx.times_columns(y, of_columns(weight, column, valid, EVEN, PAIRS, BOUNDED), PAIRS)
+    if shift is not None and not (PAIRS and weight is not None):
+        y = ptx.plus_columns(y, of_columns(shift, column, valid, EVEN, PAIRS, BOUNDED, GAIN), PAIRS)
+    return y
 
 
 @triton.jit
@@ -56,15 +86,18 @@ def gemm_norm_kernel(
     NORM: tl.constexpr, ACTIVATION: tl.constexpr, TOP: tl.constexpr, FLOOR: tl.constexpr, GUARD: tl.constexpr,
     ONE_B_SCALE: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr,
     TMA_RESIDUAL: tl.constexpr, SWAP: tl.constexpr, TURN: tl.constexpr, ONE_PASS: tl.constexpr, BOUNDED: tl.constexpr,
+    PTX: tl.constexpr,
     BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A tile is BM rows by BB blocks of BL columns; the next one begins STEP columns on. TOP is 0 where out is not
     scaled. GUARD: an infinity may come out of the activation. BOUNDED: none may, as weight and shift are NaN where they
     are 1e37 or more. ONE_PASS: `layer` takes mean and mean of squares together, exact enough for FP8. UPCAST: for the
     interpreter, whose bfloat16 product is wrong. SWAP: the tensor cores compute the tile's transpose, whose rows are
-    few. TURN: b's rows come in the order that leaves a thread of Hopper's with 16 neighbouring columns."""
+    few. TURN: b's rows come in the order that leaves a thread of Hopper's with 16 neighbouring columns. PTX: the chip's
+    level (ptx.py); the conversion to FP8 may then do the ReLU."""
     BN: tl.constexpr = BB * BL
     EVEN: tl.constexpr = N % STEP == 0 and STEP == BN
+    PAIRS: tl.constexpr = EVEN and BM >= 32 and PTX >= ptx.PACKED  # 16 rows spill
     m, n = tl.program_id(0) * BM, tl.program_id(1) * STEP
     rows, flat = m + tl.arange(0, BM), n + tl.arange(0, BN)
     if not TMA:
@@ -99,6 +132,8 @@ def gemm_norm_kernel(
     column = n + tl.arange(0, BB)[:, None] * BL + tl.arange(0, BL)[None, :]
     valid = column < tl.minimum(N, n + STEP)
 
+    SWISH: tl.constexpr = ACTIVATION == "silu" and TOP != 0.0 and PTX != 0
+    GAIN: tl.constexpr = 0.5 if SWISH else 1.0
     # p is y * row: a row's factor stays out of y until the end, as the norm of a multiple only differs by its eps
     row = tl.full((BM,), 1.0, tl.float32)
     if a_scale is not None:
@@ -106,13 +141,14 @@ def gemm_norm_kernel(
     if b_scale is not None:
         if ONE_B_SCALE:
             row *= tl.load(b_scale)
-        elif NORM == "layer":
+        elif NORM == "layer" and not PAIRS:
             # not a plain product: with the mean it would become one operation, which keeps both its operands alive
-            y = tl.fma(y, of_columns(b_scale, column, valid, EVEN), 0.0)
+            y = tl.fma(y, of_columns(b_scale, column, valid, EVEN, PAIRS), 0.0)
         else:
-            y = y * of_columns(b_scale, column, valid, EVEN)
+            y = ptx.times_columns(y, of_columns(b_scale, column, valid, EVEN, PAIRS), PAIRS)
     if bias is not None:
-        y = y * row[:, None, None] + of_columns(bias, column, valid, EVEN)
+        y = ptx.times(y, row[:, None, None], PAIRS)
+        y = ptx.plus_columns(y, of_columns(bias, column, valid, EVEN, PAIRS), PAIRS)
         row = tl.full((BM,), 1.0, tl.float32)
     if residual is not None:
         tile = load_tile(residual, m, n, M, N, STEP, TMA_RESIDUAL, BM, BN)
@@ -130,7 +166,7 @@ def gemm_norm_kernel(
             squares = tl.maximum(tl.sum(y * y, 2) - mean * mean * LENGTH, 0.0)
         else:
             mean = tl.sum(y, 2) * (1.0 / LENGTH)
-            y = y - mean[:, :, None]
+            y = ptx.plus(y, -mean[:, :, None], PAIRS)
             if not EVEN:
                 y = tl.where(valid[None, :, :], y, 0.0)
             squares = tl.sum(y * y, 2)
@@ -154,35 +190,40 @@ def gemm_norm_kernel(
                 tl.store(at, rstd, mask=there)
             factor *= rstd
             if NORM == "layer" and ONE_PASS:
-                y = y * factor[:, :, None] - (mean * factor)[:, :, None]
+                factor *= GAIN
+                y = ptx.times_plus(y, factor[:, :, None], (mean * -factor)[:, :, None], PAIRS)
                 if not EVEN:
                     y = tl.where(valid[None, :, :], y, 0.0)
                 factor = tl.full((BM, BB), 1.0, tl.float32)
 
-    if weight is not None:
-        y = y * of_columns(weight, column, valid, EVEN, BOUNDED)
-    if shift is not None or (ACTIVATION != "none" and ACTIVATION != "relu"):
-        y = y * factor[:, :, None]
+    RELU: tl.constexpr = ACTIVATION == "relu" and NORM != "none" and NORM != "lazy" and (weight is None or BOUNDED)
+    CLIPPED: tl.constexpr = RELU and TOP != 0.0 and PTX >= ptx.CLIPS
+    WANTED: tl.constexpr = shift is not None or (ACTIVATION != "none" and ACTIVATION != "relu")
+    if WANTED and not (NORM == "layer" and ONE_PASS):
+        y = ptx.times(y, (factor * GAIN)[:, :, None], PAIRS)
         factor = tl.full((BM, BB), 1.0, tl.float32)
-        if shift is not None:
-            y = y + of_columns(shift, column, valid, EVEN, BOUNDED)
-    if ACTIVATION == "relu" and NORM != "none" and NORM != "lazy" and (weight is None or BOUNDED):
+    y = affine(y, weight, shift, column, valid, EVEN, PAIRS, BOUNDED, GAIN)
+    if SWISH:
+        y = ptx.swish_of_twice(y, PTX, PAIRS)
+    elif RELU and not CLIPPED:
         y = tl.maximum(y, 0.0)  # its row's factor is NaN where y is
-    else:
-        y = activated(y, ACTIVATION)
+    elif not CLIPPED:
+        y = activated(y, ACTIVATION, PAIRS)
 
     if TOP != 0.0:
         if GUARD:
             y = tl.fma(y, 0.0, y)  # an infinity is NaN from here on
         if given is not None:
-            y = y * (factor * (1.0 / tl.load(given)))[:, :, None]
+            y = ptx.times(y, (factor * (1.0 / tl.load(given)))[:, :, None], PAIRS)
             y = tl.maximum(y, -TOP, propagate_nan=tl.PropagateNan.ALL)
             y = tl.minimum(y, TOP, propagate_nan=tl.PropagateNan.ALL)
         else:
-            amax = tl.max(tl.max(tl.abs(y), 2) * factor, 1)
+            amax = tl.max(tl.max(y if CLIPPED else tl.abs(y), 2) * factor, 1)
             amax = tl.where(amax > FLOOR, amax, FLOOR)
             tl.store(scale + rows, amax * (1.0 / TOP), mask=rows < M)
-            y = y * (factor * (TOP / amax)[:, None])[:, :, None]
+            y = ptx.times(y, (factor * (TOP / amax)[:, None])[:, :, None], PAIRS)
+        if CLIPPED:
+            y = ptx.to_fp8_above_zero(y, TOP > 1000)
     else:
-        y = y * factor[:, :, None]
+        y = ptx.times(y, factor[:, :, None], PAIRS)
     store_tile(out, y, m, n, M, N, STEP, TMA_OUT, BM, BN)

@@ -8,6 +8,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels import norm_quantize as norms
+from loka_compile.kernels import ptx
 from loka_compile.kernels.gemm_norm_kernel import gemm_norm_kernel
 from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norm_quantize import FP8
@@ -125,8 +126,9 @@ def launch(
         "TMA_RESIDUAL": tma_residual,
         "SWAP": swap,
         "TURN": turn,
-        "ONE_PASS": norm == "layer" and out.dtype in FP8 and not statistics.numel() and arch != "sm_100",
+        "ONE_PASS": norm == "layer" and out.dtype in FP8 and not statistics.numel(),
         "BOUNDED": normed and out.dtype in FP8,
+        "PTX": ptx.level(arch),
         "BM": bm,
         "BB": bb,
         "BL": bl,

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from loka_compile.kernels.ptx import times
+
 if triton.knobs.runtime.interpret:  # which knows no libdevice
 
     @triton.jit
@@ -27,14 +29,14 @@ def gated(x, z):
 
 
 @triton.jit
-def activated(y, ACTIVATION: tl.constexpr):
-    """float32 in, float32 out; a NaN stays one."""
+def activated(y, ACTIVATION: tl.constexpr, PAIRS: tl.constexpr = False):
+    """float32 in, float32 out; a NaN stays one. PAIRS: y (M, B, N) is computed by twos, see ptx.py."""
     if ACTIVATION == "relu":
         y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "silu":
         y = gated(y, y)
     elif ACTIVATION == "hard_swish":
-        y = y * tl.minimum(tl.maximum(tl.fma(y, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
+        y = times(y, tl.minimum(tl.maximum(tl.fma(y, 1.0 / 6.0, 0.5), 0.0), 1.0), PAIRS)  # one saturates
     elif ACTIVATION == "gelu":
         size = tl.abs(y)
         y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL) - size * upper_tail(size)

@@ -1,0 +1,150 @@
+"""Instructions that Triton does not make itself: two float32 operations in one, a tanh, a conversion that clips at 0.
+
+A kernel gets the chip's PTX level as a constant: 0 on AMD and in the interpreter, which knows no assembly. From PACKED
+on (sm_100) two neighbours along the last dimension, which a thread has in two neighbouring registers, are computed
+together: what they meet comes as *pairs*, int64, of half as many columns. Results are equal to the bit to those of
+single operations, except where a compiler would have made one of a product and a sum.
+Source: PTX ISA 8.7: `mul`, `add` and `fma` with `.f32x2` (sm_100); `cvt` with `.relu` (sm_89); `tanh.approx` (sm_75).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+PACKED = tl.constexpr(100)
+CLIPS = tl.constexpr(89)
+"""The level from which to_fp8_above_zero exists."""
+
+
+def level(arch: str) -> int:
+    return int(arch.removeprefix("sm_")) if arch.startswith("sm_") and not triton.knobs.runtime.interpret else 0
+
+
+@triton.jit
+def pair(low, high):
+    """int64 of two float32 tensors' values."""
+    return tl.inline_asm_elementwise(
+        "mov.b64 $0, {$1, $2};", "=l,f,f", [low, high], dtype=tl.int64, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def halves(x):
+    """(even columns, odd columns) of (M, B, N); costs nothing."""
+    return tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
+
+
+@triton.jit
+def times(x, y, PAIRS: tl.constexpr):
+    """x * y, x (M, B, N) and y, of a shape that broadcasts to it, float32; where PAIRS, two at once."""
+    if PAIRS:
+        out = tl.inline_asm_elementwise(
+            "{ .reg .b64 x, y; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; mul.rn.f32x2 x, x, y; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        out = x * y
+    return out
+
+
+@triton.jit
+def plus(x, y, PAIRS: tl.constexpr):
+    """x + y, as times."""
+    if PAIRS:
+        out = tl.inline_asm_elementwise(
+            "{ .reg .b64 x, y; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; add.rn.f32x2 x, x, y; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        out = x + y
+    return out
+
+
+@triton.jit
+def times_plus(x, y, z, PAIRS: tl.constexpr):
+    """x * y + z, as times."""
+    if PAIRS:
+        out = tl.inline_asm_elementwise(
+            "{ .reg .b64 x, y, z; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; mov.b64 z, {$6, $7};"
+            " fma.rn.f32x2 x, x, y, z; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,f,f,f,f", [x, y, z], dtype=tl.float32, is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        out = x * y + z
+    return out
+
+
+@triton.jit
+def times_columns(x, y, PAIRS: tl.constexpr):
+    """x (M, B, N) * y, of columns: (1, B, N), or pairs of them."""
+    if PAIRS:
+        low, high = halves(x)
+        low, high = tl.inline_asm_elementwise(
+            "{ .reg .b64 x; mov.b64 x, {$2, $3}; mul.rn.f32x2 x, x, $4; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,l", [low, high, y], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
+        )  # fmt: skip
+        out = tl.reshape(tl.join(low, high), x.shape)
+    else:
+        out = x * y
+    return out
+
+
+@triton.jit
+def plus_columns(x, y, PAIRS: tl.constexpr):
+    """x + y, as times_columns."""
+    if PAIRS:
+        low, high = halves(x)
+        low, high = tl.inline_asm_elementwise(
+            "{ .reg .b64 x; mov.b64 x, {$2, $3}; add.rn.f32x2 x, x, $4; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,l", [low, high, y], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
+        )  # fmt: skip
+        out = tl.reshape(tl.join(low, high), x.shape)
+    else:
+        out = x + y
+    return out
+
+
+@triton.jit
+def times_plus_columns(x, y, z, PAIRS: tl.constexpr):
+    """x * y + z, as times_columns."""
+    if PAIRS:
+        low, high = halves(x)
+        low, high = tl.inline_asm_elementwise(
+            "{ .reg .b64 x; mov.b64 x, {$2, $3}; fma.rn.f32x2 x, x, $4, $5; mov.b64 {$0, $1}, x; }",
+            "=f,=f,f,f,l,l", [low, high, y, z], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
+        )  # fmt: skip
+        out = tl.reshape(tl.join(low, high), x.shape)
+    else:
+        out = x * y + z
+    return out
+
+
+@triton.jit
+def swish_of_twice(h, PTX: tl.constexpr, PAIRS: tl.constexpr):
+    """2 h * sigmoid(2 h) = h + h * tanh(h), for results that are rounded to FP8: to |h| 2^-11, as the tanh is to 2^-11
+    of itself. Where h is above -2.7 that is less than e4m3's half step, 2^-4 of the value. At level 0 the tanh is
+    written out, to be tested: kernels do without this there."""
+    if PTX == 0:
+        t = 1.0 - 2.0 / (1.0 + tl.exp2(h * 2.8853900817779268))
+    else:
+        t = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [h], dtype=tl.float32, is_pure=True, pack=1)
+    return times_plus(h, t, h, PAIRS)
+
+
+@triton.jit
+def to_fp8_above_zero(y, E5M2: tl.constexpr):
+    """y of float32 to FP8: 0 where it is negative, NaN where it is NaN."""
+    if E5M2:
+        out = tl.inline_asm_elementwise(
+            "{ .reg .b16 low, high; cvt.rn.satfinite.relu.e5m2x2.f32 low, $2, $1;"
+            " cvt.rn.satfinite.relu.e5m2x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }",
+            "=r,f,f,f,f", [y], dtype=tl.float8e5, is_pure=True, pack=4,
+        )  # fmt: skip
+    else:
+        out = tl.inline_asm_elementwise(
+            "{ .reg .b16 low, high; cvt.rn.satfinite.relu.e4m3x2.f32 low, $2, $1;"
+            " cvt.rn.satfinite.relu.e4m3x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }",
+            "=r,f,f,f,f", [y], dtype=tl.float8e4nv, is_pure=True, pack=4,
+        )  # fmt: skip
+    return out
