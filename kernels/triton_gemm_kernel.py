@@ -7,6 +7,9 @@ import triton.language as tl
 
 from loka_compile.kernels.norm_quantize_kernel import activated
 
+ONES = tl.constexpr(16)
+"""Columns that tensor cores want at least."""
+
 
 @triton.jit
 def operand(x, at, z, row, k, left, TMA: tl.constexpr, FLIP: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
@@ -25,7 +28,7 @@ def operand(x, at, z, row, k, left, TMA: tl.constexpr, FLIP: tl.constexpr, EVEN_
 
 @triton.jit
 def triton_gemm_kernel(
-    a, b, a_scale, b_scale, bias, out, M, K, a_scale_z, a_scale_m, a_scale_k, b_scale_z, b_scale_n, b_scale_k,
+    a, b, a_scale, b_scale, bias, out, sums, M, K, a_scale_z, a_scale_m, a_scale_k, b_scale_z, b_scale_n, b_scale_k,
     N: tl.constexpr, TRIPS: tl.constexpr, SPLITS: tl.constexpr, ATOMIC: tl.constexpr, A_SCALING: tl.constexpr,
     B_SCALING: tl.constexpr, PROMOTE: tl.constexpr, ACTIVATION: tl.constexpr, TMA: tl.constexpr,
     TMA_OUT: tl.constexpr, FLIP_A: tl.constexpr, FLIP_B: tl.constexpr, EVEN_M: tl.constexpr, EVEN_K: tl.constexpr,
@@ -33,7 +36,8 @@ def triton_gemm_kernel(
 ):  # fmt: skip
     """One tile of BM x BN of one matrix of the batch, or of one part of its contraction. out: (batch * SPLITS, M, N),
     or with ATOMIC (batch, M, N). TRIPS: steps along K, 0 where they are counted here. PROMOTE: each step's products are
-    added outside the tensor cores. FLIP_A, FLIP_B: stored (K, M), (K, N). WIDE: ask for stores of 128 bits (AMD)."""
+    added outside the tensor cores. FLIP_A, FLIP_B: stored (K, M), (K, N). WIDE: ask for stores of 128 bits (AMD).
+    sums: (batch * SPLITS, M), those of a along K, by a product with ones, as the tensor cores have a at hand."""
     TN: tl.constexpr = (N + BN - 1) // BN
     m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
     z, matrix, first, steps = tl.program_id(1), tl.program_id(1), tl.program_id(1) * 0, TRIPS
@@ -68,6 +72,8 @@ def triton_gemm_kernel(
         b_scale += matrix.to(tl.int64) * b_scale_z + (n + column) * b_scale_n
 
     total = tl.zeros((BM, BN), tl.float32)
+    if sums is not None:
+        alike, ones = tl.zeros((BM, ONES), tl.float32), tl.full((BK, ONES), 1.0, a.dtype if TMA else a.dtype.element_ty)
     for step in range(0, steps):
         start = first + step * BK
         x = operand(a, a_at, matrix, m, start, K - start, TMA, FLIP_A, EVEN_K, BM, BK)
@@ -83,7 +89,12 @@ def triton_gemm_kernel(
             total += tl.dot(x, w.T)
         else:
             total = tl.dot(x, w.T, total)
+        if sums is not None:
+            alike = tl.dot(x, ones, alike)
 
+    if sums is not None:
+        once, of_row = (tl.arange(0, BM) < M - m) & (n == 0), tl.sum(alike, 1) * (1.0 / ONES)
+        tl.store(sums + z.to(tl.int64) * M + m + tl.arange(0, BM), of_row.to(sums.dtype.element_ty), mask=once)
     y = total
     if A_SCALING == "tensor":
         one = tl.load(a_scale)
@@ -122,9 +133,11 @@ def triton_gemm_kernel(
 
 @triton.jit
 def finish_kernel(
-    parts, bias, out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr, STEP: tl.constexpr
+    parts, bias, out, sums, sum_out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
+    STEP: tl.constexpr,
 ):  # fmt: skip
-    """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order."""
+    """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order; and those of
+    the sums beside it, (SPLITS, SIZE / N)."""
     z = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * STEP + tl.arange(0, STEP)
     there = at < SIZE
@@ -134,3 +147,8 @@ def finish_kernel(
     if bias is not None:
         y += tl.load(bias + at % N, mask=there, other=0.0).to(tl.float32)
     tl.store(out + z * SIZE + at, activated(y, ACTIVATION).to(out.dtype.element_ty), mask=there)
+    if sums is not None:
+        y = tl.zeros((STEP,), tl.float32)
+        for part in range(SPLITS):
+            y += tl.load(sums + (z * SPLITS + part) * (SIZE // N) + at, mask=at < SIZE // N, other=0.0)
+        tl.store(sum_out + z * (SIZE // N) + at, y.to(sum_out.dtype.element_ty), mask=at < SIZE // N)

@@ -73,9 +73,10 @@ def _kinds(x: Tensor, scale: Tensor | None, along: int) -> list[str]:
 
 def launches(
     a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, out: Tensor,
-    activation: str, deterministic: bool, arch: str,
+    activation: str, deterministic: bool, arch: str, sums: Tensor | None = None,
 ) -> list[Launch]:  # fmt: skip
-    """Operands as `prepared` leaves them; out contiguous, and zero where the first launch has ATOMIC."""
+    """Operands as `prepared` leaves them; out contiguous, and zero where the first launch has ATOMIC. sums: where those
+    of a along K go, (..., M), of matrices that are no FP8."""
     kinds = scalings(a, a_scale, b, b_scale)
     assert kinds is not None
     a, b, whole = (each if each.dim() == 3 else each.unsqueeze(0) for each in (a, b, out))
@@ -88,6 +89,7 @@ def launches(
     atomic = adding and splits > 1
     finish = splits > 1 and not atomic
     to = a.new_empty((batch * splits, m, n), dtype=torch.float32) if finish else whole
+    sums_to = a.new_empty((batch * splits, m), dtype=torch.float32) if finish and sums is not None else sums
     flip_a, flip_b = not a.is_contiguous(), not b.mT.is_contiguous()
     stored_a, stored_b = a.mT if flip_a else a, b if flip_b else b.mT
     hopper = arch in ("sm_90", "sm_100", "sm_120")
@@ -101,6 +103,7 @@ def launches(
         "b_scale": b_scale,
         "bias": None if finish else bias,
         "out": described(to, [1, bm, bn]) if tma_out else to,
+        "sums": sums_to,
         "M": m,
         "K": k,
         **dict(zip(("a_scale_z", "a_scale_m", "a_scale_k"), strides(a_scale, -1), strict=True)),
@@ -127,13 +130,14 @@ def launches(
         "BK": bk,
     }
     grid = triton.cdiv(m, bm) * triton.cdiv(n, bn), batch * splits
-    flops, nbytes = 2 * batch * m * n * k, moved(a, a_scale, b, b_scale, bias, to)
+    flops, nbytes = 2 * batch * m * n * k, moved(a, a_scale, b, b_scale, bias, to, sums_to)
     made = [Launch(triton_gemm_kernel, grid, args, constants, warps, stages, flops, nbytes)]
     if finish:
-        args = {"parts": to, "bias": bias, "out": out, "SIZE": m * n}
+        beside = {"sums": sums_to, "sum_out": sums}
+        args = {"parts": to, "bias": bias, "out": out, **beside, "SIZE": m * n}
         constants = {"N": n, "SPLITS": splits, "ACTIVATION": activation, "STEP": FINISH}
         grid = triton.cdiv(m * n, FINISH), batch
-        made.append(Launch(finish_kernel, grid, args, constants, 4, 1, 0, moved(to, bias, out)))
+        made.append(Launch(finish_kernel, grid, args, constants, 4, 1, 0, moved(to, bias, out, *beside.values())))
     return made
 
 

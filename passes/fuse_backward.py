@@ -2,13 +2,13 @@
 
     norm_quantize_backward -> sum over rows      the gradient of a bias before the norm: one of the op's own sums
     scaled_gemm -> norm_quantize_backward        of a ReLU alone: loka::gemm_gradient, where the plan has its kernel
+    scaled_gemm beside a sum over rows           of a gradient, for weight and bias: loka::grad_weight, where it has
 
 Norms and activations are those that raise_norms made one op of. Works on CUDA.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
 
@@ -16,10 +16,11 @@ import torch
 from torch import fx
 
 from loka_compile.dispatch.roofline import FUSING
-from loka_compile.graph.epilogue import VIEWS
+from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_gradient import gemm_gradient
+from loka_compile.kernels.grad_weight import grad_weight
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
@@ -46,6 +47,8 @@ class FuseBackward:
             graph.eliminate_dead_code()  # what was rewritten reads nothing any more
             for node in in_place_of_gemms(graph, SCALED_GEMM):
                 _gemm(node, rewrites, rejects)
+            for node in in_place_of_gemms(graph, SCALED_GEMM):
+                _weight(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -54,7 +57,8 @@ class FuseBackward:
 
 def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
     """The sum of x's gradient over rows becomes the op's own."""
-    sums = [node for node in _read(gradient) if _over_rows(node)]
+    outs = [user for user in gradient.users if user.target is getitem and user.args[1] == OUT]
+    sums = [node for out in outs for node in past_views(out) if sums_rows(node)]
     if not sums:
         return
     *args, _, gain = gradient.args
@@ -65,26 +69,6 @@ def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
         total = splice(node, lambda x, shape: x.reshape(shape), [made[TOTAL], list(node.meta["val"].shape)])
         node.replace_all_uses_with(total)
     rewrites.append(Rewrite(module_name(gradient), "sums itself over rows, for the bias before it"))
-
-
-def _read(gradient: fx.Node) -> Iterator[fx.Node]:
-    """What reads x's gradient, views of it looked through."""
-    todo = [user for user in gradient.users if user.target is getitem and user.args[1] == OUT]
-    while todo:
-        for user in todo.pop().users:
-            if user.target in VIEWS:
-                todo.append(user)
-            else:
-                yield user
-
-
-def _over_rows(node: fx.Node) -> bool:
-    """A sum that leaves one number a column, in the gradient's own dtype."""
-    if node.target is not aten.sum.dim_IntList or node.kwargs:
-        return False
-    summed = node.args[0].meta["val"]  # type: ignore[union-attr]
-    dims = sorted(dim % summed.dim() for dim in node.args[1])  # type: ignore[union-attr]
-    return dims == list(range(summed.dim() - 1))
 
 
 # ---------------------------------------------------------------- with the product before it
@@ -145,4 +129,36 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
         return f"the weight lies transposed, or is a batch, of shape {tuple(b.meta['val'].shape)}"  # type: ignore[union-attr]
     if not dtype == x.meta["val"].dtype == a.meta["val"].dtype:  # type: ignore[union-attr]
         return f"it is {dtype}, of a product of {a.meta['val'].dtype}"  # type: ignore[union-attr]
+    return ""
+
+
+# ---------------------------------------------------------------- a weight's and its bias's
+
+
+def _weight(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    total = sum_beside(gemm)
+    if total is None:
+        return
+    site = gemm.meta[SITE_META]
+    reason = check_weight(gemm, total)
+    if reason:
+        rejects.append(Reject(site.key, reason))
+        return
+    shape = list(total.meta["val"].shape)
+    flip, _, x, *_ = gemm.args
+    made = splice(gemm, grad_weight, [flip.args[0], x], **{SITE_META: site})  # type: ignore[union-attr]
+    gemm.replace_all_uses_with(made[0])
+    total.replace_all_uses_with(splice(total, lambda t: t.reshape(shape), [made[1]]))
+    rewrites.append(Rewrite(site.key, "with the gradient of the bias", "loka.grad_weight"))
+
+
+def check_weight(gemm: fx.Node, total: fx.Node) -> str:
+    """Why the sum of a gradient stays apart from the product that reads it; empty if they become one."""
+    a, _, _, _, out_dtype, provider = gemm.args
+    if provider not in FUSING:
+        return f"{provider}'s kernel has no sum for the bias"
+    if a.meta["val"].dtype not in HALVES or not out_dtype == total.meta["val"].dtype == a.meta["val"].dtype:  # type: ignore[union-attr]
+        return f"it is {out_dtype}, of a gradient of {a.meta['val'].dtype}, and that kernel is of 16 bits"  # type: ignore[union-attr]
+    if total < gemm:
+        return f"{total.name}, for the bias, is read before the product is made"
     return ""

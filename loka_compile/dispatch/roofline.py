@@ -47,6 +47,8 @@ def keep_us(site: Site, sizes: Sizes, target: Target) -> float:
 
 
 def _behind(site: Site, sizes: Sizes, target: Target) -> float:
+    if site.epilogue == "sum":  # of many rows: two kernels, the first of which reads them
+        return _kernel(target, site.dtype, 0, site.dtype.itemsize * sizes.lhs) + target.launch * 1e6
     return _kernel(target, site.dtype, 0, 2 * site.dtype.itemsize * sizes.out) if site.epilogue else 0.0
 
 
@@ -67,7 +69,8 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
             return amax + _moved(target, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
-    fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
+    summed = site.epilogue != "sum" or recipe.dtype == site.dtype  # what is summed is not what was cast for the product
+    fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site) and summed
     behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run))
 
@@ -80,7 +83,7 @@ def fuses(candidate: Candidate) -> bool:
 def takes_epilogue(site: Site) -> bool:
     """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm. Of columns that are
     padded it sees too much."""
-    return (site.epilogue == "activation" and site.N % triton.ALIGNED == 0) or emits(site)
+    return site.epilogue == "sum" or (site.epilogue == "activation" and site.N % triton.ALIGNED == 0) or emits(site)
 
 
 def emits(site: Site) -> bool:

@@ -19,9 +19,11 @@ from loka_compile import compat
 from loka_compile.graph.torch_ops import same_sizes
 
 aten, prims = torch.ops.aten, torch.ops.prims
-Kind = Literal["", "activation", "norm"]
+Kind = Literal["", "activation", "norm", "sum"]
 
 VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
+FLIPS = {aten.permute.default, aten.t.default, aten.transpose.int}
+WRITTEN = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.cat.default, aten.clone.default, getitem}
 REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
 POINTWISE = {
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
@@ -183,6 +185,41 @@ def _kind(chain: list[fx.Node]) -> Kind:
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])
     return "" if bias_only else "activation"
+
+
+def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:
+    """The sum over the rows of what a product's left operand is the transpose of: a bias's gradient beside its
+    weight's. A raised gradient of a norm or an activation sums itself. from_memory: only of what is written in any
+    case; of anything else Inductor may sum on the way, or will, once it is raised."""
+    flip = gemm.args[0]
+    if flip.target not in FLIPS or flip.meta["val"].dim() != 2:  # type: ignore[union-attr]
+        return None
+    grad = flip.args[0]  # type: ignore[union-attr]
+    while grad.target in VIEWS:  # type: ignore[union-attr]
+        grad = grad.args[0]  # type: ignore[union-attr]
+    if grad.target is getitem and str(grad.args[0].target) == GRADIENT_OP:  # type: ignore[union-attr]
+        return None
+    if from_memory and not (grad.op == "placeholder" or grad.target in WRITTEN):  # type: ignore[union-attr]
+        return None
+    return next((node for node in past_views(grad) if sums_rows(node)), None)  # type: ignore[arg-type]
+
+
+def past_views(node: fx.Node) -> Iterator[fx.Node]:
+    """What reads a tensor, views of it looked through."""
+    for user in node.users:
+        if user.target in VIEWS:
+            yield from past_views(user)
+        else:
+            yield user
+
+
+def sums_rows(node: fx.Node) -> bool:
+    """A sum that leaves one number a column, in the dtype of what it sums."""
+    if node.target is not aten.sum.dim_IntList or node.kwargs:
+        return False
+    summed = node.args[0].meta["val"]  # type: ignore[union-attr]
+    dims = sorted(dim % summed.dim() for dim in node.args[1])  # type: ignore[union-attr]
+    return dims == list(range(summed.dim() - 1))
 
 
 def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:

@@ -49,7 +49,7 @@ class Site:
     gradient: which operand is a gradient ("" in the forward).
     lhs, rhs: where the operands come from.
     epilogue: what stands behind the product that its kernel could do: `norm`, with or without an activation,
-        `activation`, or "".
+        `activation`, or ""; or, beside a grad_weight, the `sum` of its gradient for a bias.
     kept: something else reads the product too (a backward, say), so that a kernel with the epilogue writes both.
     """
 
@@ -67,7 +67,7 @@ class Site:
     gradient: Literal["", "lhs", "rhs"] = ""
     lhs: Operand = UNKNOWN
     rhs: Operand = UNKNOWN
-    epilogue: Literal["", "activation", "norm"] = ""
+    epilogue: Literal["", "activation", "norm", "sum"] = ""
     kept: bool = False
 
     @property
@@ -114,7 +114,7 @@ class Site:
         site = cls(**{**body, **sizes, **operands, "dtype": dtype})
         text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
         known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
-        known = known and site.epilogue in ("", "activation", "norm")
+        known = known and site.epilogue in ("", "activation", "norm", "sum")
         if not (text and known and type(site.static_rhs) is type(site.kept) is bool):
             raise ValueError(f"{body} is no site")
         return site

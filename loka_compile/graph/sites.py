@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only
+from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only, sum_beside
 from loka_compile.graph.site import Operand, Role, Site
 from loka_compile.graph.torch_ops import same_sizes
 
@@ -79,6 +79,8 @@ def _with_epilogues(gemms: list[Gemm]) -> list[Gemm]:
         site, tensor = gemm.site, root(gemm.lhs)
         if site.key in found:
             site = replace(site, epilogue=found[site.key].kind, kept=found[site.key].kept)
+            if site.role == "grad_weight" and not site.epilogue and sum_beside(gemm.node, from_memory=True) is not None:
+                site = replace(site, epilogue="sum")
         if tensor in made_by and not site.lhs.flipped and compat.guard_free(_columns(tensor) == _columns(gemm.lhs)):
             alone = read_by_products_only(tensor, is_left)
             site = replace(site, lhs=replace(site.lhs, made_by=made_by[tensor], only_products=alone))

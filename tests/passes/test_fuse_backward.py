@@ -227,8 +227,8 @@ class Relus(nn.Module):
         return self.linears[-1](x)
 
 
-def planned(plan_for, model, role="grad_input", recipe="bf16", **more):
-    x = torch.randn(8, D, requires_grad=True)
+def planned(plan_for, model, role="grad_input", recipe="bf16", shape=(8, D), **more):
+    x = torch.randn(shape, requires_grad=True)
     model = copy.deepcopy(model).to(torch.bfloat16)
     only = lambda site: site.role == role  # noqa: E731
     return plan_for(recipe, model, x.to(torch.bfloat16), provider="triton", target="h100", only=only, **more)
@@ -306,6 +306,83 @@ def test_dispatch_knows_of_it(sites_of):
     assert epilogues == {**inner, "linears.0#0:grad_input": ""}
     found = sites_of(stack().bfloat16(), x)[0]
     assert not [site.key for site in found if site.role == "grad_input" and site.epilogue]  # a norm wants whole rows
+
+
+BESIDE = "with the gradient of the bias"
+
+
+class Merged(nn.Module):
+    """A gradient that is put together from several, of a linear with a bias, and one that the loss gives."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(D, 3 * D, bias=bias), nn.Linear(D, D, bias=bias)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).split(D, -1)
+        return self.out(torch.tanh(q) * k + v)
+
+
+@pytest.mark.parametrize("shape", [(256, D), (4, 12, D)])
+def test_a_weights_and_its_biass_gradient_are_one_product(plan_for, shape):
+    model = Merged()
+    plan = planned(plan_for, model, role="grad_weight", shape=shape)
+    captured, *found = run(model, torch.randn(shape), dtype=torch.bfloat16, plan=plan)
+    assert did(captured) == [BESIDE, BESIDE] and not product_rejects(captured)
+    assert loka_ops(captured, "backward") == {"loka.grad_weight": 2}
+    assert captured.ops("backward")["aten.sum"] == 0
+    assert_exact(*found)
+
+
+def test_without_a_bias_there_is_no_sum(plan_for):
+    model = Merged(bias=False)
+    plan = planned(plan_for, model, role="grad_weight", shape=(256, D))
+    captured, *found = run(model, torch.randn(256, D), dtype=torch.bfloat16, plan=plan)
+    assert not did(captured) and not product_rejects(captured)
+    assert loka_ops(captured, "backward") == {"loka.scaled_gemm": 2}
+    assert_exact(*found)
+
+
+def test_rows_that_are_padded_are_summed_apart(plan_for):
+    model = Merged()
+    plan = planned(plan_for, model, role="grad_weight", shape=(B, D))
+    captured, *found = run(model, dtype=torch.bfloat16, plan=plan)
+    assert not did(captured) and captured.ops("backward")["aten.sum"] == 2
+    assert loka_ops(captured, "backward") == {"loka.scaled_gemm": 2}
+    assert_exact(*found)
+
+
+def test_a_raised_gradient_keeps_its_sum(plan_for):
+    model = Relus()
+    plan = planned(plan_for, model, role="grad_weight", shape=(256, D))
+    captured, *found = run(model, torch.randn(256, D), dtype=torch.bfloat16, plan=plan)
+    assert sorted(did(captured)) == [*[SUMS] * 2, BESIDE]  # the last layer's alone
+    assert_exact(*found)
+
+
+@pytest.mark.parametrize(
+    ("provider", "recipe", "dtype", "reasons"),
+    [
+        ("aten", "bf16", torch.bfloat16, ["aten's kernel has no sum for the bias"] * 2),
+        ("triton", "bf16", torch.float32, []),  # what is multiplied was cast, and is not what is summed
+        ("triton", "fp8_rowwise", torch.bfloat16, []),
+    ],
+)
+def test_a_sum_that_stays(plan_for, with_fp8, provider, recipe, dtype, reasons):
+    model, x = Merged(), torch.randn(256, D, requires_grad=True)
+    only = lambda site: site.role == "grad_weight"  # noqa: E731
+    cast = copy.deepcopy(model).to(dtype)
+    plan = plan_for(recipe, cast, x.to(dtype), provider=provider, target="h100", only=only)
+    captured, *_ = run(model, torch.randn(256, D), dtype=dtype, plan=plan)
+    assert product_rejects(captured) == reasons
+    assert captured.ops("backward")["aten.sum"] == 2 and not loka_ops(captured, "backward").get("loka.grad_weight")
+
+
+def test_dispatch_knows_of_sums_that_read_memory(sites_of):
+    x = torch.randn(8, D, dtype=torch.bfloat16, requires_grad=True)
+    for model, expected in ((Merged(), ["sum", "sum"]), (Merged(bias=False), ["", ""]), (Relus(), ["sum", "", ""])):
+        found = [each for each in sites_of(model.bfloat16(), x)[0] if each.role == "grad_weight"]
+        assert [site.epilogue for site in found] == expected
 
 
 def test_one_row_and_none():
