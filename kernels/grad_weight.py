@@ -72,7 +72,8 @@ def specimens(arch: str) -> list[Specimen]:
         grad, x = (torch.empty(rows, each, dtype=torch.bfloat16, device="meta") for each in (m, n))
         made = launches(grad, x, *empty_outputs(grad, x), arch)[int(finish)]
         unfused = () if finish else (("gemm", made.flops, made.nbytes), ("sum", 0, moved(grad)))
-        needs = () if finish else ("mma", *([] if arch.startswith("gfx") else ["wide_loads"]), "wide_stores")
+        turned = arch not in ("sm_90", "sm_100", "sm_120")  # in registers, where operands may be read by 64 bits
+        needs = () if finish else ("mma", *([] if turned else ["wide_loads"]), "wide_stores")
         return Specimen(f"grad_weight {'sum of parts ' * finish}{rows}x{m}x{n}", made, unfused, needs)
 
     return [

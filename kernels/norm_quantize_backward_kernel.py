@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize_kernel import upper_tail
+from loka_compile.kernels.norm_quantize_kernel import store_vector, upper_tail
 
 
 @triton.jit
@@ -151,26 +151,12 @@ def sums_kernel(
         if amaxes is not None:
             most = tl.maximum(most, tl.load(amaxes + at, mask=mask, other=0.0))
     if weight_sums is not None:
-        store_columns(grad_weight, tl.sum(by_weight, 0), N, BN)
+        store_vector(grad_weight, tl.sum(by_weight, 0), tl.program_id(0) * BN, N, N % 2 == 0, True)
     if bias_sums is not None:
-        store_columns(grad_bias, tl.sum(by_bias, 0), N, BN)
+        store_vector(grad_bias, tl.sum(by_bias, 0), tl.program_id(0) * BN, N, N % 2 == 0, True)
     if totals is not None:
-        store_columns(total, tl.sum(in_all, 0), N, BN)
+        store_vector(total, tl.sum(in_all, 0), tl.program_id(0) * BN, N, N % 2 == 0, True)
     if amaxes is not None:
         amax = tl.maximum(tl.max(most, 0), FLOOR)
         tl.store(columns_amax + column, amax, mask=column < N)
         tl.store(copy_scale + column, amax * (1.0 / TOP), mask=column < N)
-
-
-@triton.jit
-def store_columns(out, values, N: tl.constexpr, BN: tl.constexpr):
-    """BN values of a vector of N. A thread has one, so those of 16 bits are stored by twos, as words of 32."""
-    if N % 2 == 0 and out.dtype.element_ty.primitive_bitwidth == 16:
-        low, high = tl.split(tl.reshape(values.to(out.dtype.element_ty), (BN // 2, 2)))
-        low = low.to(tl.uint16, bitcast=True).to(tl.uint32)
-        high = high.to(tl.uint16, bitcast=True).to(tl.uint32)
-        pair = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
-        tl.store(out.to(tl.pointer_type(tl.uint32)) + pair, low | (high << 16), mask=pair < N // 2)
-    else:
-        column = tl.program_id(0) * BN + tl.arange(0, BN)
-        tl.store(out + column, values, mask=column < N)

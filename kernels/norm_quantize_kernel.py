@@ -66,6 +66,22 @@ def to_int8(y):
 
 
 @triton.jit
+def store_vector(out, values, first, n, EVEN: tl.constexpr, wanted):
+    """Values of a vector of n, from `first` on, where they are wanted. A thread has one of few, so those of 16 bits are
+    stored by twos, as words of 32, where n and first are EVEN."""
+    if EVEN and out.dtype.element_ty.primitive_bitwidth == 16:
+        half: tl.constexpr = values.shape[0] // 2
+        low, high = tl.split(tl.reshape(values.to(out.dtype.element_ty), (half, 2)))
+        low = low.to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = high.to(tl.uint16, bitcast=True).to(tl.uint32)
+        pair = first // 2 + tl.arange(0, half)
+        tl.store(out.to(tl.pointer_type(tl.uint32)) + pair, low | (high << 16), mask=(pair < n // 2) & wanted)
+    else:
+        at = first + tl.arange(0, values.shape[0])
+        tl.store(out + at, values, mask=(at < n) & wanted)
+
+
+@triton.jit
 def norm_quantize_kernel(
     x, weight, bias, given, out, scale, statistics, rows,
     N: tl.constexpr, BLOCKS: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize_kernel import activated
+from loka_compile.kernels.norm_quantize_kernel import activated, store_vector
 
 ONES = tl.constexpr(16)
 """Columns that tensor cores want at least."""
@@ -93,8 +93,7 @@ def triton_gemm_kernel(
             alike = tl.dot(x, ones, alike)
 
     if sums is not None:
-        once, of_row = (tl.arange(0, BM) < M - m) & (n == 0), tl.sum(alike, 1) * (1.0 / ONES)
-        tl.store(sums + z.to(tl.int64) * M + m + tl.arange(0, BM), of_row.to(sums.dtype.element_ty), mask=once)
+        store_vector(sums + z.to(tl.int64) * M, tl.sum(alike, 1) * (1.0 / ONES), m, M, EVEN_M, n == 0)
     y = total
     if A_SCALING == "tensor":
         one = tl.load(a_scale)
@@ -134,10 +133,10 @@ def triton_gemm_kernel(
 @triton.jit
 def finish_kernel(
     parts, bias, out, sums, sum_out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
-    STEP: tl.constexpr,
+    EVEN: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order; and those of
-    the sums beside it, (SPLITS, SIZE / N)."""
+    the sums beside it, (SPLITS, SIZE / N); EVEN: so many sums."""
     z = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * STEP + tl.arange(0, STEP)
     there = at < SIZE
@@ -151,4 +150,4 @@ def finish_kernel(
         y = tl.zeros((STEP,), tl.float32)
         for part in range(SPLITS):
             y += tl.load(sums + (z * SPLITS + part) * (SIZE // N) + at, mask=at < SIZE // N, other=0.0)
-        tl.store(sum_out + z * (SIZE // N) + at, y.to(sum_out.dtype.element_ty), mask=at < SIZE // N)
+        store_vector(sum_out + z * (SIZE // N), y, tl.program_id(0) * STEP, SIZE // N, EVEN, True)

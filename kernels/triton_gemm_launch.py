@@ -135,15 +135,17 @@ def launches(
     if finish:
         beside = {"sums": sums_to, "sum_out": sums}
         args = {"parts": to, "bias": bias, "out": out, **beside, "SIZE": m * n}
-        constants = {"N": n, "SPLITS": splits, "ACTIVATION": activation, "STEP": FINISH}
+        constants = {"N": n, "SPLITS": splits, "ACTIVATION": activation, "EVEN": m % 2 == 0, "STEP": FINISH}
         grid = triton.cdiv(m * n, FINISH), batch
         made.append(Launch(finish_kernel, grid, args, constants, 4, 1, 0, moved(to, bias, out, *beside.values())))
     return made
 
 
 def describable(x: Tensor) -> bool:
-    """Whether a TMA descriptor can point to it: rows and its first byte on multiples of 16 bytes."""
-    return x.shape[-1] * x.element_size() % 16 == 0 == x.storage_offset() * x.element_size() % 16
+    """Whether a TMA descriptor can point to it: rows and its first byte on multiples of 16 bytes. Of a single row the
+    stride may be anything."""
+    steps = x.shape[-1], x.storage_offset(), *x.stride()[:-1]
+    return all(step * x.element_size() % 16 == 0 for step in steps)
 
 
 def strides(scale: Tensor | None, along: int) -> tuple[int, int, int]:
