@@ -133,11 +133,17 @@ def _gradient(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject:
 
 
 def _hand_over(casts: list[Cast], made: Any) -> None:
-    """made: the matrix by rows, its scales, the matrix by columns, its scales."""
+    """made: the matrix by rows, its scales, the matrix by columns, its scales.
+
+    A transpose that reads one is put in anew: what is traced later asks its strides, which are others than they were.
+    """
     for cast in casts:
         for user in list(cast.node.users):
             value = made[user.args[1] + (2 if cast.axis == -2 else 0)]  # type: ignore[operator]
-            user.replace_all_uses_with(splice(cast.node, torch.t, [value]) if cast.flipped else value)
+            flips = [each for each in user.users if unflip(each)[1]]
+            for each in (user, *flips):
+                transposed = cast.flipped != (each is not user)
+                each.replace_all_uses_with(splice(cast.node, torch.t, [value]) if transposed else value)
 
 
 # ---------------------------------------------------------------- a tensor that is in memory
