@@ -55,7 +55,8 @@ def casts(
     padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
 
     A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
-    a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it.
+    a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it. One scale
+    a column is known after all rows, so that form is a pass of its own: for grad_weight, of both its operands.
     """
     run = run or sizes
     k, n = run.K - sizes.K, run.N - sizes.N
@@ -69,7 +70,8 @@ def casts(
             continue
         along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
         name = operand.tensor or f"{side} of {site.key}"
-        fused = operand.producer.partition(".")[0] not in STANDS_ALONE
+        late = scaling == "row" and along == "-2" and sizes.batch == 1
+        fused = operand.producer.partition(".")[0] not in STANDS_ALONE and not late
         form: Form = (name, str(dtype).removeprefix("torch."), scaling, along)
         rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
         if more != (0, 0):
