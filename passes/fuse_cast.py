@@ -85,9 +85,9 @@ def _is_gradient(source: fx.Node) -> bool:
 def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
     """Why a tensor and its casts stay apart; empty if they become one. alone: nobody else may read it."""
     for cast in casts:
-        _, dtype, scaling, axis = cast.node.args
+        _, dtype, scaling, _ = cast.node.args
         if dtype not in FP8 or scaling != "row":
-            return f"it is quantized to {dtype} by {scaling} along {axis}, not to FP8 by row"
+            return f"it is quantized to {dtype} by {scaling}, not to FP8 by row"
         matrix = cast.node.args[0].meta["val"]  # type: ignore[union-attr]
         if cast.node.args[0].target is PAD:  # type: ignore[union-attr]
             return f"it is padded to {tuple(matrix.shape)}, and the op's copy has no zeros"
@@ -143,7 +143,12 @@ def _hand_over(casts: list[Cast], made: Any) -> None:
             flips = [each for each in user.users if unflip(each)[1]]
             for each in (user, *flips):
                 transposed = cast.flipped != (each is not user)
-                each.replace_all_uses_with(splice(cast.node, torch.t, [value]) if transposed else value)
+                each.replace_all_uses_with(_transposed(value, cast.node) if transposed else value)
+
+
+def _transposed(value: fx.Node, before: fx.Node) -> Any:
+    matrix, flipped = unflip(value)
+    return matrix if flipped else splice(before, torch.t, [value])
 
 
 # ---------------------------------------------------------------- a tensor that is in memory

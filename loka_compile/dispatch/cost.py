@@ -26,6 +26,8 @@ class Cast:
 
     made_by: key of the site whose kernel could make the tensor in its epilogue, "" if there is none. Where it does, the
     cast rides there for nothing, if it can (`rides`), or takes `apart_us`, as a kernel of its own.
+    beside_us: of a form with one scale a column, where another site has the tensor by rows in the same format, as one op
+    makes both (passes/fuse_cast.py); 0 where there is none.
     """
 
     form: Form
@@ -33,6 +35,12 @@ class Cast:
     made_by: str = ""
     apart_us: float = 0.0
     rides: bool = False
+    beside_us: float = 0.0
+
+    @property
+    def by_rows(self) -> Form:
+        """The same tensor in the same format, with one scale a row."""
+        return *self.form[:3], "-1"
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,16 @@ class Cost:
 
 
 def casts(
-    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None
-) -> tuple[Cast, ...]:
+    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None,
+    by_columns_us: Callable[[int], tuple[float, float]] | None = None,
+) -> tuple[Cast, ...]:  # fmt: skip
     """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not. run: the
     padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
+    by_columns_us(elements): of one whose scales are known after all rows, by itself and beside the form by rows (0: no
+    less); by default it is like any other.
 
     A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
-    a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it. One scale
-    a column is known after all rows, so that form is a pass of its own: for grad_weight, of both its operands.
+    a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it.
     """
     run = run or sizes
     k, n = run.K - sizes.K, run.N - sizes.N
@@ -70,13 +80,16 @@ def casts(
             continue
         along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
         name = operand.tensor or f"{side} of {site.key}"
-        late = scaling == "row" and along == "-2" and sizes.batch == 1
-        fused = operand.producer.partition(".")[0] not in STANDS_ALONE and not late
+        fused = operand.producer.partition(".")[0] not in STANDS_ALONE
         form: Form = (name, str(dtype).removeprefix("torch."), scaling, along)
         rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
         if more != (0, 0):
             form, rides = (*form, "+{}x{}".format(*(more[::-1] if operand.flipped else more))), False
-        if operand.made_by:
+        if by_columns_us is not None and (scaling, along, sizes.batch) == ("row", "-2", 1):
+            apart, beside = by_columns_us(elements)
+            together = site.role == "grad_weight" and more == (0, 0)  # a weight's forms are of two graphs
+            found.append(Cast(form, apart, beside_us=beside if together else 0.0))
+        elif operand.made_by:
             found.append(Cast(form, us(elements, fused), operand.made_by, us(elements, False), rides))
         else:
             found.append(Cast(form, us(elements, fused)))

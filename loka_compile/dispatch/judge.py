@@ -146,8 +146,11 @@ def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
 def ride_of(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
     """With which choices of the site that could make the cast's tensor it does, and what the cast takes then.
 
-    The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole.
+    The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole. One by
+    columns takes less where the other site has the tensor by rows.
     """
+    if cast.beside_us:
+        return _beside(judged, cast)
     maker = judged.get(cast.made_by)
     if maker is None or not (roofline.takes_epilogue(maker.site) or not maker.site.epilogue):
         return None
@@ -156,6 +159,14 @@ def ride_of(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
     rides = cast.rides and all_take_it and roofline.emits(maker.site)
     fusing = frozenset(candidate for candidate in maker.costs if roofline.fuses(candidate))
     return cut.Ride(cast.made_by, fusing, 0.0 if rides else cast.apart_us) if fusing else None
+
+
+def _beside(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
+    for key, each in judged.items():
+        choices = frozenset(c for c, cost in each.costs.items() if cast.by_rows in [its.form for its in cost.casts])
+        if choices:
+            return cut.Ride(key, choices, cast.beside_us)
+    return None
 
 
 def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
