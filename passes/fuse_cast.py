@@ -3,8 +3,8 @@
     norm_quantize_backward (wide) -> quantize by rows      for grad_input
                                   -> quantize by columns   for grad_weight, whose contraction is over the rows
                                          loka::norm_quantize_backward in FP8: nothing wide is written
-    a tensor in memory -> both
-                                         loka::triton_quantize by rows, along both axes
+    norm_quantize (wide) -> both         loka::norm_quantize_both, in the forward: by columns for the backward
+    a tensor in memory -> both           loka::triton_quantize by rows, along both axes
 
 The form by columns comes transposed, (N, R), and a view of that goes to the product: FP8 kernels read both operands
 along their contraction, so what lies otherwise is copied first. Works on CUDA.
@@ -26,8 +26,10 @@ from loka_compile.graph.splice import splice
 from loka_compile.graph.torch_ops import same_sizes
 from loka_compile.kernels.norm_quantize import FLOATS, FP8
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
+from loka_compile.kernels.norm_quantize_both import norm_quantize_both
 from loka_compile.kernels.triton_quantize import triton_quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.chain import STATISTICS
 from loka_compile.passes.fuse_backward import OUT
 from loka_compile.passes.lower import GEMM_NORM, NORM, NORM_BACKWARD, PAD, QUANTIZE, SCALED_GEMM, one_pass_less
 
@@ -55,7 +57,7 @@ class FuseCast:
         rejects: list[Reject] = []
         if context.device == "cuda":
             for source, casts in _sources(graph).items():
-                rule = _gradient if _is_gradient(source) else _tensor
+                rule = _gradient if _is_gradient(source) else _norm if _is_norm(source) else _tensor
                 done = rule(source, casts)
                 (rewrites if isinstance(done, Rewrite) else rejects).extend([done] if done else [])  # type: ignore[arg-type]
         if rewrites:
@@ -151,7 +153,35 @@ def _transposed(value: fx.Node, before: fx.Node) -> Any:
     return matrix if flipped else splice(before, torch.t, [value])
 
 
-# ---------------------------------------------------------------- a tensor that is in memory
+# ---------------------------------------------------------------- a norm's result, a tensor that is in memory
+
+
+def _is_norm(source: fx.Node) -> bool:
+    maker = source.args[0] if source.target is getitem and source.args[1] == OUT else None
+    return isinstance(maker, fx.Node) and maker.target is NORM and maker.args[7] in FLOATS and maker.args[3] is None
+
+
+def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
+    """Where others read the result it is in memory in any case."""
+    if {cast.axis for cast in casts} != {-1, -2}:
+        return None
+    norm: fx.Node = source.args[0]  # type: ignore[assignment]
+    if reason := check(source, casts, alone=True):
+        return _tensor(source, casts) or Reject(module_name(norm), reason)
+    x, weight, bias, _, *names, _, eps, save = norm.args
+    dtype = casts[0].node.args[1]
+
+    def fused(x: Any, weight: Any, bias: Any) -> Any:
+        rows = x.reshape(-1, x.shape[-1])
+        out, scale, copy, copy_scale, kept = norm_quantize_both(rows, weight, bias, *names, dtype, eps, save)  # type: ignore[arg-type]
+        return out, scale, copy.t(), copy_scale.t(), kept.reshape(*x.shape[:-1], kept.shape[-1])
+
+    made = splice(norm, fused, [x, weight, bias])
+    for user in list(norm.users):
+        if user.args[1] == STATISTICS:
+            user.replace_all_uses_with(made[4])
+    _hand_over(casts, made)
+    return Rewrite(module_name(norm), "with its activation, quantized by rows and, transposed, by columns")
 
 
 def _tensor(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:

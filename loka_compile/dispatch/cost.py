@@ -58,12 +58,12 @@ class Cost:
 
 def casts(
     site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None,
-    by_columns_us: Callable[[int], tuple[float, float]] | None = None,
+    late_us: Callable[[int], tuple[float, float]] | None = None,
 ) -> tuple[Cast, ...]:  # fmt: skip
     """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not. run: the
     padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
-    by_columns_us(elements): of one whose scales span rows, by itself and beside the form by rows (0: no less); by
-    default it is like any other.
+    late_us(elements): of one for grad_weight, whose scales span the batch, by itself and beside the form by rows (0: no
+    less); by default it is like any other.
 
     A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
     a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it.
@@ -85,11 +85,10 @@ def casts(
         rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
         if more != (0, 0):
             form, rides = (*form, "+{}x{}".format(*(more[::-1] if operand.flipped else more))), False
-        late = sizes.batch == 1 and (scaling == "tile" or along == "-2")
-        if by_columns_us is not None and late:
-            apart, beside = by_columns_us(elements)
-            together = scaling == "row" and site.role == "grad_weight" and more == (0, 0)  # a weight's are of two graphs
-            found.append(Cast(form, apart, beside_us=beside if together else 0.0))
+        late = site.role == "grad_weight" and sizes.batch == 1 and scaling != "none"
+        if late_us is not None and late:
+            apart, beside = late_us(elements)
+            found.append(Cast(form, apart, beside_us=beside if scaling == "row" and more == (0, 0) else 0.0))
         elif operand.made_by:
             found.append(Cast(form, us(elements, fused), operand.made_by, us(elements, False), rides))
         else:

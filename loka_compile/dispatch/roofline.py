@@ -3,9 +3,9 @@
 One kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + launch, every tensor once through device
 memory (the model torchao prints beside its measurements, torchao/testing/training/roofline_utils.py). A cast that
 Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of its own,
-reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. A scale that spans rows, as
-grad_weight's operands have it, is known after rows that were made by others: a pass for the amax, and a kernel of its
-own. In FP8 with one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
+reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of
+grad_weight's operands span the batch, and what makes them goes row by row: a pass for the amax, and a kernel of its own. In
+FP8 with one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
 (passes/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
@@ -71,14 +71,14 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
             return amax + _moved(target, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
-    def by_columns_us(elements: int) -> tuple[float, float]:
+    def late_us(elements: int) -> tuple[float, float]:
         amax = _kernel(target, site.dtype, 0, wide * elements)
         cast = _kernel(target, site.dtype, 0, (wide + narrow) * elements)
         return amax + cast, cast if recipe.dtype in FP8 else 0.0
 
     fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
     behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
-    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, by_columns_us))
+    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, late_us))
 
 
 def fuses(candidate: Candidate) -> bool:

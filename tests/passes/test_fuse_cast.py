@@ -25,6 +25,7 @@ B = 272  # the next multiple of 16 above a prime
 ROWS = "quantized"
 BOTH = "quantized by rows and, transposed, by columns"
 IN_ONE = "quantized by rows and, transposed, by columns in one op"
+WITH_NORM = "with its activation, quantized by rows and, transposed, by columns"
 WITHOUT = PIPELINE.select({"fuse_cast": False})
 UNLOWERED = PIPELINE.select({"lower": False})
 
@@ -33,11 +34,14 @@ UNLOWERED = PIPELINE.select({"lower": False})
 def in_fp8(plan_for):
     """in_fp8(model, recipe, roles): the model's linears in FP8 by loka's kernels, the others as they are."""
 
-    def plan(model, recipe="fp8_rowwise", roles=("output", "grad_input", "grad_weight"), x=None, dtype=torch.bfloat16):
+    def plan(
+        model, recipe="fp8_rowwise", roles=("output", "grad_input", "grad_weight"), x=None, dtype=torch.bfloat16,
+        provider="triton",
+    ):  # fmt: skip
         x = torch.randn(B, D) if x is None else x
         model, x = copy.deepcopy(model).to(dtype), x.to(dtype).requires_grad_()
         only = lambda site: site.role in roles  # noqa: E731
-        return plan_for(recipe, model, x, provider="triton", target="h100", only=only)
+        return plan_for(recipe, model, x, provider=provider, target="h100", only=only)
 
     return plan
 
@@ -79,18 +83,15 @@ def test_the_operands_lie_as_the_products_read_them(in_fp8):
     lhs = [node.args[0] for node in gemms if node.args[0].meta["val"].shape[1] == B]
     assert [node.meta["val"].stride() for node in lhs] == [(B, 1)] * 2
     assert not any(node.target is torch.ops.aten.permute.default for node in lhs)
-    quantizes = captured.graphs["forward"].find_nodes(
-        op="call_function", target=torch.ops.loka.triton_quantize.default
-    )
-    saved = [user for node in quantizes for user in node.users if user.args[1] == 2]
-    assert [node.meta["val"].stride() for node in saved] == [(1, B)] * 2
-    assert all(node in captured.graphs["forward"].output_node().args[0] for node in saved)
+    saved = captured.graphs["forward"].output_node().args[0]
+    narrow = [node.meta["val"] for node in saved if node is not None and node.meta["val"].dtype == E4M3]
+    assert [(each.shape, each.stride()) for each in narrow] == [((B, D), (1, B))] * 2
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
-    """In float32 to the bit. In bfloat16 a gradient is no longer rounded to it before FP8 rounds 16 times as coarsely."""
+    """In float32 to the bit, but that Inductor's gelu rounds otherwise. In bfloat16 a gradient is no longer rounded to it before FP8 rounds 16 times as coarsely."""
     for dtype in (torch.float32, torch.bfloat16):
         model = stack(activation=activation, bias=bias, layers=3)
         plan, x = in_fp8(model, dtype=dtype), torch.randn(B, D)
@@ -98,10 +99,23 @@ def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
         _, apart, *_ = trained(model, x, plan, dtype, pipeline=WITHOUT)
         assert found(captured)[0] == [BOTH] * 3
         if dtype == torch.float32:
-            assert all(map(torch.equal, fused, apart))
+            likeness = [torch.equal(a, b) or sqnr_db(a, b) for a, b in zip(fused, apart, strict=True)]
+            assert all(each is True or (each > 50 and activation is nn.GELU) for each in likeness), likeness
             continue
         lost = [sqnr_db(b, e) - sqnr_db(a, e) for a, b, e in zip(fused, apart, exact, strict=True)]
         assert max(lost) < 1.5 and sum(lost) / len(lost) < 0.2, lost  # a small vector's is noise
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nn.Identity])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_a_norms_result_is_quantized_where_it_is_made(in_fp8, norm, activation):
+    """A ReLU's own result is read by its gradient, so that is left as it is."""
+    model = stack(lambda n: norm(n) if norm is not nn.Identity else norm(), activation)
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, provider="aten"))
+    wide = (norm, activation) == (nn.Identity, nn.ReLU)
+    assert found(captured, "forward")[0] == [IN_ONE] + [WITH_NORM] * (not wide)
+    assert [each.startswith("its result is also read by output") for each in found(captured, "forward")[1]] == [True] * wide
+    assert loka_ops(captured, "forward").get("loka.norm_quantize_both", 0) == (not wide)
 
 
 @pytest.mark.parametrize("dynamic", [False, None])
@@ -111,7 +125,7 @@ def test_a_prime_batch_of_sequences(in_fp8, dynamic):
     plan = in_fp8(model, x=torch.randn(3, 16, D))
     captured, *_ = trained(model, x, plan, dynamic=dynamic)
     assert found(captured) == ([BOTH, BOTH], []) and captured.compilations == 1
-    assert found(captured, "forward")[0] == [IN_ONE, IN_ONE]
+    assert found(captured, "forward")[0] == [IN_ONE, IN_ONE]  # the second of what the first product wrote
     assert ("Sym(" in captured.code("backward")) == (dynamic is None)
 
 
