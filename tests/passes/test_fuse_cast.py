@@ -92,6 +92,7 @@ def test_the_operands_lie_as_the_products_read_them(in_fp8):
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
     """In float32 to the bit, but that Inductor's gelu rounds otherwise. In bfloat16 a gradient is no longer rounded to it before FP8 rounds 16 times as coarsely."""
+    torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         model = stack(activation=activation, bias=bias, layers=3)
         plan, x = in_fp8(model, dtype=dtype), torch.randn(B, D)
@@ -103,19 +104,29 @@ def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
             assert all(each is True or (each > 50 and activation is nn.GELU) for each in likeness), likeness
             continue
         lost = [sqnr_db(b, e) - sqnr_db(a, e) for a, b, e in zip(fused, apart, exact, strict=True)]
-        assert max(lost) < 1.5 and sum(lost) / len(lost) < 0.2, lost  # a small vector's is noise
+        assert max(lost) < 2.5 and sum(lost) / len(lost) < 0.5, lost  # over ten draws -0.2 and 0.1 dB; -1.2 to 0.8 one
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nn.Identity])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_a_norms_result_is_quantized_where_it_is_made(in_fp8, norm, activation):
-    """A ReLU's own result is read by its gradient, so that is left as it is."""
+    """But a ReLU's alone: its gradient keeps the result wide, so the backward quantizes that by columns."""
     model = stack(lambda n: norm(n) if norm is not nn.Identity else norm(), activation)
     captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, provider="aten"))
     wide = (norm, activation) == (nn.Identity, nn.ReLU)
-    assert found(captured, "forward")[0] == [IN_ONE] + [WITH_NORM] * (not wide)
-    assert [each.startswith("its result is also read by output") for each in found(captured, "forward")[1]] == [True] * wide
+    assert found(captured, "forward") == ([IN_ONE] + [WITH_NORM] * (not wide), [])
     assert loka_ops(captured, "forward").get("loka.norm_quantize_both", 0) == (not wide)
+
+
+def test_a_product_leaves_the_norm_to_it(in_fp8):
+    """The product is written for the backward in any case; with the norm in its epilogue the result would be too."""
+    captured, *_ = trained(model := stack(), torch.randn(B, D), in_fp8(model))
+    did = [each.did for each in captured.results["fuse", "forward"].rewrites]
+    assert did == ["with bias in its epilogue", "with bias, layer, relu in its epilogue, the product written too"]
+    assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
+    assert loka_ops(captured, "forward") == {
+        "loka.triton_quantize": 1, "loka.gemm_norm": 2, "loka.norm_quantize_both": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("dynamic", [False, None])
@@ -125,7 +136,7 @@ def test_a_prime_batch_of_sequences(in_fp8, dynamic):
     plan = in_fp8(model, x=torch.randn(3, 16, D))
     captured, *_ = trained(model, x, plan, dynamic=dynamic)
     assert found(captured) == ([BOTH, BOTH], []) and captured.compilations == 1
-    assert found(captured, "forward")[0] == [IN_ONE, IN_ONE]  # the second of what the first product wrote
+    assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
     assert ("Sym(" in captured.code("backward")) == (dynamic is None)
 
 
