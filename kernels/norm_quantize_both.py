@@ -111,7 +111,7 @@ def launches(
     rows, n = x.shape
     length = block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
-    bm, warps = tile(rows, bb * bl, arch, 16, 8)  # maxima take registers too
+    bm, warps = tile(rows, bb * bl, arch, 32, 8)  # maxima take registers too
     parts = min(triton.cdiv(rows, bm), PARTS)
     amaxes, columns_amax = scale.new_empty((parts, n)), scale.new_empty(n)
     saved = statistics if statistics.numel() else None
