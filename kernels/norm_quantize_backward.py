@@ -175,7 +175,8 @@ def launches(
 
     results = {"weight_sums": grad_weight, "bias_sums": grad_bias, "totals": total, "amaxes": copy}
     summing = any(each.numel() for each in results.values())
-    bm, warps = tile(rows, bb * bl, arch, *((16, 8) if summing else (32 if scaled else 16, 4)))  # sums take registers too
+    each = (16, 8) if summing else (32 if scaled else 16, 4)  # sums take registers too
+    bm, warps = tile(rows, bb * bl, arch, *each)
     programs = triton.cdiv(rows, bm)
     parts = min(programs, PARTS) if summing else programs
     sums = {name: scale.new_empty((parts, n)) if each.numel() else None for name, each in results.items()}

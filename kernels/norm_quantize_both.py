@@ -1,6 +1,7 @@
 """loka::norm_quantize_both: a row's norm and activation, quantized for the two products that read it in training.
 
-    out, scale, copy, copy_scale, statistics = norm_quantize_both(x, weight, bias, norm, block, activation, dtype, eps, save)
+    out, scale, copy, copy_scale, statistics = norm_quantize_both(
+        x, weight, bias, norm, block, activation, dtype, eps, save)
 
     y = activation(norm(x) * weight + bias)
     out * scale ~ y;  copy * copy_scale ~ its transpose
@@ -62,8 +63,8 @@ def both_kernel(
     N: tl.constexpr, BLOCKS: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
     TOP: tl.constexpr, FLOOR: tl.constexpr, COPY: tl.constexpr, BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
-    """A program goes through tiles of BM rows, each as BB blocks of BL values, and leaves the columns' largest magnitudes
-    in `amaxes`. COPY: out is the transpose, each of its rows scaled to its `columns_amax`."""
+    """A program goes through tiles of BM rows, each as BB blocks of BL values, and leaves the columns' largest
+    magnitudes in `amaxes`. COPY: out is the transpose, each of its rows scaled to its `columns_amax`."""
     LENGTH: tl.constexpr = N // BLOCKS
     EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH
     row = tl.arange(0, BM)

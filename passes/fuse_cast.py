@@ -1,4 +1,4 @@
-"""fuse_cast: what FP8's products read quantized by rows and by columns is quantized by one op, each as its product reads it.
+"""fuse_cast: what FP8's products read by rows and by columns is quantized by one op, each form as its product reads it.
 
     norm_quantize_backward (wide) -> quantize by rows      for grad_input
                                   -> quantize by columns   for grad_weight, whose contraction is over the rows
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from loka_compile import compat
 from loka_compile.graph.epilogue import VIEWS
 from loka_compile.graph.sites import module_name, root, unflip
 from loka_compile.graph.splice import splice
-from loka_compile.graph.torch_ops import same_sizes
 from loka_compile.kernels.norm_quantize import FLOATS, FP8
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.norm_quantize_both import norm_quantize_both
@@ -77,7 +77,7 @@ def _sources(graph: fx.Graph) -> dict[fx.Node, list[Cast]]:
 
 
 def _is_gradient(source: fx.Node) -> bool:
-    """x's gradient, wide, where it is no more than point by point: Inductor casts that on the way."""
+    """x's gradient, wide. One that is point by point and sums nothing Inductor casts on the way."""
     if source.target is not getitem or source.args[1] != OUT or source.args[0].target is not NORM_BACKWARD:  # type: ignore[union-attr]
         return False
     gradient = source.args[0]
@@ -90,11 +90,12 @@ def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
         _, dtype, scaling, _ = cast.node.args
         if dtype not in FP8 or scaling != "row":
             return f"it is quantized to {dtype} by {scaling}, not to FP8 by row"
-        matrix = cast.node.args[0].meta["val"]  # type: ignore[union-attr]
-        if cast.node.args[0].target is PAD:  # type: ignore[union-attr]
-            return f"it is padded to {tuple(matrix.shape)}, and the op's copy has no zeros"
-        if matrix.dim() != 2:
-            return f"it is no matrix, but of shape {tuple(matrix.shape)}"
+        matrix = unflip(cast.node.args[0])[0]  # type: ignore[arg-type]
+        shape = matrix.meta["val"].shape
+        if matrix.target is PAD:
+            return f"it is padded to {tuple(shape)}, and the op's copy has no zeros"
+        if len(shape) != 2 or not compat.guard_free(shape[1] == source.meta["val"].shape[-1]):
+            return f"its rows are of {source.meta['val'].shape[-1]} values, and quantized is a view {tuple(shape)}"
     dtypes = sorted({str(cast.node.args[1]) for cast in casts})
     if len(dtypes) > 1:
         return f"it is quantized to {' and to '.join(dtypes)}"

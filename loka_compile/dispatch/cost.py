@@ -26,8 +26,8 @@ class Cast:
 
     made_by: key of the site whose kernel could make the tensor in its epilogue, "" if there is none. Where it does, the
     cast rides there for nothing, if it can (`rides`), or takes `apart_us`, as a kernel of its own.
-    beside_us: of a form with one scale a column, where another site has the tensor by rows in the same format, as one op
-    makes both (passes/fuse_cast.py); 0 where there is none.
+    beside_us: of a form with one scale a column, where another site has the tensor by rows in the same format, as one
+    op makes both (passes/fuse_cast.py); 0 where there is none.
     """
 
     form: Form

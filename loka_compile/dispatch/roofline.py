@@ -3,9 +3,9 @@
 One kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + launch, every tensor once through device
 memory (the model torchao prints beside its measurements, torchao/testing/training/roofline_utils.py). A cast that
 Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of its own,
-reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of
-grad_weight's operands span the batch, and what makes them goes row by row: a pass for the amax, and a kernel of its own. In
-FP8 with one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
+reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of grad_weight's
+operands span the batch, and what makes those goes row by row: a pass for the amax, and a kernel of its own. In FP8 with
+one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
 (passes/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an

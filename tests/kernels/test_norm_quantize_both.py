@@ -72,7 +72,10 @@ def test_kernels_and_reference_against_float64(rows, shape, norm, activation, we
 def test_what_is_not_finite_never_becomes_an_ordinary_number(bad):
     _, x, _, weight, bias = draw(33, 64, 0, torch.float32, 0, 2, "none", 0)
     x[3, 5] = bad
-    for found in (kernel(x, weight, bias, "none", 0, "none", E4M3), reference(x, weight, bias, "none", 0, "none", E4M3, EPS, True)):
+    for found in (
+        kernel(x, weight, bias, "none", 0, "none", E4M3),
+        reference(x, weight, bias, "none", 0, "none", E4M3, EPS, True),
+    ):
         out, scale, copy, copy_scale, _ = found
         assert out[3, 5].isnan() and copy[5, 3].isnan() and out.isnan().sum() == copy.isnan().sum() == 1
         assert scale.isfinite().all() and copy_scale.isfinite().all()
@@ -82,7 +85,10 @@ def test_a_program_goes_through_many_tiles(monkeypatch):
     _, x, _, weight, bias = draw(200, 64, 0, torch.float32, 0, 2, "layer", 0)
     whole = kernel(x, weight, bias, "layer", 0, "relu", E4M3)
     monkeypatch.setattr(both, "PARTS", 2)
-    assert all(torch.equal(a.float(), b.float()) for a, b in zip(whole, kernel(x, weight, bias, "layer", 0, "relu", E4M3), strict=True))
+    assert all(
+        torch.equal(a.float(), b.float())
+        for a, b in zip(whole, kernel(x, weight, bias, "layer", 0, "relu", E4M3), strict=True)
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -102,7 +108,11 @@ def test_opcheck(save):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"dtype": torch.bfloat16}, "out FP8"), ({"x": torch.randn(2, 3, 64)}, "is \\(R, N\\)"), ({"norm": "batch"}, "norm must be one of")],
+    [
+        ({"dtype": torch.bfloat16}, "out FP8"),
+        ({"x": torch.randn(2, 3, 64)}, "is \\(R, N\\)"),
+        ({"norm": "batch"}, "norm must be one of"),
+    ],
 )
 def test_bad_arguments(change, message):
     given = {"x": torch.randn(7, 64), "norm": "rms", "dtype": E4M3} | change
@@ -114,4 +124,6 @@ def test_bad_arguments(change, message):
 def test_specimens_are_launches_on_no_memory(arch):
     found = specimens(arch)
     assert len({each.name for each in found}) == len(found)
-    assert all(value.is_meta for each in found for value in each.launch.args.values() if isinstance(value, torch.Tensor))
+    assert all(
+        value.is_meta for each in found for value in each.launch.args.values() if isinstance(value, torch.Tensor)
+    )

@@ -26,6 +26,7 @@ ROWS = "quantized"
 BOTH = "quantized by rows and, transposed, by columns"
 IN_ONE = "quantized by rows and, transposed, by columns in one op"
 WITH_NORM = "with its activation, quantized by rows and, transposed, by columns"
+VIEWED = "its rows are of 64 values, and quantized is a view "
 WITHOUT = PIPELINE.select({"fuse_cast": False})
 UNLOWERED = PIPELINE.select({"lower": False})
 
@@ -91,7 +92,8 @@ def test_the_operands_lie_as_the_products_read_them(in_fp8):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
-    """In float32 to the bit, but that Inductor's gelu rounds otherwise. In bfloat16 a gradient is no longer rounded to it before FP8 rounds 16 times as coarsely."""
+    """In float32 to the bit, but that Inductor's gelu rounds otherwise. In bfloat16 a gradient is no longer rounded to
+    it before FP8 rounds 16 times as coarsely."""
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         model = stack(activation=activation, bias=bias, layers=3)
@@ -104,7 +106,8 @@ def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
             assert all(each is True or (each > 50 and activation is nn.GELU) for each in likeness), likeness
             continue
         lost = [sqnr_db(b, e) - sqnr_db(a, e) for a, b, e in zip(fused, apart, exact, strict=True)]
-        assert max(lost) < 2.5 and sum(lost) / len(lost) < 0.5, lost  # over ten draws -0.2 and 0.1 dB; -1.2 to 0.8 one
+        smooth = activation is nn.GELU  # a ReLU's slope jumps where FP8 rounds its argument across 0
+        assert sum(lost) / len(lost) < (0.5 if smooth else 2), lost  # over ten draws 0.1 and -0.2 dB
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nn.Identity])
@@ -184,8 +187,7 @@ def test_without_the_pattern_nothing_is_touched(in_fp8, device):
     model = stack(bias=False)
     plan = in_fp8(model) if device == "cpu" else NOTHING
     with_it, without = (
-        trained(model, torch.randn(B, D), plan, device=device, pipeline=each)[0]
-        for each in (PIPELINE, WITHOUT)
+        trained(model, torch.randn(B, D), plan, device=device, pipeline=each)[0] for each in (PIPELINE, WITHOUT)
     )
     for name in ("forward", "backward"):
         assert found(with_it, name) == ([], []) and with_it.code(name) == without.code(name)
@@ -216,6 +218,21 @@ def rewritten(function, norm="rms", rows=32, weight=True):
     return gm.graph, result
 
 
+def test_one_rounding_less():
+    """What is quantized was not rounded to bfloat16 before: no farther from float64's gradient, by rows and columns."""
+    torch.manual_seed(0)
+    grad, x, w = torch.randn(512, D).bfloat16(), torch.randn(512, D).bfloat16(), (1 + torch.randn(D) / 4).bfloat16()
+    statistics = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5)
+    args = grad, x, statistics, w, None, "rms", 0, "gelu"
+    wider = *(each.double() for each in args[:4]), *args[4:]
+    exact = norm_quantize_backward(*wider, torch.float64, False, False, 1.0)[0]
+    wide = norm_quantize_backward(*args, torch.bfloat16, False, False, 1.0)[0]
+    out, scale, copied, copied_scale, *_ = norm_quantize_backward(*args, E4M3, True, False, 1.0)
+    for (q, s), axis in (((out, scale), -1), ((copied.t(), copied_scale.t()), -2)):
+        twice, step = quantize(wide, E4M3, "row", axis)
+        assert sqnr_db(q.double() * s, exact) > sqnr_db(twice.double() * step, exact) - 0.01
+
+
 def test_rows_alone_leave_no_copy():
     graph, result = rewritten(lambda g: quantize(g, E5M2, "row", -1))
     assert [each.did for each in result.rewrites] == [ROWS]
@@ -238,10 +255,11 @@ def test_columns_alone_and_through_views_and_transposes():
      (lambda g: (quantize(g, E4M3, "row", -1), g.view(8, 4, D).relu()), "its result is also read by relu"),
      (lambda g: (quantize(g, E4M3, "row", -1), g), "its result is also read by output"),
      (lambda g: quantize(g, torch.int8, "row", -1), "it is quantized to torch.int8 by row, not to FP8 by row"),
-     (lambda g: quantize(g.view(8, 4, D), E4M3, "row", -1), "it is no matrix, but of shape (8, 4, 64)")],
+     (lambda g: quantize(g.view(8, 4, D), E4M3, "row", -1), VIEWED + "(8, 4, 64)"),
+     (lambda g: quantize(g.view(16, 128), E4M3, "row", -1), VIEWED + "(16, 128)")],
 )  # fmt: skip
 def test_refusals_by_hand(function, reason):
-    graph, result = rewritten(function)
+    _, result = rewritten(function)
     assert [each.reason for each in result.rejects] == [reason] and not result.rewrites
 
 
