@@ -76,14 +76,16 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
         cast = _kernel(target, site.dtype, 0, (wide + narrow) * elements)
         return amax + cast, cast if recipe.dtype in FP8 else 0.0
 
-    fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site)
+    fused = fuses(Candidate(recipe.name, provider), site) and takes_epilogue(site)
     behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, late_us))
 
 
-def fuses(candidate: Candidate) -> bool:
-    """Whether the kernel has an epilogue for operands that are scaled so."""
-    return candidate.provider in FUSING and RECIPES[candidate.recipe].scaling in FUSED
+def fuses(candidate: Candidate, site: Site) -> bool:
+    """Whether the kernel has an epilogue for operands that are scaled so; that for a gradient multiplies 16 bits."""
+    recipe = RECIPES[candidate.recipe]
+    narrow = bool(site.gradient) and recipe.itemsize == 1
+    return candidate.provider in FUSING and recipe.scaling in FUSED and not narrow
 
 
 def takes_epilogue(site: Site) -> bool:

@@ -97,7 +97,9 @@ def test_only_plain_operands_and_rows_have_an_epilogue():
     for recipe, more in (("bf16", 0.0), ("fp8_rowwise", 0.0), ("fp8_blockwise", behind), ("fp8_tensorwise", behind)):
         us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (bare, before)]
         assert us[1] - us[0] == pytest.approx(more), recipe
-        assert fuses(Candidate(recipe, "triton")) == (more == 0.0) and not fuses(Candidate(recipe, "aten"))
+        assert fuses(Candidate(recipe, "triton"), bare) == (more == 0.0) and not fuses(Candidate(recipe, "aten"), bare)
+    of_gradient = replace(before, role="grad_input", gradient="lhs")  # kernels/gemm_gradient.py
+    assert [fuses(Candidate(recipe, "triton"), of_gradient) for recipe in ("bf16", "fp8_rowwise")] == [True, False]
 
 
 def test_grad_weights_casts_by_hand():
