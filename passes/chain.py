@@ -181,8 +181,8 @@ def _both_ways(normed: fx.Node) -> bool:
     """Whether FP8's two forms are all that is made of it: it need not be written then, where the product is."""
     while len(normed.users) == 1 and (view := next(iter(normed.users))).target in VIEWS:
         normed = view
-    forms = sorted(user.args[2:] if user.target is QUANTIZE and user.args[1] in FP8 else () for user in normed.users)
-    return forms == [("row", -2), ("row", -1)]
+    forms = {user.args[1:] if user.target is QUANTIZE else () for user in normed.users}
+    return any(forms == {(dtype, "row", -1), (dtype, "row", -2)} for dtype in FP8)
 
 
 def shorter(chain: Chain) -> Chain | None:
