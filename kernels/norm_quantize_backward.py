@@ -67,13 +67,16 @@ def reference(
         g = ((g - mean - n * (g * n).mean(2, keepdim=True)) * rstd).flatten(1)
     total = g.sum(0).to(x.dtype) if summed else x.new_empty(0)
     out, scale = norms.quantize_rows(g, None, dtype)
-    if not copied:
-        copy, copy_scale = out.new_empty(0), scale.new_empty(0)
-    elif compat.guard_free(x.shape[0] == 0):  # amax of nothing is an error
-        copy, copy_scale = out.new_empty((x.shape[1], 0)), scale.new_ones((x.shape[1], 1))
-    else:
-        copy, copy_scale = norms.quantize_rows(g.t(), None, dtype)
-    return out, scale, copy.contiguous(), copy_scale, grad_weight, grad_bias, total
+    copy, copy_scale = quantize_columns(g, dtype) if copied else (out.new_empty(0), scale.new_empty(0))
+    return out, scale, copy, copy_scale, grad_weight, grad_bias, total
+
+
+def quantize_columns(y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The transpose of (R, N) in FP8, (N, R), with one scale for each of its rows, (N, 1)."""
+    if compat.guard_free(y.shape[0] == 0):  # amax of nothing is an error
+        return y.new_empty((y.shape[1], 0), dtype=dtype), y.new_ones((y.shape[1], 1), dtype=torch.float32)
+    copy, scale = norms.quantize_rows(y.t(), None, dtype)
+    return copy.contiguous(), scale
 
 
 def slope(z: Tensor, activation: str) -> Tensor:
@@ -111,6 +114,17 @@ def check(
 # ---------------------------------------------------------------- its launches
 
 
+def lanes_of(arch: str) -> int:
+    return 64 if arch.startswith("gfx") else 32
+
+
+def tile(rows: int, width: int, arch: str, values: int, least: int) -> tuple[int, int]:
+    """(rows, warps) of a program whose threads have this many values of rows of `width`, a power of 2."""
+    lanes = lanes_of(arch)
+    warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(width, lanes * values))))
+    return max(1, min(warps * lanes * values // width, triton.next_power_of_2(max(rows, 1)))), warps
+
+
 def launches(
     grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, outputs: Outputs,
     norm: str, block: int, activation: str, gain: float, arch: str,
@@ -120,13 +134,8 @@ def launches(
     rows, n = x.shape
     length = block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
-    lanes = 64 if arch.startswith("gfx") else 32
+    lanes = lanes_of(arch)
     scaled = out.dtype in norms.FP8
-
-    def tile(values: int, least: int) -> tuple[int, int]:
-        """(rows, warps) of a program whose threads have this many values."""
-        warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(bb * bl, lanes * values))))
-        return max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1)))), warps
 
     def gradient(
         target: Tensor, programs: int, bm: int, warps: int, amax: Tensor | None, **more: Tensor | None
@@ -166,7 +175,8 @@ def launches(
 
     results = {"weight_sums": grad_weight, "bias_sums": grad_bias, "totals": total, "amaxes": copy}
     summing = any(each.numel() for each in results.values())
-    bm, warps = tile(16, 8) if summing else tile(32 if scaled else 16, 4)  # sums take registers too
+    each = (16, 8) if summing else (32 if scaled else 16, 4)  # sums take registers too
+    bm, warps = tile(rows, bb * bl, arch, *each)
     programs = triton.cdiv(rows, bm)
     parts = min(programs, PARTS) if summing else programs
     sums = {name: scale.new_empty((parts, n)) if each.numel() else None for name, each in results.items()}
@@ -181,7 +191,7 @@ def launches(
     made.append(Launch(sums_kernel, (triton.cdiv(n, 32),), args, constants, 4, 2, 0, nbytes))
     if not copy.numel():
         return made
-    bm, warps = tile(32, 512 // lanes)  # enough rows to write whole sectors of the copy
+    bm, warps = tile(rows, bb * bl, arch, 32, 512 // lanes)  # enough rows to write whole sectors of the copy
     return [*made, gradient(copy, triton.cdiv(rows, bm), bm, warps, columns_amax)]
 
 

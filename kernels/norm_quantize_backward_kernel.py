@@ -109,10 +109,7 @@ def gradient_kernel(
                     most = tl.maximum(most, tl.where(mask, size, 0.0))
                 g = g * (TOP / amax)[:, None, None]
         if COPY:
-            turned = tl.trans(tl.reshape(g, (BM, BB * BL)))
-            flat = tl.reshape(column, (BB * BL,)).to(tl.int64)[:, None]
-            there = tl.reshape(valid, (BB * BL,))[:, None] & (row < left)[None, :]
-            tl.store(out + flat * rows + first + row[None, :], turned.to(out.dtype.element_ty), there)
+            store_turned(out, g, rows, first, row, left, column, valid, BM, BB * BL)
         else:
             tl.store(out + offsets, g.to(out.dtype.element_ty), mask=mask)
 
@@ -125,6 +122,15 @@ def gradient_kernel(
         tl.store(totals + sums, tl.sum(in_all, 0), mask=valid)
     if amaxes is not None:
         tl.store(amaxes + sums, tl.max(most, 0), mask=valid)
+
+
+@triton.jit
+def store_turned(out, values, rows, first, row, left, column, valid, BM: tl.constexpr, B: tl.constexpr):
+    """A tile of BM rows and B columns, in blocks, into the transpose of a matrix of `rows` rows."""
+    turned = tl.trans(tl.reshape(values, (BM, B)))
+    flat = tl.reshape(column, (B,)).to(tl.int64)[:, None]
+    there = tl.reshape(valid, (B,))[:, None] & (row < left)[None, :]
+    tl.store(out + flat * rows + first + row[None, :], turned.to(out.dtype.element_ty), there)
 
 
 @triton.jit

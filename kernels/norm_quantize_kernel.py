@@ -82,6 +82,36 @@ def store_vector(out, values, first, n, EVEN: tl.constexpr, wanted):
 
 
 @triton.jit
+def normed(
+    y, weight, bias, statistics, first, row, left, blocks, column, valid,
+    BLOCKS: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
+    EVEN: tl.constexpr,
+):  # fmt: skip
+    """Norm, affine and activation of a tile's rows, float32, (BM, BB, BL); what the backward needs is stored."""
+    if NORM == "layer":
+        mean = tl.sum(y, 2) * (1.0 / LENGTH)
+        y = y - mean[:, :, None]
+        if not EVEN:
+            y = tl.where(valid[None, :, :], y, 0.0)
+    if NORM != "none":
+        rstd = tl.rsqrt(tl.sum(y * y, 2) * (1.0 / LENGTH) + EPS)
+        y = y * rstd[:, :, None]
+        if statistics is not None:
+            S: tl.constexpr = 2 * BLOCKS if NORM == "layer" else BLOCKS
+            at = statistics + first * S + row[:, None] * S + blocks[None, :]
+            there = (row < left)[:, None] & (blocks < BLOCKS)[None, :]
+            if NORM == "layer":
+                tl.store(at, mean, mask=there)
+                at += BLOCKS
+            tl.store(at, rstd, mask=there)
+    if weight is not None:
+        y = y * tl.load(weight + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
+    if bias is not None:
+        y = y + tl.load(bias + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
+    return activated(y, ACTIVATION)
+
+
+@triton.jit
 def norm_quantize_kernel(
     x, weight, bias, given, out, scale, statistics, rows,
     N: tl.constexpr, BLOCKS: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -105,27 +135,10 @@ def norm_quantize_kernel(
         loaded = tl.load(x + first * N + offsets, mask=mask, other=0.0)
     y = loaded.to(tl.float32)
 
-    if NORM == "layer":
-        mean = tl.sum(y, 2) * (1.0 / LENGTH)
-        y = y - mean[:, :, None]
-        if not EVEN:
-            y = tl.where(valid[None, :, :], y, 0.0)
-    if NORM != "none":
-        rstd = tl.rsqrt(tl.sum(y * y, 2) * (1.0 / LENGTH) + EPS)
-        y = y * rstd[:, :, None]
-        if statistics is not None:
-            S: tl.constexpr = 2 * BLOCKS if NORM == "layer" else BLOCKS
-            at = statistics + first * S + row[:, None] * S + blocks[None, :]
-            there = (row < left)[:, None] & (blocks < BLOCKS)[None, :]
-            if NORM == "layer":
-                tl.store(at, mean, mask=there)
-                at += BLOCKS
-            tl.store(at, rstd, mask=there)
-    if weight is not None:
-        y = y * tl.load(weight + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
-    if bias is not None:
-        y = y + tl.load(bias + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
-    y = activated(y, ACTIVATION)
+    y = normed(
+        y, weight, bias, statistics, first, row, left, blocks, column, valid,
+        BLOCKS, LENGTH, EPS, NORM, ACTIVATION, EVEN,
+    )  # fmt: skip
 
     if TOP != 0.0:
         if given is not None:

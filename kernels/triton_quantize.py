@@ -179,12 +179,10 @@ def launches(
     even, top = r % bm == 0 and c % bn == 0, largest(q.dtype)
     seen = {"parts": None, "rows": None, "columns": None}
     if scaling == "tensor":
-        seen["parts"] = x.new_zeros(PARTS, dtype=torch.int32)
+        seen["parts"] = torch.zeros(PARTS, dtype=torch.int32, device=x.device)
     elif scaling == "row":
-        seen |= {
-            "rows": x.new_zeros((batch, r), dtype=torch.int32),
-            "columns": x.new_zeros((batch, c), dtype=torch.int32),
-        }
+        bits = torch.zeros(batch * (c + r), dtype=torch.int32, device=x.device)  # cleared by one launch
+        seen |= {"rows": bits[batch * c :].view(batch, r), "columns": bits[: batch * c].view(batch, c)}
     shared = {"C": c, "TOP": top, "PARTS": PARTS, "EVEN": even, "BM": bm, "BN": bn}
     made = []
     if scaling in ("tensor", "row"):

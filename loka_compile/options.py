@@ -14,7 +14,7 @@ from loka_compile.target import TARGETS
 
 PASS_NAMES = (
     "canonicalize", "hoist", "merge", "batch", "reassociate", "mix_tokens", "raise_gdpa", "raise_pffn", "raise_fm",
-    "raise_norms", "fold_dropout", "share", "precision", "fuse", "fuse_backward", "thin", "lower",
+    "raise_norms", "fold_dropout", "share", "precision", "fuse", "fuse_backward", "fuse_cast", "thin", "lower",
 )  # fmt: skip
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")

@@ -19,6 +19,7 @@ from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.fold_dropout import FoldDropout
 from loka_compile.passes.fuse import Fuse
 from loka_compile.passes.fuse_backward import FuseBackward
+from loka_compile.passes.fuse_cast import FuseCast
 from loka_compile.passes.hoist import Hoist
 from loka_compile.passes.lower import Lower
 from loka_compile.passes.merge import Merge
@@ -66,5 +67,5 @@ PIPELINE = Pipeline(
     simplify=(Hoist(), Merge(), Batch(), Reassociate(), MixTokens(), RaiseGdpa(), RaisePffn(), RaiseFm()),
     raising=(RaiseNorms(),),
     joint=(FoldDropout(), Share(), Precision()),
-    post_grad=(Fuse(), FuseBackward(), Thin(), Lower()),
+    post_grad=(Fuse(), FuseBackward(), FuseCast(), Thin(), Lower()),
 )

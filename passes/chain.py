@@ -166,6 +166,8 @@ def check(chain: Chain) -> str:
     if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
         what = "a norm" if needs_two(n, kind, block, False) else "the scale"  # type: ignore[arg-type]
         return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
+    if chain.kept and _both_ways(_output(chain.norm, 0)):  # type: ignore[arg-type]
+        return "its norm's result is quantized by rows and by columns, which one op does from the product (fuse_cast)"
     if chain.kept:
         late = [each.name for each in chain.norm.args[1:3] if each is not None and not each < chain.sums[0]]  # type: ignore[union-attr]
         if late:
@@ -173,6 +175,14 @@ def check(chain: Chain) -> str:
         if chain.sums[0].meta["val"].dtype != product_dtype(left):
             return f"others read the product in {chain.sums[0].meta['val'].dtype}, not {product_dtype(left)}"
     return ""
+
+
+def _both_ways(normed: fx.Node) -> bool:
+    """Whether FP8's two forms are all that is made of it: it need not be written then, where the product is."""
+    while len(normed.users) == 1 and (view := next(iter(normed.users))).target in VIEWS:
+        normed = view
+    forms = {user.args[1:] if user.target is QUANTIZE else () for user in normed.users}
+    return any(forms == {(dtype, "row", -1), (dtype, "row", -2)} for dtype in FP8)
 
 
 def shorter(chain: Chain) -> Chain | None:

@@ -59,7 +59,7 @@ class Lower:
             _write_out(node, _as_it_was)
         for node in quantizes:
             _write_out(node, quantization.reference)
-        alone = [n for n in graph.find_nodes(op="call_function", target=NORM_BACKWARD) if not _one_pass_less(n)]
+        alone = [n for n in graph.find_nodes(op="call_function", target=NORM_BACKWARD) if not one_pass_less(n)]
         for node in alone:
             _write_out(node, gradients.reference)
         if quantizes or wide or alone:
@@ -199,7 +199,7 @@ def _as_it_was(
     return (norms.activate(y, activation).to(dtype),)
 
 
-def _one_pass_less(gradient: fx.Node) -> bool:
+def one_pass_less(gradient: fx.Node) -> bool:
     """Whether the kernel of a norm's gradient saves what Inductor does apart: sums over rows, a quantization."""
     weight, bias, dtype, summed = (gradient.args[i] for i in (3, 4, 8, 10))
     return weight is not None or bias is not None or bool(summed) or dtype not in norms.FLOATS

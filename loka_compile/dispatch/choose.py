@@ -133,7 +133,7 @@ def _why(key: str, together: _Together) -> str:
     if partners:
         speed += f", its cast shared with {', '.join(partners)} ({judged.keep_us / cost.alone_us:.2f}x alone)"
     site = judged.site
-    if site.epilogue and roofline.fuses(together.picks[key]) and roofline.takes_epilogue(site):
+    if site.epilogue and roofline.fuses(together.picks[key], site) and roofline.takes_epilogue(site):
         speed += f", the {site.epilogue} behind it in its epilogue"
     for made_by in together.riding(key):
         speed += f", its cast rides in the epilogue of {made_by}"

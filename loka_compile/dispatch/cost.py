@@ -26,6 +26,8 @@ class Cast:
 
     made_by: key of the site whose kernel could make the tensor in its epilogue, "" if there is none. Where it does, the
     cast rides there for nothing, if it can (`rides`), or takes `apart_us`, as a kernel of its own.
+    beside_us: of a form with one scale a column, where another site has the tensor by rows in the same format, as one
+    op makes both (passes/fuse_cast.py); 0 where there is none.
     """
 
     form: Form
@@ -33,6 +35,12 @@ class Cast:
     made_by: str = ""
     apart_us: float = 0.0
     rides: bool = False
+    beside_us: float = 0.0
+
+    @property
+    def by_rows(self) -> Form:
+        """The same tensor in the same format, with one scale a row."""
+        return *self.form[:3], "-1"
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,13 @@ class Cost:
 
 
 def casts(
-    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None
-) -> tuple[Cast, ...]:
+    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None,
+    late_us: Callable[[int], tuple[float, float]] | None = None,
+) -> tuple[Cast, ...]:  # fmt: skip
     """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not. run: the
     padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
+    late_us(elements): of one for grad_weight, whose scales span the batch, by itself and beside the form by rows (0: no
+    less); by default it is like any other.
 
     A weight that is quantized once and for all needs none, nor does what has the dtype already. An epilogue that makes
     a tensor casts it too, if nothing else wants that wide, its scale is one a row and nothing is added to it.
@@ -74,7 +85,11 @@ def casts(
         rides = operand.only_products and sizes.batch == 1 and scaling in ("none", "row") and along in ("", "-1")
         if more != (0, 0):
             form, rides = (*form, "+{}x{}".format(*(more[::-1] if operand.flipped else more))), False
-        if operand.made_by:
+        late = site.role == "grad_weight" and sizes.batch == 1 and scaling != "none"
+        if late_us is not None and late:
+            apart, beside = late_us(elements)
+            found.append(Cast(form, apart, beside_us=beside if scaling == "row" and more == (0, 0) else 0.0))
+        elif operand.made_by:
             found.append(Cast(form, us(elements, fused), operand.made_by, us(elements, False), rides))
         else:
             found.append(Cast(form, us(elements, fused)))

@@ -91,7 +91,7 @@ def _errors(profiled: SiteProfile, recipe: str) -> Score:
 def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, options: Options) -> Iterator[str]:
     """Why a candidate is out before anyone times it."""
     recipe = RECIPES[candidate.recipe]
-    as_it_is = recipe.dtype == site.dtype and roofline.fuses(candidate) and site.epilogue
+    as_it_is = recipe.dtype == site.dtype and roofline.fuses(candidate, site) and site.epilogue
     already = recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize)
     if already and not as_it_is:
         yield f"the operands are {str(site.dtype).removeprefix('torch.')} already"
@@ -146,16 +146,27 @@ def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
 def ride_of(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
     """With which choices of the site that could make the cast's tensor it does, and what the cast takes then.
 
-    The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole.
+    The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole. One by
+    columns takes less where the other site has the tensor by rows.
     """
+    if cast.beside_us:
+        return _beside(judged, cast)
     maker = judged.get(cast.made_by)
     if maker is None or not (roofline.takes_epilogue(maker.site) or not maker.site.epilogue):
         return None
     readers = [each for each in judged.values() if each.site.lhs.tensor == cast.form[0]]
     all_take_it = all(any(cast.form == c.form for cost in each.costs.values() for c in cost.casts) for each in readers)
     rides = cast.rides and all_take_it and roofline.emits(maker.site)
-    fusing = frozenset(candidate for candidate in maker.costs if roofline.fuses(candidate))
+    fusing = frozenset(candidate for candidate in maker.costs if roofline.fuses(candidate, maker.site))
     return cut.Ride(cast.made_by, fusing, 0.0 if rides else cast.apart_us) if fusing else None
+
+
+def _beside(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
+    for key, each in judged.items():
+        choices = frozenset(c for c, cost in each.costs.items() if cast.by_rows in [its.form for its in cost.casts])
+        if choices:
+            return cut.Ride(key, choices, cast.beside_us)
+    return None
 
 
 def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:

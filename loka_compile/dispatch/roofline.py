@@ -3,7 +3,10 @@
 One kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + launch, every tensor once through device
 memory (the model torchao prints beside its measurements, torchao/testing/training/roofline_utils.py). A cast that
 Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of its own,
-reading and writing. A tensor-wide amax, which must be known first, is one pass more in both.
+reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of grad_weight's
+operands span the batch, and what makes those goes row by row: a pass for the amax, and a kernel of its own. In FP8 with
+one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
+(passes/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
 epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
@@ -27,6 +30,7 @@ from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.providers import padded, triton
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
+from loka_compile.kernels.norm_quantize import FP8
 from loka_compile.recipes import RECIPES, Recipe
 from loka_compile.target import Target
 
@@ -69,15 +73,23 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
             return amax + _moved(target, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
-    summed = site.epilogue != "sum" or recipe.dtype == site.dtype  # what is summed is not what was cast for the product
-    fused = provider in FUSING and recipe.scaling in FUSED and takes_epilogue(site) and summed
+    def late_us(elements: int) -> tuple[float, float]:
+        amax = _kernel(target, site.dtype, 0, wide * elements)
+        cast = _kernel(target, site.dtype, 0, (wide + narrow) * elements)
+        return amax + cast, cast if recipe.dtype in FP8 else 0.0
+
+    fused = fuses(Candidate(recipe.name, provider), site) and takes_epilogue(site)
     behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
-    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run))
+    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, late_us))
 
 
-def fuses(candidate: Candidate) -> bool:
-    """Whether the kernel has an epilogue for operands that are scaled so."""
-    return candidate.provider in FUSING and RECIPES[candidate.recipe].scaling in FUSED
+def fuses(candidate: Candidate, site: Site) -> bool:
+    """Whether the kernel has an epilogue for operands that are scaled so; that for a gradient multiplies 16 bits, and
+    what is summed beside a product must not have been cast for it."""
+    recipe = RECIPES[candidate.recipe]
+    narrow = bool(site.gradient) and recipe.itemsize == 1
+    cast = site.epilogue == "sum" and recipe.dtype != site.dtype
+    return candidate.provider in FUSING and recipe.scaling in FUSED and not narrow and not cast
 
 
 def takes_epilogue(site: Site) -> bool:

@@ -191,6 +191,30 @@ def test_a_producer_that_emits_low_precision_makes_it_nearly_free():
     assert cost["relu.default"] < 0.85 * cost["embedding.default"]
 
 
+def test_a_gradient_is_looked_at_once_where_both_its_products_are_in_fp8():
+    """passes/fuse_cast.py quantizes it by rows and by columns in one op; of another format it is looked at twice."""
+    rows, wide = 65536, 2048
+    g = Operand("g", "mul.Tensor")
+    back = profiled((1, rows, wide, wide)), profiled((1, wide, wide, rows))
+    grad_input = replace(back[0].site, key="fc#0:grad_input", role="grad_input", gradient="lhs", lhs=g)
+    grad_weight = replace(
+        back[1].site, key="fc#0:grad_weight", role="grad_weight", gradient="lhs", lhs=replace(g, flipped=True)
+    )
+    both = [replace(known, site=site) for known, site in zip(back, (grad_input, grad_weight), strict=True)]
+
+    def us(sites, scores=None):
+        known = {each.site.key: each for each in sites}
+        known["fc#0:grad_weight"] = both[1]
+        if scores is not None:
+            known["fc#0:grad_input"] = replace(both[0], scores=scores)
+        options = Options(target="h100", recipes=("fp8_rowwise",), min_speedup=1e-9)
+        return dispatch(Profile(known), options=options).decisions["fc#0:grad_weight"].score.time_us
+
+    look = 2 * rows * wide / (3.35e12 * 0.92) * 1e6 + 2
+    assert us([]) - us(both) == pytest.approx(look)
+    assert us(both, scores={}) == pytest.approx(us([]))
+
+
 # ---------------------------------------------------------------- why the others do not
 
 

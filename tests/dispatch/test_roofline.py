@@ -97,7 +97,27 @@ def test_only_plain_operands_and_rows_have_an_epilogue():
     for recipe, more in (("bf16", 0.0), ("fp8_rowwise", 0.0), ("fp8_blockwise", behind), ("fp8_tensorwise", behind)):
         us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (bare, before)]
         assert us[1] - us[0] == pytest.approx(more), recipe
-        assert fuses(Candidate(recipe, "triton")) == (more == 0.0) and not fuses(Candidate(recipe, "aten"))
+        assert fuses(Candidate(recipe, "triton"), bare) == (more == 0.0) and not fuses(Candidate(recipe, "aten"), bare)
+    of_gradient = replace(before, role="grad_input", gradient="lhs")  # kernels/gemm_gradient.py
+    assert [fuses(Candidate(recipe, "triton"), of_gradient) for recipe in ("bf16", "fp8_rowwise")] == [True, False]
+
+
+def test_grad_weights_casts_by_hand():
+    """Scales that span the batch: a pass to look and one to cast, but that FP8 looks where rows are quantized too."""
+    m, n, k = 512, 256, 65536
+    x, g = Operand("x", "relu.default"), Operand("g", "mul.Tensor", flipped=True)
+    where = replace(site(Sizes(1, m, n, k)), role="grad_weight", gradient="lhs", lhs=g, rhs=x)
+    look, cast = ([(width * each * k / BYTES + 2e-6) * 1e6 for each in (m, n)] for width in (2, 3))
+    for recipe, beside in (("fp8_rowwise", cast), ("fp8_blockwise", [0, 0]), ("int8_rowwise", [0, 0])):
+        found = cost(where, Sizes(1, m, n, k), RECIPES[recipe], H100, "triton").casts
+        assert [each.us for each in found] == pytest.approx([a + b for a, b in zip(look, cast, strict=True)])
+        assert [each.beside_us for each in found] == pytest.approx(beside), recipe
+    rowwise = cost(where, Sizes(1, m, n, k), RECIPES["fp8_rowwise"], H100, "triton").casts
+    assert [each.by_rows for each in rowwise] == [(name, "float8_e4m3fn", "row", "-1") for name in "gx"]
+    padded = replace(where, K=sympy.Integer(k - 1))  # with zeros the op that makes both is not theirs
+    found = cost(padded, Sizes(1, m, n, k - 1), RECIPES["fp8_rowwise"], H100, "triton").casts
+    assert not any(each.beside_us for each in found)
+    assert not cost(where, Sizes(1, m, n, k), RECIPES["bf16"], H100, "triton").casts
 
 
 # ---------------------------------------------------------------- padded

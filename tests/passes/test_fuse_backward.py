@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from loka_compile.adapt import BlockNorm
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.providers import triton
+from loka_compile.passes import PIPELINE
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms
 from tests.helpers import compile_op_by_op, sqnr_db
@@ -50,7 +51,7 @@ def gradients(model, x, out):
     return [x.grad, *(p.grad for p in model.parameters())]
 
 
-def run(model, x=None, dtype=torch.float32, plan=NOTHING, device="cuda", dynamic=None):
+def run(model, x=None, dtype=torch.float32, plan=NOTHING, device="cuda", dynamic=None, pipeline=PIPELINE):
     """(captured, gradients, float64's gradients, those of eager mode)"""
     x = torch.randn(B, D) if x is None else x
     model, x = model.to(dtype), x.to(dtype).requires_grad_()
@@ -58,7 +59,7 @@ def run(model, x=None, dtype=torch.float32, plan=NOTHING, device="cuda", dynamic
         torch._dynamo.mark_dynamic(x, 0)
     exact, exact_x = copy.deepcopy(model).double(), x.detach().double().requires_grad_()
     eager, eager_x = copy.deepcopy(model), x.detach().clone().requires_grad_()
-    captured = compile_op_by_op(model, plan, device=device, on_dynamo=RAISING, dynamic=dynamic)
+    captured = compile_op_by_op(model, plan, device=device, on_dynamo=RAISING, dynamic=dynamic, pipeline=pipeline)
     found = gradients(model, x, captured(x))
     for name, graph in captured.graphs.items():
         graph.lint()
