@@ -35,14 +35,24 @@ def halves(x):
     return tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
 
 
+ROWS = "{ .reg .b64 x, y; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; %s mov.b64 {$0, $1}, x; }"
+TIMES, PLUS = (tl.constexpr(ROWS % f"{each}.rn.f32x2 x, x, y;") for each in ("mul", "add"))
+TIMES_PLUS = tl.constexpr(
+    "{ .reg .b64 x, y, z; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; mov.b64 z, {$6, $7};"
+    " fma.rn.f32x2 x, x, y, z; mov.b64 {$0, $1}, x; }"
+)
+
+
+@triton.jit
+def by_twos(x, y, CODE: tl.constexpr):
+    return tl.inline_asm_elementwise(CODE, "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2)
+
+
 @triton.jit
 def times(x, y, PAIRS: tl.constexpr):
     """x * y, x (M, B, N) and y, of a shape that broadcasts to it, float32; where PAIRS, two at once."""
     if PAIRS:
-        out = tl.inline_asm_elementwise(
-            "{ .reg .b64 x, y; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; mul.rn.f32x2 x, x, y; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2,
-        )  # fmt: skip
+        out = by_twos(x, y, TIMES)
     else:
         out = x * y
     return out
@@ -52,10 +62,7 @@ def times(x, y, PAIRS: tl.constexpr):
 def plus(x, y, PAIRS: tl.constexpr):
     """x + y, as times."""
     if PAIRS:
-        out = tl.inline_asm_elementwise(
-            "{ .reg .b64 x, y; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; add.rn.f32x2 x, x, y; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2,
-        )  # fmt: skip
+        out = by_twos(x, y, PLUS)
     else:
         out = x + y
     return out
@@ -66,25 +73,38 @@ def times_plus(x, y, z, PAIRS: tl.constexpr):
     """x * y + z, as times."""
     if PAIRS:
         out = tl.inline_asm_elementwise(
-            "{ .reg .b64 x, y, z; mov.b64 x, {$2, $3}; mov.b64 y, {$4, $5}; mov.b64 z, {$6, $7};"
-            " fma.rn.f32x2 x, x, y, z; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,f,f,f,f", [x, y, z], dtype=tl.float32, is_pure=True, pack=2,
-        )  # fmt: skip
+            TIMES_PLUS, "=f,=f,f,f,f,f,f,f", [x, y, z], dtype=tl.float32, is_pure=True, pack=2
+        )
     else:
         out = x * y + z
     return out
+
+
+COLUMNS = "{ .reg .b64 x; mov.b64 x, {$2, $3}; %s mov.b64 {$0, $1}, x; }"
+TIMES_COLUMNS, PLUS_COLUMNS = (tl.constexpr(COLUMNS % f"{each}.rn.f32x2 x, x, $4;") for each in ("mul", "add"))
+TIMES_PLUS_COLUMNS = tl.constexpr(COLUMNS % "fma.rn.f32x2 x, x, $4, $5;")
+
+
+@triton.jit
+def by_columns(x, y, z, CODE: tl.constexpr):
+    """y, z: pairs of columns; z may be None."""
+    low, high = halves(x)
+    if z is None:
+        low, high = tl.inline_asm_elementwise(
+            CODE, "=f,=f,f,f,l", [low, high, y], dtype=(tl.float32, tl.float32), is_pure=True, pack=1
+        )
+    else:
+        low, high = tl.inline_asm_elementwise(
+            CODE, "=f,=f,f,f,l,l", [low, high, y, z], dtype=(tl.float32, tl.float32), is_pure=True, pack=1
+        )
+    return tl.reshape(tl.join(low, high), x.shape)
 
 
 @triton.jit
 def times_columns(x, y, PAIRS: tl.constexpr):
     """x (M, B, N) * y, of columns: (1, B, N), or pairs of them."""
     if PAIRS:
-        low, high = halves(x)
-        low, high = tl.inline_asm_elementwise(
-            "{ .reg .b64 x; mov.b64 x, {$2, $3}; mul.rn.f32x2 x, x, $4; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,l", [low, high, y], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
-        )  # fmt: skip
-        out = tl.reshape(tl.join(low, high), x.shape)
+        out = by_columns(x, y, None, TIMES_COLUMNS)
     else:
         out = x * y
     return out
@@ -94,12 +114,7 @@ def times_columns(x, y, PAIRS: tl.constexpr):
 def plus_columns(x, y, PAIRS: tl.constexpr):
     """x + y, as times_columns."""
     if PAIRS:
-        low, high = halves(x)
-        low, high = tl.inline_asm_elementwise(
-            "{ .reg .b64 x; mov.b64 x, {$2, $3}; add.rn.f32x2 x, x, $4; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,l", [low, high, y], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
-        )  # fmt: skip
-        out = tl.reshape(tl.join(low, high), x.shape)
+        out = by_columns(x, y, None, PLUS_COLUMNS)
     else:
         out = x + y
     return out
@@ -109,12 +124,7 @@ def plus_columns(x, y, PAIRS: tl.constexpr):
 def times_plus_columns(x, y, z, PAIRS: tl.constexpr):
     """x * y + z, as times_columns."""
     if PAIRS:
-        low, high = halves(x)
-        low, high = tl.inline_asm_elementwise(
-            "{ .reg .b64 x; mov.b64 x, {$2, $3}; fma.rn.f32x2 x, x, $4, $5; mov.b64 {$0, $1}, x; }",
-            "=f,=f,f,f,l,l", [low, high, y, z], dtype=(tl.float32, tl.float32), is_pure=True, pack=1,
-        )  # fmt: skip
-        out = tl.reshape(tl.join(low, high), x.shape)
+        out = by_columns(x, y, z, TIMES_PLUS_COLUMNS)
     else:
         out = x * y + z
     return out
@@ -132,19 +142,18 @@ def swish_of_twice(h, PTX: tl.constexpr, PAIRS: tl.constexpr):
     return times_plus(h, t, h, PAIRS)
 
 
+CLIP = (
+    "{ .reg .b16 low, high; cvt.rn.satfinite.relu.%sx2.f32 low, $2, $1; cvt.rn.satfinite.relu.%sx2.f32 high, $4, $3;"
+    " mov.b32 $0, {low, high}; }"
+)
+TO_E4M3, TO_E5M2 = (tl.constexpr(CLIP % (each, each)) for each in ("e4m3", "e5m2"))
+
+
 @triton.jit
 def to_fp8_above_zero(y, E5M2: tl.constexpr):
     """y of float32 to FP8: 0 where it is negative, NaN where it is NaN."""
     if E5M2:
-        out = tl.inline_asm_elementwise(
-            "{ .reg .b16 low, high; cvt.rn.satfinite.relu.e5m2x2.f32 low, $2, $1;"
-            " cvt.rn.satfinite.relu.e5m2x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }",
-            "=r,f,f,f,f", [y], dtype=tl.float8e5, is_pure=True, pack=4,
-        )  # fmt: skip
+        out = tl.inline_asm_elementwise(TO_E5M2, "=r,f,f,f,f", [y], dtype=tl.float8e5, is_pure=True, pack=4)
     else:
-        out = tl.inline_asm_elementwise(
-            "{ .reg .b16 low, high; cvt.rn.satfinite.relu.e4m3x2.f32 low, $2, $1;"
-            " cvt.rn.satfinite.relu.e4m3x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }",
-            "=r,f,f,f,f", [y], dtype=tl.float8e4nv, is_pure=True, pack=4,
-        )  # fmt: skip
+        out = tl.inline_asm_elementwise(TO_E4M3, "=r,f,f,f,f", [y], dtype=tl.float8e4nv, is_pure=True, pack=4)
     return out
