@@ -232,6 +232,7 @@ def specimens(arch: str) -> list[Specimen]:
     return [
         specimen("rms", "relu", 65536, 512, 512),
         specimen("layer", "relu", 65536, 512, 512, weights=2),
+        specimen("rms", "relu", 65536, 512, 512, weights=2),
         specimen("rms", "silu", 65536, 512, 512),
         specimen("rms", "hard_swish", 65536, 512, 512, block=256),
         specimen("layer", "gelu", 65536, 512, 512, weights=2),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unflip
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unchanged_parameters, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels import frozen_gemm_norm, gemm_norm
 from loka_compile.kernels import norm_quantize as norms
@@ -102,11 +102,24 @@ def _lower_gemm_norm(node: fx.Node) -> Rewrite:
     if parameter is None or parameter.scaling not in ("none", "row"):
         return Rewrite(site.key, "loka.gemm_norm (triton)", "loka.gemm_norm")
     form = [parameter.node, not parameter.transposed, parameter.dtype]
-    made = splice(node, frozen_gemm_norm.frozen_gemm_norm, [a, a_scale, *form, bias, residual, weight, shift, *named])
+    centered = _centered(node, parameter)
+    rest = [bias, residual, weight, shift, *named, centered]
+    made = splice(node, frozen_gemm_norm.frozen_gemm_norm, [a, a_scale, *form, *rest])
     for user in list(node.users):
         if user.users:
             user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]
-    return Rewrite(site.key, "loka.frozen_gemm_norm (triton)", "loka.frozen_gemm_norm")
+    how = ", the norm's mean taken out of the weight" if centered else ""
+    return Rewrite(site.key, f"loka.frozen_gemm_norm (triton){how}", "loka.frozen_gemm_norm")
+
+
+def _centered(node: fx.Node, parameter: _Weight) -> bool:
+    """Whether a layer norm's mean goes out of weight and bias once, where they are quantized; not where a 16-bit weight
+    would be rounded a second time."""
+    _, _, b, _, bias, residual, _, _, _, norm, block, *_, save = node.args
+    frozen = bias is None or bias in unchanged_parameters(node.graph)
+    once = parameter.dtype in norms.FP8 or parameter.node.meta["val"].dtype != parameter.dtype
+    n = b.meta["val"].shape[0]  # type: ignore[union-attr]
+    return frozen and once and frozen_gemm_norm.can_center(n, residual, norm, block, save)  # type: ignore[arg-type]
 
 
 def _plain(node: fx.Node) -> tuple[str, Any]:

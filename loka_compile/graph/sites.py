@@ -178,7 +178,7 @@ def _plain(path: str) -> str:
 
 
 def _name(graph: fx.Graph) -> Iterator[Gemm]:
-    frozen = _unchanged_parameters(graph)
+    frozen = unchanged_parameters(graph)
     ordinals: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     forward: dict[Any, tuple[fx.Node, str]] = {}  # sequence number -> forward GEMM, its name
@@ -268,7 +268,7 @@ def _source(node: fx.Node) -> str:
     return f"{PurePath(file).name}:{line}" if file else ""
 
 
-def _unchanged_parameters(graph: fx.Graph) -> set[fx.Node]:
+def unchanged_parameters(graph: fx.Graph) -> set[fx.Node]:
     """Parameters and buffers that an inference graph reads and never writes; none in a joint graph."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if any(is_backward(node) for node in graph.nodes):

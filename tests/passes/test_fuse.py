@@ -109,6 +109,28 @@ def test_linear_norm_activation_quantize_are_one_op(plan_for, model, dynamic):
     assert sqnr_db(out, model.double()(x.double())) > 20
 
 
+def centered(captured):
+    """What `lower` says of each fused product, in order."""
+    said = [rewrite.did for rewrite in captured.results["lower", "inference"].rewrites]
+    return ["mean taken out" in did for did in said if "frozen_gemm_norm" in did]
+
+
+def test_the_mean_of_a_layer_norm_is_taken_out_of_parameters_once(plan_for):
+    assert centered(run(Tower(), plan_for)[0]) == [True, True]
+    assert centered(run(Tower(nn.RMSNorm), plan_for)[0]) == [False, False]
+    assert centered(run(Tower(bias=False).float(), plan_for, torch.randn(B, D), recipe="bf16")[0]) == [True, True]
+    # a weight of 16 bits would be rounded twice
+    assert centered(run(Tower(), plan_for, recipe="bf16")[0]) in ([], [False, False])
+
+
+def test_a_mean_that_depends_on_the_batch_stays_in_the_norm(plan_for):
+    class Shifted(Tower):
+        def forward(self, x):
+            return self.norms[0](x @ self.up.weight.t() + x.amax(0))
+
+    assert centered(run(Shifted(), plan_for)[0]) == [False]
+
+
 def test_norms_written_by_hand_are_found(plan_for):
     model = ByHand(nn.RMSNorm)
     captured, out, x = run(model, plan_for)
