@@ -22,6 +22,7 @@ FOLDERS = {
 LAYERS = (
     ("examples",),
     ("loka_compile.cli",),
+    ("loka_compile.arguments",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.preview",),
     ("loka_compile.backend", "loka_compile.adapt", "loka_compile.suggest"),
