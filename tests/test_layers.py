@@ -39,8 +39,9 @@ LAYERS = (
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
 PLAIN_DATA = DEPTH["loka_compile.options"]
 
-# A preview's private names are a table of their own, tested row by row (tests/preview/test_torch_patches.py).
-MAY_BE_PRIVATE = {"loka_compile.compat", "loka_compile.preview.torch_patches"}
+# A preview's private names are its own: those it replaces are a table that is tested row by row
+# (tests/preview/test_torch_patches.py), those it calls stand beside it.
+MAY_BE_PRIVATE = {"loka_compile.compat", "loka_compile.preview.torch_patches", "loka_compile.preview.torch_calls"}
 
 # Named with an underscore, yet these are the kernels everyone calls.
 PUBLIC_KERNELS = {"_int_mm", "_scaled_mm"}
