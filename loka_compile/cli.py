@@ -13,21 +13,16 @@ Exit code 2 and one line on stderr where something is wrong. Torch is imported b
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loka_compile import __version__
-
-
-class CommandError(Exception):
-    """A message for the person at the terminal."""
+from loka_compile.arguments import CommandError, backward, example, find_here, one_line, options_of, plan_in, write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    model, args, kwargs = _example(arguments.factory)
-    options = _options(arguments)
+    model, args, kwargs = example(arguments.factory)
+    options = options_of(arguments)
 
     import torch
 
@@ -128,15 +123,15 @@ def _explain(arguments: argparse.Namespace) -> int:
         with torch.set_grad_enabled(arguments.training):
             out = compiled(*args, **kwargs)
             if arguments.training:
-                _backward(out)
+                backward(out)
         explanation = loka_compile.explain(compiled)
     except CommandError:
         raise
     except Exception as error:
         error = getattr(error, "inner_exception", error)  # Dynamo wraps what a backend raises
-        raise CommandError(f"compiling {arguments.factory} failed: {_one_line(error)}") from error
+        raise CommandError(f"compiling {arguments.factory} failed: {one_line(error)}") from error
     if arguments.json:
-        _write(arguments.json, explanation.to_json())
+        write(arguments.json, explanation.to_json())
     _print(explanation)
     return 0
 
@@ -144,14 +139,14 @@ def _explain(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from loka_compile.inspect.explain import explain_plan
 
-    _print(explain_plan(_plan(arguments.plan)))
+    _print(explain_plan(plan_in(arguments.plan)))
     return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
     from loka_compile.inspect.plan_diff import diff
 
-    difference = diff(_plan(arguments.a), _plan(arguments.b))
+    difference = diff(plan_in(arguments.a), plan_in(arguments.b))
     print(difference)
     return 1 if difference else 0
 
@@ -159,13 +154,13 @@ def _diff(arguments: argparse.Namespace) -> int:
 def _suggest(arguments: argparse.Namespace) -> int:
     from loka_compile.suggest import suggest_compskip
 
-    model, args, kwargs = _example(arguments.factory)
+    model, args, kwargs = example(arguments.factory)
     try:
         suggestion = suggest_compskip(model, [kwargs or args])
     except Exception as error:
-        raise CommandError(f"running {arguments.factory} failed: {_one_line(error)}") from error
+        raise CommandError(f"running {arguments.factory} failed: {one_line(error)}") from error
     if arguments.json:
-        _write(arguments.json, suggestion.to_json())
+        write(arguments.json, suggestion.to_json())
     print(suggestion)
     if arguments.share is not None:
         try:
@@ -188,14 +183,14 @@ def _kernels(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise CommandError(f"--jobs: expected at least 1, got {arguments.jobs}")
     if arguments.module:
-        _find_here()
+        find_here()
         if not importlib.util.find_spec(arguments.module):
             raise CommandError(f"there is no module {arguments.module}")
     rows = kernel_report.survey(archs, arguments.kernel, arguments.module, arguments.jobs)
     if not rows:
         raise CommandError(f"no kernel is listed with {arguments.kernel!r} in its name")
     if arguments.json:
-        _write(arguments.json, json.dumps(kernel_report.to_json(rows), indent=1) + "\n")
+        write(arguments.json, json.dumps(kernel_report.to_json(rows), indent=1) + "\n")
     Console(width=None if sys.stdout.isatty() else 200, markup=False).print(*kernel_report.tables(rows), sep="\n\n")
     return 1 if any(row.faults for row in rows) else 0
 
@@ -207,7 +202,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
     dtype = "" if arguments.dtype == "as-is" else arguments.dtype
     targets, source = arguments.target or ["h100"], transport.Source(arguments.factory)
-    _find_here()
+    find_here()
     console, status = Console(width=None if sys.stdout.isatty() else 200, markup=False), Console(stderr=True)
     try:
         with status.status("preview") as line:
@@ -218,7 +213,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     except (ValueError, api.PreviewError, transport.TransportError, calibration.CalibrationError) as error:
         raise CommandError(str(error)) from error
     if arguments.json:
-        _write(arguments.json, json.dumps([each.to_json() for each in found], indent=1) + "\n")
+        write(arguments.json, json.dumps([each.to_json() for each in found], indent=1) + "\n")
     for each in found:
         console.print(report.tables(each, kernels=not arguments.summary))
         if arguments.save_calibration:
@@ -230,104 +225,10 @@ def _preview(arguments: argparse.Namespace) -> int:
             Path(name) if len(found) == 1 else Path(name).with_stem(f"{Path(name).stem}_{each.target}")
         )
         if arguments.save_plan and each.plan:
-            _write(str(own(arguments.save_plan)), each.plan)
+            write(str(own(arguments.save_plan)), each.plan)
         if arguments.picture:
             print("written:", *timeline.save(each, own(arguments.picture)))
     return 0 if all(each.complete for each in found) else 1
-
-
-# ---------------------------------------------------------------- parts
-
-
-def _example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Model, positional and keyword inputs from MODULE:FACTORY."""
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise CommandError(f"expected MODULE:FACTORY, such as mymodel:example; got {spec!r}")
-    _find_here()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise CommandError(f"cannot import {module_name}: {_one_line(error)}") from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise CommandError(f"{module_name} has no callable {name!r}")
-    try:
-        made = factory()
-    except Exception as error:
-        raise CommandError(f"{spec} failed: {_one_line(error)}") from error
-    if not (isinstance(made, tuple) and len(made) == 2 and callable(made[0])):
-        raise CommandError(f"{spec} must return (model, inputs); it returned {_kind(made)}")
-    model, inputs = made
-    if isinstance(inputs, Mapping):
-        return model, (), dict(inputs)
-    if isinstance(inputs, tuple):
-        return model, inputs, {}
-    raise CommandError(f"{spec}: inputs must be a tuple, or a dict of keywords; got {_kind(inputs)}")
-
-
-def _find_here() -> None:
-    """Modules of the current directory, as `python -m` finds them."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Checked here, so that a bad file or name is our error and not Dynamo's."""
-    from loka_compile import Options, OptionsError
-
-    options: dict[str, Any] = {"measure_calls": 0}  # there is one call
-    if arguments.target:
-        options["target"] = arguments.target
-    try:
-        Options(**options)
-        if arguments.plan:
-            options["plan"] = _plan(arguments.plan)
-        if arguments.profile:
-            from loka_compile import ProfileError, load_profile
-
-            try:
-                options["profile"] = load_profile(arguments.profile)
-            except ProfileError as error:
-                raise CommandError(str(error)) from error
-    except OptionsError as error:
-        raise CommandError(str(error)) from error
-    return options
-
-
-def _plan(path: str) -> Any:
-    from loka_compile import PlanError, load_plan
-
-    try:
-        return load_plan(path)
-    except PlanError as error:
-        raise CommandError(str(error)) from error
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _backward(out: Any) -> None:
-    """The gradient of the sum of everything differentiable that the model returned."""
-    losses = [tensor.sum() for tensor in _tensors(out) if tensor.requires_grad]
-    if not losses:
-        raise CommandError("--training: no output of the model requires a gradient")
-    sum(losses[1:], losses[0]).backward()
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    if hasattr(value, "requires_grad"):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _print(explanation: Any) -> None:
@@ -338,15 +239,3 @@ def _print(explanation: Any) -> None:
     from rich.console import Console
 
     Console().print(explanation)
-
-
-def _kind(value: Any) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
-
-
-def _one_line(error: BaseException) -> str:
-    """Type, first line, and where it was raised."""
-    first = str(error).strip().partition("\n")[0]
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {first}{where}"

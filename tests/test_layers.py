@@ -1,4 +1,4 @@
-"""Imports point down only, private torch stays in compat.py, and `import loka_compile` stays light."""
+"""Imports point down only, private torch stays in compat/, and `import loka_compile` stays light."""
 
 import ast
 import configparser
@@ -22,6 +22,7 @@ FOLDERS = {
 LAYERS = (
     ("examples",),
     ("loka_compile.cli",),
+    ("loka_compile.arguments",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.preview",),
     ("loka_compile.backend", "loka_compile.adapt", "loka_compile.suggest"),
@@ -38,8 +39,9 @@ LAYERS = (
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
 PLAIN_DATA = DEPTH["loka_compile.options"]
 
-# A preview's private names are a table of their own, tested row by row (tests/preview/test_torch_patches.py).
-MAY_BE_PRIVATE = {"loka_compile.compat", "loka_compile.preview.torch_patches"}
+# A preview's private names are its own: those it replaces are a table that is tested row by row
+# (tests/preview/test_torch_patches.py), those it calls stand beside it.
+MAY_BE_PRIVATE = {"loka_compile.compat", "loka_compile.preview.torch_patches", "loka_compile.preview.torch_calls"}
 
 # Named with an underscore, yet these are the kernels everyone calls.
 PUBLIC_KERNELS = {"_int_mm", "_scaled_mm"}
@@ -101,6 +103,10 @@ def is_private_torch(dotted: str) -> bool:
     return head == "torch" and name[:1] == "_" != name[1:2] and name not in PUBLIC_KERNELS
 
 
+def may_be_private(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{each}.") for each in MAY_BE_PRIVATE)
+
+
 def violations(root: Path) -> list[str]:
     """Every import under `root` that breaks the rules, as `file:line: why`."""
     found = []
@@ -117,8 +123,8 @@ def violations(root: Path) -> list[str]:
         eager = at_module_level(tree)
         imported = list(imports(tree, module, path.name == "__init__.py"))
         for node, name in [*imported, *torch_attributes(tree)]:
-            if is_private_torch(name) and module not in MAY_BE_PRIVATE:
-                report(node, f"private torch API {name}; wrap it in loka_compile/compat.py")
+            if is_private_torch(name) and not may_be_private(module):
+                report(node, f"private torch API {name}; wrap it in loka_compile/compat/")
         for node, name in imported:
             top = name.partition(".")[0]
             if top in ("passes", "kernels"):
@@ -159,7 +165,8 @@ RIGHT = {
     "passes/lower.py": ["from ..graph import sites", "from . import precision", "import torch"],
     "kernels/norm.py": ["from loka_compile.compat import x", "torch._int_mm(a, b)", "torch.__version__"],
     "loka_compile/__init__.py": ["from .options import Options", "def f():\n    from .backend import x"],
-    "loka_compile/compat.py": ["import torch._inductor", "torch._C._x()"],
+    "loka_compile/compat/__init__.py": ["import torch._inductor", "from .fakes import is_fake"],
+    "loka_compile/compat/fakes.py": ["import torch._inductor", "torch._C._x()"],
     "loka_compile/cli.py": ["import loka_compile", "from loka_compile import explain"],
     "loka_compile/dispatch/providers/aten.py": ["from ..scores import x", "from ...kernels import y"],
     "examples/quickstart.py": ["import loka_compile as loka", "from loka_compile import probe"],

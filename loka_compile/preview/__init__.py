@@ -4,7 +4,7 @@
     worker.py         a fresh process: one GPU that is not there, one model, one side after the other
     shim.py           teaches libtorch, before it is imported, that there is a CUDA device
     absent_gpu.py     one context in which torch, triton and Inductor believe so too
-    torch_patches.py  every private name that this takes, in one table
+    torch_patches.py  every private name that this replaces, in one table; torch_calls.py: those it only calls
     record.py         the launches, in order
     model.py          what they would take: a roofline
     report.py         tables; timeline.py: pictures

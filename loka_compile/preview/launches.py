@@ -13,7 +13,7 @@ from loka_compile.inspect import ttir
 from loka_compile.inspect.chips import CHIPS
 from loka_compile.inspect.machine_code import CompileError, compile_for, read
 from loka_compile.kernels.launch import Launch
-from loka_compile.preview import torch_patches
+from loka_compile.preview import torch_calls
 
 CONFIGURATIONS = 6
 """Of those Inductor would time on a GPU, so many are compiled at most: the first one that does not spill is shown."""
@@ -28,7 +28,7 @@ def of_inductor(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
         constants = {**tuner.triton_meta.get("constants", {}), **config.kwargs}
         own = {name: values[name] for name in names if name in values}
         constants = {name: value for name, value in constants.items() if name in tuner.fn.arg_names and name not in own}
-        grid = torch_patches.grid_of(tuner, config, values)
+        grid = torch_calls.grid_of(tuner, config, values)
         made.append(Launch(tuner.fn, grid, own, constants, config.num_warps, config.num_stages))
     return made
 
@@ -69,7 +69,7 @@ def on_meta(launch: Launch) -> Launch:
             return dataclasses.replace(value, base=meta(value.base))  # type: ignore[type-var]
         return value
 
-    with torch_patches.no_modes():
+    with torch_calls.no_modes():
         return dataclasses.replace(launch, args={name: meta(value) for name, value in launch.args.items()})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loka_compile.preview import sides, torch_patches
+from loka_compile.preview import sides, torch_calls
 
 WARM_UP, STEPS = 5, 11
 
@@ -28,7 +28,7 @@ def run(
     options: Mapping[str, Any],
 ) -> list[tuple[str, float]]:  # fmt: skip
     """(kernel, microseconds) in launch order, medians of STEPS steps after WARM_UP. Raises what the model raises."""
-    torch_patches.reset()
+    torch_calls.reset()
     own, inputs, keywords = on_device(copy.deepcopy(model)), on_device(args), on_device(dict(kwargs))
     if isinstance(own, nn.Module):
         own.train(training)

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.inspect.machine_code import CompileError
 from loka_compile.kernels.launch import Launch
-from loka_compile.preview import launches, torch_patches
+from loka_compile.preview import launches, torch_calls
 from loka_compile.preview.result import Kernel
 
 TORCHS_OWN = ("aten", "prims", "prim", "inductor", "profiler", "c10d", "_c10d_functional", "higher_order")
@@ -79,7 +79,7 @@ class Recorder(TorchDispatchMode):
     def _custom(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """What the operator's body launches; the operator itself where that cannot be told."""
         name = func._schema.name
-        body = torch_patches.custom_op_body(func)
+        body = torch_calls.custom_op_body(func)
         before, note = len(self.kernels), "opaque: FLOPs unknown"
         if body is not None:
             try:

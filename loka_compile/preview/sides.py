@@ -14,7 +14,7 @@ from torch import nn
 
 from loka_compile.kernels import frozen_gemm
 from loka_compile.kernels.launch import Launch
-from loka_compile.preview import absent_gpu, torch_patches
+from loka_compile.preview import absent_gpu, torch_calls
 from loka_compile.preview.record import Recorder, nbytes
 
 NARROWEST = 64
@@ -32,8 +32,8 @@ def run(
     """
     recorder = Recorder(compiled)
     with absent_gpu.absent_gpu(target, recorder) as gpu, _own_launches(recorder):
-        torch_patches.reset()
-        fake = torch_patches.fake_mode()
+        torch_calls.reset()
+        fake = torch_calls.fake_mode()
         with fake:
             own = on_gpu(model, {})
             inputs, keywords = on_gpu(args, {}), on_gpu(dict(kwargs), {})
@@ -47,12 +47,12 @@ def run(
             else torch.compile(own, backend=backend(name, plan, target, graphs, options), dynamic=False)
         )
         with (
-            torch_patches.settings(),
+            torch_calls.settings(),
             fake,
             _module_names(own, recorder) if name == "eager" else contextlib.nullcontext(),
         ):
             step(call, own, inputs, keywords, training, recorder)  # compiles
-            count, breaks = len(graphs), torch_patches.graph_breaks()
+            count, breaks = len(graphs), torch_calls.graph_breaks()
             recorder.kernels.clear()
             recorder.on = True
             with recorder:
@@ -94,7 +94,7 @@ def _at(recorder: Recorder | None, phase: str) -> None:
 def backend(
     name: str, plan: Any, target: str, graphs: list[int], more: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[..., Any]:
-    inner = torch_patches.lookup_backend("loka" if name == "loka" else "inductor")
+    inner = torch_calls.lookup_backend("loka" if name == "loka" else "inductor")
     options = {"options": {"plan": plan, "target": target, **more}} if name == "loka" else {}
 
     def backend(gm: Any, inputs: Any) -> Any:
@@ -156,7 +156,7 @@ def on_gpu(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _fake(tensor: torch.Tensor) -> torch.Tensor:
-    parts = torch_patches.traceable_parts(tensor)
+    parts = torch_calls.traceable_parts(tensor)
     if parts is not None:
         names, context = parts
         inner = {name: _fake(getattr(tensor, name)) for name in names}

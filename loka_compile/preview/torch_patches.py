@@ -1,8 +1,9 @@
-"""Every private name of torch, Inductor and triton that a preview needs. Seen with torch 2.13.0, triton 3.7.1.
+"""Every private name of torch, Inductor and triton that a preview replaces. Seen with torch 2.13.0, triton 3.7.1.
 
 `PATCHES` is the table: what is replaced, and by what, for a GPU that is not there. tests/preview/test_torch_patches.py
-goes through it row by row, so a new version of torch names the row that it broke. Further down stand the private
-functions that are only called. Nothing else in loka_compile/preview touches a private name.
+goes through it row by row, so a new version of torch names the row that it broke. Further down stand what is replaced
+otherwise: triton's driver, and what torch has kept of a device's answers. torch_calls.py has the private functions
+that are only called; nothing else in loka_compile/preview touches a private name.
 """
 
 from __future__ import annotations
@@ -228,14 +229,7 @@ PATCHES: tuple[Patch, ...] = (
 )
 
 
-# ---------------------------------------------------------------- private names that are only called
-
-
-def fake_mode() -> Any:
-    """The FakeTensorMode all tensors of a preview live in."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    return FakeTensorMode(allow_non_fake_inputs=True)
+# ---------------------------------------------------------------- what no row of the table can do
 
 
 @contextlib.contextmanager
@@ -286,33 +280,10 @@ def triton_driver(gpu: Gpu) -> Iterator[None]:
         driver._active = before
 
 
-@contextlib.contextmanager
-def settings() -> Iterator[None]:
-    """Inductor's and AOTAutograd's configuration for code that is generated to be read: no caches, no worker processes,
-    nothing timed, no assertions on memory there is not."""
-    from torch._functorch import config as functorch_config
-    from torch._inductor import config
-
-    patches = {
-        "fx_graph_cache": False, "fx_graph_remote_cache": False, "compile_threads": 1, "size_asserts": False,
-        "alignment_asserts": False, "nan_asserts": False, "triton.cudagraphs": False, "autotune_local_cache": False,
-        "triton.autotune_at_compile_time": False, "use_static_triton_launcher": False, "benchmark_harness": False,
-        "shape_padding": False,  # whether it pays is timed
-    }  # fmt: skip
-    known = config.get_config_copy()
-    with (
-        config.patch({name: value for name, value in patches.items() if name in known}),
-        functorch_config.patch(enable_autograd_cache=False),
-    ):
-        yield
-
-
 _ASK_THE_DEVICE = (
     "torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime", "torch._inductor.codegen",
     "torch._inductor.kernel", "torch._inductor.template_heuristics", "torch._inductor.choices",
 )  # fmt: skip
-
-
 _CACHED = type(functools.lru_cache(len))
 
 
@@ -324,59 +295,3 @@ def forget_the_device() -> None:
             for value in list(vars(module).values()):
                 if isinstance(value, _CACHED) and value.__module__.startswith(_ASK_THE_DEVICE):
                     value.cache_clear()
-
-
-def custom_op_body(func: Any) -> Callable[..., Any] | None:
-    """What a torch.library.custom_op or triton_op runs on CUDA (torch._library.custom_ops.OPDEFS)."""
-    from torch._library.custom_ops import OPDEFS
-
-    definition = OPDEFS.get(func._schema.name)
-    if definition is None:
-        return None
-    return definition._backend_fns.get("cuda") or definition._backend_fns.get(None) or definition._init_fn
-
-
-def grid_of(tuner: Any, config: Any, values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Programs of one of Inductor's kernels (torch._inductor.runtime.triton_heuristics.GridExpr)."""
-    from torch._inductor.runtime.triton_heuristics import GridExpr
-
-    numbers = {name: value for name, value in values.items() if isinstance(value, int)}
-    scope = {**tuner.triton_meta.get("constants", {}), **numbers, **config.kwargs}
-    return tuple(int(x) for x in GridExpr.from_meta(tuner.inductor_meta, config).eval_slow(scope))
-
-
-def graph_breaks() -> dict[str, int]:
-    """Why Dynamo broke graphs since the last reset, and how often (torch._dynamo.utils.counters)."""
-    from torch._dynamo.utils import counters
-
-    return dict(counters["graph_break"])
-
-
-def reset() -> None:
-    """Forget every compilation, and the reasons of graph breaks."""
-    import torch._dynamo
-    from torch._dynamo.utils import counters
-
-    torch._dynamo.reset()
-    counters.clear()
-
-
-def no_modes() -> Any:
-    """Outside the fake mode and the recorder (torch.utils._python_dispatch)."""
-    from torch.utils._python_dispatch import _disable_current_modes
-
-    return _disable_current_modes()
-
-
-def lookup_backend(name: str) -> Callable[..., Any]:
-    """A torch.compile backend by name (torch._dynamo.lookup_backend)."""
-    import torch._dynamo
-
-    return torch._dynamo.lookup_backend(name)
-
-
-def traceable_parts(tensor: torch.Tensor) -> tuple[list[str], Any] | None:
-    """A tensor subclass's inner tensors by name, and what else it is made of; None for a plain tensor."""
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    return tensor.__tensor_flatten__() if is_traceable_wrapper_subclass(tensor) else None

@@ -1,0 +1,122 @@
+"""What a person gives the `loka` command: a model by the name of its factory, options, names of files.
+
+What is wrong with it is a CommandError, which the command prints as one line. Torch is imported by what needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class CommandError(Exception):
+    """A message for the person at the terminal."""
+
+
+def example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Model, positional and keyword inputs from MODULE:FACTORY."""
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise CommandError(f"expected MODULE:FACTORY, such as mymodel:example; got {spec!r}")
+    find_here()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise CommandError(f"cannot import {module_name}: {one_line(error)}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise CommandError(f"{module_name} has no callable {name!r}")
+    try:
+        made = factory()
+    except Exception as error:
+        raise CommandError(f"{spec} failed: {one_line(error)}") from error
+    if not (isinstance(made, tuple) and len(made) == 2 and callable(made[0])):
+        raise CommandError(f"{spec} must return (model, inputs); it returned {_kind(made)}")
+    model, inputs = made
+    if isinstance(inputs, Mapping):
+        return model, (), dict(inputs)
+    if isinstance(inputs, tuple):
+        return model, inputs, {}
+    raise CommandError(f"{spec}: inputs must be a tuple, or a dict of keywords; got {_kind(inputs)}")
+
+
+def find_here() -> None:
+    """Modules of the current directory, as `python -m` finds them."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Checked here, so that a bad file or name is our error and not Dynamo's."""
+    from loka_compile import Options, OptionsError
+
+    options: dict[str, Any] = {"measure_calls": 0}  # there is one call
+    if arguments.target:
+        options["target"] = arguments.target
+    try:
+        Options(**options)
+        if arguments.plan:
+            options["plan"] = plan_in(arguments.plan)
+        if arguments.profile:
+            from loka_compile import ProfileError, load_profile
+
+            try:
+                options["profile"] = load_profile(arguments.profile)
+            except ProfileError as error:
+                raise CommandError(str(error)) from error
+    except OptionsError as error:
+        raise CommandError(str(error)) from error
+    return options
+
+
+def plan_in(path: str) -> Any:
+    from loka_compile import PlanError, load_plan
+
+    try:
+        return load_plan(path)
+    except PlanError as error:
+        raise CommandError(str(error)) from error
+
+
+def write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def backward(out: Any) -> None:
+    """The gradient of the sum of everything differentiable that the model returned."""
+    losses = [tensor.sum() for tensor in _tensors(out) if tensor.requires_grad]
+    if not losses:
+        raise CommandError("--training: no output of the model requires a gradient")
+    sum(losses[1:], losses[0]).backward()
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    if hasattr(value, "requires_grad"):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _kind(value: Any) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+
+
+def one_line(error: BaseException) -> str:
+    """Type, first line, and where it was raised."""
+    first = str(error).strip().partition("\n")[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first}{where}"

@@ -1,0 +1,51 @@
+"""Every private PyTorch API that loka uses, behind names of our own. Seen working with torch 2.13.0.
+
+    inductor.py   compiling with Inductor, or with AOTAutograd alone, with our passes in it
+    tracing.py    the compilation in progress, and Dynamo's graph
+    fakes.py      fake tensors and symbolic sizes
+    compiled.py   what torch.compile returned
+
+Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `torch._functorch`, `torch._guards` or
+`torch._subclasses` (tests/test_layers.py holds this), so a new torch version breaks here or nowhere. Heavy modules
+are imported inside the functions: importing this package costs nothing.
+"""
+
+from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.fakes import (
+    concrete,
+    fake_mode_of,
+    guard_free,
+    guard_sizes,
+    hint_of,
+    is_fake,
+    running_fakes,
+    tracing_fakes,
+)
+from loka_compile.compat.inductor import (
+    capture,
+    compile_function,
+    compile_inductor,
+    decomposition_table,
+    graph_pass,
+    inductor_config_keys,
+    mode_patches,
+)
+from loka_compile.compat.tracing import (
+    can_guard,
+    copy_dynamo_graph,
+    guard_on,
+    inside_compilation,
+    is_parameter_or_buffer,
+    is_whole,
+    outside_compilation,
+    specialize,
+    static_inputs,
+)
+
+__all__ = [
+    "can_guard", "capture", "compile_calls", "compile_function", "compile_inductor", "concrete", "copy_dynamo_graph",
+    "decomposition_table", "fake_mode_of", "graph_pass", "guard_free", "guard_on", "guard_sizes", "hint_of",
+    "inductor_config_keys", "inside_compilation", "is_compiled", "is_fake", "is_parameter_or_buffer", "is_whole",
+    "mode_patches", "original_of", "outside_compilation", "running_fakes", "specialize", "static_inputs",
+    "tracing_fakes", "user_options",
+]  # fmt: skip

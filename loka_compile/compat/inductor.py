@@ -1,0 +1,167 @@
+"""Compiling with Inductor, or with AOTAutograd alone, with passes of our own in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+GraphPass = Callable[[fx.Graph], None]
+Inner = Callable[[fx.GraphModule, bool], Callable[..., Any]]
+
+
+def inductor_config_keys() -> frozenset[str]:
+    """Names `config_patches` accepts (torch._inductor.config.get_config_copy)."""
+    from torch._inductor import config
+
+    return frozenset(config.get_config_copy())
+
+
+def mode_patches(mode: str | None, dynamic: bool | None = None) -> dict[str, Any]:
+    """Inductor's settings for torch.compile's `mode` (torch._inductor.list_mode_options)."""
+    from torch._inductor import list_mode_options
+
+    return dict(list_mode_options(mode, dynamic)) if mode and mode != "default" else {}
+
+
+def graph_pass(function: GraphPass, uuid: str) -> Any:
+    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass)."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+
+    class LokaPass(CustomGraphPass):
+        def __call__(self, graph: fx.Graph) -> None:
+            function(graph)
+
+        def uuid(self) -> str:
+            return uuid
+
+    return LokaPass()
+
+
+def compile_inductor(
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    joint: GraphPass,
+    post_grad: GraphPass,
+    uuid: str,
+    patches: Mapping[str, Any],
+) -> tuple[Callable[..., Any], list[Any]]:
+    """AOTAutograd and Inductor with our passes in their two hooks.
+
+    Returns the compiled callable and the list its artifacts arrive in (CompiledFxGraph: one a forward, inference
+    or backward graph, also those that come from a cache or are compiled later).
+    """
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    artifacts: list[Any] = []
+
+    def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
+        with _artifacts_into(artifacts), _loops_left_whole():
+            return compile_fx_inner(*args, **kwargs)
+
+    hooks = {
+        "joint_custom_pre_pass": graph_pass(joint, f"joint-{uuid}"),
+        "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
+    }
+    with _artifacts_into(artifacts):
+        compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
+    return compiled, artifacts
+
+
+def compile_function(function: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A torch function through Inductor for these inputs' shapes, without Dynamo (torch._inductor.compile)."""
+    from torch._inductor import compile as inductor_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return inductor_compile(make_fx(function)(*inputs), list(inputs))
+
+
+@contextlib.contextmanager
+def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
+    """Collect each CompiledFxGraph made or loaded meanwhile: post_compile runs for both (output_code.py)."""
+    from torch._inductor.output_code import CompiledFxGraph
+
+    original = CompiledFxGraph.post_compile
+
+    def post_compile(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(self is seen for seen in artifacts):
+            artifacts.append(self)
+        return original(self, *args, **kwargs)
+
+    with _instead(CompiledFxGraph, "post_compile", post_compile):
+        yield
+
+
+@contextlib.contextmanager
+def _loops_left_whole() -> Iterator[None]:
+    """Where torch 2.13's C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
+
+    CppScheduling.try_loop_split, an optimisation, gives its nodes back as they are wherever else it has nothing to do.
+    A gradient quantized in blocks along both its axes trips over it.
+    """
+    from torch._inductor.codegen.cpp import CppScheduling
+
+    original = CppScheduling.try_loop_split
+
+    def try_loop_split(self: Any, nodes: list[Any]) -> list[Any]:
+        states = [node.snapshot_loop_state() for node in nodes]
+        try:
+            return original(self, nodes)
+        except AssertionError:
+            for node, state in zip(nodes, states, strict=True):
+                node.restore_loop_state(state)
+            return nodes
+
+    with _instead(CppScheduling, "try_loop_split", try_loop_split):
+        yield
+
+
+@contextlib.contextmanager
+def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """An attribute replaced for a while."""
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def capture(
+    gm: fx.GraphModule, inputs: Sequence[Any], *, joint: GraphPass, inner: Inner, patches: Mapping[str, Any] = {}
+) -> Callable[..., Any]:
+    """AOTAutograd and Inductor's joint passes without code generation.
+
+    `inner(graph_module, is_backward)` receives the inference graph, or the forward and the backward graph after
+    partitioning, and returns what runs in its place: a callable on a flat argument list. If that has a `boxed_run`, it
+    is given the list itself, to empty: what a backward has no use for any more is then freed on the way.
+    """
+    from torch._functorch import config as functorch_config
+    from torch._inductor.compile_fx import compile_fx
+
+    def inner_compile(graph: fx.GraphModule, _: Any, **kwargs: Any) -> Any:
+        run = inner(graph, bool(kwargs.get("is_backward")))
+
+        def boxed(args: list[Any]) -> Any:  # the boxed calling convention: the callee owns the arguments
+            if hasattr(run, "boxed_run"):
+                return run.boxed_run(args)
+            flat = list(args)
+            args.clear()
+            return run(*flat)
+
+        boxed._boxed_call = True  # AOTAutograd's mark for that convention
+        return boxed
+
+    hooks = {"joint_custom_pre_pass": graph_pass(joint, "capture"), "force_disable_caches": True}
+    with functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True):
+        return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})
+
+
+def decomposition_table() -> dict[Any, Any]:
+    """Inductor's decompositions: what a graph that reaches its post-grad passes is written in."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    return dict(select_decomp_table())

@@ -1,0 +1,127 @@
+"""The compilation in progress: leaving and entering it, guards on it, and the graph that Dynamo made."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import fx
+
+
+@contextlib.contextmanager
+def outside_compilation() -> Iterator[None]:
+    """Leave the compilation in progress (its fake mode, tracing context and metrics), to run real tensors meanwhile.
+
+    A backward is compiled when it first runs and writes into the metrics of the compilation around it, which take that
+    from one backward only (torch._dynamo.utils._metrics_context_tls, seen with torch 2.13): so it gets metrics apart.
+    """
+    from torch._dynamo import utils
+    from torch._dynamo.metrics_context import MetricsContext
+    from torch._guards import tracing
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    outer = utils.get_metrics_context()
+    with tracing(None), _disable_current_modes():
+        utils._metrics_context_tls.metrics_context = MetricsContext(on_exit=lambda *metrics: None)
+        try:
+            yield
+        finally:
+            utils._metrics_context_tls.metrics_context = outer
+
+
+@contextlib.contextmanager
+def inside_compilation(fake_mode: Any) -> Iterator[None]:
+    """A compilation's tracing context around a graph whose fake inputs belong to `fake_mode`."""
+    from torch._guards import TracingContext, tracing
+
+    with tracing(TracingContext(fake_mode)):
+        yield
+
+
+def can_guard() -> bool:
+    """Whether a Dynamo frame is being compiled, so that `guard_on` has something to guard."""
+    from torch._guards import TracingContext
+
+    return TracingContext.try_get() is not None
+
+
+def guard_on(holds: Callable[[], bool], reason: str) -> None:
+    """Let Dynamo compile the frame in progress again once `holds()` is false; TORCH_LOGS=recompiles prints `reason`.
+
+    A lambda guard at the root, as shape guards are (torch._dynamo.guards.GuardBuilder, seen with torch 2.13). It runs
+    at every call of the frame.
+    """
+    from torch._dynamo.source import GlobalStateSource
+    from torch._guards import Guard, TracingContext
+
+    def create(builder: Any, guard: Any) -> None:
+        builder.guard_manager.root.add_lambda_guard(lambda _: holds(), [reason], None)
+
+    TracingContext.get().guards_context.dynamo_guards.add(Guard(GlobalStateSource(), create))
+
+
+def specialize(number: torch.SymFloat) -> NoReturn:
+    """Let Dynamo trace the frame in progress again with the values at hand for a symbolic number's floats, guarded.
+
+    Leaves the compilation by an exception, as AOTAutograd does for a float that it cannot make a tensor of
+    (TensorifyState, seen with torch 2.13).
+    """
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    for symbol in number.node.expr.free_symbols:
+        TensorifyState.specialize(str(symbol))
+    raise TensorifyScalarRestartAnalysis
+
+
+def is_parameter_or_buffer(node: fx.Node) -> bool:
+    """Whether an input of a Dynamo graph belongs to a module (Source.guard_source, seen with torch 2.13)."""
+    source = getattr(node, "_dynamo_source", None)
+    if node.op != "placeholder" or source is None:
+        return node.op == "get_attr"
+    return source.guard_source.is_specialized_nn_module() or source.guard_source.is_unspecialized_nn_module()
+
+
+def is_whole(gm: fx.GraphModule) -> bool:
+    """Whether the graph given to a backend is all of what torch.compile was given: no graph break before or after it.
+
+    Dynamo notes a break after it on the graph; one before it is read off the Python stack: a part of a broken model is
+    called by the model's own code, a whole one by torch.compile's wrapper (eval_frame.py, seen with torch 2.13).
+    """
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or reason.graph_break:
+        return False
+    frame, compiling = sys._getframe(1), False
+    while frame := frame.f_back:  # type: ignore[assignment]
+        file = frame.f_code.co_filename
+        compiling = compiling or file.endswith("torch/_dynamo/convert_frame.py")
+        if compiling and file.endswith("torch/_dynamo/eval_frame.py"):
+            return True
+        if compiling and "torch/_" not in file and not file.endswith("torch/nn/modules/module.py"):
+            return False
+    return False
+
+
+def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
+    twin.meta.update(gm.meta)
+    if hasattr(gm, "_param_name_to_source"):
+        twin._param_name_to_source = gm._param_name_to_source
+    for old, new in zip(gm.graph.find_nodes(op="placeholder"), twin.graph.find_nodes(op="placeholder"), strict=True):
+        if hasattr(old, "_dynamo_source"):
+            new._dynamo_source = old._dynamo_source
+    return twin
+
+
+def static_inputs() -> frozenset[int]:
+    """Indices of the current graph's inputs that are parameters or buffers (AOTAutograd's forward metadata)."""
+    from torch._guards import TracingContext
+
+    context = TracingContext.try_get()
+    metadata = context.fw_metadata if context is not None else None
+    return frozenset(metadata.static_input_indices or ()) if metadata is not None else frozenset()
