@@ -62,7 +62,7 @@ def loka(
             joint=stages.joint,
             post_grad=stages.post_grad,
             uuid=f"{source_fingerprint()}-{plan.fingerprint}-{chosen.fingerprint}",
-            patches={**compat.mode_patches(chosen.mode), **chosen.inductor},
+            patches={**compat.faster_norms(), **compat.mode_patches(chosen.mode), **chosen.inductor},
         )
 
     given = chosen if session is None else session.given()

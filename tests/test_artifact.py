@@ -160,3 +160,15 @@ def test_a_plan_for_another_target_says_that_it_is_emulated(plan_for, fresh_dyna
     (record,) = loka.records(run)
     assert set(record.kernels.values()) == {"loka.frozen_gemm"} and record.missing == ()
     assert all("emulated" in rewrite.did for stage in record.stages for rewrite in stage.rewrites)
+
+
+@pytest.mark.parametrize("inductor", [{}, {"cpp.use_two_step_variance_threshold": 1024}])
+def test_variances_of_long_rows_take_two_passes_on_a_cpu(inductor):
+    """Unless Inductor's own setting is asked for."""
+    torch._dynamo.reset()
+    model, x = nn.LayerNorm(1536), torch.randn(8, 1536)
+    run = torch.compile(model, backend="loka", options={"recipes": (), "inductor": inductor})
+    with torch.no_grad():
+        torch.testing.assert_close(run(x), model(x))
+    (graph,) = graphs_of(run)
+    assert ("welford" in graph.source_code) == bool(inductor)
