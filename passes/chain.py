@@ -12,8 +12,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch.providers.triton import ALIGNED
 from loka_compile.dispatch.roofline import FUSING
-from loka_compile.graph.epilogue import VIEWS
-from loka_compile.graph.torch_ops import same_sizes
+from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
 from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two, product_dtype
 from loka_compile.kernels.norm_quantize import FP8
 from loka_compile.passes.lower import NORM, QUANTIZE
@@ -51,8 +50,7 @@ class Chain:
     def sums(self) -> tuple[fx.Node, ...]:
         """What the norm reads: the product with all that is added, and views of it."""
         before = self.path[: self.path.index(self.norm)] if self.norm is not None else self.path
-        last = max(i for i, node in enumerate(before) if node.target not in VIEWS)
-        return before[last:]
+        return tuple(last_with_views(before))
 
     @property
     def kept(self) -> bool:
@@ -112,13 +110,10 @@ def _added(other: Any, add: fx.Node, chain: Chain) -> str:
     """bias, a number a column; residual, of the product's own shape, where a norm reads the sum; else ""."""
     if not isinstance(other, fx.Node) or other is chain.last:
         return ""
-    made, value = chain.last.meta["val"], other.meta["val"]
-    if value.dim() == 1 and chain.bias is None:
-        return "bias" if compat.guard_free(value.shape[0] == made.shape[-1]) else ""
-    alike = same_sizes(value.shape, made.shape) and value.dtype == made.dtype == add.meta["val"].dtype
-    if not alike or chain.residual is not None:
-        return ""
-    return "residual" if any(_is_normed(user) for user in add.users) else ""
+    if chain.bias is None and is_vector(other, chain.last.meta["val"].shape[-1]):
+        return "bias"
+    rows = chain.residual is None and alike(other, chain.last) and alike(other, add)
+    return "residual" if rows and any(_is_normed(user) for user in add.users) else ""
 
 
 def _extended(chain: Chain, user: fx.Node) -> Chain:

@@ -23,7 +23,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape, value
+from loka_compile.graph.torch_ops import arg, emit, flips, op_of, rank, shape, value
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.passes.rates import on_gpu
 
@@ -41,7 +41,7 @@ class MixTokens:
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects, written = [], [], ops.written(graph)
         did, form = (DID, _batch) if on_gpu(context) else (DID_IN_A_LOOP, _loop)
-        for node in [n for n in graph.nodes if op_of(n) == "linear" and flips(arg(n, 0, "input"))]:
+        for node in [n for n in graph.nodes if op_of(n) == "linear" and _is_batch_across(arg(n, 0, "input"))]:
             reason = check(node, written, context)
             if reason:
                 rejects.append(Reject(module_name(node), reason))
@@ -52,14 +52,9 @@ class MixTokens:
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def flips(node: object) -> bool:
-    """A transpose of the last two dimensions of a batch of matrices."""
-    if not is_tensor(node) or not node.args or not is_tensor(node.args[0]) or rank(node.args[0]) != 3:  # type: ignore[attr-defined]
-        return False
-    if op_of(node) == "mT":
-        return True
-    dims = [arg(node, 1, "dim0"), arg(node, 2, "dim1")] if op_of(node) == "transpose" else []  # type: ignore[arg-type]
-    return all(isinstance(dim, int) for dim in dims) and sorted(dim % 3 for dim in dims) == [1, 2]
+def _is_batch_across(node: fx.Node) -> bool:
+    """x^T of a batch of matrices."""
+    return flips(node) and rank(node) == 3
 
 
 def check(node: fx.Node, written: set[fx.Node], context: Context) -> str:

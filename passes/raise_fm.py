@@ -16,10 +16,9 @@ from torch import fx
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.reading import multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, op_of, same_sizes, shape
+from loka_compile.graph.torch_ops import emit, flips, op_of, rank, same_sizes, shape
 from loka_compile.kernels import fm
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.mix_tokens import flips
 from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
 
 
@@ -48,11 +47,16 @@ def pattern(node: fx.Node) -> Interaction | None:
     if outer is None:
         return None
     left, right = outer
-    if (inner := multiplied(right)) and flips(inner[0]) and inner[0].args[0] is left:
+    if (inner := multiplied(right)) and _is_across(inner[0], left):
         return Interaction(left, inner[1], right, node)  # x (x^T y)
-    if (inner := multiplied(left)) and flips(inner[1]) and inner[1].args[0] is inner[0]:
+    if (inner := multiplied(left)) and _is_across(inner[1], inner[0]):
         return Interaction(inner[0], right, left, node)  # (x x^T) y
     return None
+
+
+def _is_across(node: fx.Node, x: fx.Node) -> bool:
+    """Whether it is x^T, x a batch of matrices."""
+    return flips(node) and node.args[0] is x and rank(x) == 3
 
 
 def check(found: Interaction, training: bool) -> str:

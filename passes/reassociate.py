@@ -21,7 +21,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name, size
-from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape
+from loka_compile.graph.torch_ops import arg, emit, flips, is_tensor, op_of, rank, shape
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
 from loka_compile.passes.rowwise import POINTWISE
 
@@ -111,23 +111,18 @@ def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def _flips(node: fx.Node) -> bool:
-    """A transpose of the last two dimensions."""
+    """A transpose of the last two dimensions, also as t, T or a permutation."""
     name = op_of(node)
-    if name not in ("t", "T", "mT", "transpose", "permute") or not is_tensor(node.args[0]):
-        return False
+    if name not in ("t", "T", "permute") or not node.args or not is_tensor(node.args[0]):
+        return flips(node)
     dims = rank(node.args[0])  # type: ignore[arg-type]
     if name in ("t", "T"):
         return dims == 2
-    if name == "mT":
-        return dims >= 2
     given: Any = node.args[1:]
     order = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
     if not all(isinstance(dim, int) for dim in order) or dims < 2:
         return False
-    order = [dim % dims for dim in order]
-    if name == "transpose":
-        return sorted(order) == [dims - 2, dims - 1]
-    return order == [*range(dims - 2), dims - 1, dims - 2]
+    return [dim % dims for dim in order] == [*range(dims - 2), dims - 1, dims - 2]
 
 
 def _chain(node: fx.Node) -> tuple[list[_Factor], Tree, list[fx.Node], list[str]]:

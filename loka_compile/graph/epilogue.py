@@ -7,7 +7,7 @@ and which casts could ride in it. Whether a kernel takes what stands there, the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Literal
@@ -88,7 +88,7 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
         return node.args[1] in ([last], [-1]) and len([n for n in inside if n.target in REDUCTIONS]) < 2
     if node.target not in POINTWISE:
         return False
-    others = [each for each in node.all_input_nodes if each not in inside and not _is_vector(each, columns)]
+    others = [each for each in node.all_input_nodes if each not in inside and not is_vector(each, columns)]
     return not others or (node.target is aten.add.Tensor and len(others) == 1 and _is_residual(others[0], node, inside))
 
 
@@ -122,16 +122,27 @@ def _past_copies(node: fx.Node) -> Iterable[fx.Node]:
         yield from _past_copies(user) if user.target is aten.clone.default else [user]
 
 
-def _is_vector(node: fx.Node, columns: Any) -> bool:
+def is_vector(node: fx.Node, columns: Any) -> bool:
     """One number a column."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
 
 
+def alike(node: fx.Node, other: fx.Node) -> bool:
+    """Two tensors of one shape and dtype."""
+    a, b = node.meta.get("val"), other.meta.get("val")
+    tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+    return tensors and a.dtype == b.dtype and same_sizes(a.shape, b.shape)  # type: ignore[union-attr]
+
+
+def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
+    """The last of these that is no view, and the views of it that follow."""
+    return nodes[max(i for i, node in enumerate(nodes) if node.target not in VIEWS) :]
+
+
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
     """Of the sum's shape and dtype; to the product no more than a bias has been added."""
-    value, made = other.meta.get("val"), add.meta["val"]
-    if not isinstance(value, torch.Tensor) or value.dtype != made.dtype or not same_sizes(value.shape, made.shape):
+    if not alike(other, add):
         return False
     return not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
 
@@ -164,7 +175,7 @@ def _one_exit(chain: list[fx.Node]) -> bool:
     forward, sums, kind = not is_backward(chain[0]), _sums(chain), _kind(chain)
     if any(_adds_rows(node) for node in sums) and kind != "norm":
         return False
-    kept = sums[max(i for i, node in enumerate(sums) if node.target not in VIEWS) :] if kind == "norm" else []
+    kept = last_with_views(sums) if kind == "norm" else ()
     return all(node in kept or (forward and _is_saved(user)) for node, user in _exits(chain))
 
 

@@ -102,6 +102,16 @@ def rank(node: fx.Node) -> int:
     return value(node).dim()  # type: ignore[no-any-return]
 
 
+def flips(node: Any) -> bool:
+    """A transpose of the last two dimensions: mT, or transpose by their numbers."""
+    if op_of(node) not in ("mT", "transpose") or not node.args or not is_tensor(node.args[0]):
+        return False
+    dims, given = rank(node.args[0]), (arg(node, 1, "dim0"), arg(node, 2, "dim1"))
+    if op_of(node) == "mT" or dims < 2:
+        return dims >= 2
+    return all(isinstance(dim, int) for dim in given) and {dim % dims for dim in given} == {dims - 2, dims - 1}
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two sizes are known to be equal, for all sizes; adds no guard."""
     return compat.guard_free(a == b)

@@ -19,6 +19,7 @@ B, N, D, K = 5, 24, 7, 3
 FORMS = {
     "@": lambda x, y: (x @ x.transpose(1, 2)) @ y,
     "mT": lambda x, y: x @ x.mT @ y,
+    "named": lambda x, y: x @ torch.transpose(input=x, dim0=1, dim1=2) @ y.transpose(dim0=1, dim1=2).mT,
     "methods": lambda x, y: x.matmul(x.permute(0, 2, 1)).matmul(y),
     "bmm": lambda x, y: torch.bmm(torch.bmm(x, x.transpose(-1, -2)), y),
     "einsum": lambda x, y: torch.einsum("bnd,bdm->bnm", x, x.mT) @ y,
