@@ -19,6 +19,7 @@ from loka_compile import compat
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
+from loka_compile.graph.rerun import written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
@@ -69,11 +70,12 @@ def loka(
     demoted = {} if session is None else session.demoted()
     rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
     plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
-    plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device)
+    writes = written_inputs(gm.graph)
+    plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device, writes)
     if any(change.result.rewrites for change in simplified):
         plan, (compiled, artifacts), ratio = simplified_or_written(
             plan, (compiled, artifacts), lambda kept: build(kept, written), written.code + gm.code, example_inputs,
-            chosen, device,
+            chosen, device, writes,
         )  # fmt: skip
         if ratio < 1:
             reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"

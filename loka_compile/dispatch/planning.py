@@ -22,6 +22,7 @@ from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
+from loka_compile.graph.rerun import reason_against, written_inputs
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
@@ -50,6 +51,7 @@ def settle(
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
+    compared = compared and not reason_against(inputs, written_inputs(gm.graph))
     reference, settled = None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:

@@ -12,16 +12,17 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import timing
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.rerun import own_inputs, reason_against
 from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
@@ -43,15 +44,16 @@ def never_slower(
     inputs: Sequence[Any],
     options: Options,
     device: str,
+    written: Collection[int] = (),
 ) -> tuple[Plan, Built]:
     """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
-    plans: the one that was made, then its finalists, which have to win by MARGIN. Nothing races where a plan was given,
-    where it lowers nothing or is for hardware that is not here, where speed is no matter (min_speedup 0), and without
-    real inputs.
+    plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
+    the graph writes. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here,
+    where speed is no matter (min_speedup 0), without real inputs, and where copies cannot stand in for these.
     """
     plan = plans[0]
-    if not plan.lowered or not _can_race(plan, inputs, options, device):
+    if not plan.lowered or not _can_race(plan, inputs, options, device, written):
         return plan, build(plan)
     kept = _kept(plan, "")
     built: dict[int, Built] = {}
@@ -61,7 +63,7 @@ def never_slower(
         built = dict(enumerate([*map(build, plans), build(kept)]))
         with compat.outside_compilation():
             calls = [compiled for compiled, _ in built.values()]
-            ratios = _race(calls[-1], calls[:-1], [compat.concrete(value) for value in inputs])
+            ratios = _race(calls[-1], calls[:-1], [compat.concrete(value) for value in inputs], written)
         for key, ratio in zip(keys, ratios, strict=True):
             timing.remember(key, ratio)
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
@@ -93,32 +95,34 @@ def simplified_or_written(
     inputs: Sequence[Any],
     options: Options,
     device: str,
+    written: Collection[int] = (),
 ) -> tuple[Plan, Built, float]:
     """The compiled graph, or the one that the exact passes made it of, unplanned, where that is faster.
 
     build: compiles the latter. code: of both graphs, to know the race by. Returns the plan and the compiled graph of
     the winner, and how many times faster the simplified one was; infinite where nothing races.
     """
-    if not _can_race(plan, inputs, options, device):
+    if not _can_race(plan, inputs, options, device, written):
         return plan, simplified, math.inf
     key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
-    ratio, written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
+    ratio, as_written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
     if ratio is None:
-        written = build(kept)
+        as_written = build(kept)
         with compat.outside_compilation():
-            [ratio] = _race(written[0], [simplified[0]], [compat.concrete(value) for value in inputs])
+            [ratio] = _race(as_written[0], [simplified[0]], [compat.concrete(value) for value in inputs], written)
         timing.remember(key, ratio)
     if ratio >= 1:
         said = f"simplified, {ratio:.2f}x the speed of the graph as it was written, measured here"
         return replace(plan, raced="; ".join(filter(None, (plan.raced, said)))), simplified, ratio
-    return kept, build(kept) if written is None else written, ratio
+    return kept, build(kept) if as_written is None else as_written, ratio
 
 
-def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
+def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str, written: Collection[int]) -> bool:
     target = TARGETS[plan.target]
     here = target.measured and target.device == device
     wanted = options.plan is None and options.min_speedup and options.race
-    return bool(here and wanted and not any(compat.is_fake(value) for value in inputs))
+    real = not any(compat.is_fake(value) for value in inputs)
+    return bool(here and wanted and real and not reason_against(inputs, written))
 
 
 def _kept(plan: Plan, reason: str) -> Plan:
@@ -137,22 +141,23 @@ def _digest(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(unplanned: Callable[..., Any], planned: Sequence[Callable[..., Any]], inputs: list[Any]) -> list[float]:
+def _race(
+    unplanned: Callable[..., Any], planned: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]
+) -> list[float]:
     """How many times faster each planned graph is, each at its fastest; they take turns, in orders drawn anew.
 
     Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
     two graphs, one five times as fast, that they were alike (seen).
     """
-    own = [x.clone() if isinstance(x, Tensor) and not isinstance(x, nn.Parameter) else x for x in inputs]
     calls, order = [unplanned, *planned], random.Random(0)
     fastest, rounds = [math.inf] * len(calls), 0
     with torch.random.fork_rng(_devices(inputs)):
         for call in calls:  # the first call generates code, quantizes weights, and does not count
-            _seconds(call, own)
+            _seconds(call, own_inputs(inputs, written))
         start = time.perf_counter()
         while rounds < ROUNDS or (time.perf_counter() - start < ENOUGH_SECONDS and rounds < MAX_ROUNDS):
             for index in order.sample(range(len(calls)), len(calls)):
-                fastest[index] = min(fastest[index], _seconds(calls[index], own))
+                fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
             rounds += 1
     return [fastest[0] / seconds for seconds in fastest[1:]]
 

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.rerun import own_inputs, reason_against, written_inputs
 from loka_compile.graph.sites import module_name
 from loka_compile.inspect.compiled import CompiledGraph, forget
 from loka_compile.online.memory import Memory
@@ -160,8 +161,11 @@ class Session:
         self._belongs(graph)
         if not self.pace.budget:
             return compiled
+        written = written_inputs(gm.graph)
         training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        again = self._captured(gm, inputs) if training else self._beside(gm, inputs)
+        if not training and reason_against(inputs, written):
+            return compiled
+        again = self._captured(gm, inputs) if training else self._beside(gm, inputs, written)
 
         def call(*args: Any) -> Any:
             self._demote(self._watcher.take_strayed())
@@ -188,15 +192,14 @@ class Session:
         joint, inner = self._watcher.joint, self._watcher.inner
         return compat.capture(gm, inputs, joint=joint, inner=inner, patches=EAGER_RANDOM)
 
-    def _beside(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., None]:
+    def _beside(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]) -> Callable[..., None]:
         """The graph op by op, leaving inputs and random state as they are."""
         devices = sorted({x.get_device() for x in inputs if isinstance(x, Tensor) and x.is_cuda})
         run = self._captured(gm, inputs)
 
         def beside(*args: Any) -> None:
-            own = [x if isinstance(x, nn.Parameter) or not isinstance(x, Tensor) else x.clone() for x in args]
             with torch.random.fork_rng(devices):
-                run(*own)
+                run(*own_inputs(args, written))
 
         return beside
 

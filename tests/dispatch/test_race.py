@@ -166,6 +166,25 @@ def test_a_race_leaves_inputs_and_random_state(cache):
     assert torch.equal(x, torch.ones(2)) and torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_race_copies_anew_what_a_graph_writes(cache):
+    """A parameter, and in training an input that the backward goes through."""
+
+    def build(plan):
+        return lambda x, y: (x.add_(1) * y.mul_(2),), []
+
+    x, y = nn.Parameter(torch.zeros(2), requires_grad=False), torch.ones(2, requires_grad=True) * 1
+    plan = never_slower([plan_of()], build, [x, y], Options(), "cpu", written=[0, 1])[0]
+    assert plan.raced or not plan.lowered
+    assert torch.equal(x, torch.zeros(2)) and torch.equal(y, torch.ones(2))
+
+
+def test_views_that_a_graph_writes_do_not_race(cache):
+    builder, both = Builder(0.0, 0.0), torch.ones(2, 2)
+    plan = plan_of()
+    assert never_slower([plan], builder, [both[0], both[1]], Options(), "cpu", written=[0])[0] is plan
+    assert builder.built == [plan]
+
+
 def test_a_race_in_training_runs_the_backward_and_keeps_no_gradient(cache):
     weight, backwards = nn.Parameter(torch.ones(2)), []
     weight.register_hook(backwards.append)

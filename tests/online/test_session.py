@@ -133,9 +133,11 @@ def test_inputs_that_the_graph_writes_to_are_written_once():
             super().__init__()
             self.fc = nn.Linear(32, 8)
             self.register_buffer("calls", torch.zeros(()))
+            self.average = nn.Parameter(torch.zeros(()), requires_grad=False)
 
         def forward(self, x):
             self.calls += 1
+            self.average += 1
             x.add_(1)
             return self.fc(x)
 
@@ -147,7 +149,38 @@ def test_inputs_that_the_graph_writes_to_are_written_once():
             compiled(x)
     (session,) = sessions_of(compiled)
     assert session.pace.measured == 2
-    assert model.calls == 3 * AT_LEAST and torch.equal(x, torch.full((4, 32), 3.0 * AT_LEAST))
+    assert model.calls == model.average == 3 * AT_LEAST and torch.equal(x, torch.full((4, 32), 3.0 * AT_LEAST))
+
+
+class Broken(nn.Module):
+    """After a graph break it writes into a part of what came before: `views` makes the other part an input as well."""
+
+    def __init__(self, views):
+        super().__init__()
+        self.a, self.b, self.views = nn.Linear(32, 32), nn.Linear(32, 16), views
+
+    def forward(self, x):
+        h = self.a(x)
+        left, right = (h[:, :16], h[:, 16:]) if self.views else (h, h.detach().clone()[:, 16:])
+        torch._dynamo.graph_break()
+        left.mul_(3)
+        return self.b(h) + right
+
+
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_writes_after_a_graph_break(views, training):
+    model, x = Broken(views), torch.randn(16, 32)
+    options = {**WATCHFUL, "target": "cpu", "recipes": ("bf16",), "min_speedup": 1e-6}
+    compiled = online_compile(model, **options)
+    with torch.set_grad_enabled(training):
+        for _ in range(AT_LEAST + 10):
+            out = compiled(x)
+            torch.testing.assert_close(out, model(x), rtol=0.05, atol=0.05)
+            if training:
+                out.sum().backward()
+    raced = [record.plan.raced for record in loka.records(compiled)]
+    assert not views or not any(raced[1:])
 
 
 # ---------------------------------------------------------------- watching
