@@ -25,6 +25,8 @@ def own_inputs(inputs: Sequence[Any], written: Collection[int]) -> list[Any]:
 
 def reason_against(inputs: Sequence[Any], written: Collection[int]) -> str:
     """Why copies cannot stand in for the inputs; empty if they can."""
+    if not written:
+        return ""
     memory = [x.untyped_storage().data_ptr() if isinstance(x, Tensor) else None for x in inputs]
     times = Counter(memory)
     if any(memory[i] and times[memory[i]] > 1 for i in written):
