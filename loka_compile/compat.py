@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import sympy
@@ -256,12 +258,26 @@ def is_whole(gm: fx.GraphModule) -> bool:
     return False
 
 
+def graph_break_after(gm: fx.GraphModule) -> str:
+    """Where a graph given to a backend ends at a graph break, `model.py:42`, and why, where Dynamo says it in a line.
+
+    Empty if it does not (GraphCompileReason, seen with torch 2.13).
+    """
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return ""
+    where = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in reason.user_stack[-1:]]
+    why = reason.reason.partition("\n")[0]
+    return ": ".join([*where, *([why] if " " in why else [])]) or why
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     twin.meta.update(gm.meta)
-    if hasattr(gm, "_param_name_to_source"):
-        twin._param_name_to_source = gm._param_name_to_source
+    for name in ("_param_name_to_source", "compile_subgraph_reason"):
+        if hasattr(gm, name):
+            setattr(twin, name, getattr(gm, name))
     for old, new in zip(gm.graph.find_nodes(op="placeholder"), twin.graph.find_nodes(op="placeholder"), strict=True):
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
@@ -389,9 +405,11 @@ def _backend_of(compiled: Any) -> Any | None:
 
 
 def original_of(compiled: Any) -> Any:
-    """The module or function that torch.compile wrapped."""
+    """The module or function that torch.compile wrapped; the module of a module's method."""
     module = getattr(compiled, "_orig_mod", None)
-    return module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
+    original = module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
+    owner = getattr(inspect.unwrap(original), "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else original
 
 
 def is_compiled(model: torch.nn.Module) -> bool:
