@@ -27,12 +27,16 @@ def aten(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, o
         return (int_mm(a, b).float() * step * b_scale + least * sums).to(out_dtype)
     if a.dtype in INTEGERS:
         return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
-    if a_scale.dim() == 2:  # one scale a row and a column, unit strides
-        a_scale = a_scale.reshape(-1).contiguous().unsqueeze(1)
-        b_scale = b_scale.reshape(-1).contiguous().unsqueeze(0)
+    if a_scale.dim() == 2:
+        a_scale, b_scale = _unit_strides(a_scale, b_scale)
     written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # CUDA's row-wise writes no other
     columns = b.t().contiguous().t()  # the kernel reads b by columns
     return torch._scaled_mm(a.contiguous(), columns, scale_a=a_scale, scale_b=b_scale, out_dtype=written).to(out_dtype)
+
+
+def _unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """One scale a row and a column, as `_scaled_mm` wants them: `contiguous` takes any stride of a dimension of 1."""
+    return a_scale.reshape(-1).contiguous().unsqueeze(1), b_scale.reshape(-1).contiguous().unsqueeze(0)
 
 
 def int_mm(a: Tensor, b: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ def torchao(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None
     from torchao.float8.inference import addmm_float8_unwrapped_inference
 
     if a_scale.dim() == 2:
-        a_scale, b_scale = a_scale.reshape(-1, 1).contiguous(), b_scale.reshape(1, -1).contiguous()
+        a_scale, b_scale = _unit_strides(a_scale, b_scale)
     written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype
     columns = b.t().contiguous().t()
     return addmm_float8_unwrapped_inference(a.contiguous(), a_scale, columns, b_scale, written).to(out_dtype)

@@ -60,7 +60,7 @@ def narrowed(node: fx.Node, lead: Lead, base: Callable[[fx.Node], fx.Node | None
         return _pointwise(node, lead, base)
     rule = _RULES.get(name)
     if rule is None:
-        return f"no rule for {name or node.target}"
+        return f"no rule for {name or getattr(node.target, '__name__', node.target)}"
     first = node.args[0]
     if isinstance(first, fx.Node) and base(first) is None:
         return _mixed(first)

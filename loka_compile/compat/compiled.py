@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -31,9 +32,11 @@ def _backend_of(compiled: Any) -> Any | None:
 
 
 def original_of(compiled: Any) -> Any:
-    """The module or function that torch.compile wrapped."""
+    """The module or function that torch.compile wrapped; the module of a module's method."""
     module = getattr(compiled, "_orig_mod", None)
-    return module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
+    original = module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
+    owner = getattr(inspect.unwrap(original), "__self__", None)
+    return owner if isinstance(owner, torch.nn.Module) else original
 
 
 def is_compiled(model: torch.nn.Module) -> bool:

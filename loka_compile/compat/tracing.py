@@ -6,6 +6,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import torch
@@ -106,12 +107,26 @@ def is_whole(gm: fx.GraphModule) -> bool:
     return False
 
 
+def graph_break_after(gm: fx.GraphModule) -> str:
+    """Where a graph given to a backend ends at a graph break, `model.py:42`, and why, where Dynamo says it in a line.
+
+    Empty if it does not (GraphCompileReason, seen with torch 2.13).
+    """
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return ""
+    where = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in reason.user_stack[-1:]]
+    why = reason.reason.partition("\n")[0]
+    return ": ".join([*where, *([why] if " " in why else [])]) or why
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     twin.meta.update(gm.meta)
-    if hasattr(gm, "_param_name_to_source"):
-        twin._param_name_to_source = gm._param_name_to_source
+    for name in ("_param_name_to_source", "compile_subgraph_reason"):
+        if hasattr(gm, name):
+            setattr(twin, name, getattr(gm, name))
     for old, new in zip(gm.graph.find_nodes(op="placeholder"), twin.graph.find_nodes(op="placeholder"), strict=True):
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source

@@ -73,6 +73,8 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
         return dispatch(_as_in(options.profile, gm, inputs), options=options)
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
+    if reason := reason_against(inputs, written_inputs(gm.graph)):
+        return Plan(options.target, {}, origin=f"nothing: no plan, no profile, no first look: {reason}")
     plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 

@@ -129,5 +129,8 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     found = [graph for graph in candidates if graph.shares_parameters(original)]
     found = found or [graph for graph in candidates if graph.shares_lines(original)]  # code compiled for a twin
     if not found:
-        raise ValueError("nothing has been compiled yet: call the compiled model once, then ask again")
+        raise ValueError(
+            "nothing has been compiled yet: call the compiled model once, then ask again. If it was called, Dynamo "
+            "left it to Python: TORCH_LOGS=graph_breaks says where and why"
+        )
     return sorted(found, key=lambda graph: graph.order)

@@ -17,6 +17,7 @@ from loka_compile.graph.site import Site
 from loka_compile.inspect import render
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.records import Record, rebuild
+from loka_compile.inspect.unseen import unseen
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -140,6 +141,7 @@ def explain(compiled: Any) -> Explanation:
 
 
 def _notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
+    yield from (f"{record.name}: {note}" for note in unseen(graph.module, record.opaque))
     for change in graph.changes:
         did: dict[str, list[str]] = {}
         for each in change.result.rewrites:

@@ -19,8 +19,9 @@ from loka_compile import compat
 from loka_compile.dispatch.plan import KEPT, Decision, Plan
 from loka_compile.graph.epilogue import is_backward
 from loka_compile.graph.site import Site
-from loka_compile.graph.sites import annotate
+from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
+from loka_compile.inspect.unseen import OPAQUE
 from loka_compile.passes import PassResult, Reject, Rewrite
 
 
@@ -50,7 +51,8 @@ class Record:
     before: the ATen graph as AOTAutograd made it. after: what Inductor was given, forward and backward one after the
     other in training. sites: its GEMMs before any pass. kernels: by site key, what the passes put in. missing:
     kernels the passes put in that the generated code does not contain (none, or something is wrong). pending: site
-    keys of a backward that is compiled only when it first runs, and has not run yet.
+    keys of a backward that is compiled only when it first runs, and has not run yet. opaque: operators with GEMMs
+    inside, which are no sites, with the modules they are in.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Record:
     kernels: dict[str, str]
     missing: tuple[str, ...]
     pending: tuple[str, ...] = ()
+    opaque: tuple[tuple[str, str], ...] = ()
 
 
 def records(compiled: Any) -> list[Record]:
@@ -95,6 +98,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
     before: list[str] = []
     after: dict[str, str] = {}
     sites: list[Site] = []
+    opaque: list[tuple[str, str]] = []
     joint_seen = False
 
     def watch(kind: str) -> Callable[..., None]:
@@ -107,6 +111,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
 
     def joint(fx_graph: fx.Graph) -> None:
         sites.extend(gemm.site for gemm in annotate(fx_graph))
+        opaque.extend((str(n.target), module_name(n)) for n in fx_graph.nodes if str(n.target) in OPAQUE)
         before.append(code(fx_graph))
         nonlocal joint_seen
         joint_seen = _is_joint(fx_graph)
@@ -137,6 +142,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         kernels=kernels,
         missing=tuple(missing_kernels(due, graph.source_code)),
         pending=tuple(sorted(pending)),
+        opaque=tuple(dict.fromkeys(opaque)),
     )
 
 

@@ -164,22 +164,13 @@ def profile_graph(
         targets = {node.args[0] for node in graph.nodes if node.target is torch.ops.aten.copy_.default}
         written.update(index for index, node in enumerate(placeholders) if node in targets)
 
-    with compat.outside_compilation(), torch.random.fork_rng(devices), torch.no_grad():
-        inputs = [_own(value) for value in example_inputs]
-        twin = _with_numbers(compat.copy_dynamo_graph(gm), inputs)  # the capture rewrites what it is given
-        run = compat.capture(twin, inputs, joint=joint, inner=observer.inner)
-        run(*(x.detach().clone() if i in written and isinstance(x, Tensor) else x for i, x in enumerate(inputs)))
+    inputs = [_own(value) for value in example_inputs]
+    twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
+    with torch.random.fork_rng(devices), torch.no_grad():
+        run = compat.capture(twin, example_inputs, joint=joint, inner=observer.inner)
+        with compat.outside_compilation():
+            run(*(x.detach().clone() if i in written and isinstance(x, Tensor) else x for i, x in enumerate(inputs)))
     return observer.profile()
-
-
-def _with_numbers(gm: fx.GraphModule, inputs: Sequence[Any]) -> fx.GraphModule:
-    """The graph with the numbers at hand where Dynamo reads floats that may change from inputs: `eps.item()`."""
-    for node, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True):
-        for item in [user for user in node.users if user.op == "call_method" and user.target == "item"]:
-            item.replace_all_uses_with(value.item())
-            gm.graph.erase_node(item)
-    gm.recompile()
-    return gm
 
 
 def _own(value: Any) -> Any:

@@ -29,6 +29,13 @@ def test_it_computes_the_product(recipe, shape, out_dtype):
 
 
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_rowwise"])
+def test_operands_that_are_transposed(recipe):
+    """As a grad_weight's: scales of rows were made as scales of columns."""
+    b, b_scale, a, a_scale = (x.mT for x in operands(recipe, 33, 128, 17))
+    assert_product(IMPLEMENTATIONS["torchao"](a, a_scale, b, b_scale, torch.float32), a, a_scale, b, b_scale)
+
+
+@pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_rowwise"])
 def test_through_the_passes(recipe, plan_for, op_by_op):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 16)), torch.randn(64, 32)

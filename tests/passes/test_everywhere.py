@@ -182,3 +182,23 @@ def test_floats_that_may_change(options, grad, op_by_op):
     told = loka.explain(compiled)
     assert "canonicalize: rms_norm for what was written out" in " ".join(str(told).split())
     assert len(told.graphs) == 1  # scale is not needed as one, and may change
+
+
+class Recomputed(nn.Module):
+    scale = 2.0
+
+    def scaled(self, x):
+        return x.tanh() * self.scale
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.scaled, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("measure_calls", [0, 1])
+def test_floats_that_may_change_inside_a_checkpoint(measure_calls, op_by_op):
+    model = nn.Sequential(nn.Linear(D, D), Recomputed())
+    options = {"race": False, "recipes": ("fp16",), "measure_calls": measure_calls}
+    compiled = torch.compile(model, backend="loka", dynamic=True, fullgraph=True, options=options)
+    for batch, scale in ((7, 2.0), (11, 3.0), (5, 4.0)):
+        model[1].scale, x = scale, torch.randn(batch, D)
+        torch.testing.assert_close(compiled(x), model(x), rtol=2e-2, atol=2e-2)
