@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.sites import module_name
 from loka_compile.passes.base import Context, Pass, PassResult, Reject
 
 
@@ -52,6 +54,8 @@ def run_on_dynamo(
     before = copy.deepcopy(gm.graph)
     for each in passes:
         result = each(gm.graph, context)
+        if getattr(each, "adapts", False):
+            result = replace(result, rejects=(*result.rejects, *_inside_of_others(gm.graph, each.name)))
         after = copy.deepcopy(gm.graph) if result.rewrites else before
         change = Change(each.name, before, after, result, getattr(each, "adapts", False))
         if change.adapts or result.rewrites or result.rejects:
@@ -59,3 +63,12 @@ def run_on_dynamo(
         before = after
     gm.recompile()
     return gm, tuple(changes)
+
+
+def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:
+    """What makes another model of a graph does not look into the graphs that its nodes call; warns of each."""
+    for node in filter(compat.calls_graphs, graph.nodes):
+        where, what = module_name(node), getattr(node.target, "__name__", str(node.target))
+        reason = f"what runs inside of {what} there stays as it was; loka.adapt, without it, changes the modules"
+        warnings.warn(f"loka: {name}: {where}: {reason}", stacklevel=2)
+        yield Reject(where, reason)

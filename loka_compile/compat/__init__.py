@@ -32,6 +32,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.tracing import (
+    calls_graphs,
     can_guard,
     copy_dynamo_graph,
     graph_break_after,
@@ -45,9 +46,9 @@ from loka_compile.compat.tracing import (
 )
 
 __all__ = [
-    "can_guard", "capture", "compile_calls", "compile_function", "compile_inductor", "concrete", "copy_dynamo_graph",
-    "decomposition_table", "fake_mode_of", "faster_norms", "graph_break_after", "graph_pass", "guard_free",
-    "guard_on", "guard_sizes", "hint_of", "inductor_config_keys", "inside_compilation", "is_compiled", "is_fake",
-    "is_parameter_or_buffer", "is_whole", "mode_patches", "original_of", "outside_compilation", "running_fakes",
-    "specialize", "static_inputs", "tracing_fakes", "user_options",
+    "calls_graphs", "can_guard", "capture", "compile_calls", "compile_function", "compile_inductor", "concrete",
+    "copy_dynamo_graph", "decomposition_table", "fake_mode_of", "faster_norms", "graph_break_after", "graph_pass",
+    "guard_free", "guard_on", "guard_sizes", "hint_of", "inductor_config_keys", "inside_compilation", "is_compiled",
+    "is_fake", "is_parameter_or_buffer", "is_whole", "mode_patches", "original_of", "outside_compilation",
+    "running_fakes", "specialize", "static_inputs", "tracing_fakes", "user_options",
 ]  # fmt: skip

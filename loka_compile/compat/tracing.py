@@ -120,6 +120,13 @@ def graph_break_after(gm: fx.GraphModule) -> str:
     return ": ".join([*where, *([why] if " " in why else [])]) or why
 
 
+def calls_graphs(node: fx.Node) -> bool:
+    """Whether the node of a Dynamo graph runs graphs of its own: a checkpointed function, a branch of `cond`."""
+    from torch._ops import HigherOrderOperator
+
+    return isinstance(node.target, HigherOrderOperator)
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))

@@ -268,3 +268,16 @@ def test_a_module_that_is_a_head_in_one_place_keeps_its_bias():
 def test_an_unknown_mod():
     with pytest.raises(loka.OptionsError, match="nearest: 'block_norm'"):
         loka.adapt(Tower(), (torch.randn(B, 32),), mods=("blocknorm",))
+
+
+class Checkpointed(Tower):
+    def forward(self, x):
+        hidden = torch.utils.checkpoint.checkpoint(lambda x: self.act(self.norm(self.up(x))), x, use_reentrant=False)
+        return self.head(self.down(hidden))
+
+
+def test_what_runs_inside_of_a_checkpoint_is_not_left_in_silence():
+    with pytest.warns(UserWarning, match="no_bias: self: what runs inside of tag_activation_checkpoint there stays"):
+        found, _ = changes_of(Checkpointed(), torch.randn(B, 32), mods=("no_bias",))
+    changed, rejected = subjects(found[0][1]["no_bias"])
+    assert changed == ["down"] and "tag_activation_checkpoint" in rejected["self"]
