@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def compile_inductor(
         "joint_custom_pre_pass": graph_pass(joint, f"joint-{uuid}"),
         "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
     }
-    with _artifacts_into(artifacts):
+    with _artifacts_into(artifacts), _tracing_apart():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
 
@@ -137,6 +138,21 @@ def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
         setattr(owner, name, original)
 
 
+@contextlib.contextmanager
+def _tracing_apart() -> Iterator[None]:
+    """A tracing context of its own for one of several compilations of a frame, the rest of it shared.
+
+    AOTAutograd leaves a graph's metadata in it, and a backward that is compiled when it first runs looks there for the
+    saved tensors it may write into (TracingContext.fw_metadata, bw_donated_idxs, seen with torch 2.13). Those of
+    another graph made it write into parameters.
+    """
+    from torch._guards import TracingContext, tracing
+
+    context = TracingContext.try_get()
+    with tracing(copy.copy(context)) if context is not None else contextlib.nullcontext():
+        yield
+
+
 def capture(
     gm: fx.GraphModule, inputs: Sequence[Any], *, joint: GraphPass, inner: Inner, patches: Mapping[str, Any] = {}
 ) -> Callable[..., Any]:
@@ -163,7 +179,8 @@ def capture(
         return boxed
 
     hooks = {"joint_custom_pre_pass": graph_pass(joint, "capture"), "force_disable_caches": True}
-    with functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True):
+    settings = functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
+    with settings, _tracing_apart():
         return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})
 
 
