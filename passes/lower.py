@@ -116,10 +116,11 @@ def _centered(node: fx.Node, parameter: _Weight) -> bool:
     """Whether a layer norm's mean goes out of weight and bias once, where they are quantized; not where a 16-bit weight
     would be rounded a second time."""
     _, _, b, _, bias, residual, _, _, _, norm, block, *_, save = node.args
-    frozen = bias is None or bias in unchanged_parameters(node.graph)
     once = parameter.dtype in norms.FP8 or parameter.node.meta["val"].dtype != parameter.dtype
     n = b.meta["val"].shape[0]  # type: ignore[union-attr]
-    return frozen and once and frozen_gemm_norm.can_center(n, residual, norm, block, save)  # type: ignore[arg-type]
+    if not (once and frozen_gemm_norm.can_center(n, residual, norm, block, save)):  # type: ignore[arg-type]
+        return False
+    return bias is None or bias in unchanged_parameters(node.graph)
 
 
 def _plain(node: fx.Node) -> tuple[str, Any]:

@@ -30,8 +30,8 @@ def mode_patches(mode: str | None, dynamic: bool | None = None) -> dict[str, Any
 def faster_norms() -> dict[str, Any]:
     """On a CPU variances of up to 16384 values in two passes: Welford's single one, which Inductor takes beyond 1024,
     runs at 0.5 to 0.7 of their speed there and is no more exact (torch._inductor.config.cpp, torch 2.13)."""
-    settings = {"cpp.use_two_step_variance_threshold": 16384}
-    return {name: value for name, value in settings.items() if name in inductor_config_keys()}
+    name = "cpp.use_two_step_variance_threshold"
+    return {name: 16384} if name in inductor_config_keys() else {}
 
 
 def graph_pass(function: GraphPass, uuid: str) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loka_compile import compat
+from loka_compile.graph.rerun import own_inputs
 from loka_compile.probe.observer import Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
@@ -154,6 +155,8 @@ def profile_graph(
 
     Inputs, random state and grad mode stay as they are. A graph without GEMMs has a profile without sites.
     """
+    if any(map(compat.is_fake, example_inputs)):
+        raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
     observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4)
     devices = sorted({x.get_device() for x in example_inputs if isinstance(x, Tensor) and x.is_cuda})
     written: set[int] = set()
@@ -164,19 +167,9 @@ def profile_graph(
         targets = {node.args[0] for node in graph.nodes if node.target is torch.ops.aten.copy_.default}
         written.update(index for index, node in enumerate(placeholders) if node in targets)
 
-    inputs = [_own(value) for value in example_inputs]
     twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
     with torch.random.fork_rng(devices), torch.no_grad():
         run = compat.capture(twin, example_inputs, joint=joint, inner=observer.inner)
         with compat.outside_compilation():
-            run(*(x.detach().clone() if i in written and isinstance(x, Tensor) else x for i, x in enumerate(inputs)))
+            run(*own_inputs([compat.concrete(value) for value in example_inputs], written))
     return observer.profile()
-
-
-def _own(value: Any) -> Any:
-    """An input that a run may change: parameters (large, hardly ever written) as they are, other tensors copied."""
-    if not isinstance(value, Tensor):
-        return compat.concrete(value) if isinstance(value, torch.SymInt) else value
-    if compat.is_fake(value):
-        raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
-    return value if isinstance(value, nn.Parameter) else value.detach().clone()
