@@ -15,7 +15,7 @@ VALID  := $(shell $(PY) -c 'import sys, pip; print("yes" if sys.version_info >= 
 # Two workers of one thread each: torch would otherwise start a thread per core in both.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all test-gpu lint clean $(VENV)
+.PHONY: demo test test-all test-gpu fuzz lint clean $(VENV)
 
 demo: $(READY) $(DATA)
 	$(PY) examples/quickstart.py
@@ -25,6 +25,12 @@ test: lint $(DATA)
 
 test-all: lint $(DATA)
 	$(PYTEST) -m ""
+
+# N random programs through the passes on Dynamo's graph: what fired, what is wrong.
+N    ?= 1000
+SEED ?= 0
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m tests.fuzz $(N) $(SEED)
 
 # On a machine with a GPU: the kernels' tests, which then run there instead of in Triton's interpreter.
 test-gpu: $(READY)
