@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs, reason_against, written_inputs
+from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.graph.sites import module_name
 from loka_compile.inspect.compiled import CompiledGraph, forget
 from loka_compile.online.memory import Memory
@@ -163,8 +163,6 @@ class Session:
             return compiled
         written = written_inputs(gm.graph)
         training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        if not training and reason_against(inputs, written):
-            return compiled
         again = self._captured(gm, inputs) if training else self._beside(gm, inputs, written)
 
         def call(*args: Any) -> Any:
