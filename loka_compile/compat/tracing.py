@@ -127,6 +127,12 @@ def calls_graphs(node: fx.Node) -> bool:
     return isinstance(node.target, HigherOrderOperator)
 
 
+def switches_functorch(node: fx.Node) -> bool:
+    """Whether the node enters or leaves a transform (vmap, grad), between which tensors are wrapped
+    (torch._functorch.predispatch, seen with torch 2.13)."""
+    return str(getattr(node.target, "__module__", "")).startswith(("torch._functorch", "torch._C._functorch"))
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage, fx, nn
 
-from loka_compile.graph.effects import written
+from loka_compile.graph.writes import written_at_all
 
 ALIGNED = 64
 """Bytes: copies lie at the same place within so many as the inputs do, and vector instructions cost the same."""
@@ -22,7 +22,7 @@ ALIGNED = 64
 
 def written_inputs(graph: fx.Graph) -> frozenset[int]:
     """Places of the inputs that the graph writes in place, as far as its own nodes tell."""
-    changed = written(graph)
+    changed = written_at_all(graph)
     return frozenset(i for i, node in enumerate(graph.find_nodes(op="placeholder")) if node in changed)
 
 
