@@ -1,4 +1,4 @@
-"""Programs that write in place between the lines of a pattern: passes on the graph of Dynamo leave the numbers alone."""
+"""Programs that write in place between the lines of a pattern: the passes on their graphs leave the numbers alone."""
 
 from __future__ import annotations
 
