@@ -56,6 +56,11 @@ def concrete(size: Any) -> Any:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size
 
 
+def has_value(size: Any) -> bool:
+    """Whether a size has a value for the inputs at hand: an unbacked symbol has none."""
+    return not isinstance(size, torch.SymInt) or size.node.hint is not None
+
+
 def hint_of(size: sympy.Expr, inputs: Sequence[Any]) -> int:
     """The value of an expression in the symbols of a graph's inputs, for the inputs at hand, without adding a guard
     (ShapeEnv.backed_var_to_val, seen with torch 2.13)."""

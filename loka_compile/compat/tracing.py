@@ -120,6 +120,12 @@ def graph_break_after(gm: fx.GraphModule) -> str:
     return ": ".join([*where, *([why] if " " in why else [])]) or why
 
 
+def saved_tensors_are_hooked() -> bool:
+    """Whether what autograd saves now goes through hooks, as in a checkpoint that the user placed around the call
+    (torch._C._autograd._top_saved_tensors_default_hooks, seen with torch 2.13)."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def calls_graphs(node: fx.Node) -> bool:
     """Whether the node of a Dynamo graph runs graphs of its own: a checkpointed function, a branch of `cond`."""
     from torch._ops import HigherOrderOperator

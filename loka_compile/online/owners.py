@@ -7,7 +7,7 @@ model whose weights were loaded anew. Who calls is known at the call only.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,9 @@ class _Owner:
 class Owners:
     """The sets of parameters that the plan in force was made or checked for, those of these inputs the first."""
 
-    def __init__(self, inputs: Sequence[Any]) -> None:
-        self._places = tuple(i for i, x in enumerate(inputs) if isinstance(x, nn.Parameter))
+    def __init__(self, inputs: Sequence[Any], written: Collection[int] = ()) -> None:
+        """written: places of the inputs that the graph itself writes, whose values tell nothing."""
+        self._places = tuple(i for i, x in enumerate(inputs) if isinstance(x, nn.Parameter) and i not in written)
         self._known: dict[tuple[int, ...], _Owner] = {}
         self._checks: dict[tuple[int, ...], int] = {}
         self.add(inputs)

@@ -171,8 +171,9 @@ class Session:
             return compiled  # as written: nothing can stray
         training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
         run = self._captured(gm, inputs)
-        again = run if training else self._beside(run, inputs, written_inputs(gm.graph))
-        owners = Owners(inputs)
+        written = written_inputs(gm.graph)
+        again = run if training else self._beside(run, inputs, written)
+        owners = Owners(inputs, written)
 
         def call(*args: Any) -> Any:
             self._demote(self._watcher.take_strayed())
@@ -183,7 +184,8 @@ class Session:
                 if not strayed and speaks(args):
                     owners.checked(args, self.options.measure_calls)
                 return out
-            if os.getpid() == self._pid and self.pace.due() and self._busy.acquire(blocking=False):
+            hooked = training and compat.saved_tensors_are_hooked()  # a recomputation runs what its forward ran
+            if not hooked and os.getpid() == self._pid and self.pace.due() and self._busy.acquire(blocking=False):
                 try:
                     start = time.perf_counter()
                     out = again(*args)
