@@ -34,7 +34,7 @@ def test_stages_say_which_pass_ran_on_which_graph(told):
 
 def test_code_before_and_after(told):
     inference, training = told
-    assert "torch.ops.aten.addmm.default" in inference.before and "loka" not in inference.before
+    assert "torch.ops.aten.addmm.default" in inference.before and "torch.ops.loka" not in inference.before
     assert "torch.ops.loka.frozen_int_mm.default" in inference.after
     assert "# forward\n" in training.after and "# backward\n" in training.after
     assert "torch.ops.aten._int_mm.default" in training.after.partition("# backward\n")[2]
