@@ -40,8 +40,19 @@ def wide(gm: fx.GraphModule) -> fx.GraphModule:
             _with_eps(node)
         if node.op == "call_method" and node.target in CASTS:
             node.target = "double"
+        if node.op == "call_method" and _casts(node):
+            with gm.graph.inserting_after(node):
+                apart = gm.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(apart, delete_user_cb=lambda user, apart=apart: user is not apart)
     gm.recompile()
     return gm
+
+
+def _casts(node: fx.Node) -> bool:
+    """It makes another dtype of a tensor, so new memory, which a cast from float64 to float64 would not."""
+    new, old = (each.meta.get("example_value") if isinstance(each, fx.Node) else None for each in (node, node.args[0]))
+    named = node.target in ("to", "type", "type_as", "double", *CASTS)
+    return named and isinstance(new, Tensor) and isinstance(old, Tensor) and new.dtype != old.dtype
 
 
 def _with_eps(node: fx.Node) -> None:

@@ -21,7 +21,7 @@ def test_kept(path):
     assert not wrong
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(KINDS))
 def test_random_programs(program):
     source, _ = build(program)
