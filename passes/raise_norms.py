@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -31,13 +31,14 @@ RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
 
 @dataclass(frozen=True)
 class RaiseNorms:
-    name: str = "raise_norms"
+    name: ClassVar[str] = "raise_norms"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         def raised(found: Norm) -> Rewrite:
             return rewrite(_with_what_follows(found), context.training)
 
-        return apply(graph, graph.nodes if context.device == "cuda" else (), pattern, check, raised)
+        return apply(graph, graph.nodes, pattern, check, raised)
 
 
 @dataclass(frozen=True)

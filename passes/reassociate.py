@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy
 import torch
@@ -22,7 +22,7 @@ from loka_compile import compat
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name, size
 from loka_compile.graph.torch_ops import arg, emit, flips, is_tensor, op_of, rank, shape
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rowwise import POINTWISE
 
 WRITTEN = 16
@@ -37,7 +37,8 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Reassociate:
-    name: str = "reassociate"
+    name: ClassVar[str] = "reassociate"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         written, original = ops.written(graph), set(graph.nodes)
@@ -52,14 +53,14 @@ class Reassociate:
         for node, factors, tree, reasons in chains:
             if node in inner:
                 continue
-            rejects += [Reject(module_name(node), reason) for reason in reasons]
+            rejects += [rejected(node, reason) for reason in reasons]
             if len(factors) < 3:
                 continue
             best, reason = _best(node, factors, tree, inputs)
             if any(ops.root(x.node) in written for x in factors):
                 reason = "something writes to one of its matrices in place"
             if reason:
-                rejects.append(Reject(module_name(node), f"{_text(tree)}: {reason}"))
+                rejects.append(rejected(node, f"{_text(tree)}: {reason}"))
                 continue
             ops.replace(node, _write(node, factors, best))
             rewrites.append(Rewrite(module_name(node), f"{_text(tree)} as {_text(best)}"))

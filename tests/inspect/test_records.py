@@ -60,8 +60,8 @@ def test_each_pass_has_a_diff(told):
 def test_rewrites_and_rejects_cover_every_site(told):
     for record, rewritten in zip(told, (["a#0:output"], ["a#0:output", "a#0:grad_weight"]), strict=True):
         precision = next(stage for stage in record.stages if stage.name == "precision")
-        assert [rewrite.subject for rewrite in precision.rewrites] == rewritten
-        assert {r.subject for r in (*precision.rewrites, *precision.rejects)} == {site.key for site in record.sites}
+        assert [rewrite.site for rewrite in precision.rewrites] == rewritten
+        assert {r.site for r in (*precision.rewrites, *precision.rejects)} == {site.key for site in record.sites}
         assert sorted(record.kernels) == sorted(rewritten)
         assert all(reject.reason for reject in precision.rejects)
 
