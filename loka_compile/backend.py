@@ -19,6 +19,7 @@ from loka_compile import compat
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
+from loka_compile.graph.left_alone import reason_to_leave
 from loka_compile.graph.rerun import written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
@@ -41,6 +42,9 @@ def loka(
     chosen = planning.read(Options.of(mode, options))
     device = device_of(example_inputs)
     asked_with = mode, options or {}
+    online = chosen.plan is None and chosen.profile is None
+    if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
+        return as_written(gm, example_inputs, chosen, device, asked_with, reason)
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
     gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
@@ -86,6 +90,25 @@ def loka(
     graph.artifacts = artifacts
     if session is not None:
         compiled = session.watched(compiled, gm, example_inputs, graph)
+    return remember(compiled, graph)
+
+
+def as_written(
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    chosen: Options,
+    device: str,
+    asked_with: tuple[str | None, dict[str, Any]],
+    reason: str,
+) -> Callable[..., Any]:
+    """The graph as Inductor alone compiles it; `explain` says why."""
+    plan = Plan(chosen.target, {}, origin=f"left to Inductor: {reason}")
+    nothing = Stages(Pipeline((), (), (), (), ()), plan, device)
+    graph = CompiledGraph.of(gm, inputs, chosen, nothing, asked_with, ())
+    patches = {**compat.mode_patches(chosen.mode), **chosen.inductor}
+    compiled, graph.artifacts = compat.compile_inductor(
+        gm, inputs, joint=nothing.joint, post_grad=nothing.post_grad, uuid=source_fingerprint(), patches=patches
+    )
     return remember(compiled, graph)
 
 

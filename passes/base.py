@@ -15,6 +15,7 @@ from torch import fx
 
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.sites import SITE_META, module_name
+from loka_compile.graph.writes import mark
 
 Found = TypeVar("Found")
 
@@ -111,8 +112,10 @@ def apply(
     rewrite: Callable[[Found], Rewrite],
 ) -> PassResult:
     """One rule on these nodes: what `pattern` finds is rewritten where `check` gives no reason against it."""
-    rewrites, rejects = [], []
-    for node in list(nodes):
+    rewrites, rejects, nodes = [], [], list(nodes)
+    if nodes:
+        mark(graph)
+    for node in nodes:
         found = pattern(node)
         if found is None:
             continue

@@ -22,6 +22,7 @@ from torch import fx
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape, size_arg, value
+from loka_compile.graph.writes import written as written_nodes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.merge import CONTEXTS, gemm_seconds
 from loka_compile.passes.rates import on_gpu, rates
@@ -34,7 +35,7 @@ class Batch:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects, written = [], [], ops.written(graph)
+        rewrites, rejects, written = [], [], written_nodes(graph)
         for group in _groups(graph):
             names = ", ".join(map(module_name, group))
             between = _between(graph, group)
@@ -87,7 +88,7 @@ def _between(graph: fx.Graph, group: Sequence[fx.Node]) -> list[fx.Node]:
 
 def check(group: Sequence[fx.Node], between: Sequence[fx.Node], written: set[fx.Node]) -> str:
     """Why these are not one product, whatever it costs; empty if they can be."""
-    if any(ops.root(x) in written for node in (*group, *between) for x in (node, *node.all_input_nodes)):
+    if any(x in written for node in (*group, *between) for x in (node, *node.all_input_nodes)):
         return "something writes in place to one of their tensors, or of those made between them"
     drawing = [node for node in between if op_of(node) in RANDOM and value(arg(node, 2, "training", True)) is not False]
     if drawing:

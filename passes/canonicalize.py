@@ -22,6 +22,7 @@ from loka_compile import compat
 from loka_compile.graph.reading import called, erase, only_user, same, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import same_sizes, size_arg
+from loka_compile.graph.writes import between, mark, reason_against
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 
@@ -32,6 +33,7 @@ class Canonicalize:
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
+        mark(graph)
         for node in list(graph.nodes):
             if gated := gate(node):
                 rewrites.append(_put(node, F.silu, (gated,)))
@@ -50,7 +52,7 @@ def gate(node: fx.Node) -> fx.Node | None:
     if called(node) != "mul" or len(node.args) != 2:
         return None
     for n, sigmoid in (node.args, node.args[::-1]):
-        if called(sigmoid) == "sigmoid" and sigmoid.args == (n,) and not written(n):  # type: ignore[union-attr,arg-type]
+        if called(sigmoid) == "sigmoid" and sigmoid.args == (n,) and not reason_against((node, sigmoid, n)):  # type: ignore[union-attr]
             return n  # type: ignore[return-value]
     return None
 
@@ -107,8 +109,8 @@ def check(norm: Norm) -> str:
     for each in [squares, *([numerator.args[1]] if norm.centred else [])]:
         if reason := _not_over_rows(each, x.dim()):
             return reason
-    if writer := next(filter(None, map(written, {norm.x, numerator, norm.of})), ""):
-        return f"{norm.x} is written to in place ({writer})"
+    if reason := reason_against(between(norm.last, norm.x)):
+        return reason
     if isinstance(norm.eps, torch.SymFloat):
         compat.specialize(norm.eps)  # the functions take numbers only
     return ""

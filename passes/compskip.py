@@ -16,10 +16,11 @@ from typing import ClassVar
 from torch import fx
 
 from loka_compile.compskip import ALTERNATE, CompSkip, chosen, nearest, pattern_of
-from loka_compile.graph.effects import drops, effect, root, writes_in_place, written
+from loka_compile.graph.effects import drops, effect, writes_in_place
 from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.layers import Call, branch_of, calls_of, differ, reaching
 from loka_compile.graph.parts import alternate
+from loka_compile.graph.writes import written_at_all
 from loka_compile.options import OptionsError
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
@@ -121,7 +122,7 @@ def _skip(graph: fx.Graph, path: str) -> tuple[str, str]:
             while operand in moved:
                 operand = moved[operand]
             same_memory = writes_in_place(add) and add.args[0] is operand
-            moved[add] = _replace(graph, add, operand, copied=not same_memory and root(add) in written(graph))
+            moved[add] = _replace(graph, add, operand, copied=not same_memory and add in written_at_all(graph))
     calls = [branch.call for branch in branches]  # type: ignore[union-attr]
     dropout = any(drops(node) for call in calls for node in call.nodes)
     _erase(graph, calls, list(moved))
@@ -161,11 +162,11 @@ def _reuse(graph: fx.Graph, path: str, earlier: Sequence[str], standing: dict[st
             return f"{value.name} of {source} is computed after it", ""
         if streams.isdisjoint(reaching(call.outputs[0])):
             return f"nothing that {source} reads leads to it: these layers stand side by side", ""
-        if root(value) in written(graph):
+        if value in written_at_all(graph):
             return f"{value.name} of {source} is written in place", ""
     for value, call in zip(given.values, calls, strict=True):
         old = call.outputs[0]
-        _replace(graph, old, value, copied=root(old) in written(graph))
+        _replace(graph, old, value, copied=old in written_at_all(graph))
         _erase(graph, [call], [old])
     standing[path] = given
     return "", f"reuses the value of {source}"

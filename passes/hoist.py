@@ -23,6 +23,7 @@ from torch import fx
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape
+from loka_compile.graph.writes import written as written_nodes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.rates import rates
 from loka_compile.passes.replication import RESHAPES, Step, alike, of_one_row, step_of
@@ -37,7 +38,7 @@ class Hoist:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        hoisting, original = _Hoisting(context, ops.written(graph)), set(graph.nodes)
+        hoisting, original = _Hoisting(context, written_nodes(graph)), set(graph.nodes)
         for node in list(graph.nodes):
             hoisting.visit(node)
         ops.drop_dead(graph, lambda node: node not in original or node in hoisting.passed)
@@ -104,7 +105,9 @@ class _Hoisting:
             known = self.known.get(x)
             return known.base if known is not None and alike(known.steps, like.steps) else None
 
-        call = "something writes to it in place" if self._writes(node) else narrowed(node, like.lead, base)
+        call = narrowed(node, like.lead, base)
+        if not isinstance(call, str | Mixed) and self._writes(node):
+            call = "something writes to it in place"
         if isinstance(call, str | Mixed):
             self._stop(node, call)
             return
@@ -119,7 +122,7 @@ class _Hoisting:
         self.passed.add(node)
 
     def _writes(self, node: fx.Node) -> bool:
-        return any(ops.root(x) in self.written for x in (node, *node.all_input_nodes))
+        return any(x in self.written for x in (node, *node.all_input_nodes))
 
     # ------------------------------------------------------------ linear(cat[repeat(x), y])
 
@@ -164,7 +167,7 @@ class _Hoisting:
             out = emit(node, torch.add, total(users=False, bias=None), like.wide(node, once))
         columns = ", ".join(f"{at}-{at + width - 1}" for user, _, at, width in runs if user)
         self.rewrites.append(Rewrite(module_name(node), f"linear, split: columns {columns} before they are repeated"))
-        self.passed.update((node.args[0], ops.root(node.args[0])))  # type: ignore[arg-type]
+        self.passed.update((node.args[0], *_behind(node.args[0])))  # type: ignore[arg-type]
         ops.replace(node, out)
         return True
 
@@ -226,3 +229,8 @@ class _Hoisting:
 def _keeps(node: fx.Node, dims: int) -> bool:
     """Whether a reshape leaves that many leading dimensions as they are."""
     return rank(node) > dims and ops.same_sizes(shape(node)[:dims], shape(node.args[0])[:dims])  # type: ignore[arg-type]
+
+
+def _behind(node: fx.Node) -> list[fx.Node]:
+    """What a concatenation's reshape was made of."""
+    return [each for each in node.all_input_nodes if op_of(node) in RESHAPES and op_of(each) == "cat"]

@@ -24,6 +24,7 @@ from torch import fx
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, op_of, shape
+from loka_compile.graph.writes import written as written_nodes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rates import Rates, on_gpu, rates
 
@@ -38,7 +39,7 @@ class Merge:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects, written = [], [], ops.written(graph)
+        rewrites, rejects, written = [], [], written_nodes(graph)
         place = {node: number for number, node in enumerate(graph.nodes)}
         for group in _groups(graph):
             names = ", ".join(map(module_name, group))
@@ -69,7 +70,7 @@ def _width(node: fx.Node) -> int:
 
 def check(group: Sequence[fx.Node], written: set[fx.Node], place: dict[fx.Node, int]) -> str:
     """Why these are not one linear, whatever it costs; empty if they can be."""
-    if any(ops.root(x) in written for node in group for x in (node, *node.all_input_nodes)):
+    if any(x in written for node in group for x in (node, *node.all_input_nodes)):
         return "something writes to one of their tensors in place"
     first, last = min(map(place.__getitem__, group)), max(map(place.__getitem__, group))
     between = (node for node, number in place.items() if first < number < last)

@@ -25,6 +25,7 @@ from loka_compile import compat
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, flips, op_of, rank, shape, value
+from loka_compile.graph.writes import written as written_nodes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rates import on_gpu
 
@@ -41,7 +42,7 @@ class MixTokens:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects, written = [], [], ops.written(graph)
+        rewrites, rejects, written = [], [], written_nodes(graph)
         did, form = (DID, _batch) if on_gpu(context) else (DID_IN_A_LOOP, _loop)
         for node in [n for n in graph.nodes if op_of(n) == "linear" and _is_batch_across(arg(n, 0, "input"))]:
             reason = check(node, written, context)
@@ -66,7 +67,7 @@ def check(node: fx.Node, written: set[fx.Node], context: Context) -> str:
     columns = shape(x)[-1]
     if others or not node.users:
         return f"its result is read as it is by {', '.join(others[:3])}" if others else "nobody reads it"
-    if any(ops.root(each) in written for each in (x, node, *node.all_input_nodes)):
+    if any(each in written for each in (x, node, *node.all_input_nodes)):
         return "something writes to one of its tensors in place"
     if not on_gpu(context):
         return _too_much_for_a_loop(x, node, context.training)

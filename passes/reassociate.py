@@ -22,6 +22,7 @@ from loka_compile import compat
 from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name, size
 from loka_compile.graph.torch_ops import arg, emit, flips, is_tensor, op_of, rank, shape
+from loka_compile.graph.writes import written as written_nodes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rowwise import POINTWISE
 
@@ -41,7 +42,7 @@ class Reassociate:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        written, original = ops.written(graph), set(graph.nodes)
+        written, original = written_nodes(graph), set(graph.nodes)
         inputs = [ops.value(node) for node in graph.find_nodes(op="placeholder")]
         rewrites, rejects, inner = [], [], set()
         chains = []
@@ -57,7 +58,7 @@ class Reassociate:
             if len(factors) < 3:
                 continue
             best, reason = _best(node, factors, tree, inputs)
-            if any(ops.root(x.node) in written for x in factors):
+            if any(x.node in written for x in factors):
                 reason = "something writes to one of its matrices in place"
             if reason:
                 rejects.append(rejected(node, f"{_text(tree)}: {reason}"))

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import fx, nn
-from torch._guards import TracingContext
+from torch._guards import TracingContext, tracing
 
 from loka_compile import compat
 
@@ -24,14 +24,18 @@ def compiled(gm, inputs):
 
 
 @pytest.mark.parametrize("compile", [captured, compiled])
-def test_the_metadata_around_stays(compile):
-    """A backward that is compiled when it first runs looks there for the tensors it may write into."""
+def test_each_compilation_has_a_context_apart_and_leaves_its_metadata(compile, monkeypatch):
+    """A backward that is compiled when it first runs looks for the tensors it may write into in the context of its own
+    compilation. Who asked for the compilation (Dynamo's DDP optimizer) looks in the one around."""
 
     def backend(gm, inputs):
         context = TracingContext.get()
-        context.fw_metadata = mark
-        run = compile(gm, inputs)
-        assert TracingContext.get() is context and context.fw_metadata is mark
+        context.fw_metadata, inside = mark, []
+        with monkeypatch.context() as patch:
+            patch.setattr(torch._guards, "tracing", lambda other: inside.append(other) or tracing(other))
+            run = compile(gm, inputs)
+        assert TracingContext.get() is context and inside and all(each is not context for each in inside)
+        assert context.fw_metadata is not mark and context.fw_metadata.num_outputs == 1
         return run
 
     mark, x = object(), torch.randn(3, requires_grad=True)

@@ -2,6 +2,7 @@
 
     inductor.py   compiling with Inductor, or with AOTAutograd alone, with our passes in it
     tracing.py    the compilation in progress, and Dynamo's graph
+    recording.py  the ATen operators that torch functions call
     fakes.py      fake tensors and symbolic sizes
     compiled.py   what torch.compile returned
 
@@ -16,7 +17,11 @@ from loka_compile.compat.fakes import (
     fake_mode_of,
     guard_free,
     guard_sizes,
+    has_fresh_symbols,
+    has_value,
+    hides_its_memory,
     hint_of,
+    in_one_mode,
     is_fake,
     running_fakes,
     tracing_fakes,
@@ -31,6 +36,7 @@ from loka_compile.compat.inductor import (
     inductor_config_keys,
     mode_patches,
 )
+from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.tracing import (
     calls_graphs,
     can_guard,
@@ -41,14 +47,53 @@ from loka_compile.compat.tracing import (
     is_parameter_or_buffer,
     is_whole,
     outside_compilation,
+    saved_tensors_are_hooked,
     specialize,
     static_inputs,
+    switches_functorch,
 )
 
 __all__ = [
-    "calls_graphs", "can_guard", "capture", "compile_calls", "compile_function", "compile_inductor", "concrete",
-    "copy_dynamo_graph", "decomposition_table", "fake_mode_of", "faster_norms", "graph_break_after", "graph_pass",
-    "guard_free", "guard_on", "guard_sizes", "hint_of", "inductor_config_keys", "inside_compilation", "is_compiled",
-    "is_fake", "is_parameter_or_buffer", "is_whole", "mode_patches", "original_of", "outside_compilation",
-    "running_fakes", "specialize", "static_inputs", "tracing_fakes", "user_options",
+    "AtenCall",
+    "Region",
+    "calls_graphs",
+    "can_guard",
+    "capture",
+    "compile_calls",
+    "compile_function",
+    "compile_inductor",
+    "concrete",
+    "copy_dynamo_graph",
+    "decomposition_table",
+    "fake_mode_of",
+    "faster_norms",
+    "graph_break_after",
+    "graph_pass",
+    "guard_free",
+    "guard_on",
+    "guard_sizes",
+    "has_fresh_symbols",
+    "has_value",
+    "hides_its_memory",
+    "hint_of",
+    "in_one_mode",
+    "inductor_config_keys",
+    "inside",
+    "inside_compilation",
+    "is_compiled",
+    "is_fake",
+    "is_parameter_or_buffer",
+    "is_whole",
+    "mode_patches",
+    "original_of",
+    "outside_compilation",
+    "recording",
+    "region_here",
+    "running_fakes",
+    "saved_tensors_are_hooked",
+    "specialize",
+    "static_inputs",
+    "switches_functorch",
+    "tracing_fakes",
+    "user_options",
 ]  # fmt: skip

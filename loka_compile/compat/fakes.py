@@ -8,6 +8,7 @@ from typing import Any
 
 import sympy
 import torch
+from torch.utils._pytree import tree_leaves
 
 
 def fake_mode_of(values: Sequence[Any]) -> Any | None:
@@ -55,6 +56,11 @@ def concrete(size: Any) -> Any:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size
 
 
+def has_value(size: Any) -> bool:
+    """Whether a size has a value for the inputs at hand: an unbacked symbol has none."""
+    return not isinstance(size, torch.SymInt) or size.node.hint is not None
+
+
 def hint_of(size: sympy.Expr, inputs: Sequence[Any]) -> int:
     """The value of an expression in the symbols of a graph's inputs, for the inputs at hand, without adding a guard
     (ShapeEnv.backed_var_to_val, seen with torch 2.13)."""
@@ -74,3 +80,48 @@ def guard_sizes(inputs: Sequence[Any], *conditions: sympy.Basic) -> None:
 def _shape_env(inputs: Sequence[Any]) -> Any:
     sizes = (size for value in inputs for size in (value.shape if isinstance(value, torch.Tensor) else (value,)))
     return next(size.node.shape_env for size in sizes if isinstance(size, torch.SymInt))
+
+
+def in_one_mode(values: Sequence[Any], like: Sequence[Any] = ()) -> list[Any]:
+    """The values as fake ones of one mode, that of `like`, without gradients; those that share memory still do.
+
+    Dynamo's inputs and what it computed from them may belong to two modes, which no operator takes together.
+    """
+    mode = next((value.fake_mode for value in (*like, *values) if is_fake(value)), None)
+    bases: dict[int, Any] = {}
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if is_fake(value) and value.fake_mode is mode:
+            return value.detach()
+        if value.layout is not torch.strided or hides_its_memory(value):
+            return value
+        storage = value.untyped_storage()
+        with mode or contextlib.nullcontext():
+            if storage._cdata not in bases:
+                size = storage.nbytes() // value.element_size()
+                bases[storage._cdata] = torch.empty(size, dtype=value.dtype, device=value.device)
+            base = bases[storage._cdata]
+            base = base if base.dtype == value.dtype else base.view(value.dtype)
+            return base.as_strided(value.shape, value.stride(), value.storage_offset())
+
+    return [other(value) for value in values]
+
+
+def hides_its_memory(value: torch.Tensor) -> bool:
+    """A tensor whose storage is not where its values are: a subclass around others (DTensor), a nested one."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    return value.is_nested or is_traceable_wrapper_subclass(value)
+
+
+def has_fresh_symbols(value: Any, before: Sequence[Any]) -> bool:
+    """Whether its sizes have symbols that the data decide (unbacked ones) and that nothing before it has."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    def of(each: Any) -> set[Any]:
+        leaves = tree_leaves(each)
+        return {s for x in leaves if isinstance(x, torch.Tensor | torch.SymInt) for s in free_unbacked_symbols(x)}
+
+    return bool(of(value) - of(list(before)))

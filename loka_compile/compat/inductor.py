@@ -144,13 +144,23 @@ def _tracing_apart() -> Iterator[None]:
 
     AOTAutograd leaves a graph's metadata in it, and a backward that is compiled when it first runs looks there for the
     saved tensors it may write into (TracingContext.fw_metadata, bw_donated_idxs, seen with torch 2.13). Those of
-    another graph made it write into parameters.
+    another graph made it write into parameters. Whoever asked for the compilation (Dynamo's DDP optimizer) finds the
+    last one's metadata and output strides where it looks for them.
     """
     from torch._guards import TracingContext, tracing
 
     context = TracingContext.try_get()
-    with tracing(copy.copy(context)) if context is not None else contextlib.nullcontext():
+    if context is None:
         yield
+        return
+    apart = copy.copy(context)
+    if context.output_strides is not None:
+        apart.output_strides = []
+    with tracing(apart):
+        yield
+    context.fw_metadata = apart.fw_metadata
+    if context.output_strides is not None and apart.output_strides:
+        context.output_strides[:] = apart.output_strides
 
 
 def capture(

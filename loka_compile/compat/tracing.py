@@ -120,11 +120,23 @@ def graph_break_after(gm: fx.GraphModule) -> str:
     return ": ".join([*where, *([why] if " " in why else [])]) or why
 
 
+def saved_tensors_are_hooked() -> bool:
+    """Whether what autograd saves now goes through hooks, as in a checkpoint that the user placed around the call
+    (torch._C._autograd._top_saved_tensors_default_hooks, seen with torch 2.13)."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def calls_graphs(node: fx.Node) -> bool:
     """Whether the node of a Dynamo graph runs graphs of its own: a checkpointed function, a branch of `cond`."""
     from torch._ops import HigherOrderOperator
 
     return isinstance(node.target, HigherOrderOperator)
+
+
+def switches_functorch(node: fx.Node) -> bool:
+    """Whether the node enters or leaves a transform (vmap, grad), between which tensors are wrapped
+    (torch._functorch.predispatch, seen with torch 2.13)."""
+    return str(getattr(node.target, "__module__", "")).startswith(("torch._functorch", "torch._C._functorch"))
 
 
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:

@@ -6,16 +6,15 @@ retrained model is the same model. A plan with changed pins is refused with ever
 
 from __future__ import annotations
 
-import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from loka_compile.dispatch.plan import Plan, PlanError
 from loka_compile.graph.site import Site
+from loka_compile.processor import processor
 from loka_compile.target import Target
 
 HARDWARE = "hardware"
@@ -30,11 +29,7 @@ def pins(target: Target) -> Mapping[str, str]:
 
 def cpu() -> str:
     """This machine's processor and the instructions that decide its kernels."""
-    lines = _cpuinfo()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
-    return " ".join([name or platform.processor() or platform.machine(), *(flag for flag in known if flag in flags)])
+    return str(processor())
 
 
 def check_hardware(plan: Plan, target: Target, device: str) -> None:
@@ -78,10 +73,3 @@ def check_model(plan: Plan, sites: Sequence[Site]) -> None:
 
 def _gemm(site: Site) -> str:
     return f"{site.shape} in {str(site.dtype).removeprefix('torch.')}"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []

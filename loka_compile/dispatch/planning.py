@@ -22,7 +22,7 @@ from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
-from loka_compile.graph.rerun import reason_against, written_inputs
+from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
@@ -51,7 +51,6 @@ def settle(
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    compared = compared and not reason_against(inputs, written_inputs(gm.graph))
     reference, settled = None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
@@ -73,8 +72,6 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
         return dispatch(_as_in(options.profile, gm, inputs), options=options)
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
-    if reason := reason_against(inputs, written_inputs(gm.graph)):
-        return Plan(options.target, {}, origin=f"nothing: no plan, no profile, no first look: {reason}")
     plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 
@@ -207,22 +204,11 @@ def _saved_us(decision: Decision) -> float:
 
 def run(gm: fx.GraphModule, inputs: Sequence[Any], rewrite: Callable[[fx.Graph], None]) -> list[Any]:
     """The graph's outputs on real inputs, op by op, after `rewrite` of its inference graph. Inputs stay as they are."""
+    inner = lambda module, is_backward: fx.Interpreter(module).run  # noqa: E731
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        compiled = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=rewrite, inner=_on_copies)
+        compiled = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=rewrite, inner=inner)
         with compat.outside_compilation():
-            own = (x.detach() if isinstance(x, torch.Tensor) else compat.concrete(x) for x in inputs)
-            return list(compiled(*own))
-
-
-def _on_copies(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
-    """The graph op by op, on copies of the inputs it writes to (running statistics, say)."""
-    written = [any(user.target is torch.ops.aten.copy_.default and user.args[0] is node for user in node.users)
-               for node in module.graph.find_nodes(op="placeholder")]  # fmt: skip
-
-    def on_copies(*args: Any) -> Any:
-        return fx.Interpreter(module).run(*(a.clone() if w else a for a, w in zip(args, written, strict=True)))
-
-    return on_copies
+            return list(compiled(*own_inputs([*map(compat.concrete, inputs)], written_inputs(gm.graph))))
 
 
 def output_error(outputs: Sequence[Any], reference: Sequence[Any]) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from loka_compile import compat
 from loka_compile.dispatch import timing
 from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs, reason_against
+from loka_compile.graph.rerun import own_inputs
 from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
@@ -50,10 +50,10 @@ def never_slower(
 
     plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
     the graph writes. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here,
-    where speed is no matter (min_speedup 0), without real inputs, and where copies cannot stand in for these.
+    where speed is no matter (min_speedup 0), and without real inputs.
     """
     plan = plans[0]
-    if not plan.lowered or not _can_race(plan, inputs, options, device, written):
+    if not plan.lowered or not _can_race(plan, inputs, options, device):
         return plan, build(plan)
     kept = _kept(plan, "")
     built: dict[int, Built] = {}
@@ -102,7 +102,7 @@ def simplified_or_written(
     build: compiles the latter. code: of both graphs, to know the race by. Returns the plan and the compiled graph of
     the winner, and how many times faster the simplified one was; infinite where nothing races.
     """
-    if not _can_race(plan, inputs, options, device, written):
+    if not _can_race(plan, inputs, options, device):
         return plan, simplified, math.inf
     key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
     ratio, as_written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
@@ -117,12 +117,12 @@ def simplified_or_written(
     return kept, build(kept) if as_written is None else as_written, ratio
 
 
-def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str, written: Collection[int]) -> bool:
+def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
     target = TARGETS[plan.target]
     here = target.measured and target.device == device
     wanted = options.plan is None and options.min_speedup and options.race
     real = not any(compat.is_fake(value) for value in inputs)
-    return bool(here and wanted and real and not reason_against(inputs, written))
+    return bool(here and wanted and real)
 
 
 def _kept(plan: Plan, reason: str) -> Plan:

@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from loka_compile.graph.site import Site
 from loka_compile.kernels import onednn
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.processor import processor
 from loka_compile.recipes import Recipe
 
 REPEATS = 7
@@ -221,20 +221,12 @@ def _key(*parts: Any) -> str:
 
 @functools.cache
 def _file() -> Path:
-    """One file a machine, thread count, torch version, kernels and way of timing: a time is only comparable in them."""
-    cpu = next((line for line in _cpuinfo() if line.startswith(("model name", "Model"))), platform.processor())
-    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
+    """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
+    timing: a time is only comparable in them."""
     sources = (__file__, gemm.__file__, onednn.__file__, quantization.__file__)
     kernels = b"".join(Path(str(source)).read_bytes() for source in sources)
-    machine = f"{cpu} {flags} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
+    machine = f"{processor()} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
     return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
 
 
 @functools.cache

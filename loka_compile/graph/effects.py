@@ -60,11 +60,6 @@ def writes_in_place(node: fx.Node) -> bool:
     return in_place or node.target in _IN_PLACE or node.kwargs.get("inplace") is True
 
 
-def written(graph: fx.Graph) -> set[fx.Node]:
-    """The roots of everything that is written in place."""
-    return {root(node.args[0]) for node in graph.nodes if writes_in_place(node) and isinstance(node.args[0], fx.Node)}
-
-
 def effect(node: fx.Node, inside: Collection[fx.Node]) -> str:
     """What leaving `node` out would change besides its value, for those outside of `inside`; empty for nothing."""
     if node.op == "call_module":

@@ -10,6 +10,8 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from loka_compile.graph.writes import WRITER
+
 _SPELLINGS: Mapping[str, tuple[Any, ...]] = {
     "add": (operator.add, torch.add, "add"),
     "sub": (operator.sub, torch.sub, torch.subtract, "sub", "subtract"),
@@ -40,7 +42,6 @@ _SPELLINGS: Mapping[str, tuple[Any, ...]] = {
     "matmul": (operator.matmul, torch.matmul, torch.mm, torch.addmm, "matmul", "mm", "addmm"),
 }
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
-_IN_PLACE = {getattr(operator, f"i{name}") for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "or", "and")}
 
 
 def called(node: Any) -> str:
@@ -79,14 +80,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def written(node: fx.Node) -> str:
-    """What writes to a node's tensor in place, "" if nothing is seen to."""
-    for user in node.users:
-        name = getattr(user.target, "__name__", str(user.target))
-        method = user.op == "call_method" and name.endswith("_") and not name.endswith("__")
-        in_place = method or user.target in _IN_PLACE or bool(user.kwargs.get("inplace"))
-        if in_place and user.args and user.args[0] is node:
-            return name
-    return ""
+    """What writes to a node's memory in place, as `writes.mark` found it; "" if nothing does."""
+    return str(node.meta.get(WRITER, ""))
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

@@ -171,7 +171,7 @@ def replace(old: fx.Node, new: fx.Node) -> fx.Node:
     """Give `old`'s users another tensor of the same values, whose strides may differ, and drop `old`.
 
     A `view` of it becomes a `reshape`, what wrote to it in place makes a new tensor, and what leaves the graph is
-    contiguous as before. Not for what is `written`. Returns the tensor in `old`'s place.
+    contiguous as before. Not for what is written (writes.py). Returns the tensor in `old`'s place.
     """
     if any(user.op == "output" for user in _reached(old)):
         new = emit(old, "contiguous", new)
@@ -261,31 +261,3 @@ def pure(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     if place is not None:
         return target, args[:place], kwargs
     return getattr(F, op_of(node), None) or getattr(torch, op_of(node)), args, kwargs
-
-
-def root(node: fx.Node) -> fx.Node:
-    """The tensor whose memory the node may be a view of."""
-    while (op_of(node) in VIEWS or in_place(node)) and node.args and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
-
-
-def written(graph: fx.Graph) -> set[fx.Node]:
-    """The tensors, by `root`, that something in the graph writes to while others may look.
-
-    An activation in place, on a fresh value that nobody else reads, is none of these.
-    """
-    found = set()
-    for node in graph.nodes:
-        if in_place(node):
-            targets = [node.args[0] if node.args else None, node.kwargs.get("input"), node.kwargs.get("out")]
-            if node.target is operator.setitem or "out" in node.kwargs or not _sole(targets[0]):
-                found.update(root(each) for each in targets if isinstance(each, fx.Node))
-    return found
-
-
-def _sole(node: Any) -> bool:
-    """A fresh value with one reader."""
-    if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method") or len(node.users) != 1:
-        return False
-    return _sole(node.args[0]) if in_place(node) else op_of(node) not in VIEWS

@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs, reason_against, written_inputs
+from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.graph.sites import module_name
 from loka_compile.inspect.compiled import CompiledGraph, forget
 from loka_compile.online.memory import Memory
+from loka_compile.online.owners import Owners, speaks
 from loka_compile.online.pace import Pace
 from loka_compile.online.watcher import Strayed, Watcher
 from loka_compile.options import Options
@@ -111,6 +112,9 @@ class Session:
         self._belongs(graph)
 
         def call(*args: Any) -> Any:
+            if not speaks(args):  # a health check: served, and nothing is learned from it
+                with self._watcher.looking_away():
+                    return run(*args)
             start = time.perf_counter()
             out = run(*args)
             with self._lock:
@@ -157,19 +161,31 @@ class Session:
         In inference beside the compiled call, whose result counts. In training in its place, as the backward's
         operands are only seen by running it. Traced here and now: while one thread traces, torch refuses the calls of
         the others.
+
+        A call by other parameters than those of the plan (another instance, a checkpoint that was loaded) runs op by
+        op, so that its result is right whatever the plan; after as many of these as the first calls the plan holds for
+        them too, unless a site strays.
         """
         self._belongs(graph)
-        if not self.pace.budget:
-            return compiled
-        written = written_inputs(gm.graph)
+        if self.plan is None or not any(d.lowered or d.ranges for d in self.plan.decisions.values()):
+            return compiled  # as written: nothing can stray
         training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        if not training and reason_against(inputs, written):
-            return compiled
-        again = self._captured(gm, inputs) if training else self._beside(gm, inputs, written)
+        run = self._captured(gm, inputs)
+        written = written_inputs(gm.graph)
+        again = run if training else self._beside(run, inputs, written)
+        owners = Owners(inputs, written)
 
         def call(*args: Any) -> Any:
             self._demote(self._watcher.take_strayed())
-            if os.getpid() == self._pid and self.pace.due() and self._busy.acquire(blocking=False):
+            if not owners.know(args, training):
+                out = run(*args)
+                strayed = self._watcher.take_strayed()
+                self._demote(strayed)
+                if not strayed and speaks(args):
+                    owners.checked(args, self.options.measure_calls)
+                return out
+            hooked = training and compat.saved_tensors_are_hooked()  # a recomputation runs what its forward ran
+            if not hooked and os.getpid() == self._pid and self.pace.due() and self._busy.acquire(blocking=False):
                 try:
                     start = time.perf_counter()
                     out = again(*args)
@@ -192,10 +208,11 @@ class Session:
         joint, inner = self._watcher.joint, self._watcher.inner
         return compat.capture(gm, inputs, joint=joint, inner=inner, patches=EAGER_RANDOM)
 
-    def _beside(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]) -> Callable[..., None]:
+    def _beside(
+        self, run: Callable[..., Any], inputs: Sequence[Any], written: Collection[int]
+    ) -> Callable[..., None]:
         """The graph op by op, leaving inputs and random state as they are."""
         devices = sorted({x.get_device() for x in inputs if isinstance(x, Tensor) and x.is_cuda})
-        run = self._captured(gm, inputs)
 
         def beside(*args: Any) -> None:
             with torch.random.fork_rng(devices):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,16 @@ class Watcher(Observer):
         self.strayed: dict[str, Strayed] = {}
         self._lock = threading.RLock()
         self._picks = generator_for(0, "drift")
+        self._away = threading.local()
+
+    @contextlib.contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Learn nothing from what this thread runs meanwhile."""
+        self._away.now = True
+        try:
+            yield
+        finally:
+            self._away.now = False
 
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
         run = super().inner(gm, is_backward)
@@ -61,6 +72,8 @@ class Watcher(Observer):
         return run
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
+        if getattr(self._away, "now", False):
+            return
         with self._lock:
             super().observe(site, lhs, rhs)
             decision = self.plan.find(site) if self.plan is not None else None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from loka_compile import compat
-from loka_compile.graph.rerun import own_inputs
+from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.probe.observer import Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
@@ -159,17 +159,9 @@ def profile_graph(
         raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
     observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4)
     devices = sorted({x.get_device() for x in example_inputs if isinstance(x, Tensor) and x.is_cuda})
-    written: set[int] = set()
-
-    def joint(graph: fx.Graph) -> None:
-        observer.joint(graph)
-        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-        targets = {node.args[0] for node in graph.nodes if node.target is torch.ops.aten.copy_.default}
-        written.update(index for index, node in enumerate(placeholders) if node in targets)
-
     twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
     with torch.random.fork_rng(devices), torch.no_grad():
-        run = compat.capture(twin, example_inputs, joint=joint, inner=observer.inner)
+        run = compat.capture(twin, example_inputs, joint=observer.joint, inner=observer.inner)
         with compat.outside_compilation():
-            run(*own_inputs([compat.concrete(value) for value in example_inputs], written))
+            run(*own_inputs([*map(compat.concrete, example_inputs)], written_inputs(gm.graph)))
     return observer.profile()

@@ -178,11 +178,21 @@ def test_a_race_copies_anew_what_a_graph_writes(cache):
     assert torch.equal(x, torch.zeros(2)) and torch.equal(y, torch.ones(2))
 
 
-def test_views_that_a_graph_writes_do_not_race(cache):
-    builder, both = Builder(0.0, 0.0), torch.ones(2, 2)
-    plan = plan_of()
-    assert never_slower([plan], builder, [both[0], both[1]], Options(), "cpu", written=[0])[0] is plan
-    assert builder.built == [plan]
+def test_views_that_a_graph_writes_race_on_views_of_one_copy(cache):
+    both, seen = torch.ones(2, 2).t(), []
+
+    def build(plan):
+        def call(column, all_of_it):
+            column.add_(1)
+            seen.append((column.stride(), all_of_it.stride(), all_of_it.sum().item()))
+            return ()
+
+        return call, []
+
+    plan = never_slower([plan_of()], build, [both[0], both], Options(), "cpu", written=[0])[0]
+    assert plan.raced or not plan.lowered
+    assert len(seen) >= 12 and set(seen) == {((2,), (1, 2), 6.0)}
+    assert torch.equal(both, torch.ones(2, 2))
 
 
 def test_a_race_in_training_runs_the_backward_and_keeps_no_gradient(cache):

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import pytest
+import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.dispatch.providers import reasons_against
+from loka_compile.graph.site import Operand, Site
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.onednn import frozen_onednn
+from loka_compile.processor import processor
+from loka_compile.recipes import RECIPES
+from loka_compile.target import TARGETS
 from tests.helpers import sqnr_db
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_dynamo"),
     pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"),
 ]
+
+in_32_bits = pytest.mark.skipif(
+    processor().onednn_saturates, reason="oneDNN saturates on this processor, and the provider refuses it there"
+)
 
 sizes = st.integers(1, 70)
 
@@ -27,6 +37,7 @@ def operands(m, k, n, seed=0):
     return a, torch.randn(n, k, generator=generator) * torch.logspace(-1, 1, n)[:, None]
 
 
+@in_32_bits
 @given(sizes, sizes, sizes, st.booleans())
 @settings(deadline=None)
 def test_it_is_the_product_with_the_quantized_weight(m, k, n, transposed):
@@ -58,6 +69,18 @@ def test_a_changed_weight_is_packed_anew():
     torch.testing.assert_close(frozen_onednn(a, parameter, True), 2 * first)
 
 
+def test_it_is_refused_where_it_saturates_and_nowhere_else():
+    """The largest values tell: 255 x 127 twice is more than 16 bits hold."""
+    a, weight = torch.full((5, 64), 255, dtype=torch.uint8), torch.full((3, 64), 127.0)
+    exact = torch.equal(frozen_onednn(a, nn.Parameter(weight), True), a.float() @ weight.t())
+    assert exact != processor().onednn_saturates
+    relu, size = Operand("x", "relu.default", nonnegative=True), sympy.Integer(64)
+    site = Site("a", "mm", "output", sympy.S.One, size, size, size, torch.float32, static_rhs=True, lhs=relu)
+    against = reasons_against("onednn", site, RECIPES["uint8_rowwise"], TARGETS["cpu"])
+    assert against == ([] if exact else ["without VNNI oneDNN adds pairs of products in 16 bits, which saturate"])
+
+
+@in_32_bits
 def test_in_generated_code(plan_for):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 16)), torch.randn(64, 32)

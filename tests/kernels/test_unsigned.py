@@ -12,7 +12,7 @@ import loka_compile as loka
 from loka_compile.dispatch.plan import KEPT
 from loka_compile.dispatch.providers import reasons_against
 from loka_compile.kernels.quantize import dequantize, quantize
-from loka_compile.kernels.scaled_gemm import int_mm
+from loka_compile.kernels.scaled_gemm import int_mm, int_mm_into
 from loka_compile.probe.score import emulate, sqnr_db
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -50,6 +50,16 @@ def test_the_product_is_exact(m, k, n, seed):
     a = torch.randint(0, 256, (m, k), dtype=torch.uint8, generator=generator)
     b = torch.randint(-127, 128, (k, n), dtype=torch.int8, generator=generator)
     assert torch.equal(int_mm(a, b).double(), a.double() @ b.double())
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.uint8, 255), (torch.int8, 127), (torch.int8, -128)])
+@pytest.mark.parametrize("right", [127, -127, -128, 1])
+def test_largest_values_of_one_sign_do_not_saturate(dtype, largest, right):
+    left = torch.full((5, 256), largest, dtype=dtype)
+    b = torch.full((256, 7), right, dtype=torch.int8)
+    assert torch.equal(int_mm(left, b).double(), left.double() @ b.double())
+    out = torch.empty(5, 7, dtype=torch.int32)
+    assert torch.equal(int_mm_into(out, left, b).double(), left.double() @ b.double())
 
 
 def test_a_relus_output_loses_less_than_in_int8():

@@ -143,13 +143,14 @@ def test_inputs_that_the_graph_writes_to_are_written_once():
 
     model = Counting()
     compiled = online_compile(model, **WATCHFUL)
-    x = torch.zeros(4, 32)
+    start = torch.arange(4 * 32.0).reshape(4, 32)
+    x = start.clone()
     with torch.no_grad():
         for _ in range(3 * AT_LEAST):
             compiled(x)
     (session,) = sessions_of(compiled)
     assert session.pace.measured == 2
-    assert model.calls == model.average == 3 * AT_LEAST and torch.equal(x, torch.full((4, 32), 3.0 * AT_LEAST))
+    assert model.calls == model.average == 3 * AT_LEAST and torch.equal(x, start + 3 * AT_LEAST)
 
 
 class Broken(nn.Module):
@@ -292,9 +293,10 @@ def test_the_profile_is_saved_in_the_background(home):
 def test_two_models_of_one_class_do_not_mix():
     first, second = mlp(0), mlp(1)
     one, two = online_compile(first), online_compile(second)
+    x = torch.linspace(0, 1, 8 * 32).reshape(8, 32)
     with torch.no_grad():
         for _ in range(5):
-            one(torch.ones(8, 32)), two(100 * torch.ones(8, 32))
+            one(x), two(100 * x)
     (a,), (b,) = sessions_of(one), sessions_of(two)
     assert a is not b and a.first_calls == b.first_calls == 3
     amax = [s._watcher.profile().sites["0#0:output"].lhs.amax for s in (a, b)]

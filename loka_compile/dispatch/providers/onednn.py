@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from loka_compile.graph.site import Site
+from loka_compile.processor import processor
 from loka_compile.recipes import Recipe
 from loka_compile.target import Target
 
@@ -26,6 +27,8 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
         reasons.append("oneDNN runs on CPUs")
     elif not torch.backends.mkldnn.is_available():
         reasons.append("this PyTorch was built without oneDNN")
+    elif processor().onednn_saturates:
+        reasons.append("without VNNI oneDNN adds pairs of products in 16 bits, which saturate")
     if not site.static_rhs:
         reasons.append("its weight is packed once, and this one is not frozen")
     if site.op in ("bmm", "baddbmm"):

@@ -10,6 +10,7 @@ import torch
 from loka_compile.dispatch.providers import aten
 from loka_compile.dispatch.providers.installed import missing
 from loka_compile.graph.site import Site
+from loka_compile.processor import processor
 from loka_compile.recipes import Recipe
 from loka_compile.target import Target
 
@@ -26,4 +27,6 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     ones = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
     if recipe.dtype == torch.int8 and ones:
         reasons.append(f"torchao does not pad {', '.join(ones)} = 1, which the CPU's _int_mm gets wrong")
+    if recipe.dtype == torch.int8 and target.device == "cpu" and processor().int_mm_saturates:
+        reasons.append("torchao's int8 product is PyTorch's _int_mm, which saturates in 16 bits without VNNI")
     return reasons + aten.reasons_against(site, recipe, target)

@@ -1,0 +1,99 @@
+"""Programs that Inductor runs and loka cannot lower: they go to Inductor as written, and explain says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import loka_compile as loka
+
+LOWERS = {"recipes": ("int8_rowwise",), "min_speedup": 0, "race": False}
+"""On any CPU, fast or not."""
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+class Lookup(nn.Module):
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.table, self.fc = nn.Embedding(50, 16, sparse=sparse), nn.Linear(16, 16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.fc(self.table(ids))
+
+
+def same_gradients(module: nn.Module, run: Callable[..., Any], *args: Tensor) -> None:
+    """Those of `run` are the module's own, to rounding."""
+    module.zero_grad()
+    run(*args).square().sum().backward()
+    found = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in module.parameters()]
+    module.zero_grad()
+    module(*args).square().sum().backward()
+    for mine, p in zip(found, module.parameters(), strict=True):
+        expected = p.grad.to_dense() if p.grad.is_sparse else p.grad
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sparse_gradients() -> None:
+    module = Lookup(sparse=True)
+    compiled = torch.compile(module, backend="loka", options=LOWERS)
+    for _ in range(4):
+        same_gradients(module, compiled, torch.randint(0, 50, (32,)))
+    assert "sparse" in loka.explain(compiled).origin
+
+
+def test_a_sparse_table_in_inference_is_lowered() -> None:
+    module = Lookup(sparse=True).eval()
+    compiled = torch.compile(module, backend="loka", options={**LOWERS, "measure_calls": 0})
+    with torch.no_grad():
+        compiled(torch.randint(0, 50, (32,)))
+    assert any(row.lowered for row in loka.explain(compiled).rows)
+
+
+def test_a_batch_whose_size_is_unbacked() -> None:
+    module = nn.Linear(16, 16)
+    compiled = torch.compile(module, backend="loka", options=LOWERS)
+    with torch.no_grad():
+        for rows in (20, 1, 2, 30):
+            x = torch.randn(rows, 16)
+            torch._dynamo.decorators.mark_unbacked(x, 0)
+            torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
+    assert "unbacked" in loka.explain(compiled).origin
+
+
+def test_a_checkpoint_around_the_call() -> None:
+    module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    compiled = torch.compile(module, backend="loka", options={**LOWERS, "max_probe_overhead": 0.3})
+    for _ in range(8):
+        x = torch.randn(64, 16, requires_grad=True)
+        same_gradients(module, lambda x: checkpoint(compiled, x, use_reentrant=False), x)
+    assert "checkpoint" in loka.explain(compiled).origin
+
+
+@torch._dynamo.config.patch(compiled_autograd=True)
+def test_compiled_autograd() -> None:
+    module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def step(x: Tensor) -> None:
+        module(x).square().mean().backward()
+
+    compiled, x = torch.compile(step, backend="loka", options=LOWERS), torch.randn(32, 16)
+    for _ in range(5):
+        module.zero_grad()
+        compiled(x)
+    found = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    step(x)
+    for mine, p in zip(found, module.parameters(), strict=True):
+        torch.testing.assert_close(mine, p.grad, rtol=0.1, atol=1e-2)
