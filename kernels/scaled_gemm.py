@@ -53,17 +53,22 @@ def int_mm(a: Tensor, b: Tensor) -> Tensor:
     return _exact_int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
 
 
+def goes_by_parts(a: Tensor) -> bool:
+    """Whether an integer product of `a` is two calls of torch._int_mm: one would saturate on this processor."""
+    return a.device.type == "cpu" and a.dtype in INTEGERS and processor().int_mm_saturates
+
+
 def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
     """Where pairs of products are added in 16 bits the right operand goes in by parts that are small enough for that:
     twice its half, rounded down, and the bit that is left."""
-    if a.device.type == "cpu" and processor().int_mm_saturates:
+    if goes_by_parts(a):
         return 2 * torch._int_mm(a, b >> 1) + torch._int_mm(a, b & 1)
     return torch._int_mm(a, b)
 
 
 def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """int_mm into `out`: (M, N) int32, contiguous."""
-    if 1 in (*a.shape, b.shape[1]) or (a.device.type == "cpu" and processor().int_mm_saturates):
+    if 1 in (*a.shape, b.shape[1]) or goes_by_parts(a):
         return out.copy_(int_mm(a, b))
     return torch._int_mm(a, b, out=out)
 

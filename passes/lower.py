@@ -127,7 +127,7 @@ def _centered(node: fx.Node, parameter: _Weight) -> bool:
 def _plain(node: fx.Node) -> tuple[str, Any]:
     """The provider's kernel where Inductor can see it; what it cannot trace, and emulation, stay one opaque op."""
     a, a_scale, b, b_scale, out_dtype, provider = node.args
-    if provider not in VISIBLE:
+    if provider not in VISIBLE or gemm.goes_by_parts(a.meta["val"]):  # type: ignore[union-attr]
         return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
     value = a.meta["val"]  # type: ignore[union-attr]
     if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone

@@ -17,6 +17,10 @@ from loka_compile.inspect.records import code
 from loka_compile.passes import PIPELINE, Pass, PassResult, Pipeline
 from loka_compile.passes.dynamo import is_training, run_on_dynamo
 from loka_compile.passes.stages import Stages
+from loka_compile.processor import processor
+
+INT_MM = "loka.scaled_gemm" if processor().int_mm_saturates else "_int_mm"
+"""What an int8 product of aten's is in generated code: one call that Inductor sees, or an op of ours around two."""
 
 
 @dataclass

@@ -15,9 +15,10 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.records import missing_kernels
+from tests.helpers import INT_MM
 
 FROZEN = {"int8_rowwise": "loka.frozen_int_mm", "bf16": "loka.frozen_mm"}
-TRAINED = {"int8_rowwise": "_int_mm", "bf16": "mm[bfloat16]", "fp8_blockwise": "loka.scaled_gemm"}
+TRAINED = {"int8_rowwise": INT_MM, "bf16": "mm[bfloat16]", "fp8_blockwise": "loka.scaled_gemm"}
 RECIPES = ["int8_rowwise", "bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise"]
 
 

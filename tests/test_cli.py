@@ -15,6 +15,7 @@ import torch
 from loka_compile import __version__, cli
 from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
 from loka_compile.graph.site import Site
+from tests.helpers import INT_MM
 
 LOKA = Path(sys.executable).with_name("loka")
 
@@ -87,7 +88,7 @@ def run(capsys, *argv: str) -> tuple[int, str, str]:
     ("options", "kernels"),
     [
         (["cli_models:by_name"], ["loka.frozen_int_mm"]),
-        (["cli_models:example", "--training"], ["_int_mm", "_int_mm"]),
+        (["cli_models:example", "--training"], [INT_MM, INT_MM]),
     ],
 )
 def test_explain_with_a_plan(here, capsys, options, kernels):

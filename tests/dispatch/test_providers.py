@@ -12,6 +12,7 @@ from loka_compile.dispatch.providers import PROVIDERS, padded, reasons_against, 
 from loka_compile.dispatch.providers.aten import INT8_MAX_K
 from loka_compile.dispatch.providers.installed import missing
 from loka_compile.graph.site import Operand, Site
+from loka_compile.processor import processor
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -129,8 +130,11 @@ def against(provider, recipe, target=CPU, **sizes):
     return "; ".join(reasons_against(provider, where, RECIPES[recipe], target))
 
 
+ONEDNN_SATURATES = "without VNNI oneDNN adds pairs of products in 16 bits, which saturate"
+
+
 def test_onednn_takes_unsigned_activations_and_frozen_weights():
-    assert against("onednn", "uint8_rowwise") == ""
+    assert against("onednn", "uint8_rowwise") == (ONEDNN_SATURATES if processor().onednn_saturates else "")
     assert against("onednn", "int8_rowwise") == "onednn has no kernel for int8_rowwise"
     assert "runs on CPUs" in against("onednn", "uint8_rowwise", H100)
     assert "a batch" in against("onednn", "uint8_rowwise", batch=4, op="bmm")
@@ -141,7 +145,9 @@ def test_onednn_takes_unsigned_activations_and_frozen_weights():
 def test_torchao_goes_as_far_as_its_kernels():
     pytest.importorskip("torchao")
     for recipe in ("int8_rowwise", "fp8_rowwise", "fp8_tensorwise"):
-        assert against("torchao", recipe) == ""
+        refused = recipe == "int8_rowwise" and processor().int_mm_saturates
+        assert ("without VNNI" in against("torchao", recipe)) is refused
+        assert refused or against("torchao", recipe) == ""
     assert against("torchao", "bf16") == "torchao has no kernel for bf16"
     assert "does not pad M, K = 1" in against("torchao", "int8_rowwise", M=1, K=1)
 

@@ -16,6 +16,7 @@ from loka_compile.inspect import explain as module
 from loka_compile.inspect import render
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.explain import Explanation, Row, explain_plan
+from tests.helpers import INT_MM
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def explain_graphs(monkeypatch, *graphs) -> Explanation:
 def test_a_lowered_site(explained):
     inference, training = rows_of(explained, "a#0:output")
     assert (inference.runs_as, inference.graphs) == ("loka.frozen_int_mm", ("graph_0",))
-    assert (training.runs_as, training.graphs) == ("_int_mm", ("graph_1",))
+    assert (training.runs_as, training.graphs) == (INT_MM, ("graph_1",))
     assert inference.lowered and inference.role == "output"
     assert (inference.recipe, inference.provider) == ("int8_rowwise", "aten")
     assert (inference.mere, inference.sqnr_db, inference.median_rel) == (0.0213, 33.21, 0.00001)

@@ -12,6 +12,7 @@ import loka_compile as loka
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.records import missing_kernels, rebuild
 from loka_compile.passes import PIPELINE
+from tests.helpers import INT_MM
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def test_code_before_and_after(told):
     assert "torch.ops.aten.addmm.default" in inference.before and "torch.ops.loka" not in inference.before
     assert "torch.ops.loka.frozen_int_mm.default" in inference.after
     assert "# forward\n" in training.after and "# backward\n" in training.after
-    assert "torch.ops.aten._int_mm.default" in training.after.partition("# backward\n")[2]
+    op = INT_MM if "." in INT_MM else f"aten.{INT_MM}"
+    assert f"torch.ops.{op}.default" in training.after.partition("# backward\n")[2]
 
 
 def test_each_pass_has_a_diff(told):
@@ -76,9 +78,9 @@ def test_sites_are_those_before_any_pass(told):
 
 def test_the_planned_kernels_are_in_the_generated_code(told, case):
     assert told[0].kernels == {"a#0:output": "loka.frozen_int_mm"}
-    assert told[1].kernels == {"a#0:output": "_int_mm", "a#0:grad_weight": "_int_mm"}
+    assert told[1].kernels == {"a#0:output": INT_MM, "a#0:grad_weight": INT_MM}
     assert [record.missing for record in told] == [(), ()]
-    assert "_int_mm" in graphs_of(case.compiled)[1].source_code
+    assert INT_MM in graphs_of(case.compiled)[1].source_code
 
 
 def test_told_twice_it_is_the_same(told, case):
@@ -104,8 +106,9 @@ def test_a_kernel_that_the_code_lacks_is_missing(case, doctored):
 
 
 def test_one_call_too_few_is_missing(case, doctored):
-    graph = doctored(graphs_of(case.compiled)[1], lambda code: code.replace("extern_kernels._int_mm(", "other(", 1))
-    assert rebuild(graph, "graph_1").missing == ("_int_mm",)
+    call = f"torch.ops.{INT_MM}.default(" if "." in INT_MM else f"extern_kernels.{INT_MM}("
+    graph = doctored(graphs_of(case.compiled)[1], lambda code: code.replace(call, "other(", 1))
+    assert rebuild(graph, "graph_1").missing == (INT_MM,)
 
 
 def test_a_backward_that_is_not_compiled_yet_is_pending_not_missing(case):
