@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import sympy
@@ -45,7 +45,7 @@ class Reassociate:
         written, original = written_nodes(graph), set(graph.nodes)
         inputs = [ops.value(node) for node in graph.find_nodes(op="placeholder")]
         rewrites, rejects, inner = [], [], set()
-        chains = []
+        chains, new = [], {}
         for node in graph.nodes:
             if _operands(node) is not None:
                 factors, tree, within, reasons = _chain(node)
@@ -54,6 +54,7 @@ class Reassociate:
         for node, factors, tree, reasons in chains:
             if node in inner:
                 continue
+            factors = [replace(each, node=new.get(each.node, each.node)) for each in factors]  # what came before it
             rejects += [rejected(node, reason) for reason in reasons]
             if len(factors) < 3:
                 continue
@@ -63,7 +64,7 @@ class Reassociate:
             if reason:
                 rejects.append(rejected(node, f"{_text(tree)}: {reason}"))
                 continue
-            ops.replace(node, _write(node, factors, best))
+            new[node] = ops.replace(node, _write(node, factors, best))
             rewrites.append(Rewrite(module_name(node), f"{_text(tree)} as {_text(best)}"))
         if rewrites:
             ops.drop_dead(graph, lambda node: node not in original or _operands(node) is not None or _flips(node))

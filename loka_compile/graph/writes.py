@@ -44,14 +44,18 @@ def writers_of(reading: Reading) -> dict[fx.Node, str]:
 
 
 def _unnoticed(reading: Reading, memory: int, writer: fx.Node) -> bool:
-    """Whether all who read this fresh memory after the write read it through the writer's own node."""
+    """Whether the writer alone reads this fresh memory before the write, and all others read it through its node after it.
+
+    A reader before the write may save what it read for its gradient, as a norm does and its parts do not; autograd then
+    refuses the write.
+    """
     from loka_compile.graph.torch_ops import in_place
 
     before = [node for node in reading.facts if node < writer and memory in reading.memory(node)]
     if not in_place(writer) or "out" in writer.kwargs or memory not in reading.memory(writer):
         return False
     fresh = all(node.op in ("call_function", "call_method") for node in before)
-    return fresh and not any(user > writer for node in before for user in node.users)
+    return fresh and {user for node in before for user in node.users} <= {writer, *before}
 
 
 def written(graph: fx.Graph) -> set[fx.Node]:

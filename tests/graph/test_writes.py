@@ -170,6 +170,22 @@ def test_parts_without_gradients_stay_without(program: Callable[[Tensor], Tensor
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def centred_and_written_afterwards(x: Tensor) -> Any:
+    x = x * 1
+    centred = x - x.mean(-1, keepdim=True)
+    norm = centred / (centred.pow(2).mean(-1, keepdim=True) + EPS).sqrt()
+    x -= 0.25
+    return norm + x
+
+
+@pytest.mark.parametrize("program", [centred_and_written_afterwards])
+def test_what_a_norm_would_save_for_its_gradient_is_not_written(program: Callable[[Tensor], Any]) -> None:
+    x = torch.randn(8, 16, dtype=torch.float64, requires_grad=True)
+    [expected] = torch.autograd.grad(program(x).square().sum(), x)
+    [found] = torch.autograd.grad(after_passes(program)(x).square().sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 class Queue(nn.Module):
     """A buffer that is updated between the two times it is read."""
 

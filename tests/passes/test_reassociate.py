@@ -51,6 +51,16 @@ def test_the_interaction_of_wukong_as_anyone_writes_it(form):
     assert sorted(sizes)[0] in [(D, K), (K, D)]
 
 
+def test_a_chain_whose_factor_is_a_chain_that_was_rewritten():
+    def forward(x, y, z):
+        p = x @ x.mT @ y
+        return p @ p.mT @ z
+
+    x, y = xy(B)
+    seen = agrees(Reassociate(), Fn(forward), x, y, torch.randn(N, 2))
+    assert len(seen.did) == 2
+
+
 def test_any_batch():
     x, y = xy(B)
     seen = agrees(Reassociate(), Fn(lambda x, y: x @ x.mT @ y), x, y[0], dynamic=True)
