@@ -44,7 +44,7 @@ def writers_of(reading: Reading) -> dict[fx.Node, str]:
 
 
 def _unnoticed(reading: Reading, memory: int, writer: fx.Node) -> bool:
-    """Whether the writer alone reads this fresh memory before the write, and all others read it through its node after it.
+    """Whether the writer alone reads this fresh memory before the write, and all others through its node after it.
 
     A reader before the write may save what it read for its gradient, as a norm does and its parts do not; autograd then
     refuses the write.
