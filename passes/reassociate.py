@@ -50,8 +50,8 @@ class Reassociate:
             if _operands(node) is not None:
                 factors, tree, within, reasons = _chain(node)
                 inner.update(within)
-                chains.append((node, factors, tree, reasons))
-        for node, factors, tree, reasons in chains:
+                chains.append((node, factors, tree, (node, *within), reasons))
+        for node, factors, tree, parts, reasons in chains:
             if node in inner:
                 continue
             factors = [replace(each, node=new.get(each.node, each.node)) for each in factors]  # what came before it
@@ -59,7 +59,7 @@ class Reassociate:
             if len(factors) < 3:
                 continue
             best, reason = _best(node, factors, tree, inputs)
-            if any(x.node in written for x in factors):
+            if any(x in written for x in (*parts, *(factor.node for factor in factors))):
                 reason = "something writes to one of its matrices in place"
             if reason:
                 rejects.append(rejected(node, f"{_text(tree)}: {reason}"))

@@ -113,9 +113,16 @@ def gate_written_through_detach(x: Tensor) -> Tensor:
     return x * gate
 
 
+def a_chain_of_products_is_written(x: Tensor) -> Any:
+    product = x @ x.mT @ x[:, :2]
+    positive = product.relu()
+    product.add_(1)
+    return positive, product
+
+
 PROGRAMS = [by_index, by_slice, by_mask, by_index_put, through_a_view, through_a_view_of_a_view, by_out, by_copy,
             inside_of_the_norm, the_mean_is_written, centred_then_written, gate_written_between, gate_is_written,
-            gate_written_through_detach]  # fmt: skip
+            gate_written_through_detach, a_chain_of_products_is_written]  # fmt: skip
 
 
 def statistics_without_gradients(x: Tensor) -> Tensor:
