@@ -68,8 +68,8 @@ def adapt(
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         for change in modified(gm, mods)[1]:
-            rewritten[change.name].update({each.subject: each.did for each in change.result.rewrites})
-            kept.update({each.subject: each.reason for each in change.result.rejects})
+            rewritten[change.name].update({each.site: each.did for each in change.result.rewrites})
+            kept.update({each.site: each.reason for each in change.result.rejects})
         return gm.forward
 
     with torch.no_grad():

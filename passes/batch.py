@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -22,7 +23,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape, size_arg, value
 from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.merge import CONTEXTS, gemm_seconds
 from loka_compile.passes.rates import on_gpu, rates
 from loka_compile.passes.rowwise import RANDOM
@@ -30,7 +31,8 @@ from loka_compile.passes.rowwise import RANDOM
 
 @dataclass(frozen=True)
 class Batch:
-    name: str = "batch"
+    name: ClassVar[str] = "batch"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects, written = [], [], written_nodes(graph)
@@ -39,7 +41,7 @@ class Batch:
             between = _between(graph, group)
             reason = check(group, between, written) or costs(group, context)
             if reason:
-                rejects.append(Reject(names, reason))
+                rejects.append(rejected(group, reason))
             else:
                 _gather(group, between)
                 _rewrite(group)

@@ -17,7 +17,7 @@ from torch import fx
 
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit
-from loka_compile.passes.base import Context, PassResult, Rewrite, apply
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
 
 BLOCK, STEP = 256, 16
 EPS = 1e-5
@@ -29,7 +29,8 @@ EPS_ARG = {LAYER_NORM: 4, torch.layer_norm: 4, RMS_NORM: 3, torch.rms_norm: 3}
 
 @dataclass(frozen=True)
 class BlockNorm:
-    name: str = "block_norm"
+    name: ClassVar[str] = "block_norm"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:

@@ -12,7 +12,7 @@ norm and is none stays, with the reason.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -23,12 +23,13 @@ from loka_compile.graph.reading import called, erase, only_user, same, value, wr
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import same_sizes, size_arg
 from loka_compile.graph.writes import between, mark, reason_against
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 
 @dataclass(frozen=True)
 class Canonicalize:
-    name: str = "canonicalize"
+    name: ClassVar[str] = "canonicalize"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
@@ -39,7 +40,7 @@ class Canonicalize:
             elif found := pattern(node):
                 reason = check(found)
                 if reason:
-                    rejects.append(Reject(module_name(node), reason))
+                    rejects.append(rejected(node, reason))
                 else:
                     rewrites.append(rewrite(found))
         graph.lint()

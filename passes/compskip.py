@@ -22,7 +22,7 @@ from loka_compile.graph.layers import Call, branch_of, calls_of, differ, reachin
 from loka_compile.graph.parts import alternate
 from loka_compile.graph.writes import written_at_all
 from loka_compile.options import OptionsError
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 DONE = "loka_compskip"
 """On the graph's output: the schedule that was applied and the paths that are gone. Applied twice is applied once."""
@@ -34,7 +34,8 @@ class Skip:
 
     schedule: CompSkip | str
     whole: bool = True
-    name: str = "compskip"
+    name: ClassVar[str] = "compskip"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
@@ -48,14 +49,14 @@ class Skip:
         except ValueError as error:
             if self.whole:
                 raise OptionsError(f"compskip: {error}") from error
-            return PassResult(rejects=(Reject("this part of the model", str(error)),))
+            return PassResult(rejects=(rejected("this part of the model", str(error)),))
         flops, rewrites, rejects = flops_of(graph), [], []
         before = total(graph, flops)
         standing: dict[str, Standing] = {}
         for path, earlier in todo:
             reason, did = _reuse(graph, path, earlier, standing) if earlier is not None else _skip(graph, path)
             if reason:
-                rejects.append(Reject(path, reason))
+                rejects.append(rejected(path, reason))
             else:
                 rewrites.append(Rewrite(path, did))
                 done |= {path}

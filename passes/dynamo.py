@@ -14,7 +14,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import Context, Pass, PassResult, Reject
+from loka_compile.passes.base import Context, Pass, PassResult, Reject, rejected, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Change:
 
     def undone(self, reason: str) -> Change:
         """The graph stays as it was written after all."""
-        rejects = tuple(Reject(each.subject, f"{each.did}: {reason}") for each in self.result.rewrites)
+        rejects = tuple(Reject(self.name, each.site, "", f"{each.did}: {reason}") for each in self.result.rewrites)
         return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
 
 
@@ -53,7 +53,7 @@ def run_on_dynamo(
     context = Context(Plan(target, {}), device, training)
     before = copy.deepcopy(gm.graph)
     for each in passes:
-        result = each(gm.graph, context)
+        result = run(each, gm.graph, context)
         if getattr(each, "adapts", False):
             result = replace(result, rejects=(*result.rejects, *_inside_of_others(gm.graph, each.name)))
         after = copy.deepcopy(gm.graph) if result.rewrites else before
@@ -71,4 +71,4 @@ def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:
         where, what = module_name(node), getattr(node.target, "__name__", str(node.target))
         reason = f"what runs inside of {what} there stays as it was; loka.adapt, without it, changes the modules"
         warnings.warn(f"loka: {name}: {where}: {reason}", stacklevel=2)
-        yield Reject(where, reason)
+        yield replace(rejected(node, reason), pass_name=name)

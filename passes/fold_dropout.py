@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -33,10 +33,11 @@ SAME_VALUES = (
 
 @dataclass(frozen=True)
 class FoldDropout:
-    name: str = "fold_dropout"
+    name: ClassVar[str] = "fold_dropout"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = graph.find_nodes(op="call_function", target=NORM_BACKWARD) if context.device == "cuda" else ()
+        nodes = graph.find_nodes(op="call_function", target=NORM_BACKWARD)
         result = apply(graph, nodes, pattern, check, rewrite)
         if result.rewrites:
             graph.eliminate_dead_code()

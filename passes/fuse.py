@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -24,7 +24,7 @@ from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.chain import STATISTICS, Chain, check, pattern, shorter
 from loka_compile.passes.lower import NORM, PAD, QUANTIZE, SCALED_GEMM
 
@@ -35,18 +35,18 @@ ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, SCALED_GEMM, *VI
 
 @dataclass(frozen=True)
 class Fuse:
-    name: str = "fuse"
+    name: ClassVar[str] = "fuse"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
-        if context.device == "cuda":
-            for node in in_place_of_gemms(graph, SCALED_GEMM):
-                _gemm(node, rewrites, rejects)
-            if rewrites:
-                graph.eliminate_dead_code()  # what was fused is not looked at again
-            for node in graph.find_nodes(op="call_function", target=QUANTIZE):
-                _norm(node, rewrites, rejects)
+        for node in in_place_of_gemms(graph, SCALED_GEMM):
+            _gemm(node, rewrites, rejects)
+        if rewrites:
+            graph.eliminate_dead_code()  # what was fused is not looked at again
+        for node in graph.find_nodes(op="call_function", target=QUANTIZE):
+            _norm(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -57,17 +57,17 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
     chain, key = pattern(gemm), gemm.meta[SITE_META].key
     if chain.last is gemm:
         if chain.stopped:
-            rejects.append(Reject(key, chain.stopped))
+            rejects.append(rejected(gemm, chain.stopped))
         return
     reason = check(chain)
     if reason:
-        rejects.append(Reject(key, reason))
+        rejects.append(rejected(gemm, reason))
     while reason and (less := shorter(chain)) is not None:
         chain, reason = less, check(less)
     if reason:
         return
     if chain.stopped:
-        rejects.append(Reject(key, chain.stopped))
+        rejects.append(rejected(gemm, chain.stopped))
     rewrites.append(Rewrite(key, _names(chain)))
     _rewrite(chain)
 
@@ -153,7 +153,7 @@ def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> 
     if padding is not None:
         reason = f"its result is padded to {padding.meta['val'].shape[-1]} columns"
     if reason:
-        rejects.append(Reject(module_name(norm), reason))  # type: ignore[arg-type]
+        rejects.append(rejected(norm, reason))  # type: ignore[arg-type]
         return
     x, weight, bias, _, kind, block, activation, _, eps, _ = norm.args  # type: ignore[union-attr]
 

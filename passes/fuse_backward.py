@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import getitem
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -23,7 +24,7 @@ from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.grad_weight import grad_weight
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.triton_gemm import HALVES
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.chain import NARROWED
 from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
@@ -36,19 +37,19 @@ OUT, TOTAL = 0, 6
 
 @dataclass(frozen=True)
 class FuseBackward:
-    name: str = "fuse_backward"
+    name: ClassVar[str] = "fuse_backward"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
-        if context.device == "cuda":
-            for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
-                _bias(node, rewrites)
-            graph.eliminate_dead_code()  # what was rewritten reads nothing any more
-            for node in in_place_of_gemms(graph, SCALED_GEMM):
-                _gemm(node, rewrites, rejects)
-            for node in in_place_of_gemms(graph, SCALED_GEMM):
-                _weight(node, rewrites, rejects)
+        for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
+            _bias(node, rewrites)
+        graph.eliminate_dead_code()  # what was rewritten reads nothing any more
+        for node in in_place_of_gemms(graph, SCALED_GEMM):
+            _gemm(node, rewrites, rejects)
+        for node in in_place_of_gemms(graph, SCALED_GEMM):
+            _weight(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -81,7 +82,7 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
     key = gemm.meta[SITE_META].key
     reason = check(gemm, gradient)
     if reason:
-        rejects.append(Reject(key, reason))
+        rejects.append(rejected(gemm, reason))
         return
     a, _, b, *_ = gemm.args
     _, x, *_, summed, gain = gradient.args
@@ -142,7 +143,7 @@ def _weight(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> No
     site = gemm.meta[SITE_META]
     reason = check_weight(gemm, total)
     if reason:
-        rejects.append(Reject(site.key, reason))
+        rejects.append(rejected(gemm, reason))
         return
     shape = list(total.meta["val"].shape)
     flip, _, x, *_ = gemm.args

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -28,7 +28,7 @@ from loka_compile.kernels.norm_quantize import FLOATS, FP8
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.norm_quantize_both import norm_quantize_both
 from loka_compile.kernels.triton_quantize import triton_quantize
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.chain import STATISTICS
 from loka_compile.passes.fuse_backward import OUT
 from loka_compile.passes.lower import GEMM_NORM, NORM, NORM_BACKWARD, PAD, QUANTIZE, SCALED_GEMM, one_pass_less
@@ -50,16 +50,19 @@ class Cast:
 
 @dataclass(frozen=True)
 class FuseCast:
-    name: str = "fuse_cast"
+    name: ClassVar[str] = "fuse_cast"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
-        if context.device == "cuda":
-            for source, casts in _sources(graph).items():
-                rule = _gradient if _is_gradient(source) else _norm if _is_norm(source) else _tensor
-                done = rule(source, casts)
-                (rewrites if isinstance(done, Rewrite) else rejects).extend([done] if done else [])  # type: ignore[arg-type]
+        for source, casts in _sources(graph).items():
+            rule = _gradient if _is_gradient(source) else _norm if _is_norm(source) else _tensor
+            done = rule(source, casts)
+            if isinstance(done, Rewrite):
+                rewrites.append(done)
+            elif done is not None:
+                rejects.append(done)
         if rewrites:
             graph.eliminate_dead_code()
         graph.lint()
@@ -119,7 +122,7 @@ def _readers(source: fx.Node) -> Iterator[fx.Node]:
 def _gradient(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject:
     gradient: fx.Node = source.args[0]  # type: ignore[assignment]
     if reason := check(source, casts, alone=True):
-        return Reject(module_name(gradient), reason)
+        return rejected(gradient, reason)
     *args, _, _, summed, gain = gradient.args
     dtype, copied = casts[0].node.args[1], any(cast.axis == -2 for cast in casts)
 
@@ -168,7 +171,7 @@ def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
         return None
     norm: fx.Node = source.args[0]  # type: ignore[assignment]
     if reason := check(source, casts, alone=True):
-        return _tensor(source, casts) or Reject(module_name(norm), reason)
+        return _tensor(source, casts) or rejected(norm, reason)
     x, weight, bias, _, *names, _, eps, save = norm.args
     dtype = casts[0].node.args[1]
 
@@ -189,7 +192,7 @@ def _tensor(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
     if {cast.axis for cast in casts} != {-1, -2} or not _in_memory(source):
         return None
     if reason := check(source, casts, alone=False):
-        return Reject(source.name, reason)
+        return rejected(source, reason)
     first = casts[0].node
     matrix, _ = unflip(first.args[0])  # type: ignore[arg-type]
     _hand_over(casts, splice(first, triton_quantize, [matrix, first.args[1], "row", True]))

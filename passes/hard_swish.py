@@ -12,14 +12,15 @@ import torch
 from torch import fx
 
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import Context, PassResult, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 SILU, HARD_SWISH = torch.nn.functional.silu, torch.nn.functional.hardswish
 
 
 @dataclass(frozen=True)
 class HardSwish:
-    name: str = "hard_swish"
+    name: ClassVar[str] = "hard_swish"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:

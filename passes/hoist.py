@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -23,17 +24,18 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape
 from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.rates import rates
 from loka_compile.passes.replication import RESHAPES, Step, alike, of_one_row, step_of
-from loka_compile.passes.rowwise import MIXED, WORK, Lead, build, narrowed
+from loka_compile.passes.rowwise import WORK, Lead, Mixed, build, narrowed
 
 LINEAR = torch.nn.functional.linear
 
 
 @dataclass(frozen=True)
 class Hoist:
-    name: str = "hoist"
+    name: ClassVar[str] = "hoist"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         hoisting, original = _Hoisting(context, written_nodes(graph)), set(graph.nodes)
@@ -104,9 +106,9 @@ class _Hoisting:
             return known.base if known is not None and alike(known.steps, like.steps) else None
 
         call = narrowed(node, like.lead, base)
-        if not isinstance(call, str) and self._writes(node):
+        if not isinstance(call, str | Mixed) and self._writes(node):
             call = "something writes to it in place"
-        if isinstance(call, str):
+        if isinstance(call, str | Mixed):
             self._stop(node, call)
             return
         narrow = _Narrow(build(node, call), like.steps, like.lead)
@@ -142,7 +144,7 @@ class _Hoisting:
         reason = self._split_costs(node, like, [user for user, *_ in runs], one_row,
                                    sum(width for user, *_, width in runs if user))  # fmt: skip
         if reason:
-            self.rejects.append(Reject(module_name(node), reason))
+            self.rejects.append(rejected(node, reason))
             return False
 
         def product(run: list[fx.Node], offset: int, width: int, bias: fx.Node | None) -> fx.Node:
@@ -208,10 +210,10 @@ class _Hoisting:
 
     # ------------------------------------------------------------ reasons
 
-    def _stop(self, node: fx.Node, reason: str) -> None:
+    def _stop(self, node: fx.Node, reason: str | Mixed) -> None:
         if op_of(node) in WORK:
-            self.rejects.append(Reject(module_name(node), f"{op_of(node)}: {reason}"))
-        elif not reason.endswith(MIXED):
+            self.rejects.append(rejected(node, f"{op_of(node)}: {reason}"))
+        elif isinstance(reason, str):
             self.blocked[node] = reason
 
     def _pass_on(self, node: fx.Node) -> None:
@@ -219,7 +221,7 @@ class _Hoisting:
         tensors = [x for x in node.all_input_nodes if is_tensor(x) and x.op != "placeholder"]
         reasons = [self.blocked[x] for x in tensors if x in self.blocked]
         if reasons and op_of(node) in WORK:
-            self.rejects.append(Reject(module_name(node), f"{op_of(node)} of what was repeated: {reasons[0]}"))
+            self.rejects.append(rejected(node, f"{op_of(node)} of what was repeated: {reasons[0]}"))
         elif reasons and len(reasons) == len(tensors):
             self.blocked[node] = reasons[0]
 

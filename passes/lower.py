@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -26,7 +26,7 @@ from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.frozen_gemm import any_frozen_int_mm, frozen_gemm, frozen_int_mm, frozen_mm
 from loka_compile.kernels.onednn import frozen_onednn
-from loka_compile.passes.base import Context, PassResult, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 QUANTIZE = torch.ops.loka.quantize.default
 PAD = torch.ops.aten.constant_pad_nd.default
@@ -43,7 +43,8 @@ COMPOSED = {GEMM_NORM: gemm_norm.composed, torch.ops.loka.frozen_gemm_norm.defau
 
 @dataclass(frozen=True)
 class Lower:
-    name: str = "lower"
+    name: ClassVar[str] = "lower"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites = [_lower_gemm(node) for node in in_place_of_gemms(graph, SCALED_GEMM)]

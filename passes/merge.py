@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -24,7 +25,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, op_of, shape
 from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rates import Rates, on_gpu, rates
 
 LINEAR = torch.nn.functional.linear
@@ -34,7 +35,8 @@ CONTEXTS = {"_enter_autocast", "_exit_autocast", "_set_grad_enabled"}
 
 @dataclass(frozen=True)
 class Merge:
-    name: str = "merge"
+    name: ClassVar[str] = "merge"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects, written = [], [], written_nodes(graph)
@@ -43,7 +45,7 @@ class Merge:
             names = ", ".join(map(module_name, group))
             reason = check(group, written, place) or costs(group, context)
             if reason:
-                rejects.append(Reject(names, reason))
+                rejects.append(rejected(group, reason))
             else:
                 _rewrite(group)
                 rewrites.append(Rewrite(names, f"one linear of {len(group)}"))

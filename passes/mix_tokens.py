@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -25,7 +26,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, flips, op_of, rank, shape, value
 from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rates import on_gpu
 
 LEAST = 16
@@ -37,7 +38,8 @@ DID, DID_IN_A_LOOP = "a product from the left, nothing transposed", "a sum over 
 
 @dataclass(frozen=True)
 class MixTokens:
-    name: str = "mix_tokens"
+    name: ClassVar[str] = "mix_tokens"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects, written = [], [], written_nodes(graph)
@@ -45,7 +47,7 @@ class MixTokens:
         for node in [n for n in graph.nodes if op_of(n) == "linear" and _is_batch_across(arg(n, 0, "input"))]:
             reason = check(node, written, context)
             if reason:
-                rejects.append(Reject(module_name(node), reason))
+                rejects.append(rejected(node, reason))
             else:
                 _rewrite(node, form)
                 rewrites.append(Rewrite(module_name(node), did))

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import Context, PassResult, Rewrite, apply
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
 
 LINEAR, LAYER_NORM = torch.nn.functional.linear, torch.nn.functional.layer_norm
 BIAS = {LINEAR: 2, LAYER_NORM: 3, torch.layer_norm: 3}
@@ -28,7 +28,8 @@ PRODUCT_METHODS = {"matmul", "mm", "bmm", "addmm", "baddbmm"}
 
 @dataclass(frozen=True)
 class NoBias:
-    name: str = "no_bias"
+    name: ClassVar[str] = "no_bias"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -24,7 +24,7 @@ from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.quantize import quantize, with_zeros
 from loka_compile.kernels.scaled_gemm import scaled_gemm
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS, target_of
 
@@ -33,7 +33,8 @@ Quantized = tuple[fx.Node, fx.Node | None]
 
 @dataclass(frozen=True)
 class Precision:
-    name: str = "precision"
+    name: ClassVar[str] = "precision"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
@@ -42,7 +43,7 @@ class Precision:
             decision = context.plan.find(gemm.site)
             reason = check(gemm, decision, context)
             if decision is None or reason:
-                rejects.append(Reject(gemm.site.key, reason))
+                rejects.append(rejected(gemm.node, reason))
                 continue
             recipe, planned = decision.chosen.recipe, decision.chosen.provider
             provider = _runner(gemm, decision, context)

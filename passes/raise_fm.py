@@ -10,6 +10,7 @@ Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import fx
 
@@ -24,11 +25,11 @@ from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
 
 @dataclass(frozen=True)
 class RaiseFm:
-    name: str = "raise_fm"
+    name: ClassVar[str] = "raise_fm"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = graph.nodes if context.device == "cuda" else ()
-        return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
+        return apply(graph, graph.nodes, pattern, lambda found: check(found, context.training), rewrite)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Source: Kunlun's PFFN, whose weights are made for each request (papers.md 2.2.2)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -30,10 +30,11 @@ NAMES = ("gelu", "relu", "silu", "hard_swish", "leaky_relu")
 
 @dataclass(frozen=True)
 class RaiseGdpa:
-    name: str = "raise_gdpa"
+    name: ClassVar[str] = "raise_gdpa"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        return apply(graph, graph.nodes if context.device == "cuda" else (), pattern, check, rewrite)
+        return apply(graph, graph.nodes, pattern, check, rewrite)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import getitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -31,13 +31,14 @@ RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
 
 @dataclass(frozen=True)
 class RaiseNorms:
-    name: str = "raise_norms"
+    name: ClassVar[str] = "raise_norms"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         def raised(found: Norm) -> Rewrite:
             return rewrite(_with_what_follows(found), context.training)
 
-        return apply(graph, graph.nodes if context.device == "cuda" else (), pattern, check, raised)
+        return apply(graph, graph.nodes, pattern, check, raised)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _with_what_follows(norm: Norm) -> Norm:
     user = only_user(norm.last)
     if norm.norm == "rms" and called(norm.x) == "unflatten" and called(user) == "flatten" and norm.weight is None:
         blocked = norm.x.args[1:] == (-1, (-1, norm.shape[0])) and user.args[1:] == (-2,)  # type: ignore[union-attr]
-        if blocked and isinstance(norm.x.args[0], fx.Node):
+        if blocked and isinstance(norm.x.args[0], fx.Node) and not written(user):
             norm = replace(norm, x=norm.x.args[0], last=user, block=norm.shape[0])
     norm = _cast_back(norm)
     user = only_user(norm.last)
@@ -106,7 +107,7 @@ def _cast_back(norm: Norm) -> Norm:
     user, source = only_user(norm.last), norm.x.args[0] if called(norm.x) == "cast" else None
     if called(user) == "cast" and user.args[0] is norm.last and isinstance(source, fx.Node):  # type: ignore[union-attr]
         kinds = value(source).dtype, value(user).dtype  # type: ignore[arg-type]
-        if kinds[0] == kinds[1] and kinds[0] in FLOATS and not written(source):
+        if kinds[0] == kinds[1] and kinds[0] in FLOATS and not (written(source) or written(user)):
             return replace(norm, x=source, last=user)
     return norm
 

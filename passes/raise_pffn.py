@@ -9,7 +9,7 @@ Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -27,10 +27,11 @@ RESHAPES = ("flatten", "unflatten", "reshape", "view")
 
 @dataclass(frozen=True)
 class RaisePffn:
-    name: str = "raise_pffn"
+    name: ClassVar[str] = "raise_pffn"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = [n for n in graph.nodes if n.target in GDPA] if context.device == "cuda" else ()
+        nodes = [n for n in graph.nodes if n.target in GDPA]
         return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
 
 

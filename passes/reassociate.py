@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy
 import torch
@@ -23,7 +23,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.sites import module_name, size
 from loka_compile.graph.torch_ops import arg, emit, flips, is_tensor, op_of, rank, shape
 from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.rowwise import POINTWISE
 
 WRITTEN = 16
@@ -38,7 +38,8 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Reassociate:
-    name: str = "reassociate"
+    name: ClassVar[str] = "reassociate"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         written, original = written_nodes(graph), set(graph.nodes)
@@ -54,14 +55,14 @@ class Reassociate:
             if node in inner:
                 continue
             factors = [replace(each, node=new.get(each.node, each.node)) for each in factors]  # what came before it
-            rejects += [Reject(module_name(node), reason) for reason in reasons]
+            rejects += [rejected(node, reason) for reason in reasons]
             if len(factors) < 3:
                 continue
             best, reason = _best(node, factors, tree, inputs)
             if any(x in written for x in (*parts, *(factor.node for factor in factors))):
                 reason = "something writes to one of its matrices in place"
             if reason:
-                rejects.append(Reject(module_name(node), f"{_text(tree)}: {reason}"))
+                rejects.append(rejected(node, f"{_text(tree)}: {reason}"))
                 continue
             new[node] = ops.replace(node, _write(node, factors, best))
             rewrites.append(Rewrite(module_name(node), f"{_text(tree)} as {_text(best)}"))

@@ -31,7 +31,6 @@ WORK = {"linear", "matmul", "mm", "bmm", "layer_norm", "rms_norm", "embedding_ba
 ALONG = {"softmax", "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "norm"}
 """One dimension, or some, named by `dim`."""
 _DIM_PLACE = {"normalize": 2, "norm": 2}
-MIXED = "differs from row to row"
 RANDOM = {"dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "rand_like",
           "randn_like", "rrelu", "gumbel_softmax"}  # fmt: skip
 
@@ -44,7 +43,17 @@ class Lead:
     wide: int
 
 
-def narrowed(node: fx.Node, lead: Lead, base: Callable[[fx.Node], fx.Node | None]) -> Call | str:
+@dataclass(frozen=True)
+class Mixed:
+    """Why a call has no narrow form: this tensor is not repeated at all, so nothing behind it is work done twice."""
+
+    tensor: fx.Node
+
+    def __str__(self) -> str:
+        return f"{self.tensor} differs from row to row"
+
+
+def narrowed(node: fx.Node, lead: Lead, base: Callable[[fx.Node], fx.Node | None]) -> Call | str | Mixed:
     """The node's call on narrow tensors, or why there is none.
 
     base(x): the narrow tensor behind x, None where x is not replicated in the same way.
@@ -63,14 +72,14 @@ def narrowed(node: fx.Node, lead: Lead, base: Callable[[fx.Node], fx.Node | None
         return f"no rule for {name or getattr(node.target, '__name__', node.target)}"
     first = node.args[0]
     if isinstance(first, fx.Node) and base(first) is None:
-        return _mixed(first)
+        return Mixed(first)
     return rule(node, lead, base)
 
 
 Base = Callable[[fx.Node], fx.Node | None]
 
 
-def _pointwise(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _pointwise(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     target, args, kwargs = pure(node)
     wide = rank(node)
     for each in node.all_input_nodes:
@@ -79,7 +88,7 @@ def _pointwise(node: fx.Node, lead: Lead, base: Base) -> Call | str:
         small = base(each)
         if small is None:
             if not _reaches_no_lead(each, wide, lead):
-                return _mixed(each)
+                return Mixed(each)
         elif rank(each) != wide:
             return f"{each} is broadcast over leading dimensions"
     return target, *_mapped(args, kwargs, base)
@@ -89,10 +98,6 @@ def _reaches_no_lead(x: fx.Node, wide: int, lead: Lead) -> bool:
     """A tensor that is the same for all rows: a parameter, say."""
     beyond = max(rank(x) - (wide - lead.wide), 0)
     return beyond <= lead.narrow and same_sizes(shape(x)[:beyond], (1,) * beyond)
-
-
-def _mixed(x: fx.Node) -> str:
-    return f"{x} {MIXED}"
 
 
 def _mapped(args: Any, kwargs: Any, base: Base) -> tuple[Any, Any]:
@@ -106,13 +111,13 @@ def _first(node: fx.Node, base: Base) -> fx.Node:
     return found
 
 
-def _linear(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _linear(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     if rank(node.args[0]) - lead.wide < 1:  # type: ignore[arg-type]
         return "the replication reaches the last dimension"
     return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
 
 
-def _norm(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _norm(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     sizes = arg(node, 1, "normalized_shape")
     over = len(sizes) if isinstance(sizes, list | tuple) else 1
     if rank(node.args[0]) - lead.wide < over:  # type: ignore[arg-type]
@@ -120,7 +125,7 @@ def _norm(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
 
 
-def _batch_norm(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _batch_norm(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     if value(arg(node, 5, "training", False)) is not False:
         return "batch_norm in training reads all rows"
     if lead != Lead(1, 1):
@@ -128,7 +133,7 @@ def _batch_norm(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
 
 
-def _matmul(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _matmul(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     left, right = node.args[:2] if len(node.args) > 1 else (node.args[0], arg(node, 1, "other"))
     a, b = base(left), base(right)  # type: ignore[arg-type]
     tail = rank(left) - lead.wide  # type: ignore[arg-type]
@@ -139,7 +144,7 @@ def _matmul(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return "its other operand differs from row to row"
 
 
-def _attention(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _attention(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     small = [base(x) for x in node.args[:3]]  # type: ignore[arg-type]
     mask, dropout = arg(node, 3, "attn_mask"), arg(node, 4, "dropout_p", 0.0)
     if len(small) < 3 or None in small:
@@ -151,13 +156,13 @@ def _attention(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return node.target, (*small, *node.args[3:]), dict(node.kwargs)
 
 
-def _embedding(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _embedding(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     if arg(node, 3, "max_norm") is not None:
         return "an embedding with max_norm writes to its table"
     return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
 
 
-def _embedding_bag(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _embedding_bag(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     small = _first(node, base)
     offsets, weights = arg(node, 2, "offsets"), arg(node, 8, "per_sample_weights")
     if rank(small) != 2 or lead != Lead(1, 1) or offsets is not None or weights is not None:
@@ -167,7 +172,7 @@ def _embedding_bag(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return node.target, (small, *node.args[1:]), dict(node.kwargs)
 
 
-def _reshape(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _reshape(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     wide = node.args[0]
     if not same_sizes(shape(wide)[: lead.wide], shape(node)[: lead.wide]) or rank(node) < lead.wide:  # type: ignore[arg-type]
         return "it reshapes the replicated dimensions"
@@ -203,16 +208,16 @@ def _from_end(dim: Any, of: int, lead: Lead) -> int | None:
 LEADING = "it is along a replicated dimension"
 
 
-def _transpose(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _transpose(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     dims = [_from_end(dim, rank(node), lead) for dim in _dims(node, ((1, "dim0"), (2, "dim1")))]
     return LEADING if None in dims else ("transpose", (_first(node, base), *dims), {})
 
 
-def _mT(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _mT(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     return LEADING if rank(node) - lead.wide < 2 else ("transpose", (_first(node, base), -2, -1), {})
 
 
-def _permute(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _permute(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     given = node.args[1:]
     order = list(given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given)
     if len(order) != rank(node) or not all(isinstance(dim, int) for dim in order):
@@ -224,15 +229,15 @@ def _permute(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return "permute", (_first(node, base), *order), {}
 
 
-def _unsqueeze(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _unsqueeze(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     dim = _from_end(arg(node, 1, "dim"), rank(node), lead)
     return LEADING if dim is None else ("unsqueeze", (_first(node, base), dim), {})
 
 
-def _by_dim(place: int = 1, default: Any = None) -> Callable[[fx.Node, Lead, Base], Call | str]:
+def _by_dim(place: int = 1, default: Any = None) -> Callable[[fx.Node, Lead, Base], Call | str | Mixed]:
     """A function along one dimension, or several, of its first argument."""
 
-    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
         dim, of = arg(node, place, "dim", default), rank(node.args[0])  # type: ignore[arg-type]
         dims = dim if isinstance(dim, list | tuple) else (dim,)
         ends = [_from_end(each, of, lead) for each in dims]
@@ -247,22 +252,22 @@ def _by_dim(place: int = 1, default: Any = None) -> Callable[[fx.Node, Lead, Bas
     return rule
 
 
-def _sequence(extra: int) -> Callable[[fx.Node, Lead, Base], Call | str]:
+def _sequence(extra: int) -> Callable[[fx.Node, Lead, Base], Call | str | Mixed]:
     """cat (extra 0) and stack (extra 1): all of them replicated, along another dimension."""
 
-    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
         parts = node.args[0]
         dim = _from_end(arg(node, 1, "dim", 0), rank(node), lead)
         if dim is None or not isinstance(parts, list | tuple):
             return LEADING
         small = [base(part) for part in parts]  # type: ignore[arg-type]
         missing = next((part for part, found in zip(parts, small, strict=True) if found is None), None)
-        return _mixed(missing) if missing is not None else (node.target, (small, dim), {})  # type: ignore[arg-type]
+        return Mixed(missing) if missing is not None else (node.target, (small, dim), {})  # type: ignore[arg-type]
 
     return rule
 
 
-def _getitem(node: fx.Node, lead: Lead, base: Base) -> Call | str:
+def _getitem(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
     index = node.args[1]
     small = base(node.args[0])  # type: ignore[arg-type]
     if not is_tensor(node.args[0]):  # of the parts of a split
@@ -282,7 +287,7 @@ def _getitem(node: fx.Node, lead: Lead, base: Base) -> Call | str:
     return node.target, (small, (slice(None),) * lead.narrow + rest), {}
 
 
-_RULES: dict[str, Callable[[fx.Node, Lead, Base], Call | str]] = {
+_RULES: dict[str, Callable[[fx.Node, Lead, Base], Call | str | Mixed]] = {
     "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
     "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding_bag,
     "reshape": _reshape, "view": _reshape, "flatten": _reshape, "unflatten": _reshape, "transpose": _transpose,

@@ -8,16 +8,18 @@ comes after the products are rewritten.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 
 from loka_compile.graph.sites import GEMMS, LAYOUT, operands
-from loka_compile.passes.base import Context, PassResult, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 
 @dataclass(frozen=True)
 class Share:
-    name: str = "share"
+    name: ClassVar[str] = "share"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         """Only what GEMMs read: elsewhere Inductor fuses views, and a copy that lives longer costs memory."""

@@ -11,7 +11,7 @@ from loka_compile.dispatch.pin import check_model
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.sites import annotate
 from loka_compile.passes import Pass, PassResult, Pipeline
-from loka_compile.passes.base import Context
+from loka_compile.passes.base import Context, run
 
 Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
 """Called with a pass's name, the graph, and what runs the pass on it: how a record sees before and after."""
@@ -38,6 +38,6 @@ class Stages:
         context = Context(self.plan, self.device)
         for each in passes:
             if watch is None:
-                each(graph, context)
+                run(each, graph, context)
             else:
-                watch(each.name, graph, lambda each=each: each(graph, context))
+                watch(each.name, graph, lambda each=each: run(each, graph, context))

@@ -12,53 +12,67 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.sites import GEMMS, SITE_META, module_name, operands
+from loka_compile.graph.sites import GEMMS, SITE_META, operands
 from loka_compile.graph.splice import splice
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, PassResult, Rewrite, rejected, site_of
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
 class Thin:
-    name: str = "thin"
+    name: ClassVar[str] = "thin"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites, rejects = [], []
-        if context.device == "cuda":
-            for node in [n for target in GEMMS for n in graph.find_nodes(op="call_function", target=target)]:
-                what, reason = pattern(node)
-                key = node.meta[SITE_META].key if SITE_META in node.meta else module_name(node)
-                if reason:
-                    rejects.append(Reject(key, reason))
-                if what and not reason:
-                    _rewrite(node, what)
-                    rewrites.append(Rewrite(key, f"written out as {what}"))
+        for node in [n for target in GEMMS for n in graph.find_nodes(op="call_function", target=target)]:
+            form = pattern(node)
+            if form is None:
+                continue
+            if reason := check(node):
+                rejects.append(rejected(node, reason))
+            else:
+                rewrites.append(Rewrite(site_of(node), f"written out as {form.value}"))
+                _rewrite(node, form)
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def pattern(node: fx.Node) -> tuple[str, str]:
-    """What the product is, "" if it has no dimension of 1; and why it is left alone, "" if it is not."""
+class Form(Enum):
+    """What a product with a dimension of 1 is."""
+
+    OUTER = "an outer product"
+    SUM = "a sum"
+
+
+def pattern(node: fx.Node) -> Form | None:
+    """What the product is; None if it has no dimension of 1."""
     lhs, rhs, _, _, _ = operands(node)
     m, k, n = (*lhs.meta["val"].shape[-2:], rhs.meta["val"].shape[-1])
     is_1 = lambda size: compat.guard_free(size == 1)  # noqa: E731
-    what = "an outer product" if is_1(k) else "a sum" if is_1(n) and not is_1(m) else ""
-    if not what:
-        return "", ""
-    dtype = lhs.meta["val"].dtype
-    return what, "" if dtype in TYPES else f"its operands are {dtype}"
+    if is_1(k):
+        return Form.OUTER
+    return Form.SUM if is_1(n) and not is_1(m) else None
 
 
-def _rewrite(node: fx.Node, what: str) -> None:
+def check(node: fx.Node) -> str:
+    """Why the product is left alone; empty if it is written out."""
+    dtype = operands(node)[0].meta["val"].dtype
+    return "" if dtype in TYPES else f"its operands are {dtype}"
+
+
+def _rewrite(node: fx.Node, form: Form) -> None:
     lhs, rhs, bias, alpha, beta = operands(node)
-    written = functools.partial(_written, dtype=node.meta["val"].dtype, alpha=alpha, beta=beta, outer="outer" in what)
+    dtype = node.meta["val"].dtype
+    written = functools.partial(_written, dtype=dtype, alpha=alpha, beta=beta, outer=form is Form.OUTER)
     meta = {SITE_META: node.meta[SITE_META]} if SITE_META in node.meta else {}
     node.replace_all_uses_with(splice(node, written, [lhs, rhs, bias], **meta))
     node.graph.erase_node(node)

@@ -30,7 +30,7 @@ from loka_compile.graph.insert import constant, insert
 from loka_compile.graph.layers import calls_of
 from loka_compile.graph.sites import module_name, module_names
 from loka_compile.options import OptionsError
-from loka_compile.passes.base import Context, PassResult, Reject, Rewrite
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 ATTENTION = F.scaled_dot_product_attention
 MANY = 32
@@ -48,7 +48,8 @@ class WindowedAttention:
 
     windows: Mapping[str, int]
     whole: bool = True
-    name: str = "windowed_attention"
+    name: ClassVar[str] = "windowed_attention"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
@@ -60,7 +61,7 @@ class WindowedAttention:
                 continue
             reason = check(node, window)
             if reason:
-                rejects.append(Reject(module_name(node), reason))
+                rejects.append(rejected(node, reason))
             else:
                 rewrites.append(Rewrite(module_name(node), _rewrite(graph, node, window)))
         if rewrites:

@@ -89,6 +89,13 @@ def compile_op_by_op(
     return captured
 
 
+def skipped(captured: Captured, name: str, graph: str) -> bool:
+    """Whether the runner left a pass out, as it does not serve the graph's device, and that is all there is to say."""
+    result = captured.results[name, graph]
+    (reject,) = result.rejects
+    return not result.rewrites and (reject.pass_name, reject.site, reject.node) == (name, "", "")
+
+
 def count_ops(graph: fx.Graph) -> Counter[str]:
     """How often each operator is called: `aten.mm`, `loka.quantize`, without the overload's name."""
     targets = [str(node.target) for node in graph.nodes if node.op == "call_function"]

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from loka_compile.graph.writes import WRITER
+from loka_compile.graph.writes import ANY_WRITER
 
 _SPELLINGS: Mapping[str, tuple[Any, ...]] = {
     "add": (operator.add, torch.add, "add"),
@@ -80,8 +80,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 def written(node: fx.Node) -> str:
-    """What writes to a node's memory in place, as `writes.mark` found it; "" if nothing does."""
-    return str(node.meta.get(WRITER, ""))
+    """What writes to a node's memory in place, as `writes.mark` found it; "" if nothing does.
+
+    An activation in place counts: autograd lets nobody write to the result of an op with several outputs.
+    """
+    return str(node.meta.get(ANY_WRITER, ""))
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

@@ -15,8 +15,9 @@ from torch import fx
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.reader import read
 
-WRITER, REGION = "loka_writer", "loka_region"
-"""In a node's metadata: who writes to its memory, or why that is not known; and where it runs (compat.Region)."""
+WRITER, ANY_WRITER, REGION = "loka_writer", "loka_any_writer", "loka_region"
+"""In a node's metadata: who writes to its memory, or why that is not known, with and without the activations in place
+that patterns need not mind; and where it runs (compat.Region)."""
 
 
 def mark(graph: fx.Graph) -> None:
@@ -28,6 +29,8 @@ def mark(graph: fx.Graph) -> None:
     writers = writers_of(reading)
     for node in nodes:
         node.meta[WRITER] = reading.reason or writers.get(node, "")
+        anybody = [w.name for memory in reading.memory(node) for w in reading.writers.get(memory, ())]
+        node.meta[ANY_WRITER] = node.meta[WRITER] or next(iter(anybody), "")
         node.meta[REGION] = reading.facts[node].region if node in reading.facts else None
 
 

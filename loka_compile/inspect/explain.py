@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,9 +15,9 @@ from loka_compile.dispatch.plan import KEEP, Decision, Plan
 from loka_compile.dispatch.providers import emulated, runner
 from loka_compile.graph.site import Site
 from loka_compile.inspect import render
-from loka_compile.inspect.compiled import CompiledGraph, graphs_of
+from loka_compile.inspect.compiled import graphs_of
+from loka_compile.inspect.notes import notes, refusals_of, skipped
 from loka_compile.inspect.records import Record, rebuild
-from loka_compile.inspect.unseen import unseen
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -136,26 +136,11 @@ def explain(compiled: Any) -> Explanation:
         rows=(*_merged(rows), *_absent(plans, placed, records)),
         graphs={record.name: "training" if record.training else "inference" for record in records},
         warnings=tuple(dict.fromkeys(warnings)),
-        notes=tuple(note for graph, record in zip(graphs, records, strict=True) for note in _notes(graph, record)),
+        notes=(
+            *(note for graph, record in zip(graphs, records, strict=True) for note in notes(graph, record)),
+            *skipped(records),
+        ),
     )
-
-
-def _notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
-    yield from (f"{record.name}: {note}" for note in unseen(graph.module, record.opaque))
-    for change in graph.changes:
-        did: dict[str, list[str]] = {}
-        for each in change.result.rewrites:
-            did.setdefault(each.did, []).append(each.subject)
-        parts = [f"{what}: {', '.join(dict.fromkeys(subjects))}" for what, subjects in did.items()]
-        parts += [f"{each.subject} not: {each.reason}" for each in change.result.rejects]
-        if change.adapts:
-            yield f"{record.name}: {change.name} CHANGED THE MODEL: {'; '.join(parts) or 'nothing found'}"
-        elif parts:
-            yield f"{record.name}: {change.name}: {'; '.join(parts)}"
-    if record.plan.raced:
-        yield f"{record.name}: raced, {record.plan.raced}"
-    if graph.status is not None:
-        yield f"{record.name}: {graph.status()}"
 
 
 def explain_plan(plan: Plan) -> Explanation:
@@ -169,27 +154,24 @@ def explain_plan(plan: Plan) -> Explanation:
 
 def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     kernel = record.kernels.get(site.key, "")
-    rewritten = any(rewrite.subject == site.key for stage in record.stages for rewrite in stage.rewrites)
-    refusals = [reject.reason for stage in record.stages for reject in stage.rejects if reject.subject == site.key]
+    rewritten = any(rewrite.site == site.key for stage in record.stages for rewrite in stage.rewrites)
+    refusals = list(refusals_of(site, record))
     outcome: Outcome
+    reason = ""
     if kernel in record.missing and site.key not in record.pending:
         outcome, reason = "missing", f"{kernel} was put in and is not in the generated code"
     elif site.key in record.pending:
         outcome, reason = "pending", "the backward is compiled when it first runs"
     elif kernel:
-        outcome, reason = "lowered", ""
+        outcome = "lowered"
     elif rewritten:
         outcome, reason = "gone", "rewritten, and then merged with an equal GEMM, unused, or left by `lower`"
-    elif decision is not None and decision.lowered:
-        outcome, reason = "refused", "; ".join(refusals) or "no pass looked at it: `precision` is off"
     else:
-        outcome, reason = "kept", "; ".join(refusals) or "no pass looked at it: `precision` is off"
+        outcome = "refused" if decision is not None and decision.lowered else "kept"
+        reason = "" if refusals else "no pass looked at it: `precision` is off"
 
-    if decision is None:
-        row = _bare(site.key, site, reason)
-    else:
-        row = _planned(site.key, decision, outcome)
-        reason = "; ".join(dict.fromkeys(filter(None, (reason, decision.reason))))
+    row = _bare(site.key, site) if decision is None else _planned(site.key, decision, outcome)
+    reason = "; ".join(dict.fromkeys(filter(None, (reason, *refusals, row.reason))))
     runs_as = kernel if outcome == "lowered" else ""
     ranges = _ranges(decision, site) if decision is not None else ()
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
@@ -233,9 +215,9 @@ def _ranges(decision: Decision, site: Site) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _bare(key: str, site: Site, reason: str) -> Row:
+def _bare(key: str, site: Site) -> Row:
     """A site the plan does not know."""
-    return Row(key, site.role, site.shape, KEEP, "", "", "kept", None, None, None, None, None, "", reason)
+    return Row(key, site.role, site.shape, KEEP, "", "", "kept", None, None, None, None, None, "", "")
 
 
 def _merged(rows: Iterable[Row]) -> list[Row]:

@@ -127,9 +127,9 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
     with torch.set_grad_enabled(graph.training), compat.inside_compilation(compat.fake_mode_of(graph.fake_inputs)):
         compat.capture(module, graph.fake_inputs, joint=joint, inner=inner)
 
-    kernels = {r.subject: r.kernel for stage in stages for r in stage.rewrites if r.kernel}
+    kernels = {r.site: r.kernel for stage in stages for r in stage.rewrites if r.kernel}
     later = [stage for stage in stages if stage.graph == "backward" and not graph.has_backward]
-    pending = {r.subject for stage in later for r in stage.rewrites if r.kernel}
+    pending = {r.site for stage in later for r in stage.rewrites if r.kernel}
     due = {key: kernel for key, kernel in kernels.items() if key not in pending}
     return Record(
         name=name,

@@ -96,7 +96,7 @@ def test_a_layer_after_a_relu_runs_in_it_and_the_one_before_does_not(plan_for):
         expected = emulate(UINT8, hidden, model.down.weight.t()) + model.down.bias
     assert sqnr_db(out, expected) > 60
     (reject,) = captured.results["precision", "inference"].rejects
-    assert reject.subject == "up#0:output"
+    assert reject.site == "up#0:output"
     assert reject.reason == "uint8_rowwise/aten cannot run here: the left operand may have negative values"
 
 

@@ -30,7 +30,7 @@ class Seen:
 
     @property
     def did(self) -> list[tuple[str, str]]:
-        return [(each.subject, each.did) for result in self.results for each in result.rewrites]
+        return [(each.site, each.did) for result in self.results for each in result.rewrites]
 
     @property
     def reasons(self) -> list[str]:

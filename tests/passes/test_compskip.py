@@ -111,7 +111,7 @@ def skipped(model, schedule, *args, dynamic=None, whole=None):
 
 
 def subjects(result):
-    return {r.subject: r.did for r in result.rewrites}, {r.subject: r.reason for r in result.rejects}
+    return {r.site: r.did for r in result.rewrites}, {r.site: r.reason for r in result.rejects}
 
 
 def refused(model, schedule, *args):

@@ -16,7 +16,7 @@ from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.quantize import quantize
 from loka_compile.passes import PIPELINE, Context
 from loka_compile.passes.fuse_cast import FuseCast
-from tests.helpers import count_ops, sqnr_db
+from tests.helpers import count_ops, skipped, sqnr_db
 from tests.passes.test_fuse_backward import NOTHING, D, loka_ops, run, stack, with_fp8  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "with_fp8")]
@@ -190,7 +190,8 @@ def test_without_the_pattern_nothing_is_touched(in_fp8, device):
         trained(model, torch.randn(B, D), plan, device=device, pipeline=each)[0] for each in (PIPELINE, WITHOUT)
     )
     for name in ("forward", "backward"):
-        assert found(with_it, name) == ([], []) and with_it.code(name) == without.code(name)
+        nothing = skipped(with_it, "fuse_cast", name) if device == "cpu" else found(with_it, name) == ([], [])
+        assert nothing and with_it.code(name) == without.code(name)
 
 
 # ---------------------------------------------------------------- graphs by hand

@@ -38,7 +38,7 @@ def run(fn, plan, *args, grad=False, **kwargs):
 def kernels(captured):
     """What each rewrite of lower says it put in, by site."""
     lowered = [result for (name, _), result in captured.results.items() if name == "lower"]
-    return {r.subject: r.kernel for result in lowered for r in result.rewrites}
+    return {r.site: r.kernel for result in lowered for r in result.rewrites}
 
 
 def loka_ops(captured, graph="inference"):

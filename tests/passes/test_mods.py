@@ -54,7 +54,7 @@ def changes_of(model, *args, mods=ALL, dynamic=None):
 
 
 def subjects(change):
-    return [each.subject for each in change.result.rewrites], {r.subject: r.reason for r in change.result.rejects}
+    return [each.site for each in change.result.rewrites], {r.site: r.reason for r in change.result.rejects}
 
 
 def calls(graph, target):

@@ -48,11 +48,11 @@ def run(fn, plan, *args, grad=False, device="cuda"):
 
 
 def did(captured, graph="inference"):
-    return {rewrite.subject: rewrite.did for rewrite in captured.results["precision", graph].rewrites}
+    return {rewrite.site: rewrite.did for rewrite in captured.results["precision", graph].rewrites}
 
 
 def why_not(captured, graph="inference"):
-    return {reject.subject: reject.reason for reject in captured.results["precision", graph].rejects}
+    return {reject.site: reject.reason for reject in captured.results["precision", graph].rejects}
 
 
 def pads(captured, graph="after"):

@@ -24,7 +24,7 @@ def products(captured, graph):
 
 
 def did(captured, graph):
-    return [(each.subject, each.did) for each in captured.results["thin", graph].rewrites]
+    return [(each.site, each.did) for each in captured.results["thin", graph].rewrites]
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
