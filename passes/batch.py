@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph import torch_ops as ops
+from loka_compile.graph.flops import needed
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape, size_arg, value
 from loka_compile.graph.writes import written as written_nodes
@@ -55,10 +56,11 @@ def _groups(graph: fx.Graph) -> list[list[fx.Node]]:
     linears come before each of them. In the order of the graph."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
+    read = needed(graph)  # a parameter that nothing reads has no gradient; as a part of a larger one it would have zeros
     for node in graph.nodes:
         is_linear = op_of(node) == "linear"
         level[node] = max((level[each] for each in node.all_input_nodes), default=0) + is_linear
-        if not is_linear:
+        if not is_linear or node not in read:
             continue
         x, weight, bias = arg(node, 0, "input"), arg(node, 1, "weight"), arg(node, 2, "bias")
         of_parameters = all(each is None or each.op in ("placeholder", "get_attr") for each in (weight, bias))

@@ -22,6 +22,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph import torch_ops as ops
+from loka_compile.graph.flops import needed
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import arg, emit, op_of, shape
 from loka_compile.graph.writes import written as written_nodes
@@ -56,7 +57,8 @@ class Merge:
 def _groups(graph: fx.Graph) -> list[list[fx.Node]]:
     """Linears of parameters that read one tensor, all with a bias or all without, widest first."""
     found: dict[object, list[fx.Node]] = {}
-    for node in graph.nodes:
+    read = needed(graph)  # a parameter that nothing reads has no gradient; as a part of a larger one it would have zeros
+    for node in filter(read.__contains__, graph.nodes):
         weight, bias = arg(node, 1, "weight"), arg(node, 2, "bias")
         if op_of(node) == "linear" and all(x is None or x.op in ("placeholder", "get_attr") for x in (weight, bias)):
             key = arg(node, 0, "input"), bias is None, ops.value(weight).dtype, ops.value(node).dtype
