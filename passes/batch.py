@@ -56,7 +56,7 @@ def _groups(graph: fx.Graph) -> list[list[fx.Node]]:
     linears come before each of them. In the order of the graph."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
-    read = needed(graph)  # a parameter that nothing reads has no gradient; as a part of a larger one it would have zeros
+    read = needed(graph)  # what nothing reads has no gradient; as a part of a larger product it would have zeros
     for node in graph.nodes:
         is_linear = op_of(node) == "linear"
         level[node] = max((level[each] for each in node.all_input_nodes), default=0) + is_linear

@@ -57,7 +57,7 @@ class Merge:
 def _groups(graph: fx.Graph) -> list[list[fx.Node]]:
     """Linears of parameters that read one tensor, all with a bias or all without, widest first."""
     found: dict[object, list[fx.Node]] = {}
-    read = needed(graph)  # a parameter that nothing reads has no gradient; as a part of a larger one it would have zeros
+    read = needed(graph)  # what nothing reads has no gradient; as a part of a larger product it would have zeros
     for node in filter(read.__contains__, graph.nodes):
         weight, bias = arg(node, 1, "weight"), arg(node, 2, "bias")
         if op_of(node) == "linear" and all(x is None or x.op in ("placeholder", "get_attr") for x in (weight, bias)):
