@@ -88,3 +88,12 @@ def test_kunlun_scaling(tmp_path):
     result = bench(tmp_path, "kunlun/scaling.py", "--quick", "--sizes", "tiny", "--plot", str(tmp_path / "law.png"))
     assert set(result["points"]) == {"tiny", "tiny, CompSkip"}
     assert (tmp_path / "law.png").exists()
+
+
+@pytest.mark.slow
+def test_first_call(tmp_path):
+    result = bench(tmp_path, "bench_first_call.py", "--models", "tower", "--rounds", "1", "--batch", "64")
+    ways = result["models"]["tower"]
+    assert set(ways) == {"inductor", "profile", "online"} and ways["inductor"]["ratio"] == 1
+    assert ways["profile"]["all"][0]["calls"] == 1 < ways["online"]["all"][0]["calls"] < 20  # it stopped at a plan
+    assert all(len(ways[way]["all"][0]["chosen"]) == 3 for way in ("profile", "online"))
