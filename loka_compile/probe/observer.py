@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from loka_compile.graph.equal import equal
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
 from loka_compile.probe import segments
@@ -76,13 +77,19 @@ class Observer:
         self.recipes, self.rows, self.score_calls, self.seed, self.pairs = recipes, rows, score_calls, seed, pairs
         self.watch = watch
         self.records: dict[str, _Record] = {}
+        self.equal: dict[str, list[str]] = {}
+        """By key: the sites of one graph that compute the same. One of them runs, and speaks for all."""
         self.active = True
         self.graphs_run = 0
 
     def joint(self, graph: fx.Graph) -> None:
         """Names the GEMMs of an inference or joint graph: the `joint` of compat.capture."""
-        for gemm in annotate(graph):
-            self._register(gemm.site)
+        gemms = {gemm.node: gemm.site for gemm in annotate(graph)}
+        for site in gemms.values():
+            self._register(site)
+        for group in equal(gemms):
+            keys = [self._key(gemms[node]) for node in group]
+            self.equal |= dict.fromkeys(keys, keys)
 
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
         """Runs a graph node by node, watching: the `inner` of compat.capture."""
@@ -127,6 +134,10 @@ class Observer:
     def profile(self) -> Profile:
         versions = {"loka": importlib.metadata.version("loka-compile"), "torch": str(torch.__version__)}
         sites = {key: self._site_profile(key, record) for key, record in self.records.items() if record.calls}
+        for key, record in self.records.items():
+            ran = [sites[other] for other in self.equal.get(key, ()) if other in sites]
+            if ran and not record.calls:
+                sites[key] = replace(ran[0], site=record.site)
         return Profile(sites, versions, self.seed, source=self.watch.source() if self.watch else None)
 
     def _site_profile(self, key: str, record: _Record) -> SiteProfile:

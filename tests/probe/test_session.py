@@ -1,6 +1,7 @@
 """A probed model computes what it computed, is left as it was, and every GEMM that ran is in the profile."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -268,3 +269,35 @@ def test_more_graphs_than_dynamo_s_usual_limit():
         for dims in range(1, 10):
             model(torch.ones(*[2] * dims, 12))
     assert probe.profile.sites["second#0:output"].lhs.rows == sum(2**dims for dims in range(1, 10))
+
+
+def test_equal_products_are_all_known_though_one_runs(fresh_dynamo, op_by_op):
+    """FiBiNet's bilinear interaction: every pair of fields multiplies the first one by the same matrix."""
+
+    class Bilinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(32, 32))
+
+        def forward(self, fields):
+            pairs = itertools.combinations(fields.unbind(1), 2)
+            return torch.cat([a @ self.weight * b for a, b in pairs], dim=1)
+
+    model, x = Bilinear(), torch.randn(64, 4, 32)
+    with loka.probe(model) as probe:
+        model(x).square().sum().backward()
+    sites = probe.profile.sites
+    forward = [f"self#{number}:output" for number in range(6)]
+    assert [key for key in sites if key.endswith("output")] and set(forward) <= sites.keys()
+    assert sites["self#1:output"].scores == sites["self#0:output"].scores != sites["self#3:output"].scores
+    assert sites["self#1:output"].site.key == "self#1:output"
+
+    options = {"target": "h100", "min_speedup": 0, "recipes": ("int8_rowwise",)}
+    for given in ({"profile": probe.profile}, {}):
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="loka", options={**options, **given})
+        for _ in range(4):
+            compiled(x).square().sum().backward()
+        chosen = {key: str(decision.chosen) for key, decision in loka.plan(compiled).decisions.items()}
+        assert [chosen.get(key) for key in forward] == ["int8_rowwise/aten"] * 6
+        assert not [row.key for row in loka.explain(compiled).rows if "no decision" in row.reason]

@@ -1,0 +1,55 @@
+"""Nodes that compute the same value: of these AOTAutograd keeps one, once a joint graph is partitioned.
+
+A plan has to know all of them. One that is lowered and one that is not are no longer equal, and both run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+
+def equal(nodes: Iterable[fx.Node]) -> list[list[fx.Node]]:
+    """Those of these nodes of one functional ATen graph that compute the same, in groups of two and more."""
+    nodes = list(nodes)
+    if not nodes:
+        return []
+    first: dict[Any, fx.Node] = {}  # what is computed of what -> the node that does so first
+    same: dict[fx.Node, fx.Node] = {}
+    for node in nodes[0].graph.nodes:
+        same[node] = first.setdefault(_computation(node, same), node) if _is_pure(node) else node
+    groups = defaultdict(list)
+    for node in nodes:
+        groups[same[node]].append(node)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether it computes the same of the same: nothing is drawn, nothing written."""
+    if node.op != "call_function" or node.target is getitem:
+        return node.op == "call_function"
+    schema = getattr(node.target, "_schema", None)
+    drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return schema is not None and not schema.is_mutable and not drawn
+
+
+def _computation(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
+    args, kwargs = map_arg((node.args, node.kwargs), lambda each: same[each])
+    return node.target, _hashable(args), _hashable(kwargs)
+
+
+def _hashable(value: Any) -> Any:
+    """1, 1.0 and True are not the same argument."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    if isinstance(value, dict):
+        return tuple((key, _hashable(each)) for key, each in value.items())
+    if isinstance(value, slice):
+        return "slice", *map(_hashable, (value.start, value.stop, value.step))
+    return type(value), value
