@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
@@ -85,6 +86,17 @@ def is_parameter_or_buffer(node: fx.Node) -> bool:
     if node.op != "placeholder" or source is None:
         return node.op == "get_attr"
     return source.guard_source.is_specialized_nn_module() or source.guard_source.is_unspecialized_nn_module()
+
+
+def name_of_parameter(node: fx.Node) -> str:
+    """`0.weight` for an input of a Dynamo graph that is that parameter of the module that was compiled; "" for others
+    (Source.name, `L['self']._modules['0']._parameters['weight']`, seen with torch 2.13)."""
+    source = getattr(node, "_dynamo_source", None)
+    if source is None or not isinstance(node.meta.get("example_value"), torch.nn.Parameter):
+        return ""
+    name = source.name if isinstance(source.name, str) else source.name()
+    found = re.fullmatch(r"L\['(?:self|fn)'\]((?:\._modules\['[^']+'\])*)\._parameters\['([^']+)'\]", name)
+    return ".".join([*re.findall(r"'([^']+)'", found[1]), found[2]]) if found else ""
 
 
 def is_whole(gm: fx.GraphModule) -> bool:

@@ -24,10 +24,10 @@ class CompiledGraph:
     """One graph that loka compiled: enough to compile it again without code generation, and what came out.
 
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
-    `mode` and `options` of the user's torch.compile call. training: gradients were recorded. artifacts: Inductor's
-    outputs, one a generated graph; a backward arrives when it is first compiled. status: what an online session has
-    to say of itself. changes: what the passes on the Dynamo graph did, before it became
-    `module`.
+    `mode` and `options` of the user's torch.compile call. region: what it was compiled in, autocast, say.
+    parameters: of the calls so far. artifacts: Inductor's outputs, one a generated graph; a backward arrives when
+    it is first compiled. status: what an online session has to say of itself. changes: what the passes on the
+    Dynamo graph did, before it became `module`.
     """
 
     module: fx.GraphModule
@@ -35,12 +35,14 @@ class CompiledGraph:
     options: Options
     stages: Stages
     asked: tuple[str | None, dict[str, Any]]
-    training: bool
-    parameters: weakref.WeakSet[torch.Tensor]
+    region: compat.Region
+    parameters: dict[int, weakref.ref[torch.Tensor]]
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
     changes: tuple[Change, ...] = ()
     order: int = field(default_factory=itertools.count().__next__)
+    _place: int = -1
+    _latest: Callable[[], Any] = lambda: None
 
     @classmethod
     def of(
@@ -56,9 +58,9 @@ class CompiledGraph:
         module = compat.copy_dynamo_graph(gm)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         fake_inputs = [node.meta.get("example_value", value) for node, value in zip(placeholders, inputs, strict=True)]
-        parameters = weakref.WeakSet(value for value in inputs if isinstance(value, nn.Parameter))
-        training = torch.is_grad_enabled()
-        return cls(module, fake_inputs, options, stages, asked, training, parameters, changes=changes)
+        place = next((i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)), -1)
+        region = compat.region_here()
+        return cls(module, fake_inputs, options, stages, asked, region, _by_id(inputs), changes=changes, _place=place)
 
     @property
     def source_code(self) -> str:
@@ -71,8 +73,23 @@ class CompiledGraph:
         return any((artifact.fx_kwargs or {}).get("is_backward") for artifact in self.artifacts)
 
     def shares_parameters(self, original: Any) -> bool:
-        mine = {id(parameter) for parameter in self.parameters}
-        return isinstance(original, nn.Module) and any(id(parameter) in mine for parameter in original.parameters())
+        known = self.parameters
+        own = original.parameters() if isinstance(original, nn.Module) else ()
+        return any(id(each) in known and known[id(each)]() is each for each in own)
+
+    def called(self, args: Sequence[Any]) -> None:
+        """Called with parameters that may be others than before: of another instance, or loaded by assignment."""
+        if self._place >= 0 and self._latest() is not args[self._place]:
+            self._latest = weakref.ref(args[self._place])
+            alive = {key: known for key, known in self.parameters.items() if known() is not None}
+            self.parameters = {**alive, **_by_id(args)}
+
+    def shares_names(self, original: Any) -> bool:
+        """Its parameters have those names and sizes: a module of torch's own whose parameters were just replaced."""
+        names = {compat.name_of_parameter(node): node for node in self.module.graph.find_nodes(op="placeholder")}
+        shapes = {name: node.meta["example_value"].shape for name, node in names.items() if name}
+        own = dict(original.named_parameters()) if isinstance(original, nn.Module) else {}
+        return bool(shapes) and all(name in own and own[name].shape == shape for name, shape in shapes.items())
 
     def shares_lines(self, original: Any) -> bool:
         """Came from the same lines of Python: a function, or another instance of a module's class."""
@@ -81,6 +98,11 @@ class CompiledGraph:
     def _lines(self) -> set[tuple[str, int]]:
         traces = (node.meta.get("stack_trace") or "" for node in self.module.graph.nodes)
         return {(file, int(line)) for t in traces for file, line in re.findall(r'File "([^"]+)", line (\d+)', t)}
+
+
+def _by_id(values: Sequence[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
+    """The parameters among them. (A WeakSet compares tensors by value.)"""
+    return {id(value): weakref.ref(value) for value in values if isinstance(value, nn.Parameter)}
 
 
 def _lines_of(original: Any) -> set[tuple[str, int]]:
@@ -99,6 +121,7 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
     """Tie the graph to its compiled callable, and make it findable while that lives."""
 
     def run(*args: Any) -> Any:
+        graph.called(args)
         return compiled(*args)
 
     run.loka_graph = graph  # type: ignore[attr-defined]
@@ -128,6 +151,7 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
     found = found or [graph for graph in candidates if graph.shares_lines(original)]  # code compiled for a twin
+    found = found or [graph for graph in candidates if graph.shares_names(original)]
     if not found:
         raise ValueError(
             "nothing has been compiled yet: call the compiled model once, then ask again. If it was called, Dynamo "

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import fx
 
 from loka_compile import compat
@@ -124,7 +123,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         return module.forward
 
     module = compat.copy_dynamo_graph(graph.module)  # AOTAutograd changes the graph it is given
-    with torch.set_grad_enabled(graph.training), compat.inside_compilation(compat.fake_mode_of(graph.fake_inputs)):
+    with compat.inside(graph.region), compat.inside_compilation(compat.fake_mode_of(graph.fake_inputs)):
         compat.capture(module, graph.fake_inputs, joint=joint, inner=inner)
 
     kernels = {r.site: r.kernel for stage in stages for r in stage.rewrites if r.kernel}
