@@ -21,6 +21,7 @@ import argparse
 import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -209,14 +210,10 @@ def preview(dry: bool) -> dict[str, Callable[[], Result]]:
 
 
 def target_here() -> str:
-    """The preview's target that this GPU is. Raises ValueError where it is none."""
-    from loka_compile.preview.api import GPUS
-    from loka_compile.preview.measure import gpu_here
-
-    found = [target for target in GPUS if gpu_here(target)]
-    if not found:
-        raise ValueError(f"the preview knows {', '.join(GPUS)}, and not {torch.cuda.get_device_name()}")
-    return found[0]
+    """The preview's name for this GPU, such as h200; loka.preview says which it knows."""
+    name = torch.cuda.get_device_name().lower()
+    found = re.search(r"[bh]\d00|mi3\d\dx|l40s|rtx\s?\w+", name)
+    return found[0] if found else name
 
 
 PARTS: dict[str, Callable[[bool], dict[str, Callable[[], Result]]]] = {
