@@ -20,13 +20,13 @@ from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
-from loka_compile.graph.rerun import written_inputs
+from loka_compile.graph.rerun import is_training, written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -73,7 +73,8 @@ def loka(
     given = chosen if session is None else session.given()
     demoted = {} if session is None else session.demoted()
     rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
+    tangents = {} if session is None else session.tangents
+    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None, tangents)
     writes = written_inputs(gm.graph)
     plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device, writes)
     if any(change.result.rewrites for change in simplified):

@@ -2,12 +2,13 @@
 
 A plan that is given is followed to the letter. One that is made here is tried first: the rewritten graph's outputs
 are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most noise for
-the time they save, until the error is within `max_output_error`.
+the time they save, until the error is within `max_output_error`; in training its gradients too (gradients.py).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,9 +21,10 @@ from loka_compile import compat
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.finalists import changes, finalists
+from loka_compile.dispatch.gradients import gradients_within_budget, step_of
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
-from loka_compile.graph.rerun import own_inputs, written_inputs
+from loka_compile.graph.rerun import is_training, own_inputs, written_inputs
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
@@ -42,16 +44,17 @@ def settle(
     device: str = "cpu",
     demoted: Mapping[str, str] = MappingProxyType({}),
     online: bool = False,
+    tangents: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> list[Plan]:
     """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
 
     demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
-    are compared like those of a new one.
+    are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of).
     """
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    reference, settled = None, []
+    reference, step, settled = None, None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
@@ -59,6 +62,10 @@ def settle(
         if compared and plan.lowered:
             reference = reference or unplanned(gm, inputs)
             plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter, reference)
+        if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
+            step = step or step_of(gm, inputs, tangents)
+            if step is not None:
+                plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
         if not settled or any(changes(settled[0], plan)):
             settled.append(plan)
     return settled

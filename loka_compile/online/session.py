@@ -136,6 +136,11 @@ class Session:
         self._in_background(lambda: self.memory.save(profile))
         return replace(self.options, profile=profile)
 
+    @property
+    def tangents(self) -> Mapping[str, Tensor]:
+        """Gradients of the graph's outputs that were seen last."""
+        return self._watcher.tangents
+
     def demoted(self) -> Mapping[str, str]:
         """Reasons by key of the sites that were demoted before, by this process or another."""
         return self.memory.demoted() if self.plan is None else {}

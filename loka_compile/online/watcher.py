@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from loka_compile import compat
 from loka_compile.dispatch.plan import Decision, Plan
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
@@ -45,6 +46,8 @@ class Watcher(Observer):
         self.on_backward = on_backward
         self.plan: Plan | None = None
         self.strayed: dict[str, Strayed] = {}
+        self.tangents: dict[str, Tensor] = {}
+        """Gradients of the graph's outputs in the backward that was measured last, by the names of its inputs."""
         self._lock = threading.RLock()
         self._picks = generator_for(0, "drift")
         self._away = threading.local()
@@ -63,6 +66,7 @@ class Watcher(Observer):
 
         def timed(args: list[Any]) -> Any:
             start = time.perf_counter()
+            self._keep_tangents(gm.graph, args)
             out = boxed_run(args)
             self.on_backward(time.perf_counter() - start)
             return out
@@ -70,6 +74,11 @@ class Watcher(Observer):
         if is_backward:
             boxed_run, run.boxed_run = run.boxed_run, timed  # type: ignore[attr-defined]
         return run
+
+    def _keep_tangents(self, graph: fx.Graph, args: list[Any]) -> None:
+        if not getattr(self._away, "now", False):
+            given = dict(zip(graph.find_nodes(op="placeholder"), args, strict=True))
+            self.tangents = {node.name: given[node].detach() for node in compat.gradients_of_outputs(graph)}
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
         if getattr(self._away, "now", False):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from loka_compile import compat
+from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE
-from loka_compile.passes.dynamo import is_training, run_on_dynamo
+from loka_compile.passes.dynamo import run_on_dynamo
 
 BOUND = 1e-6
 """Float64's rounding, through norms of rows that nearly vanish."""
