@@ -28,8 +28,8 @@ from loka_compile.compat.fakes import (
 )
 from loka_compile.compat.inductor import (
     capture,
-    compile_function,
     compile_inductor,
+    compile_together,
     decomposition_table,
     faster_norms,
     graph_pass,
@@ -61,8 +61,8 @@ __all__ = [
     "can_guard",
     "capture",
     "compile_calls",
-    "compile_function",
     "compile_inductor",
+    "compile_together",
     "concrete",
     "copy_dynamo_graph",
     "decomposition_table",

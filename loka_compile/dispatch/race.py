@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.dispatch import timing
+from loka_compile.dispatch import kept_times
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.options import Options
@@ -58,14 +58,14 @@ def never_slower(
     kept = _kept(plan, "")
     built: dict[int, Built] = {}
     keys = [f"race {_digest(plans, index, inputs)}" for index in range(len(plans))]
-    ratios = [timing.recall(key) for key in keys]
+    ratios = [kept_times.recall(key) for key in keys]
     if None in ratios:
         built = dict(enumerate([*map(build, plans), build(kept)]))
         with compat.outside_compilation():
             calls = [compiled for compiled, _ in built.values()]
             ratios = _race(calls[-1], calls[:-1], [compat.concrete(value) for value in inputs], written)
         for key, ratio in zip(keys, ratios, strict=True):
-            timing.remember(key, ratio)
+            kept_times.remember(key, ratio)
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
         return _won(plans[best], ratios, best), built.get(best) or build(plans[best])
@@ -105,12 +105,12 @@ def simplified_or_written(
     if not _can_race(plan, inputs, options, device):
         return plan, simplified, math.inf
     key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
-    ratio, as_written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
+    ratio, as_written, kept = kept_times.recall(key), None, _kept(plan, "the graph as it was written was faster")
     if ratio is None:
         as_written = build(kept)
         with compat.outside_compilation():
             [ratio] = _race(as_written[0], [simplified[0]], [compat.concrete(value) for value in inputs], written)
-        timing.remember(key, ratio)
+        kept_times.remember(key, ratio)
     if ratio >= 1:
         said = f"simplified, {ratio:.2f}x the speed of the graph as it was written, measured here"
         return replace(plan, raced="; ".join(filter(None, (plan.raced, said)))), simplified, ratio

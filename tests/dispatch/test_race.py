@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.dispatch import kept_times
 from loka_compile.dispatch import race as race_module
-from loka_compile.dispatch import timing
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
 from loka_compile.dispatch.race import MARGIN, QUIET, _margin, never_slower, simplified_or_written
@@ -34,8 +34,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def forget():
-    timing._file.cache_clear()
-    timing._times.cache_clear()
+    kept_times._file.cache_clear()
+    kept_times.times.cache_clear()
 
 
 def site(name):
