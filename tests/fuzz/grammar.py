@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.fuzz import norms, writes
+from tests.fuzz import blocks, norms, regions, tables, writes
 from tests.fuzz.build import Builder
 from tests.fuzz.program import Program, Step
 
@@ -43,7 +43,7 @@ def repeated(b: Builder) -> None:
     x = b.tensor(norms.rows)
     shape, more = b.value(x).shape, norms.typed(b, x)
     user = b.add_input("u", f"torch.randn(1, {b.width}{more})")
-    wide = b.let(b.of(f"{user}.expand({shape[0]}, -1)", f"{user}.repeat({shape[0]}, 1)"), "w")
+    wide = b.let(b.of(f"{user}.expand({x}.shape[0], -1)", f"{user}.repeat({x}.shape[0], 1)"), "w")
     b.let(f"{b.declare(f'nn.Linear({b.width}, {shape[-1]}{more})', 'linear')}({wide})", "y")
 
 
@@ -57,6 +57,9 @@ def residual(b: Builder) -> None:
 STEPS = {
     **norms.STEPS,
     **writes.STEPS,
+    **blocks.STEPS,
+    **tables.STEPS,
+    **regions.STEPS,
     "linear": (linear, 6),
     "several": (several, 3),
     "machine": (machine, 4),
