@@ -17,6 +17,8 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch import planning
+from loka_compile.dispatch.budget import Trial
+from loka_compile.dispatch.floor import floor_of
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
@@ -73,17 +75,18 @@ def loka(
     given = chosen if session is None else session.given()
     demoted = {} if session is None else session.demoted()
     rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
-    writes = written_inputs(gm.graph)
-    plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device, writes)
+    trial, writes = Trial(gm, example_inputs), written_inputs(gm.graph)
+    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None, trial)
+    floor = floor_of(trial, example_inputs)
+    raced = never_slower(plans, build, example_inputs, chosen, device, writes, floor)
     if any(change.result.rewrites for change in simplified):
-        plan, (compiled, artifacts), ratio = simplified_or_written(
-            plan, (compiled, artifacts), lambda kept: build(kept, written), written.code + gm.code, example_inputs,
-            chosen, device, writes,
-        )  # fmt: skip
+        floor, code = floor_of(Trial(written, example_inputs), example_inputs), written.code + gm.code
+        unsimplified = lambda kept: build(kept, written)  # noqa: E731
+        raced, ratio = simplified_or_written(raced, unsimplified, code, example_inputs, chosen, device, writes, floor)
         if ratio < 1:
             reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
             gm, simplified, raised = written, tuple(change.undone(reason) for change in simplified), ()
+    plan, (compiled, artifacts) = raced.plan, raced.built
 
     plan = plan if session is None else session.adopted(plan)
     graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified, *raised))
