@@ -80,6 +80,25 @@ def compile_inductor(
     return compiled, artifacts
 
 
+@contextlib.contextmanager
+def compiling_side_by_side() -> Iterator[None]:
+    """Graphs compiled meanwhile are ready to be called only afterwards: their C++ is compiled in Inductor's pool while
+    the next one is traced (AsyncCompile.wait, which a generated module calls last; seen with torch 2.13)."""
+    from torch._inductor.async_compile import AsyncCompile
+
+    original, waiting = AsyncCompile.wait, []
+
+    def wait(self: Any, scope: dict[str, Any]) -> None:
+        waiting.append((self, scope))
+
+    try:
+        with _instead(AsyncCompile, "wait", wait):
+            yield
+    finally:
+        for compiler, scope in waiting:
+            original(compiler, scope)
+
+
 def compile_together(
     functions: Sequence[Callable[..., Sequence[Tensor]]], inputs: Sequence[Sequence[Tensor]]
 ) -> Callable[[int, Sequence[Tensor]], Callable[[], list[Tensor]]]:
