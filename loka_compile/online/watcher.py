@@ -89,6 +89,24 @@ class Watcher(Observer):
             if decision is not None and decision.recipes and lhs.numel() and rhs.numel():
                 self._check(decision, lhs, rhs)
 
+    def forget(self) -> None:
+        """What was seen so far is of other weights, or of much smaller calls."""
+        with self._lock:
+            sites = [record.site for record in self.records.values()]
+            self.records, self.strayed = {}, {}
+            for site in sites:
+                self._register(site)
+
+    def strays(self, plan: Plan) -> str:
+        """Why a plan is not within the budgets on what was scored so far; empty if it is."""
+        with self._lock:
+            for record in self.records.values():
+                decision = plan.find(record.site)
+                for recipe in () if decision is None else decision.recipes:
+                    if recipe in record.scores and (reason := over_budget(record.scores[recipe], self.options)):
+                        return f"{record.site.key} in {recipe}: {reason}"
+            return ""
+
     def take_strayed(self) -> list[Strayed]:
         """What strayed since the last time this was asked."""
         with self._lock:
