@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from loka_compile import compat
 from loka_compile.dispatch.plan import Decision, Plan
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
@@ -59,6 +60,7 @@ class Watcher(Observer):
             self._away.now = False
 
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        compat.draw_like_inductor(gm)
         run = super().inner(gm, is_backward)
 
         def timed(args: list[Any]) -> Any:
