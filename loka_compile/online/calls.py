@@ -47,10 +47,7 @@ class Code:
     plan: Plan
     holds: compat.Holds
     size: int
-
-    @property
-    def lowers(self) -> bool:
-        return any(decision.recipes for decision in self.graph.stages.plan.decisions.values())
+    lowers: bool
 
 
 @dataclass(eq=False)
@@ -107,7 +104,7 @@ class Calls:
     # ------------------------------------------------------------ who calls
 
     def _use(self, args: Sequence[Any]) -> Use:
-        use = self._uses.get(tuple([id(args[i]) for i in self._places.parameters]))
+        use = self._uses.get(tuple([id(args[i]) for i in self._places.parameters]))  # at every call: kept short
         if use is None or not use.session.owner.alive:
             return self._meet(args)
         session = use.session
@@ -185,7 +182,8 @@ class Calls:
         session = use.session
         with compat.compiling_anew(self._gm, args) as anew:
             call, graph = self._make(session.given(), anew.inputs, session.demoted(), session.settled)
-        code = Code(call, graph, session.edition, session.plan, anew.holds(), GROWN * max(session.size, 1))
+        size, lowers = GROWN * max(session.size, 1), graph.stages.plan.lowers
+        code = Code(call, graph, session.edition, session.plan, anew.holds(), size, lowers)
         alive = {edition for each in self._uses.values() for edition in each.session.valid}
         self._code = [each for each in self._code if each.edition in alive] + [code]
         return code
