@@ -14,20 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.dispatch import planning
+from loka_compile.dispatch.budget import Trial
+from loka_compile.dispatch.floor import floor_of
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
-from loka_compile.graph.rerun import written_inputs
+from loka_compile.graph.rerun import is_training, written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import Calls, Sessions, forget_sessions, learns
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -56,6 +58,7 @@ def loka(
         inputs: Sequence[Any],
         demoted: Mapping[str, str] = MappingProxyType({}),
         settled: Callable[[Plan], Plan] = lambda plan: plan,
+        tangents: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> tuple[Callable[..., Any], CompiledGraph]:
         def stages_of(plan: Plan) -> Stages:
             return Stages(pipeline, plan, device, pinned)
@@ -72,18 +75,18 @@ def loka(
             )
 
         rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-        plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online)
-        writes, final, made = written_inputs(gm.graph), gm, (*changes, *simplified, *raised)
-        plan, (compiled, artifacts) = never_slower(plans, build, inputs, chosen, device, writes)
+        trial, writes, final, made = Trial(gm, inputs), written_inputs(gm.graph), gm, (*changes, *simplified, *raised)
+        plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online, tangents, trial)
+        raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
         if any(change.result.rewrites for change in simplified):
-            plan, (compiled, artifacts), ratio = simplified_or_written(
-                plan, (compiled, artifacts), lambda kept: build(kept, written), written.code + gm.code, inputs,
-                chosen, device, writes,
-            )  # fmt: skip
+            floor, code = floor_of(Trial(written, inputs), inputs), written.code + gm.code
+            unsimplified = lambda kept: build(kept, written)  # noqa: E731
+            raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
             if ratio < 1:
                 reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
                 final, made = written, (*changes, *(change.undone(reason) for change in simplified))
-        graph = CompiledGraph.of(final, inputs, chosen, stages_of(settled(plan)), asked_with, made)
+        compiled, artifacts = raced.built
+        graph = CompiledGraph.of(final, inputs, chosen, stages_of(settled(raced.plan)), asked_with, made)
         graph.artifacts = artifacts
         return compiled, graph
 

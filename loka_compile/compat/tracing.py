@@ -154,6 +154,12 @@ def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     return twin
 
 
+def gradients_of_outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The inputs of a joint graph or a backward that are gradients of the forward's outputs, by the names that
+    AOTAutograd gives them (tangents_1 and so on, the same in both, seen with torch 2.13)."""
+    return [node for node in graph.find_nodes(op="placeholder") if node.name.startswith("tangents_")]
+
+
 def static_inputs() -> frozenset[int]:
     """Indices of the current graph's inputs that are parameters or buffers (AOTAutograd's forward metadata)."""
     from torch._guards import TracingContext

@@ -28,10 +28,11 @@ from loka_compile.online.sessions import Sessions
 from loka_compile.options import Options
 
 Make = Callable[
-    [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan]], tuple[Callable[..., Any], CompiledGraph]
+    [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan], Mapping[str, Tensor]],
+    tuple[Callable[..., Any], CompiledGraph],
 ]
-"""Settles the plan from options, without what was demoted, and compiles the graph for inputs; the plan settled goes
-through the last argument."""
+"""Settles the plan from options, without what was demoted, and compiles the graph for inputs. The plan settled goes
+through the function; the last argument has gradients of the graph's outputs that were seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +182,9 @@ class Calls:
     def _compile(self, use: Use, args: Sequence[Any], size: int) -> Code:
         session = use.session
         with compat.compiling_anew(self._gm, args) as anew:
-            call, graph = self._make(session.given(), anew.inputs, session.demoted(), session.settled)
+            call, graph = self._make(
+                session.given(), anew.inputs, session.demoted(), session.settled, session.watcher.tangents
+            )
         size, lowers = GROWN * max(session.size, 1), graph.stages.plan.lowers
         code = Code(call, graph, session.edition, session.plan, anew.holds(), size, lowers)
         alive = {edition for each in self._uses.values() for edition in each.session.valid}

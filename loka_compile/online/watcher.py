@@ -46,6 +46,8 @@ class Watcher(Observer):
         self.on_backward = on_backward
         self.plan: Plan | None = None
         self.strayed: dict[str, Strayed] = {}
+        self.tangents: dict[str, Tensor] = {}
+        """Gradients of the graph's outputs in the backward that was measured last, by the names of its inputs."""
         self._lock = threading.RLock()
         self._picks = generator_for(0, "drift")
         self._away = threading.local()
@@ -65,6 +67,7 @@ class Watcher(Observer):
 
         def timed(args: list[Any]) -> Any:
             start = time.perf_counter()
+            self._keep_tangents(gm.graph, args)
             out = boxed_run(args)
             self.on_backward(time.perf_counter() - start)
             return out
@@ -72,6 +75,11 @@ class Watcher(Observer):
         if is_backward:
             boxed_run, run.boxed_run = run.boxed_run, timed  # type: ignore[attr-defined]
         return run
+
+    def _keep_tangents(self, graph: fx.Graph, args: list[Any]) -> None:
+        if not getattr(self._away, "now", False):
+            given = dict(zip(graph.find_nodes(op="placeholder"), args, strict=True))
+            self.tangents = {node.name: given[node].detach() for node in compat.gradients_of_outputs(graph)}
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
         if getattr(self._away, "now", False):
@@ -86,7 +94,7 @@ class Watcher(Observer):
         """What was seen so far is of other weights, or of much smaller calls."""
         with self._lock:
             sites = [record.site for record in self.records.values()]
-            self.records, self.strayed = {}, {}
+            self.records, self.strayed, self.tangents = {}, {}, {}
             for site in sites:
                 self._register(site)
 
