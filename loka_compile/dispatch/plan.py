@@ -164,6 +164,11 @@ class Plan:
     def lowered(self) -> list[Decision]:
         return [decision for decision in self.decisions.values() if decision.lowered]
 
+    @cached_property
+    def lowers(self) -> bool:
+        """Whether it lowers any site, here or at another batch."""
+        return any(decision.recipes for decision in self.decisions.values())
+
     def find(self, site: Site) -> Decision | None:
         """The decision for a site of a graph.
 

@@ -6,8 +6,10 @@ model whose weights were loaded anew. Who calls is known at the call only.
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +19,12 @@ from loka_compile.online import steps
 
 SAMPLE = 64
 """Values of a tensor that are compared where its version does not tell."""
+GLANCE = 3
+"""Values of a tensor on a CPU that are read at a call."""
 REPLACED = 0.1
 """A relative change of the sample from which on a tensor that keeps changing counts as another one."""
 STRICT = 3
 """Changes of a tensor that are checked one and all; one that changes more often is compared by its sample."""
-PAUSE_ON_GPU = 100
-"""Calls between two looks at values on a GPU, each of which waits for it."""
 
 State = tuple[int, int, int]
 
@@ -30,10 +32,14 @@ State = tuple[int, int, int]
 class Owner:
     """One set of parameters, buffers and other weights. Holds none of them."""
 
-    def __init__(self, tensors: Sequence[Tensor], written: Collection[int] = ()) -> None:
-        """written: places of those that the graph itself writes, whose values tell nothing."""
+    def __init__(
+        self, tensors: Sequence[Tensor], written: Collection[int] = (), loose: Collection[int] = ()
+    ) -> None:
+        """written: places of those that the graph itself writes, whose values tell nothing. loose: of those that may
+        be data after all: they are if they change from call to call while these are measured."""
         steps.follow([tensor for tensor in tensors if isinstance(tensor, nn.Parameter)])
         self._written = frozenset(written)
+        self._loose = set(loose)
         self._told = [place for place in range(len(tensors)) if place not in self._written]
         self._changes = [0] * len(tensors)
         self._calls = 0
@@ -42,9 +48,11 @@ class Owner:
     def take(self, tensors: Sequence[Tensor]) -> None:
         """From now on these are meant, with the values they have."""
         self.alive = True
-        self._refs = [weakref.ref(tensor, self._died) for tensor in tensors]
+        self._all_tell = not self._written and not any(tensor.is_inference() for tensor in tensors)
+        self._refs = [weakref.ref(x, self._died) for place, x in enumerate(tensors) if place not in self._loose]
         self._state = self._state_of(tensors)
-        self._samples = [(state, _sample(tensor)) for state, tensor in zip(self._state, tensors, strict=True)]
+        self._samples = [*map(_sample, tensors)]
+        self._glances = [*map(_Glance.at, tensors, self._state)]
         self._usual: list[int] | None = None
 
     def _died(self, _: weakref.ref[Tensor]) -> None:
@@ -52,12 +60,14 @@ class Owner:
 
     def _state_of(self, tensors: Sequence[Tensor]) -> list[State]:
         """Which tensors they are, how often each was written, and where it lies."""
+        if self._all_tell:
+            return [(id(x), x._version, x.data_ptr()) for x in tensors]
         return [
-            (id(tensor), 0 if place in self._written or tensor.is_inference() else tensor._version, tensor.data_ptr())
-            for place, tensor in enumerate(tensors)
+            (0, 0, 0) if place in self._written else (id(x), 0 if x.is_inference() else x._version, x.data_ptr())
+            for place, x in enumerate(tensors)
         ]
 
-    def replaced(self, tensors: Sequence[Tensor], training: bool) -> bool:
+    def replaced(self, tensors: Sequence[Tensor], training: bool, measuring: bool = False) -> bool:
         """Whether these are other tensors than before, or have other values than training steps made of them.
 
         A step of a torch optimizer is known as one. What else changes values in training is told by a sample of them;
@@ -67,6 +77,9 @@ class Owner:
         state = self._state_of(tensors)
         if state != self._state and not self._is_usual(state, training):
             changed = [i for i, (old, new) in enumerate(zip(self._state, state, strict=True)) if old != new]
+            if measuring and (data := self._loose.intersection(changed)):
+                self._take_for_data(data)
+                return self.replaced(tensors, training, measuring)
             replaced = any(self._is_replaced(i, tensors[i], state[i], training) for i in changed)
             if replaced:
                 for place in changed:
@@ -76,6 +89,13 @@ class Owner:
                 self._usual = _versions(self._state, state)
         self._state = state
         return not training and bool(self._told) and self._written_unseen(tensors)
+
+    def _take_for_data(self, places: Collection[int]) -> None:
+        self._written |= frozenset(places)
+        self._all_tell = False
+        self._told = [place for place in self._told if place not in places]
+        self._loose -= set(places)
+        self._state = [(0, 0, 0) if place in places else state for place, state in enumerate(self._state)]
 
     def _is_usual(self, state: list[State], training: bool) -> bool:
         """The same tensors, each written as often as between two training steps that were looked at: nothing new."""
@@ -87,22 +107,20 @@ class Owner:
         if same and isinstance(tensor, nn.Parameter) and steps.only_steps(tensor, since=old[1]):
             return False
         if training or self._changes[place] >= STRICT:
-            return not _alike(tensor, self._samples[place][1])
+            return not _alike(tensor, self._samples[place])
         return True
 
     def _written_unseen(self, tensors: Sequence[Tensor]) -> bool:
         self._calls += 1
         place = self._told[self._calls % len(self._told)]
-        tensor, (then, sample) = tensors[place], self._samples[place]
-        if tensor.is_cuda and self._calls % PAUSE_ON_GPU:
+        glance, state = self._glances[place], self._state[place]
+        if glance.state == state and glance.holds():
             return False
-        if then != self._state[place]:  # training steps since: these values are to compare with from now on
-            self._samples[place] = self._state[place], _sample(tensor)
-            return False
-        if torch.equal(_sample(tensor), sample) or sample.isnan().any():
+        self._glances[place] = _Glance.at(tensors[place], state)
+        if glance.state != state:  # training steps since: these values are to compare with from now on
             return False
         self._changes[place] += 1
-        return self._changes[place] <= STRICT or not _alike(tensor, sample)
+        return self._changes[place] <= STRICT or not _alike(tensors[place], self._samples[place])
 
 
 def speaks(args: Sequence[Any]) -> bool:
@@ -127,6 +145,28 @@ def _sample(tensor: Tensor) -> Tensor:
     order = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim))  # as it lies, so that nothing is copied
     flat = tensor.detach().permute(order).reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLE)].double().cpu()
+
+
+@dataclass(frozen=True)
+class _Glance:
+    """A few values as they lie in memory, read without torch, as one tensor's are at every call."""
+
+    state: State
+    places: tuple[int, ...]
+    width: int
+    bytes: list[bytes]
+
+    @classmethod
+    def at(cls, tensor: Tensor, state: State) -> _Glance:
+        size, width = tensor.numel(), tensor.element_size()
+        at_hand = size and not tensor.is_cuda and tensor.is_contiguous()
+        parts = [size * part // (GLANCE + 1) for part in range(1, GLANCE + 1)] if at_hand else []
+        places = tuple(tensor.data_ptr() + place * width for place in parts)
+        return cls(state, places, width, [ctypes.string_at(place, width) for place in places])
+
+    def holds(self) -> bool:
+        """For a tensor that is in use and in the same state."""
+        return [ctypes.string_at(place, self.width) for place in self.places] == self.bytes
 
 
 def _alike(tensor: Tensor, sample: Tensor) -> bool:

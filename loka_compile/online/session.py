@@ -47,6 +47,7 @@ class Session:
         self.plan: Plan | None = None
         self.edition = 0
         self.valid: set[int] = set()
+        self.lowers = False  # whether code that lowers something may run
         self.first_calls = 0
         self.size = 0
         self.waiting: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # shown until there is a plan
@@ -75,12 +76,6 @@ class Session:
             return f"{text} (max_probe_overhead=0)"
         share = f"{pace.overhead:.2%} of their time (budget {pace.budget:.2%})"
         return f"{text}, {share}, the next in about {pace.next_in:,}; kept in {self.memory.profile.parent}"
-
-    @property
-    def lowers(self) -> bool:
-        """Whether code that lowers something may run."""
-        plan = self.watcher.plan
-        return plan is not None and any(decision.recipes for decision in plan.decisions.values())
 
     # ------------------------------------------------------------ measure
 
@@ -140,7 +135,8 @@ class Session:
     def _put_in_force(self, plan: Plan, edition: int) -> None:
         self.plan, self.edition = plan, edition
         self.valid.add(edition)
-        self.watcher.plan = _watched(plan, self.watcher.plan)
+        self.watcher.plan = watched = _watched(plan, self.watcher.plan)
+        self.lowers = watched.lowers
         for graph in self.waiting:
             forget(graph)
         self.waiting.clear()
@@ -159,7 +155,7 @@ class Session:
             return False
         with self._lock:
             watched = self.watcher.plan or self.plan
-            strayed = [each for each in strayed if _lowers(watched.find(each.decision.site))]
+            strayed = [each for each in strayed if _is_lowered(watched.find(each.decision.site))]
             if not strayed:
                 return False
             when = f"demoted on {time.strftime('%Y-%m-%d')} after {self.pace.calls:,} calls"
@@ -167,7 +163,7 @@ class Session:
             for each in strayed:
                 site, reason = each.decision.site, reasons[each.decision.site.key]
                 self.plan, watched = _demoted(self.plan, site, reason), _demoted(watched, site, reason)
-            self.watcher.plan = watched
+            self.watcher.plan, self.lowers = watched, watched.lowers
             self.memory.demote(reasons)
             self.edition = next(_editions)
             self.valid = {self.edition}
@@ -197,9 +193,9 @@ def _demoted(plan: Plan, site: Site, reason: str) -> Plan:
 def _watched(plan: Plan, before: Plan | None) -> Plan:
     """The plan to watch: what an earlier one lowers may still run."""
     earlier = {} if before is None else before.decisions
-    lowered = {key: old for key, old in earlier.items() if old.recipes and not _lowers(plan.find(old.site))}
+    lowered = {key: old for key, old in earlier.items() if old.recipes and not _is_lowered(plan.find(old.site))}
     return replace(plan, decisions={**plan.decisions, **lowered}) if lowered else plan
 
 
-def _lowers(decision: Decision | None) -> bool:
+def _is_lowered(decision: Decision | None) -> bool:
     return decision is not None and bool(decision.recipes)

@@ -62,6 +62,7 @@ class Watcher(Observer):
             self._away.now = False
 
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        compat.draw_like_inductor(gm)
         run = super().inner(gm, is_backward)
 
         def timed(args: list[Any]) -> Any:
@@ -93,7 +94,7 @@ class Watcher(Observer):
         """What was seen so far is of other weights, or of much smaller calls."""
         with self._lock:
             sites = [record.site for record in self.records.values()]
-            self.records, self.strayed = {}, {}
+            self.records, self.strayed, self.tangents = {}, {}, {}
             for site in sites:
                 self._register(site)
 
