@@ -31,7 +31,7 @@ from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
 ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 2.0
+ENOUGH_SECONDS = 1.0
 """Rounds go on until they took this long, within these counts."""
 CLEAR = 1.25
 """Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
