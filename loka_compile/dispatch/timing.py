@@ -40,8 +40,8 @@ HOPELESS = 1.15
 """A kernel that takes so many times what is to be beaten, without its casts, has no chance: noise is less."""
 FAR = 20.0
 """One that takes so many times as long in its second run is not run again."""
-GENERATED_US = 20_000
-"""A first run generates code, which takes less than this."""
+LONG_US, GENERATED_US = 1_000, 20_000
+"""Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
 LOST, LAUNCH_US, THIN = 30.0, 10.0, 64
 """A kernel that takes so many times as long as the GEMM as it is, and not for its launch alone, is not timed at larger
 sizes of its kind: those with a dimension below THIN, or those without."""
@@ -219,20 +219,19 @@ def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
     """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
+    Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
     first = _time_us(run)
     if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
         return first
-    times = [_time_us(run)]
-    if times[0] > FAR * beat_us:
-        return times[0]
-    times.append(_time_us(run))
-    if min(times) > HOPELESS**2 * beat_us:
-        return min(times)
+    times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
     ):
         times.append(_time_us(run))
+        behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
+        if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
+            break
     return min(times)
 
 

@@ -53,6 +53,8 @@ def times(monkeypatch):
 
     only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
     monkeypatch.setattr(judge, "PROVIDERS", only)
+    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
+    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
     monkeypatch.setattr(timing, "cost", cost)
     return made_up
