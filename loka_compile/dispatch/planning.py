@@ -2,11 +2,13 @@
 
 A plan that is given is followed to the letter. One that is made here is tried first (budget.py): the rewritten graph's
 outputs are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most
-noise for the time they save, until the error is within `max_output_error`.
+noise for the time they save, until the error is within `max_output_error`; in training its gradients too
+(gradients.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -19,8 +21,10 @@ from loka_compile import compat
 from loka_compile.dispatch.budget import Rewriter, Trial, within_budget
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.finalists import changes, finalists
+from loka_compile.dispatch.gradients import gradients_within_budget, step_of
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import Decision, Plan, PlanError, load_plan
+from loka_compile.graph.rerun import is_training
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
@@ -37,23 +41,29 @@ def settle(
     device: str = "cpu",
     demoted: Mapping[str, str] = MappingProxyType({}),
     online: bool = False,
+    tangents: Mapping[str, torch.Tensor] = MappingProxyType({}),
     trial: Trial | None = None,
 ) -> list[Plan]:
     """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
 
     demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
-    are compared like those of a new one. trial: of this graph, where there is one already.
+    are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of). trial:
+    of this graph, where there is one already.
     """
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    trial, settled = trial or Trial(gm, inputs), []
+    trial, step, settled = trial or Trial(gm, inputs), None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
         plan = at_this_batch(plan, gm, inputs)
         if compared and plan.lowered:
             plan = within_budget(plan, trial, options.max_output_error, rewriter)
+        if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
+            step = step or step_of(gm, inputs, tangents)
+            if step is not None:
+                plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
         if not settled or any(changes(settled[0], plan)):
             settled.append(plan)
     return settled
