@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from loka_compile import compat
-from loka_compile.dispatch import kept_times, loops
+from loka_compile.dispatch import kept_times, loops, progress
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.plan import Candidate
@@ -77,6 +77,7 @@ def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], marg
     times as fast as the GEMM as it is. Small ones first: what they tell of a kernel need not be asked of large ones."""
     wanted: dict[str, Loop] = {}
     for site, sizes, candidates in sorted(asked, key=lambda each: each[1].flops):
+        progress.say(f"timing kernels for {site.key}")
         extras = [loops.thin(site, sizes)]
         beat_us = _alone_us(site, sizes) / margin
         for candidate in candidates:
@@ -205,6 +206,7 @@ def _measure(wanted: Iterable[Loop]) -> None:
     unknown = [loop for loop in wanted if kept_times.key("loop", loop.name) not in kept_times.times()]
     for start in range(0, len(unknown), TOGETHER):
         several = unknown[start : start + TOGETHER]
+        progress.say(f"compiling {len(several)} casts and products, to time them")
         with kept_times.measuring():
             empty = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
             inputs = [loop.inputs(empty) for loop in several]
