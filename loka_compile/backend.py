@@ -21,6 +21,7 @@ from loka_compile.dispatch import planning
 from loka_compile.dispatch.budget import Trial
 from loka_compile.dispatch.floor import floor_of
 from loka_compile.dispatch.plan import Plan
+from loka_compile.dispatch.progress import progress
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
 from loka_compile.graph.rerun import is_training, written_inputs
@@ -76,15 +77,16 @@ def loka(
 
         rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
         trial, writes, final, made = Trial(gm, inputs), written_inputs(gm.graph), gm, (*changes, *simplified, *raised)
-        plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online, tangents, trial)
-        raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
-        if any(change.result.rewrites for change in simplified):
-            floor, code = floor_of(Trial(written, inputs), inputs), written.code + gm.code
-            unsimplified = lambda kept: build(kept, written)  # noqa: E731
-            raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
-            if ratio < 1:
-                reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
-                final, made = written, (*changes, *(change.undone(reason) for change in simplified))
+        with progress():
+            plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online, tangents, trial)
+            raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
+            if any(change.result.rewrites for change in simplified):
+                floor, code = floor_of(Trial(written, inputs), inputs), written.code + gm.code
+                unsimplified = lambda kept: build(kept, written)  # noqa: E731
+                raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
+                if ratio < 1:
+                    reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
+                    final, made = written, (*changes, *(change.undone(reason) for change in simplified))
         compiled, artifacts = raced.built
         graph = CompiledGraph.of(final, inputs, chosen, stages_of(settled(raced.plan)), asked_with, made)
         graph.artifacts = artifacts

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.dispatch import progress
 from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.plan import KEEP, Decision, Plan
 from loka_compile.graph.rerun import own_inputs, written_inputs
@@ -100,6 +101,7 @@ def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -
         return made
 
     def within(index: int) -> bool:
+        progress.say(f"trying a plan with {len(here) - len(steps[index])} GEMMs lowered against max_output_error")
         errors[index] = trial.error(at(index), rewriter)
         return errors[index] <= budget
 

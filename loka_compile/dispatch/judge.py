@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from loka_compile.dispatch import cut, roofline, timing
 from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.plan import KEPT, Candidate, Score
-from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, padded, reasons_against
+from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, padded, reasons_against, torchao
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
@@ -31,6 +31,8 @@ FOREIGN = 1.05
 oneDNN taken at any advantage a Wukong took 46.4 ms, without 43.9; 2 cores, Zen 5.)"""
 SPARE = 0.012
 """Share of the GEMMs' time that may go for less noise, where it buys most of it."""
+PYTORCH_BY_ANOTHER_DOOR = (torchao.NAME,)
+"""Providers whose kernels are PyTorch's own on a CPU: aten's time is theirs, and importing them takes a second."""
 NEVER_TIMED = 1e12
 """Microseconds that let any kernel go before emulation."""
 
@@ -142,6 +144,8 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
         yield f"the operands are {str(site.dtype).removeprefix('torch.')} already"
         return
     yield from reasons_against(candidate.provider, site, recipe, target)
+    if target.measured and candidate.provider in PYTORCH_BY_ANOTHER_DOOR:
+        yield f"its kernels are PyTorch's own on a CPU, which {aten.NAME} runs without it"
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
         yield "not scored, or not finite, on the profile's operands"
     elif score.mere > options.max_mere:

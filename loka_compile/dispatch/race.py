@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.dispatch import kept_times
+from loka_compile.dispatch import kept_times, progress
 from loka_compile.dispatch.finalists import time_us
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import own_inputs
@@ -31,7 +31,7 @@ from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
 ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 2.0
+ENOUGH_SECONDS = 1.0
 """Rounds go on until they took this long, within these counts."""
 CLEAR = 1.25
 """Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
@@ -120,17 +120,22 @@ def _run(
     kept, values = _kept(plans[0], ""), [compat.concrete(value) for value in inputs]
     hopeful = time_us(plans[0]) * CLEAR <= floor()
     with compat.compiling_side_by_side() if device == "cpu" else contextlib.nullcontext():
-        built = [build(each) for each in (plans if hopeful else [*plans, kept])]
+        built = [_told(build, each) for each in (plans if hopeful else [*plans, kept])]
     if hopeful:
         with compat.outside_compilation():
             us = _fastest_us([call for call, _ in built], values, written, ROUNDS)
             if min(us) * CLEAR <= floor():
                 us = us if len(us) == 1 else _fastest_us([call for call, _ in built], values, written)
                 return _Ran(built, us, [floor() / each for each in us], True)
-        built.append(build(kept))
+        built.append(_told(build, kept))
     with compat.outside_compilation():
         us = _race([call for call, _ in built], values, written)
     return _Ran(built, us, [us[-1] / each for each in us[:-1]], False)
+
+
+def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
+    progress.say(f"compiling the graph with {len(plan.lowered)} of {len(plan.decisions)} GEMMs lowered, to race it")
+    return build(plan)
 
 
 def _margin(plan: Plan, finalist: Plan) -> float:
@@ -176,7 +181,7 @@ def simplified_or_written(
             ratio = floor() / us
             kept_times.remember(f"{key} against a floor", 1.0)
         else:
-            as_written = build(kept)
+            as_written = _told(build, kept)
             with compat.outside_compilation():
                 us, written_us = _race([simplified, as_written[0]], values, written)
             ratio = written_us / us
@@ -230,6 +235,7 @@ def _fastest_us(
     order = random.Random(0)
     fastest, rounds = [math.inf] * len(calls), 0
     with torch.random.fork_rng(_devices(inputs)):
+        progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own_inputs(inputs, written))
         start = time.perf_counter()

@@ -31,8 +31,10 @@ MODELLED_TO = 2**20
 """Largest batch that is looked at in a model."""
 MOST = 4
 """Ranges of the batch, and so compilations of one graph."""
-WORTH = 0.03
-"""What a range has to gain: this share of the GEMMs' time, in one octave of the batch; or half of it in two."""
+WORTH, WORTH_BELOW = 0.03, 0.2
+"""What a range has to gain over its neighbour's choices, above the batch that was observed and below it: this share of
+the GEMMs' time, somewhere in it. A small batch takes little time as it is, and whoever sends one waits seconds for the
+compilation: a batch of 7 after 2048 waited 14 for 3 %."""
 
 Picks = Mapping[str, Candidate]
 
@@ -129,10 +131,11 @@ def line(symbol: sympy.Symbol, points: Sequence[int], values: Sequence[float]) -
 
 
 def _joined(at: Sequence[Judged], points: Sequence[int], symbol: sympy.Symbol) -> Judged:
-    """One site judged at several batches. A kernel that is hopeless at one of them has no casts there."""
+    """One site judged at several batches. A kernel that is hopeless at one of them has no casts there; if it lost far
+    at one it is not timed at larger ones, and out."""
     through = lambda values: line(symbol, points, list(values))  # noqa: E731
     costs = {}
-    for candidate in at[0].costs:
+    for candidate in [candidate for candidate in at[0].costs if all(candidate in judged.costs for judged in at)]:
         each = [judged.costs[candidate] for judged in at]
         forms = dict.fromkeys(cast.form for cost in each for cast in cost.casts)
         us = [{cast.form: cast.us for cast in cost.casts} for cost in each]
@@ -206,7 +209,7 @@ def few(
     intervals: list[tuple[int, Picks]], last: int, here: int, us: Callable[[Picks, int], float], most: int = MOST
 ) -> list[tuple[int, Picks]]:
     """At most `most` of them, and none that is not worth it: the one goes to a neighbour that loses least by it, in
-    share of time, octave by octave. The interval that the observed batch is in never goes."""
+    share of time, in the octave where that is most. The interval that the observed batch is in never goes."""
     intervals = list(intervals)
     while len(intervals) > 1:
         ends = [*(start for start, _ in intervals[1:]), last + 1]
@@ -217,9 +220,10 @@ def few(
             for j in (i - 1, i + 1):
                 if 0 <= j < len(intervals):
                     octaves = (2**k * start for k in range((ends[i] // start).bit_length()) if 2**k * start < ends[i])
-                    losses.append((sum(us(intervals[j][1], b) / max(us(own, b), 1e-9) - 1 for b in octaves), i, j))
-        loss, gone, heir = min(losses)
-        if loss >= WORTH and len(intervals) <= most:
+                    loss = max(us(intervals[j][1], b) / max(us(own, b), 1e-9) - 1 for b in octaves)
+                    losses.append((loss / (WORTH_BELOW if ends[i] <= here else WORTH), i, j))
+        share, gone, heir = min(losses)
+        if share >= 1 and len(intervals) <= most:
             break
         first = min(gone, heir)
         intervals[first : first + 2] = [(intervals[first][0], intervals[heir][1])]

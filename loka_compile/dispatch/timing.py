@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from loka_compile import compat
-from loka_compile.dispatch import kept_times, loops
+from loka_compile.dispatch import kept_times, loops, progress
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.plan import Candidate
@@ -40,8 +40,8 @@ HOPELESS = 1.15
 """A kernel that takes so many times what is to be beaten, without its casts, has no chance: noise is less."""
 FAR = 20.0
 """One that takes so many times as long in its second run is not run again."""
-GENERATED_US = 20_000
-"""A first run generates code, which takes less than this."""
+LONG_US, GENERATED_US = 1_000, 20_000
+"""Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
 LOST, LAUNCH_US, THIN = 30.0, 10.0, 64
 """A kernel that takes so many times as long as the GEMM as it is, and not for its launch alone, is not timed at larger
 sizes of its kind: those with a dimension below THIN, or those without."""
@@ -77,6 +77,7 @@ def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], marg
     times as fast as the GEMM as it is. Small ones first: what they tell of a kernel need not be asked of large ones."""
     wanted: dict[str, Loop] = {}
     for site, sizes, candidates in sorted(asked, key=lambda each: each[1].flops):
+        progress.say(f"timing kernels for {site.key}")
         extras = [loops.thin(site, sizes)]
         beat_us = _alone_us(site, sizes) / margin
         for candidate in candidates:
@@ -205,6 +206,7 @@ def _measure(wanted: Iterable[Loop]) -> None:
     unknown = [loop for loop in wanted if kept_times.key("loop", loop.name) not in kept_times.times()]
     for start in range(0, len(unknown), TOGETHER):
         several = unknown[start : start + TOGETHER]
+        progress.say(f"compiling {len(several)} casts and products, to time them")
         with kept_times.measuring():
             empty = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
             inputs = [loop.inputs(empty) for loop in several]
@@ -219,20 +221,19 @@ def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
     """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
+    Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
     first = _time_us(run)
     if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
         return first
-    times = [_time_us(run)]
-    if times[0] > FAR * beat_us:
-        return times[0]
-    times.append(_time_us(run))
-    if min(times) > HOPELESS**2 * beat_us:
-        return min(times)
+    times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
     ):
         times.append(_time_us(run))
+        behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
+        if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
+            break
     return min(times)
 
 

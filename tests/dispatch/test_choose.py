@@ -53,6 +53,8 @@ def times(monkeypatch):
 
     only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
     monkeypatch.setattr(judge, "PROVIDERS", only)
+    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
+    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
     monkeypatch.setattr(timing, "cost", cost)
     return made_up
@@ -118,6 +120,7 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 def test_another_library_has_to_win_by_more(times, monkeypatch):
     monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": providers.torchao})
     monkeypatch.setattr(providers.torchao, "reasons_against", lambda *_: [])
+    monkeypatch.setattr(judge, "PYTORCH_BY_ANOTHER_DOOR", ())
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))

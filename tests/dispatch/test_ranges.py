@@ -49,6 +49,8 @@ def times_of_rows(monkeypatch):
     """Times made up from the number of rows: keeping costs a microsecond a row, int8 100 and a tenth a row."""
     made_up = {"keep": lambda rows: 1.0 * rows, "int8_rowwise": lambda rows: 100 + 0.1 * rows}
     monkeypatch.setattr(judge, "PROVIDERS", {"aten": judge.PROVIDERS["aten"]})
+    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
+    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"](sizes.M))
     monkeypatch.setattr(
         timing, "cost", lambda site, sizes, recipe, provider, beat_us=0: Cost(made_up[recipe.name](sizes.M))
@@ -145,10 +147,11 @@ def test_the_crossover_of_two_straight_lines(times_of_rows):
 
 def test_rows_are_the_sites_own(times_of_rows):
     """A site with 26 rows a row of the batch crosses over at a smaller batch, in rows of its own."""
+    times_of_rows["int8_rowwise"] = lambda rows: 300 + 0.1 * rows
     options = Options(recipes=("int8_rowwise",))
     plan = dispatch(profile_of(profiled(), profiled(26 * S, 26 * 256, "wide#0:output")), options=options)
     wide = plan.decisions["wide#0:output"].ranges
-    assert [each.chosen for each in wide] == [KEPT, INT8] and wide[1].rows == 26 * 5
+    assert [each.chosen for each in wide] == [KEPT, INT8] and wide[1].rows == 26 * math.ceil(315 / (26 - 2.73))
 
 
 def test_no_ranges_where_one_choice_holds_throughout(times_of_rows):
@@ -194,6 +197,23 @@ def test_the_least_useful_interval_goes():
 def test_what_is_worth_nothing_goes_even_where_there_is_room():
     us, intervals = us_of(dict(a=0.5, b=0.001, c=0.001, d=0.5, e=0.001))
     assert [picks["fc"] for _, picks in few(intervals, 20_000, 3, us, most=9)] == ["a", "d"]
+
+
+def test_a_small_batch_has_to_gain_more_than_a_large_one():
+    us, intervals = us_of(dict(a=0.15, b=0.15, c=0.001, d=0.25, e=0.15))
+    assert [picks["fc"] for _, picks in few(intervals, 20_000, 3_000, us)] == ["d", "e"]
+    us, intervals = us_of(dict(a=0.25, b=0.15, c=0.001, d=0.25, e=0.02))
+    assert [picks["fc"] for _, picks in few(intervals, 20_000, 3_000, us)] == ["a", "d"]
+
+
+def test_a_kernel_that_lost_far_at_one_batch_is_out_at_all(monkeypatch, times_of_rows):
+    monkeypatch.setattr(judge, "PROVIDERS", {"aten": judge.PROVIDERS["aten"]})
+    lost = lambda site, sizes, recipe, provider: "lost" if recipe.name == "bf16" and sizes.M > 64 else ""  # noqa: E731
+    monkeypatch.setattr(timing, "lost", lost)
+    times_of_rows["bf16"] = lambda rows: 0.01 * rows
+    options = Options(recipes=("bf16", "int8_rowwise"))
+    (judged,) = times(profile_of(profiled()), Batch(S, 256), TARGETS["cpu"], options).values()
+    assert list(judged.costs) == [INT8] and judged.rejected[BF16] == "lost"
 
 
 def test_the_batch_at_hand_keeps_its_choice():
