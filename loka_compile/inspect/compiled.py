@@ -6,7 +6,7 @@ import inspect
 import itertools
 import re
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,22 +74,32 @@ class CompiledGraph:
         mine = {id(parameter) for parameter in self.parameters}
         return isinstance(original, nn.Module) and any(id(parameter) in mine for parameter in original.parameters())
 
-    def shares_lines(self, original: Any) -> bool:
-        """Came from the same lines of Python: a function, or another instance of a module's class."""
-        return bool(self._lines() & _lines_of(original))
+    def shares_lines(self, functions: Iterable[Any]) -> bool:
+        """Came from the same lines of Python as one of the functions."""
+        mine = self._lines()
+        return any(mine & _lines_of(function) for function in functions)
 
     def _lines(self) -> set[tuple[str, int]]:
         traces = (node.meta.get("stack_trace") or "" for node in self.module.graph.nodes)
         return {(file, int(line)) for t in traces for file, line in re.findall(r'File "([^"]+)", line (\d+)', t)}
 
 
-def _lines_of(original: Any) -> set[tuple[str, int]]:
-    function = type(original).forward if isinstance(original, nn.Module) else inspect.unwrap(original)
-    code = getattr(function, "__code__", None)
+def _lines_of(function: Any) -> set[tuple[str, int]]:
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return set()
     lines = [line for _, _, line in code.co_lines() if line is not None]
     return {(code.co_filename, line) for line in range(min(lines), max(lines) + 1)}
+
+
+def _forward_of(original: Any) -> list[Any]:
+    return [type(original).forward if isinstance(original, nn.Module) else original]
+
+
+def _forwards_inside(original: Any) -> list[Any]:
+    """Those of the modules in a module, torch's own aside, which everybody has."""
+    functions = {type(each).forward for each in original.modules()} if isinstance(original, nn.Module) else set()
+    return [function for function in functions if not function.__module__.startswith("torch.")]
 
 
 _live: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # each lives as long as the compiled code that refers to it
@@ -127,7 +137,8 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     original = compat.original_of(compiled)
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
-    found = found or [graph for graph in candidates if graph.shares_lines(original)]  # code compiled for a twin
+    for lines in (_forward_of, _forwards_inside):  # code compiled for a twin, or for parameters that stand for its own
+        found = found or [graph for graph in candidates if graph.shares_lines(lines(original))]
     if not found:
         raise ValueError(
             "nothing has been compiled yet: call the compiled model once, then ask again. If it was called, Dynamo "
