@@ -3,6 +3,7 @@
     inductor.py   compiling with Inductor, or with AOTAutograd alone, with our passes in it
     tracing.py    the compilation in progress, and Dynamo's graph
     recording.py  the ATen operators that torch functions call
+    draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
@@ -14,6 +15,7 @@ are imported inside the functions: importing this package costs nothing.
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
 from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.draws import draw_like_inductor
 from loka_compile.compat.fakes import (
     concrete,
     fake_mode_of,
@@ -73,6 +75,7 @@ __all__ = [
     "concrete",
     "copy_dynamo_graph",
     "decomposition_table",
+    "draw_like_inductor",
     "fake_mode_of",
     "faster_norms",
     "gradients_of_outputs",

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget, show
 from loka_compile.online.owner import Owner, speaks
+from loka_compile.online.places import Places
 from loka_compile.online.session import GROWN, Session
 from loka_compile.online.sessions import Sessions
 from loka_compile.options import Options
-from loka_compile.probe.session import EAGER_RANDOM
 
 Make = Callable[
     [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan], Mapping[str, Tensor]],
@@ -63,23 +63,6 @@ class Use:
     measured: list[tuple[Callable[..., Any], compat.Holds]] = field(default_factory=list)
     shown: dict[int, CompiledGraph] = field(default_factory=dict)
     begun: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = field(default_factory=weakref.WeakKeyDictionary)
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where in a graph's inputs its parameters are, all its weights (parameters and buffers), and its data."""
-
-    parameters: tuple[int, ...]
-    weights: tuple[int, ...]
-    data: tuple[int, ...]
-
-    @classmethod
-    def of(cls, gm: fx.GraphModule, inputs: Sequence[Any]) -> Places:
-        nodes = gm.graph.find_nodes(op="placeholder")
-        tensors = [(i, x, node) for i, (x, node) in enumerate(zip(inputs, nodes, strict=True)) if isinstance(x, Tensor)]
-        parameters = tuple(i for i, x, _ in tensors if isinstance(x, nn.Parameter))
-        weights = tuple(i for i, _, node in tensors if i in parameters or compat.is_parameter_or_buffer(node))
-        return cls(parameters, weights, tuple(i for i, _, _ in tensors if i not in weights))
 
 
 class Calls:
@@ -131,7 +114,7 @@ class Calls:
         session = use.session
         if session.plan is None or session.lowers:
             weights = [args[i] for i in self._places.weights]
-            if session.owner.replaced(weights, self._training) and session.here:
+            if session.owner.replaced(weights, self._training, session.measuring) and session.here:
                 session.start_over(weights)
                 self._hide(use)
         return use
@@ -143,7 +126,7 @@ class Calls:
         session = self._sessions.find(parameters)
         if session is None:
             session = self._first[0] if self._fakes and not self._uses else self._sessions.new()
-            session.owner = Owner(weights, [n for n, i in enumerate(self._places.weights) if i in self._written])
+            session.owner = Owner(weights, *self._places.among_weights(self._written))
             self._sessions.keep(parameters, session)
         use = self._uses[tuple(map(id, parameters))] = Use(session, weakref.WeakSet(parameters))
         self._show_waiting(use)
@@ -165,7 +148,7 @@ class Calls:
 
     def _captured(self, gm: fx.GraphModule, inputs: Sequence[Any], session: Session) -> Callable[..., Any]:
         watcher, twin = session.watcher, compat.copy_dynamo_graph(gm)
-        return compat.capture(twin, inputs, joint=watcher.joint, inner=watcher.inner, patches=EAGER_RANDOM)
+        return compat.capture(twin, inputs, joint=watcher.joint, inner=watcher.inner)
 
     def _measure(self, use: Use, args: Sequence[Any], size: int) -> Any:
         session, run = use.session, self._measured(use, args)

@@ -30,10 +30,14 @@ State = tuple[int, int, int]
 class Owner:
     """One set of parameters, buffers and other weights. Holds none of them."""
 
-    def __init__(self, tensors: Sequence[Tensor], written: Collection[int] = ()) -> None:
-        """written: places of those that the graph itself writes, whose values tell nothing."""
+    def __init__(
+        self, tensors: Sequence[Tensor], written: Collection[int] = (), loose: Collection[int] = ()
+    ) -> None:
+        """written: places of those that the graph itself writes, whose values tell nothing. loose: of those that may
+        be data after all: they are if they change from call to call while these are measured."""
         steps.follow([tensor for tensor in tensors if isinstance(tensor, nn.Parameter)])
         self._written = frozenset(written)
+        self._loose = set(loose)
         self._told = [place for place in range(len(tensors)) if place not in self._written]
         self._changes = [0] * len(tensors)
         self._calls = 0
@@ -42,7 +46,7 @@ class Owner:
     def take(self, tensors: Sequence[Tensor]) -> None:
         """From now on these are meant, with the values they have."""
         self.alive = True
-        self._refs = [weakref.ref(tensor, self._died) for tensor in tensors]
+        self._refs = [weakref.ref(x, self._died) for place, x in enumerate(tensors) if place not in self._loose]
         self._state = self._state_of(tensors)
         self._samples = [(state, _sample(tensor)) for state, tensor in zip(self._state, tensors, strict=True)]
         self._usual: list[int] | None = None
@@ -53,11 +57,13 @@ class Owner:
     def _state_of(self, tensors: Sequence[Tensor]) -> list[State]:
         """Which tensors they are, how often each was written, and where it lies."""
         return [
-            (id(tensor), 0 if place in self._written or tensor.is_inference() else tensor._version, tensor.data_ptr())
+            (0, 0, 0)
+            if place in self._written
+            else (id(tensor), 0 if tensor.is_inference() else tensor._version, tensor.data_ptr())
             for place, tensor in enumerate(tensors)
         ]
 
-    def replaced(self, tensors: Sequence[Tensor], training: bool) -> bool:
+    def replaced(self, tensors: Sequence[Tensor], training: bool, measuring: bool = False) -> bool:
         """Whether these are other tensors than before, or have other values than training steps made of them.
 
         A step of a torch optimizer is known as one. What else changes values in training is told by a sample of them;
@@ -67,6 +73,9 @@ class Owner:
         state = self._state_of(tensors)
         if state != self._state and not self._is_usual(state, training):
             changed = [i for i, (old, new) in enumerate(zip(self._state, state, strict=True)) if old != new]
+            if measuring and (data := self._loose.intersection(changed)):
+                self._take_for_data(data)
+                return self.replaced(tensors, training, measuring)
             replaced = any(self._is_replaced(i, tensors[i], state[i], training) for i in changed)
             if replaced:
                 for place in changed:
@@ -76,6 +85,12 @@ class Owner:
                 self._usual = _versions(self._state, state)
         self._state = state
         return not training and bool(self._told) and self._written_unseen(tensors)
+
+    def _take_for_data(self, places: Collection[int]) -> None:
+        self._written |= frozenset(places)
+        self._told = [place for place in self._told if place not in places]
+        self._loose -= set(places)
+        self._state = [(0, 0, 0) if place in places else state for place, state in enumerate(self._state)]
 
     def _is_usual(self, state: list[State], training: bool) -> bool:
         """The same tensors, each written as often as between two training steps that were looked at: nothing new."""

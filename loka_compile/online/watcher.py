@@ -62,6 +62,7 @@ class Watcher(Observer):
             self._away.now = False
 
     def inner(self, gm: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        compat.draw_like_inductor(gm)
         run = super().inner(gm, is_backward)
 
         def timed(args: list[Any]) -> Any:

@@ -130,6 +130,14 @@ def test_what_the_graph_writes_itself_tells_nothing() -> None:
     assert not owner.replaced(weights_of(module), False)
 
 
+def test_what_only_may_be_a_weight_is_data_if_it_changes_while_calls_are_measured() -> None:
+    weight, other = torch.randn(8, 8), torch.randn(8, 8)
+    owner = Owner([weight], loose=[0])
+    assert not owner.replaced([weight], False, measuring=True) and owner.replaced([other], False)
+    owner.take([other])
+    assert not any(owner.replaced([torch.randn(8, 8)], False, measuring=measuring) for measuring in (True, False))
+
+
 def test_an_owner_that_died_is_not_taken_for_another_with_its_address() -> None:
     module = nn.Linear(8, 4)
     owner = Owner(weights_of(module))
