@@ -49,6 +49,7 @@ def loka(
     online = learns(chosen, example_inputs)
     if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
+    chosen = planning.named_as_here(chosen, gm, example_inputs)
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
     gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)

@@ -22,6 +22,7 @@ from loka_compile.dispatch.budget import Rewriter, Trial, within_budget
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.gradients import gradients_within_budget, step_of
+from loka_compile.dispatch.names import in_names_of, stands_for
 from loka_compile.dispatch.pin import check_hardware
 from loka_compile.dispatch.plan import Decision, Plan, PlanError, load_plan
 from loka_compile.graph.rerun import is_training
@@ -74,7 +75,8 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
     if options.plan is not None:
         return _given(options, device)
     if options.profile is not None:
-        return dispatch(_as_in(options.profile, gm, inputs), options=options)
+        plan = dispatch(_as_in(options.profile, gm, inputs), options=options)
+        return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
     plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
@@ -89,6 +91,11 @@ def read(options: Options) -> Options:
     if profile is not None and not isinstance(profile, Profile):
         options = replace(options, profile=load_profile(profile))
     return options
+
+
+def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any]) -> Options:
+    """The options with the plan or the profile given in the names of this graph."""
+    return in_names_of(options, gm, lambda: sites_of(gm, inputs))
 
 
 Known = list[Decision | None] | list[SiteProfile | None]

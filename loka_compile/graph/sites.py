@@ -229,7 +229,7 @@ def _site(key: str, node: fx.Node, lhs: fx.Node, rhs: fx.Node, role: Role, gradi
         K=size(a.shape[-1]),
         dtype=a.dtype,
         fqn=module_name(node),
-        source=_source(node),
+        source=source_line(node),
         static_rhs=static_rhs,
         gradient=gradient,
         lhs=_operand(lhs),
@@ -260,7 +260,7 @@ def size(value: Any) -> sympy.Expr:
     return value.node.expr if isinstance(value, torch.SymInt) else sympy.Integer(int(value))
 
 
-def _source(node: fx.Node) -> str:
+def source_line(node: fx.Node) -> str:
     """`model.py:42`: the innermost line of the model's own code (not torch's) that made the node."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [(file, line) for file, line in frames if "/torch/" not in file]

@@ -97,9 +97,10 @@ class CompiledGraph:
         own = dict(original.named_parameters()) if isinstance(original, nn.Module) else {}
         return bool(shapes) and all(name in own and own[name].shape == shape for name, shape in shapes.items())
 
-    def shares_lines(self, original: Any) -> bool:
-        """Came from the same lines of Python: a function, or another instance of a module's class."""
-        return bool(self._lines() & _lines_of(original))
+    def shares_lines(self, functions: Iterable[Any]) -> bool:
+        """Came from the same lines of Python as one of the functions."""
+        mine = self._lines()
+        return any(mine & _lines_of(function) for function in functions)
 
     def _lines(self) -> set[tuple[str, int]]:
         traces = (node.meta.get("stack_trace") or "" for node in self.module.graph.nodes)
@@ -111,13 +112,22 @@ def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
     return {id(value): weakref.ref(value) for value in values if isinstance(value, nn.Parameter)}
 
 
-def _lines_of(original: Any) -> set[tuple[str, int]]:
-    function = type(original).forward if isinstance(original, nn.Module) else inspect.unwrap(original)
-    code = getattr(function, "__code__", None)
+def _lines_of(function: Any) -> set[tuple[str, int]]:
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return set()
     lines = [line for _, _, line in code.co_lines() if line is not None]
     return {(code.co_filename, line) for line in range(min(lines), max(lines) + 1)}
+
+
+def _forward_of(original: Any) -> list[Any]:
+    return [type(original).forward if isinstance(original, nn.Module) else original]
+
+
+def _forwards_inside(original: Any) -> list[Any]:
+    """Those of the modules in a module, torch's own aside, which everybody has."""
+    functions = {type(each).forward for each in original.modules()} if isinstance(original, nn.Module) else set()
+    return [function for function in functions if not function.__module__.startswith("torch.")]
 
 
 _live: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # each lives as long as the compiled code that refers to it
@@ -161,8 +171,10 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     original = compat.original_of(compiled)
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
-    found = found or [graph for graph in candidates if graph.shares_lines(original)]  # code compiled for a twin
+    # code compiled for a twin, or for parameters that were replaced or stand for its own
+    found = found or [graph for graph in candidates if graph.shares_lines(_forward_of(original))]
     found = found or [graph for graph in candidates if graph.shares_names(original)]
+    found = found or [graph for graph in candidates if graph.shares_lines(_forwards_inside(original))]
     if not found:
         raise ValueError(
             "nothing has been compiled yet: call the compiled model once, then ask again. If it was called, Dynamo "

@@ -4,6 +4,11 @@
         for batch in batches:
             loss(model(batch)).backward()       # or forward only, under no_grad
     probe.save("model.profile")
+
+    with loka.probe(model, call=model.calculate_loss) as probe:     # what is compiled is another method
+        model.calculate_loss(batch).backward()
+    with loka.probe(model, call=train_step) as probe:               # or a function, called through the probe
+        probe.call(batch)
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ class ProbeError(RuntimeError):
 def probe(
     model: nn.Module,
     *,
+    call: Callable[..., Any] | None = None,
     recipes: Iterable[Recipe | str] | None = None,
     rows: int = 256,
     score_calls: int = 4,
@@ -51,9 +57,11 @@ def probe(
 ) -> Probe:
     """A context in which every call of `model` is measured, forward and backward.
 
-    recipes: which to score, all for None. rows: most rows a call is scored on. score_calls: calls of a site that are
-    scored; later ones still add to its statistics. pairs: most drawn pairs of operands a site is scored on. seed: of
-    what is sampled and drawn. segments: called with what the model is called with, gives a label for every row of the
+    call: what is measured instead of `model(...)`: one of its methods, or a method of another object, by whatever code
+    calls it in the context; or a function, called as `probe.call(...)`. Compile the same one. recipes: which to score,
+    all for None. rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones still
+    add to its statistics. pairs: most drawn pairs of operands a site is scored on. seed: of what is sampled and drawn.
+    segments: called with what the model is called with, gives a label for every row of the
     batch, by feature; errors are then also scored by segment. production: feature -> value -> share of production's
     traffic, for the profile to say whether the rows seen can speak for it. Results and gradients are those of the
     model; afterwards it is as before.
@@ -66,14 +74,17 @@ def probe(
     if production and segments is None:
         raise ValueError(f"production has shares of {list(production)}: give segments=, which says the rows' labels")
     watch = Watch(segments, production or {}, rows, seed) if segments is not None else None
-    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs, watch))
+    if call is not None and (not callable(call) or isinstance(call, nn.Module)):
+        raise TypeError(f"call is a method or a function that runs the model, got {type(call).__name__}")
+    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs, watch), call)
 
 
 class Probe:
     """What `loka.probe` gives; a probe is entered once."""
 
-    def __init__(self, model: nn.Module, observer: Observer) -> None:
+    def __init__(self, model: nn.Module, observer: Observer, call: Callable[..., Any] | None = None) -> None:
         self.model = model
+        self.call = call if call is not None else model
         self.calls = 0
         self.unmeasured = 0
         self._observer = observer
@@ -87,9 +98,7 @@ class Probe:
             raise ProbeError("this model is being probed already; leave that probe first")
         if compat.is_compiled(self.model):
             raise ProbeError("this model is compiled already; probe it before torch.compile or .compile()")
-        self._restore = compat.compile_calls(
-            self.model, self._wrap, backend=self._backend, recompile_limit=RECOMPILE_LIMIT, isolate_recompiles=True
-        )
+        self._restore = self._measured()
         _probed.add(self.model)
         return self
 
@@ -112,7 +121,10 @@ class Probe:
             return self._profile
         if not self._observer.graphs_run:
             called = "none of its calls could be measured" if self.calls else "no batch went through the model"
-            raise ProbeError(f"nothing was probed: {called}; call model(batch) inside the context, not model.forward")
+            raise ProbeError(
+                f"nothing was probed: {called}; call model(batch) inside the context, not model.forward. For another "
+                "method or a function that runs the model: loka.probe(model, call=model.calculate_loss)"
+            )
         profile = self._observer.profile()
         if not profile.sites:
             raise ProbeError(f"no floating-point GEMM ran in {self.calls} calls of the model: nothing to lower")
@@ -123,6 +135,26 @@ class Probe:
     def save(self, path: str | Path) -> None:
         """Write the profile; loka.load_profile reads it."""
         self.profile.save(path)
+
+    def _measured(self) -> Callable[[], None]:
+        """Send the calls through the measuring backend; what is returned undoes that."""
+        options = {"backend": self._backend, "recompile_limit": RECOMPILE_LIMIT, "isolate_recompiles": True}
+        if self.call is self.model:
+            return compat.compile_calls(self.model, self._wrap, **options)
+        call, owner = self.call, getattr(self.call, "__self__", None)
+        self.call = self._wrap(torch.compile(call, **options))
+        if owner is None or isinstance(owner, type):
+            return lambda: setattr(self, "call", call)
+        name = call.__name__
+        before = vars(owner).get(name)  # the class's own method stays; the object's goes before it
+        vars(owner)[name] = self.call
+
+        def restore() -> None:
+            self.call = call
+            vars(owner).pop(name)
+            vars(owner).update({} if before is None else {name: before})
+
+        return restore
 
     def _backend(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The measuring backend: AOTAutograd's graphs, run node by node."""

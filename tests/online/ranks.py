@@ -1,0 +1,91 @@
+"""Cells of the matrix of ways of use that take several processes: one start of these for all of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.online.ways import COLUMNS, Cell, cell
+
+LONGEST = timedelta(seconds=120)
+"""That one rank waits for another: a cell that hangs fails, and so do those behind it."""
+
+
+def cells(wanted: Sequence[tuple[str, str]]) -> list[Cell]:
+    """The cells, by as many processes as their columns take; what any rank finds wrong is wrong."""
+    found = []
+    for ranks in sorted({COLUMNS[column].ranks for _, column in wanted}):
+        here = [(row, column) for row, column in wanted if COLUMNS[column].ranks == ranks]
+        found += _by_processes(here, ranks) if ranks > 1 else _one_by_one(here, ranks)
+    return found
+
+
+def _one_by_one(wanted: Sequence[tuple[str, str]], ranks: int) -> list[Cell]:
+    if not ranks:
+        return [cell(*each) for each in wanted]
+    with tempfile.TemporaryDirectory() as folder, _group(folder, 0, 1):
+        return [cell(*each) for each in wanted]
+
+
+def _by_processes(wanted: Sequence[tuple[str, str]], ranks: int) -> list[Cell]:
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (folder, ranks, list(wanted)), nprocs=ranks)
+        by_rank = [json.loads((Path(folder) / f"rank{rank}").read_text()) for rank in range(ranks)]
+    return [_worst([Cell(**each) for each in ranked]) for ranked in zip(*by_rank, strict=True)]
+
+
+def _worst(ranked: Sequence[Cell]) -> Cell:
+    return next((each for each in ranked if each.wrong), ranked[0])
+
+
+def _rank(rank: int, folder: str, ranks: int, wanted: Sequence[tuple[str, str]]) -> None:
+    with _group(folder, rank, ranks):
+        found = [asdict(cell(*each)) for each in wanted]
+        dist.barrier()
+    (Path(folder) / f"rank{rank}").write_text(json.dumps(found))
+
+
+@contextmanager
+def _group(folder: str, rank: int, ranks: int) -> Iterator[None]:
+    method = f"file://{folder}/meeting"  # no port that another test may take
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=ranks, timeout=LONGEST)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def table(found: Sequence[Cell]) -> str:
+    """The cells as a table in Markdown, rows of the matrix down."""
+    rows = dict.fromkeys(each.row for each in found)
+    columns = dict.fromkeys(each.column for each in found)
+    shown = {(each.row, each.column): f"**{each.wrong}**" if each.wrong else each.shows for each in found}
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[row, *(shown.get((row, column), "") for column in columns)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(names: Sequence[str]) -> int:
+    """Print the matrix, or the rows and columns that are named."""
+    from tests.online.ways import ROWS
+
+    rows = [name for name in ROWS if name in names] or list(ROWS)
+    columns = [name for name in COLUMNS if name in names] or list(COLUMNS)
+    found = cells([(row, column) for row in rows for column in columns])
+    order = {each: i for i, each in enumerate((row, column) for row in rows for column in columns)}
+    found.sort(key=lambda each: order[each.row, each.column])
+    print(table(found))
+    return sum(bool(each.wrong) for each in found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
