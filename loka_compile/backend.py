@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,13 +25,14 @@ from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.progress import progress
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
-from loka_compile.graph.rerun import is_training, written_inputs
+from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import Calls, Sessions, forget_sessions, learns
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, run_on_dynamo
+from loka_compile.passes.base import Context
+from loka_compile.passes.dynamo import Change, Read, rewritten
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -46,14 +48,16 @@ def loka(
     chosen = planning.read(Options.of(mode, options))
     device = device_of(example_inputs)
     asked_with = mode, options or {}
-    online = learns(chosen, example_inputs)
-    if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
+    online, came = learns(chosen, example_inputs), Read.of(gm)
+    if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
     chosen = planning.named_as_here(chosen, gm, example_inputs)
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
-    written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
-    gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
-    gm, raised = run_on_dynamo(gm, pipeline.raising, device, training=is_training(example_inputs))
+    context = Context(Plan(chosen.target, {}), device, is_training(example_inputs))
+    asked_for, changes = rewritten(came, pipeline.writing(adapting(chosen, compat.is_whole(gm))), context)
+    simpler, simplified = simplify(asked_for, pipeline, chosen, context, example_inputs)
+    last, raised = rewritten(simpler, pipeline.raising, context)
+    written, gm, writes = asked_for.gm, last.gm, came.reading.written_inputs()
 
     def make(
         given: Options,
@@ -76,13 +80,13 @@ def loka(
                 patches={**compat.faster_norms(), **compat.mode_patches(chosen.mode), **chosen.inductor},
             )
 
-        rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-        trial, writes, final, made = Trial(gm, inputs), written_inputs(gm.graph), gm, (*changes, *simplified, *raised)
+        lowered = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
+        trial, final, made = Trial(gm, inputs, writes), gm, (*changes, *simplified, *raised)
         with progress():
-            plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online, tangents, trial)
+            plans = planning.settle(given, gm, inputs, lowered, device, demoted, online, tangents, trial)
             raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
             if any(change.result.rewrites for change in simplified):
-                floor, code = floor_of(Trial(written, inputs), inputs), written.code + gm.code
+                floor, code = floor_of(Trial(written, inputs, writes), inputs), written.code + gm.code
                 unsimplified = lambda kept: build(kept, written)  # noqa: E731
                 raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
                 if ratio < 1:
@@ -97,7 +101,7 @@ def loka(
         return remember(*make(chosen, example_inputs))
     nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
     graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified, *raised))
-    return Calls(gm, example_inputs, graph, make, Sessions(gm, example_inputs, chosen)).run
+    return Calls(gm, example_inputs, writes, graph, make, Sessions(gm, example_inputs, chosen)).run
 
 
 def as_written(
@@ -120,24 +124,25 @@ def as_written(
 
 
 def simplify(
-    written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
-) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    written: Read, pipeline: Pipeline, chosen: Options, context: Context, inputs: Sequence[Any]
+) -> tuple[Read, tuple[Change, ...]]:
     """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
     many GEMMs in it and the profile given knows as many."""
     given = chosen.plan or chosen.profile
-    target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
-    known = None  # of gm, once it is asked for: that takes a trace
+    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    context = replace(context, plan=Plan(target, {}))
+    known = None  # of the graph, once it is asked for: that takes a trace
     for each in pipeline.simplify:
-        simpler, made = run_on_dynamo(gm, (each,), device, target, is_training(inputs))
+        simpler, made = rewritten(graph, (each,), context)
         if given is not None and any(change.result.rewrites for change in made):
-            known, after = known or planning.known(given, gm, inputs), planning.known(given, simpler, inputs)
+            known, after = known or planning.known(given, graph.gm, inputs), planning.known(given, simpler.gm, inputs)
             if reason := planning.lost(given, known, after):
-                simpler, made = gm, tuple(change.undone(f"undone, as {reason}") for change in made)
+                simpler, made = graph, tuple(change.undone(f"undone, as {reason}") for change in made)
             else:
                 known = after
-        gm = simpler
+        graph = simpler
         changes += made
-    return gm, tuple(changes)
+    return graph, tuple(changes)
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

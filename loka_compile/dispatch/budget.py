@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -35,8 +35,10 @@ class Trial:
     It is traced when something is first asked of it, within the compilation by Dynamo that it belongs to.
     """
 
-    def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int] | None = None) -> None:
+        """written: places of the inputs that the graph writes, where that is known already."""
         self._gm, self._inputs = gm, inputs
+        self._written = written_inputs(gm.graph) if written is None else written
         self._now: fx.GraphModule | None = None
 
     @functools.cached_property
@@ -58,7 +60,7 @@ class Trial:
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
-                own = own_inputs([*map(compat.concrete, self._inputs)], written_inputs(self._gm.graph))
+                own = own_inputs([*map(compat.concrete, self._inputs)], self._written)
                 return list(compiled(*own))
 
     @functools.cached_property

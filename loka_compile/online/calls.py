@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs, written_inputs
+from loka_compile.graph.rerun import own_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget, show
 from loka_compile.online.owner import Owner, speaks
 from loka_compile.online.places import Places
@@ -63,13 +63,20 @@ class Use:
 
 
 class Calls:
-    """Of one Dynamo graph. graph: what `explain` shows of it before there is a plan."""
+    """Of one Dynamo graph. written: places of the inputs that it writes. graph: what `explain` shows of it before there
+    is a plan."""
 
     def __init__(
-        self, gm: fx.GraphModule, inputs: Sequence[Any], graph: CompiledGraph, make: Make, sessions: Sessions
+        self,
+        gm: fx.GraphModule,
+        inputs: Sequence[Any],
+        written: Collection[int],
+        graph: CompiledGraph,
+        make: Make,
+        sessions: Sessions,
     ) -> None:
         self._gm, self._graph, self._make, self._sessions = gm, graph, make, sessions
-        self._written = written_inputs(gm.graph)
+        self._written = written
         self._places = Places.of(gm, inputs)
         self._training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
         self._uses: dict[tuple[int, ...], Use] = {}
