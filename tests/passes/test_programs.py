@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from loka_compile import compat
+from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE
-from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 
 EPS = 1e-6
 
