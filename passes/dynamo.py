@@ -74,12 +74,9 @@ def run_on_dynamo(
 
 def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tuple[Read, tuple[Change, ...]]:
     """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
-    there is no pass to run, or where it cannot be read."""
+    there is no pass to run."""
     if not passes:
         return graph, ()
-    if reason := graph.reading.reason:
-        nodes = graph.gm.graph
-        return graph, tuple(Change(each.name, nodes, nodes, _unread(each, reason)) for each in passes)
     gm, reading = (graph := graph.copy()).gm, graph.reading
     write_apart(reading)
     before, changes = copy.deepcopy(gm.graph), []
@@ -94,10 +91,6 @@ def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tu
         before = after
     gm.recompile()
     return Read(gm, reading), tuple(changes)
-
-
-def _unread(each: DynamoPass, reason: str) -> PassResult:
-    return PassResult(rejects=(Reject(each.name, "", "", f"the graph cannot be read: {reason}"),))
 
 
 def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:
