@@ -75,11 +75,12 @@ def run_on_dynamo(
 def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tuple[Read, tuple[Change, ...]]:
     """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
     there is no pass to run."""
-    if not passes:
-        return graph, ()
-    gm, reading = (graph := graph.copy()).gm, graph.reading
-    write_apart(reading)
-    before, changes = copy.deepcopy(gm.graph), []
+    changes, came = [], graph.gm.graph
+    before = came
+    if any(context.device in each.runs_on for each in passes):
+        graph = graph.copy()
+        write_apart(graph.reading)
+    gm, reading = graph.gm, graph.reading
     for each in passes:
         adapts, result = getattr(each, "adapts", False), run(each, reading, context)
         if adapts:
@@ -89,7 +90,8 @@ def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tu
         if adapts or result.rewrites or result.rejects:
             changes.append(Change(each.name, before, after, result, adapts))
         before = after
-    gm.recompile()
+    if gm.graph is not came:
+        gm.recompile()
     return Read(gm, reading), tuple(changes)
 
 
