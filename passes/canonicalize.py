@@ -172,7 +172,7 @@ def between(last: fx.Node, starts: Collection[fx.Node]) -> list[fx.Node]:
 def _unread(reading: Reading, node: fx.Node) -> str:
     """Why PyTorch does not say what the node does, where it is the first of those that follow from it."""
     reason = reading.facts[node].reason if node in reading.facts else ""
-    first = reason and not any(reading.facts[each].reason for each in node.all_input_nodes)
+    first = reason and node.users and not any(reading.facts[each].reason for each in node.all_input_nodes)
     return f"it stays as written, as it cannot be read: {reason}" if first else ""
 
 

@@ -67,15 +67,13 @@ def run_on_dynamo(
 
 def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tuple[Read, tuple[Change, ...]]:
     """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
-    there is no pass to run, or where it cannot be read."""
-    if not passes:
-        return graph, ()
-    if reason := graph.reading.reason:
-        nodes = graph.gm.graph
-        return graph, tuple(Change(each.name, nodes, nodes, _unread(each, reason)) for each in passes)
-    gm, reading = (graph := graph.copy()).gm, graph.reading
-    write_apart(reading)
-    before, changes = copy.deepcopy(gm.graph), []
+    there is no pass to run."""
+    changes, came = [], graph.gm.graph
+    before = came
+    if any(context.device in each.runs_on for each in passes):
+        graph = graph.copy()
+        write_apart(graph.reading)
+    gm, reading = graph.gm, graph.reading
     for each in passes:
         adapts, result = getattr(each, "adapts", False), run(each, reading, context)
         if adapts:
@@ -85,12 +83,9 @@ def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tu
         if adapts or result.rewrites or result.rejects:
             changes.append(Change(each.name, before, after, result, adapts))
         before = after
-    gm.recompile()
+    if gm.graph is not came:
+        gm.recompile()
     return Read(gm, reading), tuple(changes)
-
-
-def _unread(each: DynamoPass, reason: str) -> PassResult:
-    return PassResult(rejects=(Reject(each.name, "", "", f"the graph cannot be read: {reason}"),))
 
 
 def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:

@@ -36,7 +36,7 @@ def write_apart(reading: Reading) -> None:
 def _unnoticed(reading: Reading, node: fx.Node, x: fx.Node) -> bool:
     """Whether the node writes into x, a tensor made in this graph, of which nothing else is read afterwards."""
     fact, made = reading.facts[node], reading.facts[x]
-    if fact.reason or fact.random or not fact.writes == fact.memory == made.memory:
+    if fact.reason or made.reason or fact.random or not fact.writes == fact.memory == made.memory:
         return False
     if x.op not in CALLS or reading.given_in(x) or made.region != fact.region:
         return False  # of another region: without gradients x keeps those that it had, and a new tensor has none

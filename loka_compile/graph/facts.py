@@ -10,7 +10,7 @@ memory it writes. Passes ask the reading and nothing else.
     region   gradients, autocast, inference mode: parts of two regions are not one value
 
 A node that cannot be run on fakes (a call of untraced code, a tensor without storage) has a `reason`; it counts as a
-writer of all that it is given, and no pattern holds it.
+writer of all that it is given, its value as a view of any of it, and no pattern holds it.
 """
 
 from __future__ import annotations
@@ -71,14 +71,13 @@ class Reading:
     """The facts of one graph.
 
     They hold until a pass changes what a node gives; the functions of `edit.py`, which exchange a value for an equal
-    one, keep them up to date. reason: why the graph could not be read; empty if it could. fakes: the inputs' values.
+    one, keep them up to date. fakes: the inputs' values.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.facts: dict[fx.Node, Fact] = {}
         self.writers: dict[int, list[fx.Node]] = {}
-        self.reason = ""
         self.fakes: Sequence[Any] = ()
         self._numbers: dict[int, int] = {}
         self._storages: list[Any] = []  # kept, so that no other storage gets the address of one of them
@@ -222,7 +221,7 @@ class Reading:
     def written_inputs(self) -> frozenset[int]:
         """Places of the graph's inputs that it writes, or of which that is not known."""
         inputs = enumerate(self.graph.find_nodes(op="placeholder"))
-        return frozenset(place for place, node in inputs if self.reason or self.is_written(node))
+        return frozenset(place for place, node in inputs if self.is_written(node))
 
     # ------------------------------------------------------------ keeping
 
@@ -252,8 +251,8 @@ class Reading:
     def moved(self, graph: fx.Graph, twin: Mapping[fx.Node, fx.Node]) -> Reading:
         """The same of a copy of the graph. twin: its nodes."""
         other = Reading(graph)
-        other.reason, other.fakes = self.reason, self.fakes
-        other._numbers, other._storages = dict(self._numbers), list(self._storages)
+        other.fakes, other._numbers = self.fakes, dict(self._numbers)
+        other._storages = list(self._storages)
         other.facts = {twin[node]: fact for node, fact in self.facts.items()}
         other.writers = {memory: [twin[node] for node in nodes] for memory, nodes in self.writers.items()}
         other._stands_for = {twin[node]: [*values] for node, values in self._stands_for.items()}

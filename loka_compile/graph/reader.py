@@ -18,13 +18,8 @@ from loka_compile.graph.facts import CALLS, Fact, Reading
 
 
 def read(graph: fx.Graph) -> Reading:
-    """The facts of a graph of Dynamo's, whose nodes have `example_value`. A graph that cannot be read gives a reading
-    with a reason."""
+    """The facts of a graph of Dynamo's, whose nodes have `example_value`."""
     reading = Reading(graph)
-    for node in graph.nodes:
-        if compat.switches_functorch(node):
-            reading.reason = f"{node.name} enters or leaves a transform of functorch ({node.target.__name__})"
-            return reading
     inputs = [node.meta.get("example_value") for node in graph.find_nodes(op="placeholder")]
     reading.fakes = compat.in_one_mode(inputs)
     with compat.recording(reading.fakes) as calls:
@@ -49,8 +44,11 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     expected, region = node.meta.get("example_value"), compat.region_here()
     inputs = node.all_input_nodes
     reached = frozenset[int]().union(*map(reading.memory, inputs))
+    if compat.leaves_functorch(node):
+        value = _in_mode(reading, expected)
+        return Fact(value=value, memory=reached | reading.memory_of(value), writes=reached, region=region)
     if reason := _unreadable(reading, node):
-        return Fact(value=expected, writes=reached, region=region, reason=reason)
+        return Fact(value=expected, memory=reached, writes=reached, region=region, reason=reason)
     values = [reading.value(each) for each in inputs]
     if _is_number(expected) or compat.has_fresh_symbols(expected, values):
         # A size, a number, or a tensor whose size the data decide: Dynamo's own symbols stay, nothing is run again.
@@ -62,12 +60,14 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
             return _run_graphs(reading, node, calls)
         value = _call(reading, node)
         memory = reading.memory_of(value)
+        memory = memory.union(*(each for each in map(reading.memory, inputs) if each & memory))
         mine = tuple(calls[start:])
         changed = [x for x, version in versions if x._version != version]
         changed += [x for call in mine for x in aten.written_by(call)]
         writes = reading.memory_of(changed) & (reached | memory)
     except Exception as error:  # a node of the user's code may raise anything on fake values
-        return Fact(value=expected, writes=reached, region=region, reason=f"{type(error).__name__}: {error}"[:200])
+        reason = f"{type(error).__name__}: {error}"[:200]
+        return Fact(value=expected, memory=reached, writes=reached, region=region, reason=reason)
     name, given = ("getitem", {}) if _takes(node) else aten.whole(mine)
     if not mine and any(value is each for each in values):  # contiguous() of what is
         name, given = aten.IDENTITY, {"self": value}
@@ -119,11 +119,13 @@ def _attribute(graph: fx.Graph, node: fx.Node) -> Any:
 
 def _unreadable(reading: Reading, node: fx.Node) -> str:
     """Why a node is not run; empty if it is."""
+    if compat.switches_functorch(node):
+        return f"it enters or leaves a transform of functorch ({node.target.__name__})"
     if node.op not in CALLS:
         return f"it calls a module that was not traced ({node.target})"
     unread = next((each for each in node.all_input_nodes if reading.facts[each].reason), None)
     if unread is not None:
-        return f"it reads {unread.name}: {reading.facts[unread].reason}"
+        return f"it reads {unread.name}, which cannot be read"
     if compat.calls_graphs(node) and not any(_is_graph(reading, each) for each in node.all_input_nodes):
         return f"{node.target} says nothing of what it writes"
     return ""

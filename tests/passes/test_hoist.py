@@ -271,3 +271,19 @@ def test_any_small_module_keeps_its_numbers(free, source, first, meet, last, dyn
     seen = agrees(Hoist(), Small(source, first, meet, last), torch.randn(user), torch.randn(item), dynamic=dynamic)
     if {"linear", "norm", "rms", "matmul"} & set(first) or meet != "times":
         assert seen.did
+
+
+class Strided(nn.Module):
+    """The result is read by its strides: every other row, as they lie in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, user):
+        wide = self.linear(user.expand(N, -1))
+        return wide.as_strided((N // 2, 8), (16, 1)) + wide.view(-1)[: N // 2].unsqueeze(1)
+
+
+def test_what_reads_strides_sees_those_that_were():
+    assert agrees(Hoist(), Strided(), torch.randn(1, 6)).did

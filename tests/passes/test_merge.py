@@ -112,3 +112,11 @@ def test_any_widths(widths, bias, rows):
     torch._dynamo.reset()
     seen = agrees(Merge(), Heads(widths, bias), torch.randn(*rows, 4), context=H100)
     assert len(seen.did) == 1
+
+
+def test_a_weight_of_one_dimension_is_no_matrix():
+    def fn(x, v, w):
+        return F.linear(x, v), F.linear(x, w)
+
+    seen = rewritten(Merge(), fn, torch.randn(4, 8), torch.randn(8), torch.randn(8), context=H100)
+    assert not seen.did and not seen.reasons

@@ -488,8 +488,12 @@ def test_random_numbers_are_inductors_own(fresh_dynamo: None) -> None:
 
 def test_what_functorch_wraps_is_left_as_written() -> None:
     def forward(x: Tensor) -> Tensor:
-        return torch.vmap(lambda row: row * torch.sigmoid(row))(x)
+        inside = torch.vmap(lambda row: row * torch.sigmoid(row))(x)
+        slope = torch.func.grad(lambda x: gate(x).sum())(x)
+        return gate(inside + slope)
 
+    seen: list[Change] = []
     x = torch.randn(4, 8)
     with torch.no_grad():
-        torch.testing.assert_close(after_passes(forward)(x), forward(x))
+        torch.testing.assert_close(after_passes(forward, seen=seen)(x), forward(x))
+    assert [each.did.partition(" ")[0] for change in seen for each in change.result.rewrites] == ["silu"]
