@@ -29,7 +29,7 @@ class Anew:
         from torch._guards import TracingContext
         from torch._subclasses import FakeTensorMode
 
-        self._olds = _examples(gm)
+        self._olds = _examples(gm.graph)
         self._env = _shape_env_like(self._olds)
         self._mode = FakeTensorMode(shape_env=self._env)
         self._sources = [ConstantSource(f"args[{place}]") for place in range(len(args))]
@@ -118,7 +118,7 @@ def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
     devices = sorted({x.get_device() for x in args if isinstance(x, torch.Tensor) and x.is_cuda})
     state = random.getstate()
     try:
-        with _disable_current_modes(), torch.random.fork_rng(devices):
+        with _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(devices):
             anew = Anew(gm, args)
             with tracing(anew.context):
                 yield anew
@@ -126,9 +126,23 @@ def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
         random.setstate(state)
 
 
-def unknown_sizes(gm: fx.GraphModule) -> str:
+@contextlib.contextmanager
+def _saving_as_it_is() -> Iterator[None]:
+    """What autograd saves meanwhile goes through no hooks: a checkpoint around the call counts what is saved."""
+    autograd, hooks = torch._C._autograd, []
+    while (top := autograd._top_saved_tensors_default_hooks(True)) is not None:
+        hooks.append(top)
+        autograd._pop_saved_tensors_default_hooks()
+    try:
+        yield
+    finally:
+        for pack, unpack in reversed(hooks):
+            autograd._push_saved_tensors_default_hooks(pack, unpack)
+
+
+def unknown_sizes(graph: fx.Graph) -> str:
     """A symbol that the arguments of a call do not tell, so that the graph is compiled with Dynamo or not at all."""
-    olds = _examples(gm)
+    olds = _examples(graph)
     if number := next((old for old in olds if isinstance(old, torch.SymFloat)), None):
         return str(number)
     told = {_expr(old) for old in olds if isinstance(old, torch.SymInt)}
@@ -138,8 +152,8 @@ def unknown_sizes(gm: fx.GraphModule) -> str:
     return next((str(symbol) for expr in used for symbol in expr.free_symbols if symbol not in told), "")
 
 
-def _examples(gm: fx.GraphModule) -> list[Any]:
-    return [node.meta.get("example_value") for node in gm.graph.find_nodes(op="placeholder")]
+def _examples(graph: fx.Graph) -> list[Any]:
+    return [node.meta.get("example_value") for node in graph.find_nodes(op="placeholder")]
 
 
 def _numbers(fake: torch.Tensor) -> tuple[Any, ...]:
