@@ -49,6 +49,8 @@ def loka(
     online = learns(chosen, example_inputs)
     if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
+    if device == "cpu":
+        compat.start_compiler()
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
     gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
