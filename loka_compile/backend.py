@@ -52,6 +52,8 @@ def loka(
     if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
     chosen = planning.named_as_here(chosen, gm, example_inputs)
+    if device == "cpu":
+        compat.start_compiler()
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     context = Context(Plan(chosen.target, {}), device, is_training(example_inputs))
     asked_for, changes = rewritten(came, pipeline.writing(adapting(chosen, compat.is_whole(gm))), context)

@@ -7,6 +7,7 @@
     fakes.py      fake tensors and symbolic sizes
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
+    starting.py   Inductor's own start, ahead of time
 
 Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `torch._functorch`, `torch._guards` or
 `torch._subclasses` (tests/test_layers.py holds this), so a new torch version breaks here or nowhere. Heavy modules
@@ -42,6 +43,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
+from loka_compile.compat.starting import compiler_started, start_compiler
 from loka_compile.compat.tracing import (
     calls_graphs,
     checkpoint_region,
@@ -72,6 +74,7 @@ __all__ = [
     "compile_calls",
     "compile_inductor",
     "compile_together",
+    "compiler_started",
     "compiling_anew",
     "compiling_side_by_side",
     "concrete",
@@ -108,6 +111,7 @@ __all__ = [
     "running_fakes",
     "saved_tensors_are_hooked",
     "specialize",
+    "start_compiler",
     "static_inputs",
     "switches_functorch",
     "tracing_fakes",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from loka_compile.compat.starting import compiler_started
+
 GraphPass = Callable[[fx.Graph], None]
 Inner = Callable[[fx.GraphModule, bool], Callable[..., Any]]
 
@@ -75,6 +77,7 @@ def compile_inductor(
         "joint_custom_pre_pass": graph_pass(joint, f"joint-{uuid}"),
         "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
     }
+    compiler_started()
     with _artifacts_into(artifacts), _tracing_apart():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
@@ -133,6 +136,7 @@ def compile_together(
                 out.copy_(made)
         return ()
 
+    compiler_started()
     with torch.no_grad():
         fakes = [x for i, each in enumerate(both) for x in fakes_of(f"x{i}", each)]
         gm = make_fx(into, decomposition_table=decomposition_table(), _allow_non_fake_inputs=True)(*fakes)

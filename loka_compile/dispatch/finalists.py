@@ -20,6 +20,8 @@ from loka_compile.target import TARGETS
 
 NEAR = 1.25
 """A plan whose GEMMs take this many times as long, by single times, has no chance in the graph."""
+SHARE = 0.03
+"""Nor has one that changes sites of so little of the GEMMs' time: what it gains a race cannot tell."""
 MOST = 2
 """Each is compiled, once a machine, to be raced."""
 
@@ -32,13 +34,18 @@ def finalists(plan: Plan, options: Options) -> list[Plan]:
         return []
     limit = NEAR * time_us(plan)
     others = (_uniform(plan, Candidate(recipe, aten.NAME)) for recipe in options.recipes)
-    near = [other for other in others if other is not None and time_us(other) <= limit]
+    near = [other for other in others if other is not None and time_us(other) <= limit and _matters(plan, other)]
     return sorted(near, key=time_us)[:MOST]
 
 
 def time_us(plan: Plan) -> float:
     """The GEMMs' single times, casts included, in microseconds."""
     return sum(decision.score.time_us or 0.0 for decision in plan.decisions.values())
+
+
+def _matters(plan: Plan, other: Plan) -> bool:
+    changed = [each.decisions[key].score.time_us or 0.0 for key in changes(plan, other) for each in (plan, other)]
+    return sum(changed) / 2 >= SHARE * time_us(plan)
 
 
 def _uniform(plan: Plan, candidate: Candidate) -> Plan | None:

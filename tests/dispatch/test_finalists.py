@@ -57,6 +57,15 @@ def test_what_cannot_win_does_not_race():
     assert finalists(plan_of(WIDE, slow), Options()) == []  # 20 + 4 us as planned
 
 
+def test_what_changes_next_to_nothing_does_not_race():
+    """A site of 1 us beside 100 us: whichever way, a race cannot tell."""
+    large = decision("large", INT8, [BF16], keep=900, bf16=600, int8_rowwise=100)
+    little = decision("little", BF16, [INT8], keep=9, bf16=1, int8_rowwise=1.1)
+    assert finalists(plan_of(large, little), Options()) == []
+    more = decision("little", BF16, [INT8], keep=9, bf16=4, int8_rowwise=4.4)
+    assert len(finalists(plan_of(large, more), Options())) == 1
+
+
 def test_the_nearest_race_and_not_more_than_may():
     many = decision("many", BF16, [INT8, AFFINE], keep=99, bf16=50, fp16=53, int8_rowwise=51, uint8_affine=52)
     found = finalists(plan_of(many), Options())
