@@ -29,7 +29,7 @@ class HardSwish:
             if node.op != "call_function" or node.target is not SILU:
                 continue
             with graph.inserting_before(node):
-                new = graph.call_function(HARD_SWISH, node.args[:1])
+                new = graph.call_function(HARD_SWISH, node.args, node.kwargs)  # in place where it was
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
             graph.erase_node(node)
