@@ -6,7 +6,6 @@ LoKA Mods: no exponential, bounded pieces, outliers are not amplified, and it fu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from torch import fx
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,12 @@ class HardSwish:
     adapts: ClassVar[bool] = True
 
     def __call__(self, reading: Reading, context: Context) -> PassResult:
-        rules = partial(pattern, reading), partial(check, reading), partial(rewrite, reading)
-        return apply(reading.graph, reading.graph.nodes, *rules)
-
-
-def pattern(reading: Reading, node: fx.Node) -> fx.Node | None:
-    return node if reading.op(node) == "silu" else None
-
-
-def check(reading: Reading, node: fx.Node) -> str:
-    """Why it stays; empty if it goes."""
-    return "it writes in place" if reading.facts[node].writes else ""
+        rewrites = [rewrite(reading, node) for node in list(reading.graph.nodes) if reading.op(node) == "silu"]
+        return PassResult(tuple(rewrites))
 
 
 def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
-    new = replace(reading, node, emit(reading, node, F.hardswish, reading.arg(node, "self")))
+    """In place where SiLU was."""
+    in_place = bool(reading.facts[node].writes)
+    new = replace(reading, node, emit(reading, node, F.hardswish, reading.arg(node, "self"), inplace=in_place))
     return Rewrite(module_name(new), "hard swish")

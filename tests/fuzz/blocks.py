@@ -188,7 +188,7 @@ def tower(b: Builder) -> None:
         if norm:
             x = b.let(f"{b.declare(norm, 'norm')}({x})", "n")
         x = norms.activate(b, x, few=True)
-        if b.training and b.chance(30):
+        if b.training and b.chance(50):
             x = b.let(f"F.dropout({x}, 0.5, self.training)", "d")
             b.features.add("random")
     b.let(f"{b.declare(f'nn.Linear({n}, {b.of(n, 16, 24, 1)}{more})', 'linear')}({x})", "y")
@@ -238,7 +238,7 @@ STEPS = {
     "chain": (chain, 3),
     "experts": (experts, 3),
     "products": (products, 4),
-    "head": (head, 2),
-    "tower": (tower, 7),
+    "head": (head, 4),
+    "tower": (tower, 10),
     "layers": (layers, 4),
 }

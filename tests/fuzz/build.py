@@ -32,7 +32,11 @@ class Builder:
         head = program.head.ljust(12, b"\0")
         self.dtype = DTYPES[head[0] % len(DTYPES)]
         self.training, self.writes_allowed, self.dynamic = head[1] % 2 == 1, head[2] % 8 >= 3, head[3] % 4 == 3
-        self.batch, self.tokens, self.width = (6, 7, 5)[head[4] % 3], (3, 4, 11)[head[5] % 3], (16, 32)[head[6] % 2]
+        self.batch, self.tokens, self.width = (
+            (6, 16, 5, 16, 7)[head[4] % 5],
+            (3, 4, 11)[head[5] % 3],
+            (16, 32)[head[6] % 2],
+        )
         self.ending = head[7:]
         self.module = nn.Module().train(self.training)
         self.names: dict[str, Any] = {"torch": torch, "nn": nn, "F": nn.functional, "self": self.module}

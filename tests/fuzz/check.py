@@ -16,18 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from tests.fuzz import twins
-from tests.fuzz.judge import Judge, Verdict
+from tests.fuzz.judge import Choice, Judge, Verdict
 from tests.fuzz.wide import differ
 
-LARGER = 9
+LARGER = 19
 """Rows of a second call, where sizes are dynamic."""
 
 
-def check(source: str, again: bool = False) -> Verdict:
-    """again: what is lowered is compared with AOTAutograd's own graph, of which random numbers may be others than eager
-    mode's."""
+def check(source: str, choices: tuple[Choice, ...] = (), again: bool = False) -> Verdict:
+    """choices: what is judged; where none are given, some of all there is, which depends on the program. again: what is
+    lowered is compared with AOTAutograd's own graph, of which random numbers may be others than eager mode's."""
     verdict, program, number = Verdict(), load(source), zlib.crc32(source.encode())
-    judge = Judge(verdict, number, tuple(re.findall(r"self\.(blocks\d+) =", source)), again)
+    choices = choices or (Choice.of(number),)
+    judge = Judge(verdict, number, choices, tuple(re.findall(r"self\.(blocks\d+) =", source)), again)
     torch._dynamo.reset()
     torch.manual_seed(0)
     model, first = program.Net().train(program.TRAINING), program.inputs()
@@ -50,7 +51,7 @@ def check(source: str, again: bool = False) -> Verdict:
                 verdict.notes["Dynamo's graph differs from eager mode"] += 1
             if verdict.graphs == 1 and args is first:
                 _skips(source, *before, judge)
-    return check(source, again=True) if judge.unsure and not again else verdict
+    return check(source, choices, again=True) if judge.unsure and not again else verdict
 
 
 def load(source: str) -> types.ModuleType:

@@ -45,14 +45,44 @@ class Verdict:
     notes: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What of all there is to judge. alone: each pass on the graph as written, not one after the other. recipes: of the
+    plan under which it is lowered, None where it is not."""
+
+    device: str
+    alone: bool
+    twin: tuple[Pass, twins.Twin]
+    recipes: Recipes | None
+
+    @classmethod
+    def of(cls, number: int) -> Choice:
+        """By a number: all of it for each program would take its time."""
+        device, rest = ("cuda", "cuda", "cpu")[number % 3], number // 3
+        alone, rest = rest % 6 == 0, rest // 6
+        twin, rest = twins.OF[rest % len(twins.OF)], rest // len(twins.OF)
+        return cls(device, alone, twin, Recipes.of(rest // 5, device) if rest % 5 < 2 else None)
+
+
+EVERY = (
+    Choice("cpu", True, twins.OF[0], None),
+    Choice("cpu", False, twins.OF[1], Recipes("cpu", ("int8_rowwise aten",))),
+    Choice("cuda", True, twins.OF[2], None),
+    Choice("cuda", False, twins.OF[3], Recipes("cuda", ("fp8_rowwise triton",))),
+    Choice("cuda", False, twins.OF[0], Recipes("cuda", ("bf16 triton",))),
+)
+"""All passes, for the programs that are kept."""
+
+
 @dataclass
 class Judge:
-    """number: chooses recipes and schedules. stacks: the modules whose layers are left out. again: see check.py.
-    unsure: what is lowered is not what Dynamo's graph gives. skips: (stack, what was left out). results: of the graph
-    as written, under "", and without layers of a stack."""
+    """number: chooses schedules. choices: what is judged. stacks: the modules whose layers are left out. again: see
+    check.py. unsure: what is lowered is not what Dynamo's graph gives. skips: (stack, what was left out). results: of
+    the graph as written, under "", and without layers of a stack."""
 
     verdict: Verdict
     number: int
+    choices: tuple[Choice, ...]
     stacks: tuple[str, ...]
     again: bool
     unsure: bool = False
@@ -92,22 +122,24 @@ class Judge:
     def _variants(
         self, gm: fx.GraphModule, inputs: Sequence[Any], training: bool
     ) -> Iterator[tuple[str, Callable[[], list[Comparison]]]]:
-        """(name, what makes the comparisons): some of all there are, by the number, for they take their time."""
-        device, rest = ("cuda", "cuda", "cpu")[self.number % 3], self.number // 3
-        latest = [gm]
-        if rest % 6 == 0:
-            for each in PASSES:
-                yield each.name, lambda each=each: self._alone(gm, each, device, training)
-        else:
-            yield "all", lambda: self._row(gm, device, training, latest)
-        rest //= 6
-        each, twin = twins.OF[rest % len(twins.OF)]
-        yield each.name, lambda: self._adapted(gm, each, twin, training)
+        """(name, what makes the comparisons)"""
+        for choice in self.choices:
+            yield from self._chosen(gm, inputs, training, choice)
         for stack in self.stacks:
             yield "compskip", lambda stack=stack: self._skipped(gm, stack, training)
-        if rest // 4 % 2 or self.again:
-            recipes = Recipes.of(rest // 8, device)
-            yield f"lowered, {device}", lambda: self._lowered(gm, latest[0], inputs, recipes, training)
+
+    def _chosen(
+        self, gm: fx.GraphModule, inputs: Sequence[Any], training: bool, choice: Choice
+    ) -> Iterator[tuple[str, Callable[[], list[Comparison]]]]:
+        latest, (mod, twin), recipes = [gm], choice.twin, choice.recipes
+        if choice.alone:
+            for each in PASSES:
+                yield each.name, lambda each=each: self._alone(gm, each, choice.device, training)
+        else:
+            yield "all", lambda: self._row(gm, choice.device, training, latest)
+        yield mod.name, lambda: self._adapted(gm, mod, twin, training)
+        if recipes is not None:
+            yield f"lowered, {choice.device}", lambda: self._lowered(gm, latest[0], inputs, recipes, training)
 
     def _alone(self, gm: fx.GraphModule, each: Pass, device: str, training: bool) -> list[Comparison]:
         new, changes = run_on_dynamo(gm, (each,), device, TARGETS[device], training)

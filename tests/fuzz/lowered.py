@@ -28,6 +28,8 @@ CPU = (
 GPU = ("fp8_rowwise triton", "bf16 triton", "fp8_rowwise triton", "fp8_tensorwise triton", "bf16 triton",
        "fp8_blockwise triton", "bf16 aten", "int8_rowwise aten", "fp8_rowwise aten")  # fmt: skip
 
+RECIPES = {"cpu": CPU, "cuda": GPU}
+
 
 @dataclass(frozen=True)
 class Recipes:
@@ -39,7 +41,7 @@ class Recipes:
     @classmethod
     def of(cls, number: int, device: str) -> Recipes:
         """A choice among them, by a number."""
-        known = CPU if device == "cpu" else GPU
+        known = RECIPES[device]
         several = number % 4 == 3
         first = number // 4 % len(known)
         return cls(device, known[first:] + known[:first] if several else (known[first],))

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz.check import check
 from tests.fuzz.grammar import KINDS, build
+from tests.fuzz.judge import EVERY
 from tests.fuzz.program import programs
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
@@ -16,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent / "kept").glob("*.py")), ids=lambda path: path.stem)
 def test_kept(path):
-    verdict = check(path.read_text())
+    verdict = check(path.read_text(), EVERY)
     assert not verdict.unsaid
     assert not verdict.wrong
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(KINDS))
 def test_random_programs(program):
     source, _ = build(program)

@@ -24,16 +24,12 @@ from loka_compile.kernels import (
     gdpa,
     gdpa_pffn,
     gdpa_reference,
-    gemm_gradient,
     gemm_norm,
-    grad_weight,
     norm_quantize,
     norm_quantize_backward,
-    norm_quantize_both,
     quantize,
     scaled_gemm,
     triton_gemm,
-    triton_quantize,
 )
 
 BOUND = 1e-6
@@ -153,9 +149,30 @@ def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *more: An
     return tuple(torch.empty_like(like).copy_(each) for like, each in zip((q, k, v), made, strict=True))
 
 
+def _triton_quantize(x: Tensor, dtype: Any, scaling: str, both: bool) -> tuple[Tensor, ...]:
+    q, scale = quantize.reference(x, dtype, scaling, -1)
+    if not both or scaling in ("tensor", "tile"):
+        return q, scale, q.clone() if both else q.new_empty(0), scale.new_empty(0)
+    return q, scale, *quantize.reference(x, dtype, scaling, -2)
+
+
+def _norm_quantize_both(
+    x: Tensor, weight: Any, bias: Any, norm: str, block: int, activation: str, dtype: Any, eps: float, save: bool
+) -> tuple[Tensor, ...]:
+    of = x, weight, bias, None, norm, block, activation, torch.float64, eps, save
+    y, _, statistics = norm_quantize.reference(*of)
+    rows, columns = (norm_quantize.quantize_rows(each, None, dtype) for each in (y, y.t()))
+    return *rows, columns[0].contiguous(), columns[1], statistics
+
+
+def _gemm_gradient(grad: Tensor, weight: Tensor, x: Tensor, gain: float, summed: bool) -> tuple[Tensor, Tensor]:
+    out = torch.where(x <= 0, 0.0, grad @ weight * gain)
+    return out, out.sum(0) if summed else x.new_empty(0)
+
+
 OURS: dict[Any, Callable[..., Any]] = {
     loka.quantize.default: quantize.reference,
-    loka.triton_quantize.default: triton_quantize.reference,
+    loka.triton_quantize.default: _triton_quantize,
     loka.scaled_gemm.default: _product,
     loka.triton_gemm.default: triton_gemm.reference,
     loka.frozen_gemm.default: _frozen_gemm,
@@ -167,9 +184,9 @@ OURS: dict[Any, Callable[..., Any]] = {
     loka.frozen_gemm_norm.default: _frozen_gemm_norm,
     loka.norm_quantize.default: norm_quantize.reference,
     loka.norm_quantize_backward.default: norm_quantize_backward.reference,
-    loka.norm_quantize_both.default: norm_quantize_both.reference,
-    loka.gemm_gradient.default: gemm_gradient.reference,
-    loka.grad_weight.default: grad_weight.reference,
+    loka.norm_quantize_both.default: _norm_quantize_both,
+    loka.gemm_gradient.default: _gemm_gradient,
+    loka.grad_weight.default: lambda grad, x: (grad.t() @ x, grad.sum(0)),
     loka.fm.default: lambda *args: fm.reference(*args).contiguous(),
     loka.gdpa.default: _attention,
     loka.gdpa_backward.default: _attention_backward,

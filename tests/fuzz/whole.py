@@ -1,0 +1,94 @@
+"""A program compiled whole: `backend="loka"` under a plan of int8 for every GEMM, in generated code, beside Inductor.
+
+What a plan's rounding does to a program depends on the program, so the same plan run operator by operator says how far
+from eager mode it may be: generated code may be FACTOR times as far, or as Inductor is, and a few roundings of its
+dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+import loka_compile  # noqa: F401  # the backend
+from loka_compile import compat
+from loka_compile.dispatch.plan import Candidate, Decision, Plan
+from loka_compile.graph.sites import annotate
+from tests.fuzz.check import load, tensors
+from tests.fuzz.judge import PASSES
+from tests.helpers import compile_op_by_op
+
+FACTOR, ROUNDINGS = 3.0, 64
+
+
+def whole(source: str) -> str:
+    """What is wrong with it; empty if it is right, or Inductor does not run it either."""
+    program = load(source)
+    torch.manual_seed(0)
+    model, args = program.Net().train(program.TRAINING), program.inputs()
+    dynamic = program.DYNAMIC or None
+    with torch.set_grad_enabled(program.TRAINING):
+        plan = int8(model, args, dynamic)
+        exact = values(lambda own: own, model, args)
+        try:
+            inductor = values(lambda own: torch.compile(own, dynamic=dynamic), model, args)
+        except Exception:
+            return ""
+        options = {"plan": plan}
+        found = values(lambda own: torch.compile(own, backend="loka", options=options, dynamic=dynamic), model, args)
+        by_op = values(lambda own: compile_op_by_op(own, plan, on_dynamo=PASSES, dynamic=dynamic), model, args)
+    return next((f"value {i}: {why}" for i, each in enumerate(zip(found, exact, inductor, by_op, strict=True))
+                 if (why := farther(*each))), "")  # fmt: skip
+
+
+def farther(found: Tensor | None, exact: Tensor | None, *others: Tensor | None) -> str:
+    """Why a value is farther from the exact one than the others allow."""
+    if found is None or exact is None:
+        return "" if found is exact else "it is there in one only"
+    if found.dtype != exact.dtype or found.shape != exact.shape:
+        return f"{found.dtype} {tuple(found.shape)}, not {exact.dtype} {tuple(exact.shape)}"
+    known = torch.isfinite(exact)
+    if not exact.is_floating_point() or not known.any():
+        return "" if torch.equal(found, exact) or exact.is_floating_point() else "other integers"
+    size = exact[known].double().square().mean().sqrt().item()
+    away = lambda x: (x[known].double() - exact[known].double()).square().mean().sqrt().item()  # noqa: E731
+    allowed = FACTOR * max(away(x) for x in others if x is not None) + ROUNDINGS * torch.finfo(exact.dtype).eps * size
+    return "" if away(found) <= allowed else f"{away(found):.2e} from eager mode's, and {allowed:.2e} is allowed"
+
+
+def values(compiled: Callable[[nn.Module], Any], model: nn.Module, args: Sequence[Any]) -> list[Tensor | None]:
+    """Outputs, inputs as they were written, gradients."""
+    torch._dynamo.reset()
+    own = copy.deepcopy(model)
+    leaves = [x.detach().clone().requires_grad_(x.requires_grad) for x in args]
+    torch.manual_seed(3)
+    outs = tensors(compiled(own)(*leaves))
+    weights = torch.Generator().manual_seed(2)
+    loss = [(o.float() * torch.randn(o.shape, generator=weights)).sum() for o in outs if o.requires_grad]
+    wanted = [x for x in (*leaves, *own.parameters()) if x.requires_grad]
+    grads = torch.autograd.grad(sum(loss), wanted, allow_unused=True) if loss else []
+    return [each if each is None else each.detach() for each in (*outs, *leaves, *grads)]
+
+
+def int8(model: nn.Module, args: Sequence[Any], dynamic: bool | None) -> Plan:
+    """A plan of int8 for every GEMM that the program has."""
+    decisions: dict[str, Decision] = {}
+
+    def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        def joint(graph: fx.Graph) -> None:
+            for gemm in annotate(graph):
+                site = gemm.site
+                key = site.key if site.key not in decisions else f"{site.key}@{site.source}"
+                decisions[key] = Decision(site, Candidate("int8_rowwise", "aten"), "all of them")
+
+        compat.capture(gm, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
+        return gm.forward
+
+    torch._dynamo.reset()
+    torch.compile(copy.deepcopy(model), backend=backend, dynamic=dynamic)(*(x.detach().clone().requires_grad_(
+        x.requires_grad) for x in args))  # fmt: skip
+    return Plan("cpu", decisions, origin="all of them")
