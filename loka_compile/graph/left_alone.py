@@ -27,7 +27,7 @@ def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, onl
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
                 return f"{node.name} has a size without a value yet (it is unbacked): {tuple(value.shape)}"
-    if online and (size := compat.unknown_sizes(graph)):
+    if online and (size := compat.unknown_sizes(reading.graph)):
         return f"what {size} is cannot be told from the inputs of a call, at which a plan that is learned is compiled"
     if online and torch.are_deterministic_algorithms_enabled():
         return (
