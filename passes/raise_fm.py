@@ -18,7 +18,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.reading import multiplied, only_user, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit, flips, op_of, rank, same_sizes, shape
-from loka_compile.kernels import fm
+from loka_compile.kernels.fm import Fm, reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
 
@@ -70,7 +70,7 @@ def check(found: Interaction, training: bool) -> str:
         return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
     if x.dtype != y.dtype:
         return f"it multiplies {x.dtype} by {y.dtype}"
-    if reasons := fm.reasons_against(x, y):
+    if reasons := reasons_against(x, y):
         return reasons[0]
     if only_user(found.first) is None:
         return f"{found.first.name} is read elsewhere too"
@@ -83,10 +83,12 @@ def check(found: Interaction, training: bool) -> str:
 def rewrite(found: Interaction) -> Rewrite:
     last, behind = found.last, norm_behind(found)
     if behind is None:
-        out = emit(last, fm.OP, found.x, found.y, None, None, "none", 0.0)
+        call = Fm(found.x, found.y, None, None, "none", 0.0)
+        out = emit(last, call.target(), *call.args)
     else:
         last = behind.last
-        out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        call = Fm(found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        out = emit(last, call.target(), *call.args)
         out = emit(last, "flatten", out, 1)
     out = ops.replace_part(last, out, (found.x, found.y))
     return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))

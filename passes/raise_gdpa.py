@@ -19,7 +19,7 @@ from loka_compile.graph import torch_ops as ops
 from loka_compile.graph.reading import called, multiplied, only_user, same, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit, same_sizes, shape
-from loka_compile.kernels import gdpa
+from loka_compile.kernels.gdpa import Gdpa
 from loka_compile.kernels.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa_reference import LEAK
 from loka_compile.kernels.norm_quantize import HALVES
@@ -94,10 +94,11 @@ def rewrite(found: Attention) -> Rewrite:
     last, heads = found.last, value(found.q).dim() == 4
     k = emit(last, "transpose", found.turned, -2, -1)
     q, k, v = (each if heads else emit(last, "unsqueeze", each, 1) for each in (found.q, k, found.v))
-    lengths = (ops.size_arg(last, each, 2) for each in (q, k))
+    of_q, of_k = (ops.size_arg(last, each, 2) for each in (q, k))
     inside = found.inside != 1.0
     factor = found.inside if inside else found.outside
-    out = emit(last, gdpa.OP, q, k, v, None, None, *lengths, found.activation, factor, inside, -1)
+    call = Gdpa(q, k, v, None, None, of_q, of_k, found.activation, factor, inside, window=-1)
+    out = emit(last, call.target(), *call.args)
     if not heads:
         out = emit(last, "squeeze", out, 1)
     if inside and found.outside != 1.0:  # gdpa has one factor

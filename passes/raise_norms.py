@@ -19,11 +19,10 @@ from torch.nn import functional as F
 from loka_compile.graph.reading import called, erase, only_user, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit
-from loka_compile.kernels.norm_quantize import FLOATS
+from loka_compile.kernels.norm_quantize import FLOATS, NormQuantize
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 LAYER, RMS = (F.layer_norm, torch.layer_norm), (F.rms_norm, torch.rms_norm)
-OP = torch.ops.loka.norm_quantize.default
 ACTIVATIONS = ("relu", "silu", "hard_swish", "gelu")
 RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
 """F.rms_norm's own eps, where none is given: that of the type it computes in, which else is float32."""
@@ -121,8 +120,9 @@ def _activation(node: fx.Node) -> str:
 
 def rewrite(norm: Norm, save: bool) -> Rewrite:
     dtype = value(norm.last).dtype
-    kind = (norm.norm, norm.block, norm.activation, dtype, norm.eps, save)
-    out = emit(norm.last, getitem, emit(norm.last, OP, norm.x, norm.weight, norm.bias, None, *kind), 0)
+    kind = norm.norm, norm.block, norm.activation, dtype, norm.eps, save
+    call = NormQuantize(norm.x, norm.weight, norm.bias, None, *kind)
+    out = emit(norm.last, getitem, emit(norm.last, call.target(), *call.args), 0)
     out.meta = {**norm.last.meta, "example_value": value(out)}
     norm.last.replace_all_uses_with(out)
     erase(norm.last)

@@ -16,12 +16,12 @@ from torch import fx
 from loka_compile.graph.reading import called, only_user, value, written
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.torch_ops import emit, op_of, replace_part, same_sizes, shape
-from loka_compile.kernels import gdpa, gdpa_pffn
+from loka_compile.kernels.gdpa import Gdpa
+from loka_compile.kernels.gdpa_pffn import Pffn
 from loka_compile.kernels.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raise_norms import LAYER, RMS, norm_of
 
-GDPA = (gdpa.OP, gdpa.OP.overloadpacket)
 RESHAPES = ("flatten", "unflatten", "reshape", "view")
 
 
@@ -31,7 +31,7 @@ class RaisePffn:
     runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = [n for n in graph.nodes if n.target in GDPA]
+        nodes = [n for n in graph.nodes if Gdpa.matches(n)]
         return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
 
 
@@ -49,12 +49,13 @@ class Block:
 
 def pattern(attention: fx.Node) -> Block | None:
     """The block around an attention over heads of normalised tokens."""
-    q, _, _, *lengths_q, _, _ = attention.args[:7]
-    heads = _turned(q)
+    call = Gdpa.of(attention)
+    heads = _turned(call.q)
     n = heads.args[0] if heads is not None and op_of(heads) in RESHAPES else None
-    if lengths_q != [None, None] or attention.args[-1] != -1 or not _bare(n, LAYER):
+    dense = call.cu_seqlens_q is call.cu_seqlens_k is None
+    if not dense or call.window != -1 or not _bare(n, LAYER):
         return None
-    _, heads_of_k, _, width = value(attention.args[1]).shape
+    _, heads_of_k, _, width = value(call.k).shape
     if not same_sizes(value(heads).shape, (*value(n).shape[:-1], heads_of_k, width)):
         return None
     before = norm_of(n)  # type: ignore[arg-type]
@@ -67,31 +68,33 @@ def pattern(attention: fx.Node) -> Block | None:
     after, last = norm_of(norm), only_user(norm)  # type: ignore[arg-type]
     if last is None or not _is_sum(last, norm, before.x) or {*n.users} != {heads, z}:  # type: ignore[union-attr]
         return None
-    nodes = (n, heads, q, attention, back, tokens, z, norm)
+    nodes = (n, heads, call.q, attention, back, tokens, z, norm)
     return Block(before.x, attention, before.eps, after.eps, last, nodes)  # type: ignore[arg-type]
 
 
 def check(found: Block, training: bool) -> str:
     """Why it stays as it is; empty if it is raised."""
-    s, (_, k, v) = value(found.s), found.attention.args[:3]
+    s, attention = value(found.s), Gdpa.of(found.attention)
+    k, v = attention.k, attention.v
     if training:
         return "it is differentiated: its gradient is that of its parts"
     if s.dim() != 3:
         return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"
-    if not all(isinstance(size, int) for size in shape(k)[1:]):  # type: ignore[arg-type]
-        return f"its keys are {tuple(shape(k))}; all sizes but the batch must be known"  # type: ignore[arg-type]
-    if reasons := reasons_against(s, value(k)):  # type: ignore[arg-type]
+    if not all(isinstance(size, int) for size in shape(k)[1:]):
+        return f"its keys are {tuple(shape(k))}; all sizes but the batch must be known"
+    if reasons := reasons_against(s, value(k)):
         return reasons[0]
     for each in (found.s, k, v, *found.nodes, found.last):
-        if name := written(each):  # type: ignore[arg-type]
+        if name := written(each):
             return f"{each} is written to in place ({name})"
     return ""
 
 
 def rewrite(found: Block) -> Rewrite:
-    _, k, v, *_, activation, scale, inside, _ = found.attention.args
-    new = emit(found.last, gdpa_pffn.OP, found.s, k, v, activation, scale, inside, found.eps, found.eps_out)
-    new = replace_part(found.last, new, (found.s, k, v))
+    was = Gdpa.of(found.attention)
+    named = was.activation, was.scale, was.scale_inside, found.eps, found.eps_out
+    call = Pffn(found.s, was.k, was.v, *named)
+    new = replace_part(found.last, emit(found.last, call.target(), *call.args), (call.x, call.k, call.v))
     return Rewrite(module_name(new), "one op: norms, attention and residuals")
 
 
@@ -101,7 +104,7 @@ def rewrite(found: Block) -> Rewrite:
 def _turned(node: Any) -> fx.Node | None:
     """x of x.transpose(1, 2)."""
     turns = op_of(node) == "transpose" and node.args[1:] == (1, 2)
-    return node.args[0] if turns else None  # type: ignore[no-any-return]
+    return node.args[0] if turns else None
 
 
 def _bare(node: Any, kinds: tuple[Any, ...]) -> bool:
