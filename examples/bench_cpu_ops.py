@@ -36,6 +36,7 @@ quantize, norm_quantize, backward, gemm_norm, frozen, frozen_norm = (
 )
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 EPS = 1e-5
+Epilogue, GemmNorm = frozen_norm.Epilogue, frozen_norm.GemmNorm
 Case = tuple[Callable[..., Any], Callable[..., Any], list[Any]]
 
 
@@ -74,7 +75,8 @@ def rows_case(x: Tensor, dtype: torch.dtype) -> Case:
 
 def norm_case(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Case:
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        return norm_quantize.reference(x, weight, bias, None, "layer", 0, "relu", dtype, EPS, False)[:2]
+        named = "layer", 0, "relu", dtype, EPS, False
+        return norm_quantize.reference(norm_quantize.NormQuantize(x, weight, bias, None, *named))[:2]
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         y = plain_norm(x, weight, bias)
@@ -86,11 +88,12 @@ def norm_case(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Ca
 def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
     """The gradient of norm and activation; autograd's is made by AOTAutograd, with the forward it needs."""
     grad = torch.randn_like(x)
-    _, _, kept = norm_quantize.reference(x, weight, bias, None, "layer", 0, "relu", x.dtype, EPS, True)
+    forward = norm_quantize.NormQuantize(x, weight, bias, None, "layer", 0, "relu", x.dtype, EPS, save=True)
+    kept = norm_quantize.reference(forward).statistics
     names = "layer", 0, "relu", x.dtype, False, False
 
     def ours(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        return backward.reference(grad, x, kept, weight, bias, *names, gain=1.0)
+        return backward.reference(backward.NormQuantizeBackward(grad, x, kept, weight, bias, *names, gain=1.0))
 
     def plain(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         mean, rstd = kept.unsqueeze(-1).unbind(1)
@@ -104,8 +107,8 @@ def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
 
 def gemm_norm_case(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Case:
     def ours(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        vectors = None, None, weight, bias, None
-        return gemm_norm.composed(x, None, w, None, *vectors, "layer", 0, "relu", x.dtype, EPS, False)[0]
+        epilogue = Epilogue(None, None, weight, bias, None, "layer", 0, "relu", x.dtype, EPS, save=False)
+        return gemm_norm.composed(GemmNorm(x, None, w, None, epilogue)).out
 
     return ours, lambda x, w, weight, bias: plain_norm(F.linear(x, w), weight, bias), [x, w, weight, bias]
 
@@ -130,8 +133,8 @@ def frozen_norm_case(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) ->
     bf16 = torch.bfloat16
 
     def ours(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        form = linear, True, bf16, None, None, weight, bias, "layer", 0, "relu", bf16, EPS, False
-        return frozen_norm.composed(x, None, *form)[0]
+        epilogue = Epilogue(None, None, weight, bias, None, "layer", 0, "relu", bf16, EPS, save=False)
+        return frozen_norm.composed(frozen_norm.FrozenGemmNorm(x, None, linear, True, bf16, epilogue)).out
 
     def plain(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return plain_norm(F.linear(x, linear.to(bf16)).float(), weight.float(), bias.float()).to(bf16)

@@ -19,6 +19,9 @@ Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 6
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 import triton
 import triton.language as tl
@@ -27,6 +30,7 @@ from torch import Tensor
 from loka_compile import compat
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import HALVES, NORMS, affine, normalize
+from loka_compile.kernels.op import Op, T, contiguous, declare
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64
@@ -42,7 +46,8 @@ def fm(
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)
     fused = x.is_cuda and not reasons_against(x, y)
-    return (_op if fused else reference)(x, y, weight, bias, norm, eps)
+    call = Fm(x, y, weight, bias, norm, eps)
+    return call() if fused else reference(*call.args)
 
 
 def reasons_against(x: Tensor, y: Tensor) -> list[str]:
@@ -201,37 +206,52 @@ def configuration(bn: int, bd: int, columns: int, arch: str) -> tuple[int, int]:
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::fm", mutates_args=())
-def _op(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
-    check(x, y, weight, bias, norm)
+@dataclass(frozen=True)
+class Fm(Op[T, T]):
+    """weight, bias: (N * K,)."""
+
+    name: ClassVar[str] = "fm"
+    x: T
+    y: T
+    weight: T | None
+    bias: T | None
+    norm: str
+    eps: float
+
+
+def run(call: Fm[Tensor]) -> Tensor:
+    x, y = call.x, call.y
+    check(x, y, call.weight, call.bias, call.norm)
     if not x.is_cuda or reasons_against(x, y):
-        return reference(x, y, weight, bias, norm, eps).contiguous()
+        return reference(*call.args).contiguous()
     out = x.new_empty((x.shape[0], *y.shape[-2:]))
-    x, y, weight, bias = (None if each is None else each.contiguous() for each in (x, y, weight, bias))
-    launch(x, y, weight, bias, out, norm, eps, arch_of(x)).run()  # type: ignore[arg-type]
+    call = contiguous(call)
+    launch(call.x, call.y, call.weight, call.bias, out, call.norm, call.eps, arch_of(x)).run()
     return out
 
 
-@_op.register_fake
-def _(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
-    check(x, y, weight, bias, norm)
-    return x.new_empty((x.shape[0], *y.shape[-2:]))
+def empty(call: Fm[Tensor]) -> Tensor:
+    check(call.x, call.y, call.weight, call.bias, call.norm)
+    return call.x.new_empty((call.x.shape[0], *call.y.shape[-2:]))
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    x, y, weight, bias, ctx.norm, ctx.eps = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(x, y, weight, bias)
+fm_op = declare(Fm, empty, run)
 
 
-def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    x, y, weight, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-    grads = reference_backward(grad, x, y, weight, ctx.norm, ctx.eps)  # type: ignore[attr-defined]
-    pairs = zip((x, y, weight, bias), grads, strict=True)
-    return *(None if one is None else each.to(one.dtype) for one, each in pairs), None, None  # type: ignore[union-attr]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    call = Fm.bind(*inputs)
+    ctx.norm, ctx.eps = call.norm, call.eps
+    ctx.save_for_backward(call.x, call.y, call.weight, call.bias)
 
 
-_op.register_autograd(_gradients, setup_context=_save)
-OP = torch.ops.loka.fm.default
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, y, weight, bias = ctx.saved_tensors
+    made = reference_backward(grad, x, y, weight, ctx.norm, ctx.eps)
+    pairs = zip((x, y, weight, bias), made, strict=True)
+    return *(None if one is None or each is None else each.to(one.dtype) for one, each in pairs), None, None
+
+
+fm_op.register_autograd(_gradients, setup_context=_save)
 
 
 def specimens(arch: str) -> list[Specimen]:

@@ -26,13 +26,14 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, int_mm, int_mm_into
 
 SAMPLES = 64
@@ -122,20 +123,45 @@ def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
     return quantization.with_zeros(weight, *((more, along) if transposed else (along, more)))
 
 
-def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
-    q, columns = _integers(weight, transposed, a.shape[1], more)
-    return int_mm(a, q).contiguous(), columns.clone()  # an op's outputs are its caller's to overwrite
+class Integers(NamedTuple, Generic[T]):
+    acc: T
+    columns: T
 
 
-def _empty_integers(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
-    n = (weight.shape[0] if transposed else weight.shape[1]) + more
-    return a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32)
+@dataclass(frozen=True)
+class FrozenIntMm(Op[T, Integers[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_int_mm"
+    values: ClassVar[Any] = Integers
+    a: T
+    weight: T
+    transposed: bool
+    more: int = 0
 
 
-frozen_int_mm = torch.library.custom_op("loka::frozen_int_mm", _frozen_int_mm, mutates_args=())
-frozen_int_mm.register_fake(_empty_integers)
-any_frozen_int_mm = torch.library.custom_op("loka::any_frozen_int_mm", _frozen_int_mm, mutates_args=())
-any_frozen_int_mm.register_fake(_empty_integers)
+class AnyFrozenIntMm(FrozenIntMm[T]):
+    """Of sizes for which Inductor plans no memory."""
+
+    name: ClassVar[str] = "any_frozen_int_mm"
+
+
+def _int_mm(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
+    q, columns = _integers(call.weight, call.transposed, call.a.shape[1], call.more)
+    return Integers(int_mm(call.a, q).contiguous(), columns.clone())  # an op's outputs are its caller's to overwrite
+
+
+def _empty_integers(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
+    a, n = call.a, _columns(call.weight, call.transposed) + call.more
+    return Integers(a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32))
+
+
+def _columns(weight: Tensor, transposed: bool) -> int:
+    return weight.shape[-2 if transposed else -1]
+
+
+frozen_int_mm = declare(FrozenIntMm, _empty_integers, _int_mm)
+any_frozen_int_mm = declare(AnyFrozenIntMm, _empty_integers, _int_mm)
 
 
 INTO = "loka::frozen_int_mm.out"
@@ -166,43 +192,52 @@ def _integers(weight: Tensor, transposed: bool, k: int, more: int) -> tuple[Tens
     return frozen(weight, (transposed, "integers", k, more), make)
 
 
-@torch.library.custom_op("loka::frozen_mm", mutates_args=())
-def frozen_mm(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    return torch.matmul(a, quantized(weight, transposed, a.dtype, "none", a.shape[-1])[0])
+@dataclass(frozen=True)
+class FrozenMm(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_mm"
+    a: T
+    weight: T
+    transposed: bool
 
 
-@frozen_mm.register_fake
-def _(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    return a.new_empty((*a.shape[:-1], weight.shape[-2] if transposed else weight.shape[-1]))
+def _mm(call: FrozenMm[Tensor]) -> Tensor:
+    a = call.a
+    return torch.matmul(a, quantized(call.weight, call.transposed, a.dtype, "none", a.shape[-1])[0])
 
 
-@torch.library.custom_op("loka::frozen_gemm", mutates_args=())
-def frozen_gemm(
-    a: Tensor,
-    a_scale: Tensor | None,
-    weight: Tensor,
-    transposed: bool,
-    dtype: torch.dtype,
-    scaling: str,
-    out_dtype: torch.dtype,
-    provider: str,
-    more: int = 0,
-) -> Tensor:
-    q, scale = quantized(weight, transposed, dtype, scaling, a.shape[-1], more)
-    return IMPLEMENTATIONS[provider](a, a_scale, q, scale, out_dtype)
+def _empty_mm(call: FrozenMm[Tensor]) -> Tensor:
+    return call.a.new_empty((*call.a.shape[:-1], _columns(call.weight, call.transposed)))
 
 
-@frozen_gemm.register_fake
-def _(
-    a: Tensor,
-    a_scale: Tensor | None,
-    weight: Tensor,
-    transposed: bool,
-    dtype: torch.dtype,
-    scaling: str,
-    out_dtype: torch.dtype,
-    provider: str,
-    more: int = 0,
-) -> Tensor:
-    n = (weight.shape[-2] if transposed else weight.shape[-1]) + more
-    return a.new_empty((*a.shape[:-1], n), dtype=out_dtype)
+frozen_mm = declare(FrozenMm, _empty_mm, _mm)
+
+
+@dataclass(frozen=True)
+class FrozenGemm(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_gemm"
+    a: T
+    a_scale: T | None
+    weight: T
+    transposed: bool
+    dtype: torch.dtype
+    scaling: str
+    out_dtype: torch.dtype
+    provider: str
+    more: int = 0
+
+
+def _gemm(call: FrozenGemm[Tensor]) -> Tensor:
+    q, scale = quantized(call.weight, call.transposed, call.dtype, call.scaling, call.a.shape[-1], call.more)
+    return IMPLEMENTATIONS[call.provider](call.a, call.a_scale, q, scale, call.out_dtype)
+
+
+def _empty_gemm(call: FrozenGemm[Tensor]) -> Tensor:
+    n = _columns(call.weight, call.transposed) + call.more
+    return call.a.new_empty((*call.a.shape[:-1], n), dtype=call.out_dtype)
+
+
+frozen_gemm = declare(FrozenGemm, _empty_gemm, _gemm)

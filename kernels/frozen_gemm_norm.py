@@ -1,11 +1,9 @@
 """loka::frozen_gemm_norm: loka::gemm_norm with a parameter that is quantized once, not at every call.
 
-    out, scale, statistics, product = frozen_gemm_norm(
-        a, a_scale, parameter, transposed, of, bias, residual, weight, shift, norm, block, activation, dtype, eps, save,
-        centered)
+    out, scale, statistics, product = frozen_gemm_norm(a, a_scale, parameter, transposed, b_dtype, *epilogue, centered)
 
-parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `of` by rows along K, or cast to it where it
-is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm, given None.
+parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `b_dtype` by rows along K, or cast to it where
+it is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm.
 centered: for a `layer` norm of whole rows, with no residual and nothing saved, whose bias is a parameter too. A row's
 mean is that of parameter and bias over N, taken out of both before they are quantized:
 
@@ -17,16 +15,31 @@ Raises ValueError where such a mean is not all that `layer` takes away.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import frozen_gemm
-from loka_compile.kernels import gemm_norm as gemm_norms
-from loka_compile.kernels.gemm_norm import gemm_norm
-from loka_compile.kernels.gemm_norm_launch import empty_outputs
+from loka_compile.kernels import frozen_gemm, gemm_norm
+from loka_compile.kernels.epilogue import Epilogue, Fused, GemmNorm, behind, empty_outputs, product_dtype
 from loka_compile.kernels.norm_quantize import FP8
+from loka_compile.kernels.op import Op, T, declare
+
+
+@dataclass(frozen=True)
+class FrozenGemmNorm(Op[T, Fused[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_gemm_norm"
+    values: ClassVar[Any] = Fused
+    a: T
+    a_scale: T | None
+    parameter: T
+    transposed: bool
+    b_dtype: torch.dtype
+    epilogue: Epilogue[T]
+    centered: bool = False
 
 
 def rows_of(
@@ -48,72 +61,49 @@ def without_mean(tensor: Tensor, dim: int) -> Tensor:
     return wide - wide.mean(dim, keepdim=True)
 
 
-def can_center(n: int, residual: Any, norm: str, block: int, save: bool) -> bool:
+def can_center(n: int, epilogue: Epilogue[Any]) -> bool:
     """Whether the mean that the norm takes away is one of the product, and nothing else asks for it."""
-    return norm == "layer" and block in (0, n) and residual is None and not save
+    whole = epilogue.norm == "layer" and epilogue.block in (0, n)
+    return whole and epilogue.residual is None and not epilogue.save
 
 
-def composed(
-    a: Tensor, a_scale: Tensor | None, parameter: Tensor, transposed: bool, of: torch.dtype, *more: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def columns(call: FrozenGemmNorm[Tensor]) -> int:
+    return call.parameter.shape[0 if call.transposed else 1]
+
+
+def quantized(call: FrozenGemmNorm[Tensor]) -> GemmNorm[Tensor]:
+    """The call with the parameter as it is now."""
+    rows = rows_of(call.parameter, call.transposed, call.b_dtype, call.a.shape[1], call.centered)
+    return GemmNorm(call.a, call.a_scale, *rows, call.epilogue)
+
+
+def composed(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     """The op as a CPU runs it fast: a frozen product of 16 bits, Inductor does the rest. See loka::gemm_norm's."""
-    more = *more[:4], None, *more[4:10]  # without `centered`, which changes no value
-    if of in FP8:
-        return gemm_norms.reference(a, a_scale, *rows_of(parameter, transposed, of, a.shape[1]), *more)
-    p = frozen_gemm.frozen_mm(a, parameter, transposed).float()
-    return gemm_norms.behind(p if a_scale is None else p * a_scale, a, *more)
+    call = replace(call, centered=False)  # which changes no value
+    if call.b_dtype in FP8:
+        return gemm_norm.reference(quantized(call))
+    p = frozen_gemm.frozen_mm(call.a, call.parameter, call.transposed).float()
+    return behind(p if call.a_scale is None else p * call.a_scale, product_dtype(call.a), call.epilogue)
 
 
-@torch.library.custom_op("loka::frozen_gemm_norm", mutates_args=())
-def frozen_gemm_norm(
-    a: Tensor,
-    a_scale: Tensor | None,
-    parameter: Tensor,
-    transposed: bool,
-    of: torch.dtype,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    eps: float,
-    save: bool,
-    centered: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n = parameter.shape[0 if transposed else 1]
-    if centered and not can_center(n, residual, norm, block, save):
-        raise ValueError(
-            f"loka::frozen_gemm_norm: no mean to take out beforehand of norm {norm!r} by {block or n} of {n}"
-        )
-    b, b_scale = rows_of(parameter, transposed, of, a.shape[1], centered)
-    if centered:
-        norm = "rms"
-        bias = bias if bias is None else frozen_gemm.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
-    rest = bias, residual, weight, shift, None, norm, block, activation, dtype, eps, save
-    return gemm_norm(a, a_scale, b, b_scale, *rest)
+def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
+    epilogue, n = call.epilogue, columns(call)
+    if call.centered and not can_center(n, epilogue):
+        what = f"norm {epilogue.norm!r} by {epilogue.block or n} of {n}"
+        raise ValueError(f"loka::{call.name}: no mean to take out beforehand of {what}")
+    made = quantized(call)
+    if call.centered:
+        bias = epilogue.bias
+        if bias is not None:
+            bias = frozen_gemm.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
+        made = replace(made, epilogue=replace(epilogue, norm="rms", bias=bias))
+    return made()
 
 
-@frozen_gemm_norm.register_fake
-def _(
-    a: Tensor,
-    a_scale: Tensor | None,
-    parameter: Tensor,
-    transposed: bool,
-    of: torch.dtype,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    eps: float,
-    save: bool,
-    centered: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    b = parameter if transposed else parameter.mT
-    return empty_outputs(a, b, None, norm, block, dtype, save)
+def empty(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
+    """Of its sizes alone: a parameter that is none yet is not quantized."""
+    b = call.parameter if call.transposed else call.parameter.mT
+    return empty_outputs(GemmNorm(call.a, call.a_scale, b, None, call.epilogue))
+
+
+frozen_gemm_norm = declare(FrozenGemmNorm, empty, run)

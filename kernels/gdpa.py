@@ -25,7 +25,9 @@ Meta's released kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ from loka_compile.kernels import gdpa_backward as backward
 from loka_compile.kernels import gdpa_kernel as forward
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS, reference, reference_backward
 from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.op import Op, T, declare
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -71,9 +74,10 @@ def gdpa(
     return torch.cat(outs, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> Tensor:
-    check(q, k, v, *rest)
-    return (_op if q.is_cuda else reference)(q, k, v, *rest)
+def _attend(*args: Any) -> Tensor:
+    call = Gdpa(*args)
+    check(call)
+    return call() if call.q.is_cuda else reference(*args)
 
 
 def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
@@ -84,15 +88,31 @@ def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
     return int(cu_seqlens.diff().max()) if cu_seqlens.numel() > 1 else 0
 
 
-def check(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Gdpa(Op[T, T]):
+    """Of one activation for all heads. window: -1 for none."""
+
+    name: ClassVar[str] = "gdpa"
+    q: T
+    k: T
+    v: T
+    cu_seqlens_q: T | None
+    cu_seqlens_k: T | None
+    max_seqlen_q: int
+    max_seqlen_k: int
+    activation: str
+    scale: float
+    scale_inside: bool
+    window: int
+
+
+def check(call: Gdpa[Tensor]) -> None:
+    q, k, v, activation = call.q, call.k, call.v, call.activation
     if activation not in ACTIVATIONS:
         raise ValueError(f"loka::gdpa: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if q.dtype not in FLOATS or not q.dtype == k.dtype == v.dtype:
         raise ValueError(f"loka::gdpa: q, k and v must have one float dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    for name, x, offsets in (("q", q, cu_seqlens_q), ("k", k, cu_seqlens_k)):
+    for name, x, offsets in (("q", q, call.cu_seqlens_q), ("k", k, call.cu_seqlens_k)):
         form = "(total, H, D) with" if offsets is not None else "(B, H, T, D) without"
         if x.dim() != (4 if offsets is None else 3):
             raise ValueError(f"loka::gdpa: {name} is {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
@@ -102,7 +122,7 @@ def check(
     if k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[-1] != k.shape[-1]:
         shapes = ", ".join(str(tuple(each.shape)) for each in (q, k, v))
         raise ValueError(f"loka::gdpa: k and v have one shape, and q's heads and width; got {shapes}")
-    left, right = _sequences(q, cu_seqlens_q), _sequences(k, cu_seqlens_k)
+    left, right = _sequences(q, call.cu_seqlens_q), _sequences(k, call.cu_seqlens_k)
     if left != right:
         raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}")
 
@@ -119,13 +139,9 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-@torch.library.custom_op("loka::gdpa", mutates_args=())
-def _op(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> Tensor:  # fmt: skip
-    rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
-    check(q, k, v, *rest)
+def _run(call: Gdpa[Tensor]) -> Tensor:
+    check(call)
+    q, k, v, *rest = call.args
     out = torch.empty_like(q)
     if not (q.is_cuda and forward.supported(q)):
         return out.copy_(reference(q, k, v, *rest))
@@ -134,24 +150,45 @@ def _op(
     return out
 
 
-@_op.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> Tensor:  # fmt: skip
-    check(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window)
-    return torch.empty_like(q)
+def _empty(call: Gdpa[Tensor]) -> Tensor:
+    check(call)
+    return torch.empty_like(call.q)
 
 
-@torch.library.custom_op("loka::gdpa_backward", mutates_args=())
-def _backward_op(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    rest = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, activation, scale, scale_inside, window
-    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+gdpa_op = declare(Gdpa, _empty, _run)
+
+
+class GdpaGradients(NamedTuple, Generic[T]):
+    q: T
+    k: T
+    v: T
+
+
+@dataclass(frozen=True)
+class GdpaBackward(Op[T, GdpaGradients[T]]):
+    """grad: of loka::gdpa's result."""
+
+    name: ClassVar[str] = "gdpa_backward"
+    values: ClassVar[Any] = GdpaGradients
+    grad: T
+    q: T
+    k: T
+    v: T
+    cu_seqlens_q: T | None
+    cu_seqlens_k: T | None
+    max_seqlen_q: int
+    max_seqlen_k: int
+    activation: str
+    scale: float
+    scale_inside: bool
+    window: int
+
+
+def _run_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
+    grad, q, k, v, *rest = call.args
+    grads = _empty_backward(call)
     if not (q.is_cuda and forward.supported(q)):
-        for each, value in zip(grads, reference_backward(grad, q, k, v, *rest), strict=True):
+        for each, value in zip(grads, reference_backward(*call.args), strict=True):
             each.copy_(value)
         return grads
     grad, q, k, v = (_rows(each) for each in (grad, q, k, v))
@@ -160,22 +197,20 @@ def _backward_op(
     return grads
 
 
-@_backward_op.register_fake
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+def _empty_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
+    return GdpaGradients(*(torch.empty_like(each) for each in (call.q, call.k, call.v)))
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    q, k, v, cu_seqlens_q, cu_seqlens_k, *ctx.rest = inputs  # type: ignore[attr-defined]
+declare(GdpaBackward, _empty_backward, _run_backward)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, cu_seqlens_q, cu_seqlens_k, *ctx.rest = inputs
     ctx.save_for_backward(q, k, v, cu_seqlens_q, cu_seqlens_k)
 
 
-def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    return *_backward_op(grad, *ctx.saved_tensors, *ctx.rest), *[None] * 8  # type: ignore[attr-defined]
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *GdpaBackward(grad, *ctx.saved_tensors, *ctx.rest)(), *[None] * 8
 
 
-_op.register_autograd(_gradients, setup_context=_save)
-OP = torch.ops.loka.gdpa.default
+gdpa_op.register_autograd(_gradients, setup_context=_save)

@@ -19,7 +19,8 @@ Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from loka_compile.kernels import gdpa_pffn_kernel as kernel
 from loka_compile.kernels.gdpa import gdpa
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS
 from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.op import Op, T, declare
 
 
 def pffn(
@@ -49,7 +51,7 @@ def pffn(
     eps_out: RMSNorm's, where it is not LayerNorm's."""
     eps_out = eps if eps_out is None else eps_out
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
-        x = OP(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)
+        x = Pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)()
         return x.unflatten(-1, (q.shape[1], q.shape[3])).transpose(1, 2)
     jagged = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
     jagged |= {"max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k}
@@ -76,6 +78,21 @@ def _in_one(q: Tensor, k: Tensor, v: Tensor, *offsets: Tensor | None) -> bool:
 # ---------------------------------------------------------------- the op
 
 
+@dataclass(frozen=True)
+class Pffn(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "pffn"
+    x: T
+    k: T
+    v: T
+    activation: str
+    scale: float
+    scale_inside: bool
+    eps: float
+    eps_out: float
+
+
 def reference(
     x: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, eps: float, eps_out: float
 ) -> Tensor:
@@ -95,12 +112,9 @@ def check(x: Tensor, k: Tensor, v: Tensor, activation: str) -> None:
         raise ValueError(f"loka::pffn: x has k's sequences, and tokens of H * D values; {shapes}")
 
 
-@torch.library.custom_op("loka::pffn", mutates_args=())
-def _op(
-    x: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, eps: float, eps_out: float
-) -> Tensor:
-    check(x, k, v, activation)
-    rest = activation, scale, scale_inside, eps, eps_out
+def run(call: Pffn[Tensor]) -> Tensor:
+    x, k, v, *rest = call.args
+    check(x, k, v, call.activation)
     if not x.is_cuda or kernel.reasons_against(x, k):
         return reference(x, k, v, *rest).contiguous()
     k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (k, v))
@@ -109,12 +123,9 @@ def _op(
     return out
 
 
-@_op.register_fake
-def _(
-    x: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, eps: float, eps_out: float
-) -> Tensor:
-    check(x, k, v, activation)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def empty(call: Pffn[Tensor]) -> Tensor:
+    check(call.x, call.k, call.v, call.activation)
+    return torch.empty_like(call.x, memory_format=torch.contiguous_format)
 
 
-OP = torch.ops.loka.pffn.default
+declare(Pffn, empty, run)

@@ -13,6 +13,9 @@ Raises ValueError on other dtypes and shapes. Source: fused epilogues (papers.md
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -21,23 +24,44 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_backward_kernel import sums_kernel
+from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.kernels.triton_gemm_kernel import operand
 from loka_compile.kernels.triton_gemm_launch import configuration, describable
 
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
 
 
-def reference(grad: Tensor, weight: Tensor, x: Tensor, gain: float, summed: bool) -> tuple[Tensor, Tensor]:
+class Gradient(NamedTuple, Generic[T]):
+    out: T
+    total: T
+
+
+@dataclass(frozen=True)
+class GemmGradient(Op[T, Gradient[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "gemm_gradient"
+    values: ClassVar[Any] = Gradient
+    grad: T
+    weight: T
+    x: T
+    gain: float
+    summed: bool
+
+
+def reference(call: GemmGradient[Tensor]) -> Gradient[Tensor]:
     """The specification; see the module's docstring."""
-    check(grad, weight, x)
-    product = (grad.float() @ weight.float()) * gain
+    check(call)
+    x = call.x
+    product = (call.grad.float() @ call.weight.float()) * call.gain
     out = torch.where(x <= 0, 0.0, product)
-    return out.to(x.dtype), out.sum(0).to(x.dtype) if summed else x.new_empty(0)
+    return Gradient(out.to(x.dtype), out.sum(0).to(x.dtype) if call.summed else x.new_empty(0))
 
 
-def check(grad: Tensor, weight: Tensor, x: Tensor) -> None:
-    op, shapes = "loka::gemm_gradient", [tuple(each.shape) for each in (grad, weight, x)]
+def check(call: GemmGradient[Tensor]) -> None:
+    op, grad, weight, x = f"loka::{call.name}", call.grad, call.weight, call.x
+    shapes = [tuple(each.shape) for each in (grad, weight, x)]
     matrices = grad.dim() == weight.dim() == x.dim() == 2
     if not matrices or grad.shape[1] != weight.shape[0] or (grad.shape[0], weight.shape[1]) != tuple(x.shape):
         raise ValueError(f"{op}: grad is (M, K), weight (K, N) and x (M, N), got {shapes}")
@@ -96,10 +120,9 @@ def gemm_gradient_kernel(
         tl.store(out + offsets, y.to(out.dtype.element_ty), mask=there)
 
 
-def launches(
-    grad: Tensor, weight: Tensor, x: Tensor, out: Tensor, total: Tensor, gain: float, arch: str
-) -> list[Launch]:
-    """Operands contiguous, out and total as the op returns them. The sums over rows take a second kernel."""
+def launches(call: GemmGradient[Tensor], outputs: Gradient[Tensor], arch: str) -> list[Launch]:
+    """Operands and outputs contiguous. The sums over rows take a second kernel."""
+    grad, weight, x, out, total = call.grad, call.weight, call.x, *outputs
     (m, k), n = grad.shape, x.shape[1]
     bm, bn, bk, warps, stages, _ = configuration(m, n, 0, 1, x.element_size(), "twice", arch)
     hopper = arch in ("sm_90", "sm_100", "sm_120")
@@ -119,7 +142,7 @@ def launches(
     }
     constants = {
         "N": n,
-        "GAIN": gain,
+        "GAIN": call.gain,
         "TMA": bool(tma),
         "TMA_OUT": bool(tma_out),
         "EVEN_M": m % bm == 0,
@@ -144,27 +167,24 @@ def launches(
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::gemm_gradient", mutates_args=())
-def gemm_gradient(grad: Tensor, weight: Tensor, x: Tensor, gain: float, summed: bool) -> tuple[Tensor, Tensor]:
+def run(call: GemmGradient[Tensor]) -> Gradient[Tensor]:
+    x = call.x
     if not x.is_cuda or not x.shape[0]:
-        return reference(grad, weight, x, gain, summed)
-    check(grad, weight, x)
-    out, total = empty_outputs(x, summed)
-    dense = grad.contiguous(), weight.contiguous(), x.contiguous()
-    for each in launches(*dense, out, total, gain, arch_of(x)):
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    for each in launches(contiguous(call), outputs, arch_of(x)):
         each.run()
-    return out, total
+    return outputs
 
 
-@gemm_gradient.register_fake
-def _(grad: Tensor, weight: Tensor, x: Tensor, gain: float, summed: bool) -> tuple[Tensor, Tensor]:
-    check(grad, weight, x)
-    return empty_outputs(x, summed)
+gemm_gradient = declare(GemmGradient, dense(reference), run)
 
 
-def empty_outputs(x: Tensor, summed: bool) -> tuple[Tensor, Tensor]:
-    """(out, total)"""
-    return x.new_empty(x.shape), x.new_empty(x.shape[1] if summed else 0)
+def empty_outputs(call: GemmGradient[Tensor]) -> Gradient[Tensor]:
+    """What the kernels write."""
+    x = call.x
+    return Gradient(x.new_empty(x.shape), x.new_empty(x.shape[1] if call.summed else 0))
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -173,7 +193,8 @@ def specimens(arch: str) -> list[Specimen]:
 
     def specimen(m: int, n: int, k: int, summed: bool = True) -> Specimen:
         grad, weight, x = (torch.empty(s, dtype=torch.bfloat16, device="meta") for s in ((m, k), (k, n), (m, n)))
-        made = launches(grad, weight, x, *empty_outputs(x, summed), 1.25, arch)[0]
+        call = GemmGradient(grad, weight, x, 1.25, summed)
+        made = launches(call, empty_outputs(call), arch)[0]
         size = moved(x)
         unfused = ("gemm", made.flops, moved(grad, weight) + size), ("gradient", 0, 3 * size)
         needs = ("mma", *([] if arch.startswith("gfx") else ["wide_loads"]), "wide_stores")  # see triton_gemm's

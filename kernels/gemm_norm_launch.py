@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 from torch import Tensor
@@ -9,6 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import ptx
+from loka_compile.kernels.epilogue import LAZY, Epilogue, Fused, GemmNorm, empty_outputs, empty_product, of_rows
 from loka_compile.kernels.gemm_norm_kernel import gemm_norm_kernel
 from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norm_quantize import FP8
@@ -16,8 +19,6 @@ from loka_compile.kernels.quantize import AMAX_FLOOR
 
 WIDEST = 512
 """Columns of a tile: a row of one may be seen whole."""
-LAZY = 256
-"""Columns by which the sums of squares of a lazy norm are taken."""
 
 
 def compiles_for(a: Tensor, b: Tensor, arch: str) -> bool:
@@ -25,40 +26,16 @@ def compiles_for(a: Tensor, b: Tensor, arch: str) -> bool:
     return arch in SMS and a.dtype not in (torch.float32, torch.float64) and b.shape[0] <= norms.LONGEST_ROW
 
 
-def product_dtype(a: Tensor) -> torch.dtype:
-    return torch.bfloat16 if a.dtype in FP8 else a.dtype
-
-
-def empty_outputs(
-    a: Tensor, b: Tensor, given: Tensor | None, norm: str, block: int, dtype: torch.dtype, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(out, scale, statistics, product)"""
-    m, n = a.shape[0], b.shape[0]
-    like = a.new_empty((m, n), dtype=product_dtype(a))
-    product = like if save else like.new_empty((0, n))
-    if norm == "lazy":
-        out, scale, _ = norms.empty_outputs(like, given, "none", 0, dtype, False)
-        kept = torch.float64 if a.dtype == torch.float64 else torch.float32
-        return out, scale, like.new_empty((m, -(-n // LAZY)), dtype=kept), product
-    return *norms.empty_outputs(like, given, norm, block, dtype, save), product
-
-
-def launches(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None,
-    weight: Tensor | None, shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor,
-    product: Tensor, norm: str, block: int, activation: str, eps: float, arch: str,
-) -> list[Launch]:  # fmt: skip
+def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[Launch]:
     """The fused kernel, or the product and then norm_quantize's."""
-    if not needs_two(b.shape[0], norm, block, scale.numel() > 0):
-        vectors, outputs = (weight, shift, given), (out, scale, statistics, product)
-        rest = *vectors, *outputs, norm, block, activation, eps, arch
-        return [launch(a, a_scale, b, b_scale, bias, residual, *rest)]
-    if not product.numel():
-        product = a.new_empty((a.shape[0], b.shape[0]), dtype=product_dtype(a))
+    epilogue, (out, scale, statistics, product) = call.epilogue, outputs
+    if not needs_two(call.b.shape[0], epilogue.norm, epilogue.block, scale.numel() > 0):
+        return [launch(call, outputs, arch)]
+    product = product if product.numel() else empty_product(call)
     nothing = product.new_empty(0, dtype=torch.float32)
-    plain = None, None, None, product, nothing, nothing, nothing, "none", 0, "none", eps, arch
-    rest = weight, shift, given, out, scale, statistics, norm, block, activation, eps, arch
-    return [launch(a, a_scale, b, b_scale, bias, residual, *plain), norms.launch(product, *rest)]
+    plain = replace(epilogue, weight=None, shift=None, given=None, norm="none", block=0, activation="none")
+    first = launch(replace(call, epilogue=plain), Fused(product, nothing, nothing, nothing), arch)
+    return [first, norms.launch(of_rows(product, epilogue), norms.Normed(out, scale, statistics), arch)]
 
 
 def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
@@ -69,12 +46,11 @@ def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
     return scaled or whole or (norm in ("rms", "layer") and block > WIDEST)
 
 
-def launch(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, residual: Tensor | None,
-    weight: Tensor | None, shift: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor, statistics: Tensor,
-    product: Tensor, norm: str, block: int, activation: str, eps: float, arch: str,
-) -> Launch:  # fmt: skip
-    """Operands and outputs as the op has them, contiguous; not for what needs two."""
+def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
+    """Operands and outputs contiguous; not for what needs two."""
+    a, a_scale, b, b_scale, epilogue = call.a, call.a_scale, call.b, call.b_scale, call.epilogue
+    bias, residual, norm, block = epilogue.bias, epilogue.residual, epilogue.norm, epilogue.block
+    out, scale, statistics, product = outputs
     (m, k), n = a.shape, b.shape[0]
     normed = norm in ("rms", "layer")
     length = LAZY if norm == "lazy" else (block or n) if normed else n
@@ -82,7 +58,8 @@ def launch(
     tiles = triton.cdiv(n, step)
     kept = product if product.numel() else None
     pressure = 0
-    if norm == "layer" or activation not in ("none", "relu") or not bias is residual is weight is shift is kept is None:
+    added = bias, residual, epilogue.weight, epilogue.shift, kept
+    if norm == "layer" or epilogue.activation not in ("none", "relu") or any(each is not None for each in added):
         pressure = 2 if norm == "layer" and not bias is kept is None else 1
     bm, bk, warps, stages, swap = configuration(m, bb * bl, tiles, a.element_size(), pressure, arch)
     at_16 = k * a.element_size() % 16 == 0 and not (a.data_ptr() % 16 or b.data_ptr() % 16)
@@ -99,9 +76,9 @@ def launch(
         "b_scale": b_scale,
         "bias": bias,
         "residual": described(residual, [bm, bb * bl]) if tma_residual else residual,
-        "weight": weight,
-        "shift": shift,
-        "given": given,
+        "weight": epilogue.weight,
+        "shift": epilogue.shift,
+        "given": epilogue.given,
         "out": described(out, [bm, bb * bl]) if tma_out else out,
         "scale": scale if scale.numel() else None,
         "statistics": statistics if statistics.numel() else None,
@@ -113,9 +90,9 @@ def launch(
         "K": k,
         "LENGTH": length,
         "STEP": step,
-        "EPS": eps,
+        "EPS": epilogue.eps,
         "NORM": norm,
-        "ACTIVATION": activation,
+        "ACTIVATION": epilogue.activation,
         "TOP": norms.largest(out.dtype) if out.dtype in FP8 else 0.0,
         "FLOOR": AMAX_FLOOR,
         "GUARD": not normed and (a.dtype not in FP8 or not bias is residual is None),
@@ -134,7 +111,7 @@ def launch(
         "BL": bl,
         "BK": bk,
     }
-    nbytes = moved(a, a_scale, b, b_scale, bias, residual, weight, shift, out, scale, statistics, product)
+    nbytes = moved(a, a_scale, b, b_scale, bias, residual, epilogue.weight, epilogue.shift, *outputs)
     return Launch(gemm_norm_kernel, (triton.cdiv(m, bm), tiles), args, constants, warps, stages, 2 * m * n * k, nbytes)
 
 
@@ -207,9 +184,10 @@ def specimens(arch: str) -> list[Specimen]:
         weight, shift = (empty(n, dtype=torch.bfloat16) if weights > i else None for i in (0, 1))
         bias = empty(n, dtype=torch.bfloat16) if biased else None
         residual = empty(m, n, dtype=torch.bfloat16) if added else None
-        outputs = empty_outputs(a, b, None, norm, block, dtype, save)
-        rest = norm, block, activation, 1e-6, arch
-        made = launch(a, a_scale, b, b_scale, bias, residual, weight, shift, None, *outputs, *rest)
+        epilogue = Epilogue(bias, residual, weight, shift, None, norm, block, activation, dtype, 1e-6, save)
+        call = GemmNorm(a, a_scale, b, b_scale, epilogue)
+        outputs = empty_outputs(call)
+        made = launch(call, outputs, arch)
         product, size = 2 * m * n, moved(outputs[0], outputs[1])
         behind = (2 + added + (added and save)) * product
         unfused = [("gemm", made.flops, moved(a, a_scale, b, b_scale) + product), ("norm", 0, behind)]

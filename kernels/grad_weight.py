@@ -10,25 +10,44 @@ this kind, CUBLASLT_EPILOGUE_BGRADA.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 from torch import Tensor
 
 from loka_compile.kernels import triton_gemm_launch
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import HALVES
+from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
 
 
-def reference(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+class WeightGradient(NamedTuple, Generic[T]):
+    out: T
+    total: T
+
+
+@dataclass(frozen=True)
+class GradWeight(Op[T, WeightGradient[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "grad_weight"
+    values: ClassVar[Any] = WeightGradient
+    grad: T
+    x: T
+
+
+def reference(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
     """The specification; see the module's docstring."""
-    check(grad, x)
-    wide = grad.float()
-    return (wide.t() @ x.float()).to(x.dtype), wide.sum(0).to(x.dtype)
+    check(call)
+    grad, dtype = call.grad.float(), call.x.dtype
+    return WeightGradient((grad.t() @ call.x.float()).to(dtype), grad.sum(0).to(dtype))
 
 
-def check(grad: Tensor, x: Tensor) -> None:
-    op = "loka::grad_weight"
+def check(call: GradWeight[Tensor]) -> None:
+    op, grad, x = f"loka::{call.name}", call.grad, call.x
     if grad.dim() != 2 or x.dim() != 2 or grad.shape[0] != x.shape[0]:
         raise ValueError(f"{op}: grad is (R, M) and x (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in HALVES or grad.dtype != x.dtype:
@@ -38,31 +57,29 @@ def check(grad: Tensor, x: Tensor) -> None:
 # ---------------------------------------------------------------- its launches, the op
 
 
-def launches(grad: Tensor, x: Tensor, out: Tensor, total: Tensor, arch: str) -> list[Launch]:
-    """Of loka::triton_gemm, with the sums. grad and x contiguous."""
-    return triton_gemm_launch.launches(grad.t(), None, x, None, None, out, "none", True, arch, total)
+def launches(call: GradWeight[Tensor], outputs: WeightGradient[Tensor], arch: str) -> list[Launch]:
+    """Of loka::triton_gemm, with the sums. Operands contiguous."""
+    a, (out, total) = call.grad.t(), outputs
+    return triton_gemm_launch.launches(a, None, call.x, None, None, out, "none", True, arch, total)
 
 
-@torch.library.custom_op("loka::grad_weight", mutates_args=())
-def grad_weight(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    if not x.is_cuda or not x.shape[0]:
-        return reference(grad, x)
-    check(grad, x)
-    outputs = empty_outputs(grad, x)
-    for each in launches(grad.contiguous(), x.contiguous(), *outputs, arch_of(x)):
+def run(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
+    if not call.x.is_cuda or not call.x.shape[0]:
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    for each in launches(contiguous(call), outputs, arch_of(call.x)):
         each.run()
     return outputs
 
 
-@grad_weight.register_fake
-def _(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    check(grad, x)
-    return empty_outputs(grad, x)
+grad_weight = declare(GradWeight, dense(reference), run)
 
 
-def empty_outputs(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, total)"""
-    return x.new_empty((grad.shape[1], x.shape[1])), x.new_empty(grad.shape[1])
+def empty_outputs(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
+    """What the kernels write."""
+    grad, x = call.grad, call.x
+    return WeightGradient(x.new_empty((grad.shape[1], x.shape[1])), x.new_empty(grad.shape[1]))
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -70,7 +87,8 @@ def specimens(arch: str) -> list[Specimen]:
 
     def specimen(rows: int, m: int, n: int, finish: bool = False) -> Specimen:
         grad, x = (torch.empty(rows, each, dtype=torch.bfloat16, device="meta") for each in (m, n))
-        made = launches(grad, x, *empty_outputs(grad, x), arch)[int(finish)]
+        call = GradWeight(grad, x)
+        made = launches(call, empty_outputs(call), arch)[int(finish)]
         unfused = () if finish else (("gemm", made.flops, made.nbytes), ("sum", 0, moved(grad)))
         turned = arch not in ("sm_90", "sm_100", "sm_120")  # in registers, where operands may be read by 64 bits
         needs = () if finish else ("mma", *([] if turned else ["wide_loads"]), "wide_stores")

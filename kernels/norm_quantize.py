@@ -23,12 +23,17 @@ Raises ValueError on other names, dtypes and shapes. Source: LoKA Mods (papers.m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 import triton
 from torch import Tensor
 
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_kernel import norm_quantize_kernel
+from loka_compile.kernels.op import Op, T, declare, dense
 from loka_compile.kernels.quantize import AMAX_FLOOR, finite_or_nan, finite_size
 
 NORMS = ("none", "rms", "layer")
@@ -40,28 +45,41 @@ LONGEST_ROW = 32768
 """Values of a row that the kernel holds in registers; longer ones take the reference."""
 
 
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
 
 
-def reference(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    given: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    eps: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+class Normed(NamedTuple, Generic[T]):
+    out: T
+    scale: T
+    statistics: T
+
+
+@dataclass(frozen=True)
+class NormQuantize(Op[T, Normed[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "norm_quantize"
+    values: ClassVar[Any] = Normed
+    x: T
+    weight: T | None
+    bias: T | None
+    given: T | None
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    eps: float
+    save: bool
+
+
+def reference(call: NormQuantize[Tensor]) -> Normed[Tensor]:
     """The specification; see the module's docstring."""
-    check(x, weight, bias, given, norm, block, activation, dtype)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    y, statistics = normalize(wide, norm, block, eps)
-    y = activate(affine(y, weight, bias), activation)
-    out, scale = quantize_rows(y, given, dtype)
-    return out, scale, statistics if save else statistics[..., :0].contiguous()
+    check(call)
+    wide = call.x.to(torch.promote_types(call.x.dtype, torch.float32))
+    y, statistics = normalize(wide, call.norm, call.block, call.eps)
+    y = activate(affine(y, call.weight, call.bias), call.activation)
+    out, scale = quantize_rows(y, call.given, call.dtype)
+    return Normed(out, scale, statistics if call.save else statistics.new_empty((*statistics.shape[:-1], 0)))
 
 
 def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -110,17 +128,15 @@ def largest(dtype: torch.dtype) -> float:
     return 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
 
 
-def check(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Tensor | None, norm: str, block: int,
-    activation: str, dtype: torch.dtype,
-) -> None:  # fmt: skip
+def check(call: NormQuantize[Tensor]) -> None:
+    op, x, given, dtype = f"loka::{call.name}", call.x, call.given, call.dtype
     if x.dim() < 1 or x.shape[-1] == 0 or x.dtype not in (*FLOATS, torch.float64):
-        raise ValueError(f"loka::norm_quantize: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
-    check_norm("loka::norm_quantize", x.shape[-1], weight, bias, norm, block, activation)
+        raise ValueError(f"{op}: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
+    check_norm(op, x.shape[-1], call.weight, call.bias, call.norm, call.block, call.activation)
     if dtype not in (*FLOATS, *FP8, torch.int8, torch.float64):
-        raise ValueError(f"loka::norm_quantize: out cannot be {dtype}")
+        raise ValueError(f"{op}: out cannot be {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
-        raise ValueError("loka::norm_quantize: a given scale is one number, shape (1,), and for FP8")
+        raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
 
 
 def check_norm(
@@ -140,14 +156,12 @@ def check_norm(
 # ---------------------------------------------------------------- its launches
 
 
-def launch(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Tensor | None, out: Tensor, scale: Tensor,
-    statistics: Tensor, norm: str, block: int, activation: str, eps: float, arch: str,
-) -> Launch:  # fmt: skip
-    """x and out: contiguous. scale, statistics: as the op returns them."""
+def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> Launch:
+    """x and out: contiguous."""
+    x, out, scale, statistics = call.x, *outputs
     n = x.shape[-1]
     rows = x.numel() // n
-    length = block or n
+    length = call.block or n
     blocks = n // length
     bb, bl = triton.next_power_of_2(blocks), triton.next_power_of_2(length)
     values = 32 if blocks > 1 else 64  # a thread's: several rows, so that loads are in flight together
@@ -156,9 +170,9 @@ def launch(
     bm = max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1))))
     args = {
         "x": x,
-        "weight": weight,
-        "bias": bias,
-        "given": given,
+        "weight": call.weight,
+        "bias": call.bias,
+        "given": call.given,
         "out": out,
         "scale": scale if scale.numel() else None,
         "statistics": statistics if statistics.numel() else None,
@@ -167,9 +181,9 @@ def launch(
     constants = {
         "N": n,
         "BLOCKS": blocks,
-        "EPS": eps,
-        "NORM": norm,
-        "ACTIVATION": activation,
+        "EPS": call.eps,
+        "NORM": call.norm,
+        "ACTIVATION": call.activation,
         "TOP": 0.0 if out.dtype in FLOATS else largest(out.dtype),
         "FLOOR": AMAX_FLOOR,
         "EVEN_ROWS": rows % bm == 0,
@@ -177,92 +191,82 @@ def launch(
         "BB": bb,
         "BL": bl,
     }
-    nbytes = moved(x, weight, bias, out, scale, statistics)
+    nbytes = moved(x, call.weight, call.bias, *outputs)
     return Launch(norm_quantize_kernel, (triton.cdiv(rows, bm),), args, constants, warps, 1, 0, nbytes)
 
 
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::norm_quantize", mutates_args=())
-def norm_quantize(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    given: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    eps: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def run(call: NormQuantize[Tensor]) -> Normed[Tensor]:
+    x = call.x
     if not x.is_cuda or x.shape[-1] > LONGEST_ROW or x.dtype == torch.float64:
-        out, *rest = reference(x, weight, bias, given, norm, block, activation, dtype, eps, save)
-        return out.clone() if out is x else out, *rest  # an op's output is none of its inputs
-    check(x, weight, bias, given, norm, block, activation, dtype)
-    outputs = empty_outputs(x, given, norm, block, dtype, save)
-    launch(x.contiguous(), weight, bias, given, *outputs, norm, block, activation, eps, arch_of(x)).run()
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    launch(replace(call, x=x.contiguous()), outputs, arch_of(x)).run()
     return outputs
 
 
-@norm_quantize.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    given: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    eps: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check(x, weight, bias, given, norm, block, activation, dtype)
-    return empty_outputs(x, given, norm, block, dtype, save)
+norm_quantize = declare(NormQuantize, dense(reference), run)
 
 
-def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, _, *names, dtype, eps, _ = inputs
-    norm, _, activation = names
-    if (norm, activation, weight, bias) == ("none", "relu", None, None) and dtype == x.dtype:
-        x = output[0]  # not above 0 where x is not, and read by what follows anyway
-    ctx.save_for_backward(x, weight, bias, output[2])
-    ctx.names, ctx.dtype, ctx.eps = names, dtype, eps
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    call: Any = NormQuantize.bind(*inputs)
+    x, made = call.x, Normed(*output)
+    alone = (call.norm, call.activation, call.weight, call.bias) == ("none", "relu", None, None)
+    if alone and call.dtype == x.dtype:
+        x = made.out  # not above 0 where x is not, and read by what follows anyway
+    ctx.save_for_backward(x, call.weight, call.bias, made.statistics)
+    ctx.call = replace(call, x=None, weight=None, bias=None, given=None)
 
 
-def _backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward  # which imports this module
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward  # which imports this module
 
-    if ctx.dtype not in (*FLOATS, torch.float64):
-        raise RuntimeError(f"loka::norm_quantize: {ctx.dtype} has no gradient; quantize after the norm in training")
+    call = ctx.call
+    if call.dtype not in (*FLOATS, torch.float64):
+        raise RuntimeError(f"loka::{call.name}: {call.dtype} has no gradient; quantize after the norm in training")
     x, weight, bias, statistics = ctx.saved_tensors
-    norm, block, activation = ctx.names
     rows = x.reshape(-1, x.shape[-1])
-    if norm != "none" and not statistics.shape[-1]:  # nothing was saved
-        statistics = normalize(rows.to(statistics.dtype), norm, block, ctx.eps)[1]
-    kept = statistics.new_empty((rows.shape[0], 0)) if norm == "none" else statistics.flatten(0, -2)
-    out, _, _, _, *sums, _ = norm_quantize_backward(
-        grad.reshape(rows.shape), rows, kept, weight, bias, norm, block, activation, x.dtype, False, False, 1.0
-    )
-    of_vectors = (None if v is None else each for v, each in zip((weight, bias), sums, strict=True))
-    return out.reshape(x.shape), *of_vectors, *[None] * 7
+    if call.norm != "none" and not statistics.shape[-1]:  # nothing was saved
+        statistics = normalize(rows.to(statistics.dtype), call.norm, call.block, call.eps)[1]
+    kept = statistics.new_empty((rows.shape[0], 0)) if call.norm == "none" else statistics.flatten(0, -2)
+    made = NormQuantizeBackward(
+        grad=grad.reshape(rows.shape),
+        x=rows,
+        statistics=kept,
+        weight=weight,
+        bias=bias,
+        norm=call.norm,
+        block=call.block,
+        activation=call.activation,
+        dtype=x.dtype,
+        copied=False,
+        summed=False,
+        gain=1.0,
+    )()
+    grad_weight = None if weight is None else made.grad_weight
+    grad_bias = None if bias is None else made.grad_bias
+    return made.out.reshape(x.shape), grad_weight, grad_bias, *[None] * 7
 
 
 norm_quantize.register_autograd(_backward, setup_context=_keep)
 
 
-def empty_outputs(
-    x: Tensor, given: Tensor | None, norm: str, block: int, dtype: torch.dtype, save: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, scale, statistics) for rows like those of x."""
-    rows, n = x.shape[:-1], x.shape[-1]
-    scaled = given is None and dtype in (*FP8, torch.int8)
-    scale = x.new_empty((*rows, 1) if scaled else (0,), dtype=torch.float32)
-    saved = {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n)) if save else 0
-    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty(x.shape, dtype=dtype), scale, x.new_empty((*rows, saved), dtype=kept)
+def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
+    """What the kernel writes."""
+    x, dtype = call.x, call.dtype
+    scaled = call.given is None and dtype in (*FP8, torch.int8)
+    scale = x.new_empty((*x.shape[:-1], 1) if scaled else (0,), dtype=torch.float32)
+    saved = statistics_shape(x, call.norm if call.save else "none", call.block)
+    statistics = x.new_empty(saved, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return Normed(x.new_empty(x.shape, dtype=dtype), scale, statistics)
+
+
+def statistics_shape(x: Tensor, norm: str, block: int) -> tuple[int, ...]:
+    n = x.shape[-1]
+    return *x.shape[:-1], {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n))
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -275,8 +279,9 @@ def specimens(arch: str) -> list[Specimen]:
         dtype = more.get("dtype", fp8)
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
-        outputs = empty_outputs(x, None, norm, block, dtype, False)
-        made = launch(x, weight, bias, None, *outputs, norm, block, activation, 1e-6, arch)
+        call = NormQuantize(x, weight, bias, None, norm, block, activation, dtype, 1e-6, False)
+        outputs = empty_outputs(call)
+        made = launch(call, outputs, arch)
         words = ["norm_quantize", norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation]
         name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
         size = moved(x)

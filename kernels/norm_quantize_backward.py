@@ -24,6 +24,8 @@ Raises ValueError on other dtypes and shapes. Source: fused normalization blog (
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 import triton
@@ -33,31 +35,64 @@ from loka_compile import compat
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
+from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize import AMAX_FLOOR
 
 PARTS = 256
 """Programs that sums over rows are of at most: each leaves a part for the second stage, and about two fit an SM."""
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
 
 
-def reference(
-    grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int,
-    activation: str, dtype: torch.dtype, copied: bool, summed: bool, gain: float,
-) -> Outputs:  # fmt: skip
+class Gradients(NamedTuple, Generic[T]):
+    out: T
+    scale: T
+    copy: T
+    copy_scale: T
+    grad_weight: T
+    grad_bias: T
+    total: T
+
+
+@dataclass(frozen=True)
+class NormQuantizeBackward(Op[T, Gradients[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "norm_quantize_backward"
+    values: ClassVar[Any] = Gradients
+    grad: T
+    x: T
+    statistics: T
+    weight: T | None
+    bias: T | None
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    copied: bool
+    summed: bool
+    gain: float
+
+    @property
+    def of_relu(self) -> bool:
+        """Whether it is the gradient of a ReLU and of nothing else."""
+        return (self.norm, self.activation, self.weight, self.bias) == ("none", "relu", None, None)
+
+
+def reference(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
     """The specification; see the module's docstring."""
-    check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
-    g, n = (each.to(torch.promote_types(x.dtype, torch.float32)) for each in (grad, x))
-    g = g if gain == 1.0 else g * gain
-    length = block or x.shape[1]
+    check(call)
+    x, weight, bias, norm, statistics = call.x, call.weight, call.bias, call.norm, call.statistics
+    g, n = (each.to(torch.promote_types(x.dtype, torch.float32)) for each in (call.grad, x))
+    g = g if call.gain == 1.0 else g * call.gain
+    length = call.block or x.shape[1]
     blocks = x.shape[1] // length
     rstd = statistics[:, -blocks:, None] if norm != "none" else None
     if rstd is not None:
         n = n.unflatten(1, (blocks, length))
         n = ((n - statistics[:, :blocks, None] if norm == "layer" else n) * rstd).flatten(1)
-    g = g * slope(norms.affine(n, weight, bias), activation)
+    g = g * slope(norms.affine(n, weight, bias), call.activation)
     grad_weight = x.new_empty(0) if weight is None else (g * n).sum(0).to(weight.dtype)
     grad_bias = x.new_empty(0) if bias is None else g.sum(0).to(bias.dtype)
     g = norms.affine(g, weight, None)
@@ -65,10 +100,10 @@ def reference(
         g, n = (each.unflatten(1, (blocks, length)) for each in (g, n))
         mean = g.mean(2, keepdim=True) if norm == "layer" else 0.0
         g = ((g - mean - n * (g * n).mean(2, keepdim=True)) * rstd).flatten(1)
-    total = g.sum(0).to(x.dtype) if summed else x.new_empty(0)
-    out, scale = norms.quantize_rows(g, None, dtype)
-    copy, copy_scale = quantize_columns(g, dtype) if copied else (out.new_empty(0), scale.new_empty(0))
-    return out, scale, copy, copy_scale, grad_weight, grad_bias, total
+    total = g.sum(0).to(x.dtype) if call.summed else x.new_empty(0)
+    out, scale = norms.quantize_rows(g, None, call.dtype)
+    copy, copy_scale = quantize_columns(g, call.dtype) if call.copied else (out.new_empty(0), scale.new_empty(0))
+    return Gradients(out, scale, copy, copy_scale, grad_weight, grad_bias, total)
 
 
 def quantize_columns(y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -94,19 +129,16 @@ def slope(z: Tensor, activation: str) -> Tensor:
     return torch.ones_like(z)
 
 
-def check(
-    grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int,
-    activation: str, dtype: torch.dtype, copied: bool,
-) -> None:  # fmt: skip
-    op = "loka::norm_quantize_backward"
+def check(call: NormQuantizeBackward[Tensor]) -> None:
+    op, grad, x, dtype, copied = f"loka::{call.name}", call.grad, call.x, call.dtype, call.copied
     if x.dim() != 2 or x.shape[1] == 0 or grad.shape != x.shape:
         raise ValueError(f"{op}: grad and x are (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in (*norms.FLOATS, torch.float64) or not grad.is_floating_point():
         raise ValueError(f"{op}: grad and x must be floats, got {grad.dtype} and {x.dtype}")
-    norms.check_norm(op, x.shape[1], weight, bias, norm, block, activation)
-    saved = x.shape[0], {"none": 0, "rms": 1, "layer": 2}[norm] * (x.shape[1] // (block or x.shape[1]))
-    if tuple(statistics.shape) != saved and norm != "none":
-        raise ValueError(f"{op}: statistics must have shape {saved}, got {tuple(statistics.shape)}: save them")
+    norms.check_norm(op, x.shape[1], call.weight, call.bias, call.norm, call.block, call.activation)
+    saved = norms.statistics_shape(x, call.norm, call.block)
+    if call.statistics.shape != saved and call.norm != "none":
+        raise ValueError(f"{op}: statistics must have shape {saved}, got {tuple(call.statistics.shape)}: save them")
     if dtype not in (*norms.FP8, *norms.FLOATS, torch.float64) or (copied and dtype not in norms.FP8):
         raise ValueError(f"{op}: out cannot be {dtype}{' with a copy, which is for FP8' if copied else ''}")
 
@@ -125,14 +157,12 @@ def tile(rows: int, width: int, arch: str, values: int, least: int) -> tuple[int
     return max(1, min(warps * lanes * values // width, triton.next_power_of_2(max(rows, 1)))), warps
 
 
-def launches(
-    grad: Tensor, x: Tensor, statistics: Tensor, weight: Tensor | None, bias: Tensor | None, outputs: Outputs,
-    norm: str, block: int, activation: str, gain: float, arch: str,
-) -> list[Launch]:  # fmt: skip
+def launches(call: NormQuantizeBackward[Tensor], outputs: Gradients[Tensor], arch: str) -> list[Launch]:
     """The gradient; sums over rows, where there are any; the transposed copy, where it is wanted. All contiguous."""
     out, scale, copy, copy_scale, grad_weight, grad_bias, total = outputs
+    grad, x, statistics, weight, bias, norm = call.grad, call.x, call.statistics, call.weight, call.bias, call.norm
     rows, n = x.shape
-    length = block or n
+    length = call.block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
     lanes = lanes_of(arch)
     scaled = out.dtype in norms.FP8
@@ -160,8 +190,8 @@ def launches(
             "N": n,
             "BLOCKS": n // length,
             "NORM": norm,
-            "ACTIVATION": activation,
-            "GAIN": gain,
+            "ACTIVATION": call.activation,
+            "GAIN": call.gain,
             "TOP": norms.largest(out.dtype) if scaled else 0.0,
             "FLOOR": AMAX_FLOOR,
             "COPY": amax is not None,
@@ -198,62 +228,31 @@ def launches(
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::norm_quantize_backward", mutates_args=())
-def norm_quantize_backward(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    copied: bool,
-    summed: bool,
-    gain: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    args = grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed, gain
+def run(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
+    x = call.x
     if not x.is_cuda or x.dtype == torch.float64 or x.shape[1] > norms.LONGEST_ROW or not x.shape[0]:
-        return reference(*args)
-    check(*args[:10])
-    outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
-    dense = [each if each is None else each.contiguous() for each in args[:5]]
-    for each in launches(*dense, outputs, norm, block, activation, gain, arch_of(x)):
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    for each in launches(contiguous(call), outputs, arch_of(x)):
         each.run()
     return outputs
 
 
-@norm_quantize_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    norm: str,
-    block: int,
-    activation: str,
-    dtype: torch.dtype,
-    copied: bool,
-    summed: bool,
-    gain: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied)
-    return empty_outputs(x, weight, bias, dtype, copied, summed)
+norm_quantize_backward = declare(NormQuantizeBackward, dense(reference), run)
 
 
-def empty_outputs(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, copied: bool, summed: bool
-) -> Outputs:
-    """(out, scale, copy, copy_scale, grad_weight, grad_bias, total)"""
+def empty_outputs(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
+    """What the kernels write."""
+    x, dtype, copied = call.x, call.dtype, call.copied
     rows, n = x.shape
     out = x.new_empty((rows, n), dtype=dtype)
     scale = x.new_empty((rows, 1) if dtype in norms.FP8 else (0,), dtype=torch.float32)
     copy = x.new_empty((n, rows) if copied else (0,), dtype=dtype)
     copy_scale = x.new_empty((n, 1) if copied else (0,), dtype=torch.float32)
-    sums = (x.new_empty(0) if each is None else each.new_empty(n) for each in (weight, bias, x if summed else None))
-    return out, scale, copy, copy_scale, *sums
+    summed = call.weight, call.bias, x if call.summed else None
+    sums = (x.new_empty(0) if each is None else each.new_empty(n) for each in summed)
+    return Gradients(out, scale, copy, copy_scale, *sums)
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -266,9 +265,10 @@ def specimens(arch: str) -> list[Specimen]:
     ) -> list[Specimen]:  # fmt: skip
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
-        statistics = norms.empty_outputs(x, None, norm, block, dtype, True)[2]
-        outputs = empty_outputs(x, weight, bias, dtype, dtype == fp8, summed)
-        made = launches(torch.empty_like(x), x, statistics, weight, bias, outputs, norm, block, activation, 1.0, arch)
+        statistics = x.new_empty(norms.statistics_shape(x, norm, block), dtype=torch.float32)
+        named = norm, block, activation, dtype, dtype == fp8, summed, 1.0
+        call = NormQuantizeBackward(torch.empty_like(x), x, statistics, weight, bias, *named)
+        made = launches(call, empty_outputs(call), arch)
         words = [
             "norm_quantize_backward",
             norm + (f"/{block}" if block else ""),

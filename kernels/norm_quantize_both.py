@@ -17,6 +17,9 @@ Raises ValueError on other names, dtypes and shapes. Source: fused normalization
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -27,31 +30,57 @@ from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize_backward import PARTS, quantize_columns, tile
 from loka_compile.kernels.norm_quantize_backward_kernel import store_turned, sums_kernel
 from loka_compile.kernels.norm_quantize_kernel import normed
+from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize import AMAX_FLOOR
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
 
 
-def reference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype,
-    eps: float, save: bool,
-) -> Outputs:  # fmt: skip
+class NormedBoth(NamedTuple, Generic[T]):
+    out: T
+    scale: T
+    copy: T
+    copy_scale: T
+    statistics: T
+
+
+@dataclass(frozen=True)
+class NormQuantizeBoth(Op[T, NormedBoth[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "norm_quantize_both"
+    values: ClassVar[Any] = NormedBoth
+    x: T
+    weight: T | None
+    bias: T | None
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    eps: float
+    save: bool
+
+
+def plain(call: NormQuantizeBoth[Tensor], dtype: torch.dtype) -> norms.NormQuantize[Tensor]:
+    """The norm alone, along rows."""
+    named = call.norm, call.block, call.activation, dtype, call.eps, call.save
+    return norms.NormQuantize(call.x, call.weight, call.bias, None, *named)
+
+
+def reference(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
     """The specification; see the module's docstring."""
-    check(x, weight, bias, norm, block, activation, dtype)
-    y, _, statistics = norms.reference(x, weight, bias, None, norm, block, activation, torch.float32, eps, save)
-    return *norms.quantize_rows(y, None, dtype), *quantize_columns(y, dtype), statistics
+    check(call)
+    y, _, statistics = norms.reference(plain(call, torch.float32))
+    return NormedBoth(*norms.quantize_rows(y, None, call.dtype), *quantize_columns(y, call.dtype), statistics)
 
 
-def check(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype
-) -> None:
+def check(call: NormQuantizeBoth[Tensor]) -> None:
+    x, dtype = call.x, call.dtype
     if x.dim() != 2 or x.dtype not in norms.FLOATS or dtype not in norms.FP8:
         raise ValueError(
-            f"loka::norm_quantize_both: x is (R, N) of floats and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
+            f"loka::{call.name}: x is (R, N) of floats and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
         )
-    norms.check(x, weight, bias, None, norm, block, activation, dtype)
+    norms.check(plain(call, dtype))
 
 
 # ---------------------------------------------------------------- the Triton kernel
@@ -103,14 +132,12 @@ def both_kernel(
 # ---------------------------------------------------------------- its launches
 
 
-def launches(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, outputs: Outputs, norm: str, block: int, activation: str,
-    eps: float, arch: str,
-) -> list[Launch]:  # fmt: skip
+def launches(call: NormQuantizeBoth[Tensor], outputs: NormedBoth[Tensor], arch: str) -> list[Launch]:
     """Rows and the columns' amaxes in parts; those of all; the transposed copy. x contiguous."""
+    x, weight, bias = call.x, call.weight, call.bias
     out, scale, copy, copy_scale, statistics = outputs
     rows, n = x.shape
-    length = block or n
+    length = call.block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
     bm, warps = tile(rows, bb * bl, arch, 32, 8)  # maxima take registers too
     parts = min(triton.cdiv(rows, bm), PARTS)
@@ -124,9 +151,9 @@ def launches(
         constants = {
             "N": n,
             "BLOCKS": n // length,
-            "EPS": eps,
-            "NORM": norm,
-            "ACTIVATION": activation,
+            "EPS": call.eps,
+            "NORM": call.norm,
+            "ACTIVATION": call.activation,
             "TOP": top,
             "FLOOR": AMAX_FLOOR,
             "COPY": "columns_amax" in more,
@@ -153,35 +180,25 @@ def launches(
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::norm_quantize_both", mutates_args=())
-def norm_quantize_both(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype,
-    eps: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def run(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
+    x = call.x
     if not x.is_cuda or x.shape[-1] > norms.LONGEST_ROW or not x.shape[0]:
-        return reference(x, weight, bias, norm, block, activation, dtype, eps, save)
-    check(x, weight, bias, norm, block, activation, dtype)
-    outputs = empty_outputs(x, norm, block, dtype, save)
-    dense = [each if each is None else each.contiguous() for each in (x, weight, bias)]
-    for each in launches(*dense, outputs, norm, block, activation, eps, arch_of(x)):  # type: ignore[arg-type]
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    for each in launches(contiguous(call), outputs, arch_of(x)):
         each.run()
     return outputs
 
 
-@norm_quantize_both.register_fake
-def _(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str, dtype: torch.dtype,
-    eps: float, save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    check(x, weight, bias, norm, block, activation, dtype)
-    return empty_outputs(x, norm, block, dtype, save)
+norm_quantize_both = declare(NormQuantizeBoth, dense(reference), run)
 
 
-def empty_outputs(x: Tensor, norm: str, block: int, dtype: torch.dtype, save: bool) -> Outputs:
-    """(out, scale, copy, copy_scale, statistics)"""
-    rows, n = x.shape
-    out, scale, statistics = norms.empty_outputs(x, None, norm, block, dtype, save)
-    return out, scale, x.new_empty((n, rows), dtype=dtype), scale.new_empty((n, 1)), statistics
+def empty_outputs(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
+    """What the kernels write."""
+    rows, n = call.x.shape
+    out, scale, statistics = norms.empty_outputs(plain(call, call.dtype))
+    return NormedBoth(out, scale, out.new_empty((n, rows)), scale.new_empty((n, 1)), statistics)
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -191,8 +208,8 @@ def specimens(arch: str) -> list[Specimen]:
     def of(norm: str, activation: str, rows: int, n: int, weights: int = 0, block: int = 0) -> list[Specimen]:
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
-        outputs = empty_outputs(x, norm, block, fp8, True)
-        made = launches(x, weight, bias, outputs, norm, block, activation, 1e-6, arch)
+        call = NormQuantizeBoth(x, weight, bias, norm, block, activation, fp8, 1e-6, True)
+        made = launches(call, empty_outputs(call), arch)
         words = ["norm_quantize_both", norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation]
         name = f"{' '.join(words)} {rows}x{n}"
         listed = zip(made, ("", " sums", " copy"), strict=True)

@@ -9,13 +9,15 @@ follows. The packed weight is kept beside the parameter as in frozen_gemm.py.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.frozen_gemm import frozen
+from loka_compile.kernels.op import Op, T, declare
 
 
 def pack(weight: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,12 +37,24 @@ def product(a: Tensor, packed: Any) -> Tensor:
     return torch.ops.onednn.qlinear_pointwise(rows, 1.0, 0, weight, scale, zero, None, 1.0, 0, torch.float32, *post_op)
 
 
-@torch.library.custom_op("loka::frozen_onednn", mutates_args=())
-def frozen_onednn(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    return product(a, frozen(weight, ("onednn", transposed), lambda tensor: pack(tensor, transposed)))
+@dataclass(frozen=True)
+class FrozenOnednn(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_onednn"
+    a: T
+    weight: T
+    transposed: bool
 
 
-@frozen_onednn.register_fake
-def _(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    n = weight.shape[0] if transposed else weight.shape[1]
-    return a.new_empty((a.shape[0], n), dtype=torch.float32)
+def run(call: FrozenOnednn[Tensor]) -> Tensor:
+    form = "onednn", call.transposed
+    return product(call.a, frozen(call.weight, form, lambda tensor: pack(tensor, call.transposed)))
+
+
+def empty(call: FrozenOnednn[Tensor]) -> Tensor:
+    n = call.weight.shape[0 if call.transposed else 1]
+    return call.a.new_empty((call.a.shape[0], n), dtype=torch.float32)
+
+
+frozen_onednn = declare(FrozenOnednn, empty, run)

@@ -18,10 +18,14 @@ Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 from torch import Tensor
 
 from loka_compile import compat
+from loka_compile.kernels.op import Op, T, declare
 
 BLOCK = 128
 AMAX_FLOOR = 1e-12
@@ -143,11 +147,24 @@ def _blocks(x: Tensor, row_block: int, column_block: int) -> Tensor:
     return x.unflatten(-1, (columns, column_block)).unflatten(-3, (rows, row_block))
 
 
-@torch.library.custom_op("loka::quantize", mutates_args=())
-def quantize(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
-    return reference(x, dtype, scaling, axis)
+# ---------------------------------------------------------------- the op
 
 
-@quantize.register_fake
-def _(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
-    return reference(x, dtype, scaling, axis)
+class Quantized(NamedTuple, Generic[T]):
+    q: T
+    scale: T
+
+
+@dataclass(frozen=True)
+class Quantize(Op[T, Quantized[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "quantize"
+    values: ClassVar[Any] = Quantized
+    x: T
+    dtype: torch.dtype
+    scaling: str
+    axis: int
+
+
+quantize = declare(Quantize, lambda call: reference(*call.args))

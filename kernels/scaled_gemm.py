@@ -10,10 +10,14 @@ product of the dequantized operands in float32: any recipe's exact numerics, any
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from loka_compile import compat
+from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.quantize import INTEGERS, dequantize
 from loka_compile.processor import processor
 
@@ -148,15 +152,26 @@ IMPLEMENTATIONS = {
 """A provider's computation, by the provider's name."""
 
 
-@torch.library.custom_op("loka::scaled_gemm", mutates_args=())
-def scaled_gemm(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype, provider: str
-) -> Tensor:
-    return IMPLEMENTATIONS[provider](a, a_scale, b, b_scale, out_dtype)
+@dataclass(frozen=True)
+class ScaledGemm(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "scaled_gemm"
+    a: T
+    a_scale: T | None
+    b: T
+    b_scale: T | None
+    out_dtype: torch.dtype
+    provider: str
 
 
-@scaled_gemm.register_fake
-def _(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype, provider: str
-) -> Tensor:
-    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)
+def product(call: ScaledGemm[Tensor]) -> Tensor:
+    return IMPLEMENTATIONS[call.provider](*call.args[:-1])
+
+
+def empty_output(call: ScaledGemm[Tensor]) -> Tensor:
+    """As every provider gives it: the reference would ask for sizes to know what a scale is of."""
+    return call.a.new_empty((*call.a.shape[:-1], call.b.shape[-1]), dtype=call.out_dtype)
+
+
+scaled_gemm = declare(ScaledGemm, empty_output, product)

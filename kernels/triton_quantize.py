@@ -15,6 +15,9 @@ bits. Raises ValueError on other dtypes, scalings and shapes. Source: LoKA recip
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -25,13 +28,33 @@ from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, largest
 from loka_compile.kernels.norm_quantize_kernel import to_int8
+from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.quantize import AMAX_FLOOR, BLOCK
 
 PARTS = 1024
 """Largest magnitudes of a tensor that its first kernel leaves for the second to compare."""
 
 
-# ---------------------------------------------------------------- the specification
+# ---------------------------------------------------------------- the declaration, the specification
+
+
+class QuantizedBoth(NamedTuple, Generic[T]):
+    q: T
+    scale: T
+    t: T
+    t_scale: T
+
+
+@dataclass(frozen=True)
+class TritonQuantize(Op[T, QuantizedBoth[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "triton_quantize"
+    values: ClassVar[Any] = QuantizedBoth
+    x: T
+    dtype: torch.dtype
+    scaling: str
+    both: bool
 
 
 def reference(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -168,8 +191,8 @@ def launches(
 ) -> list[Launch]:
     """x contiguous; the rest as the op returns it."""
     if scaling == "row" and not both and x.shape[-1] <= norms.LONGEST_ROW:
-        nothing = scale.new_empty(0)
-        return [norms.launch(x, None, None, None, q, scale, nothing, "none", 0, "none", 0.0, arch)]
+        plain = norms.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        return [norms.launch(plain, norms.Normed(q, scale, scale.new_empty(0)), arch)]
     r, c = x.shape[-2:]
     batch = x.numel() // (r * c)
     bm, bn, warps = (
@@ -206,8 +229,8 @@ def launches(
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::triton_quantize", mutates_args=())
-def triton_quantize(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def run(call: TritonQuantize[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, dtype, scaling, both = call.args
     if not x.is_cuda or not x.numel():
         return reference(x, dtype, scaling, both)
     check(x, dtype, scaling)
@@ -217,10 +240,7 @@ def triton_quantize(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> 
     return outputs
 
 
-@triton_quantize.register_fake
-def _(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check(x, dtype, scaling)
-    return empty_outputs(x, dtype, scaling, both)
+triton_quantize = declare(TritonQuantize, lambda call: reference(*call.args), run)
 
 
 def empty_outputs(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

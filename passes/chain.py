@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from operator import getitem
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from loka_compile import compat
 from loka_compile.dispatch.providers.triton import ALIGNED
 from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
-from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two, product_dtype
-from loka_compile.kernels.norm_quantize import FP8
-from loka_compile.passes.lower import NORM, QUANTIZE
+from loka_compile.kernels.epilogue import product_dtype
+from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two
+from loka_compile.kernels.norm_quantize import FP8, NormQuantize
+from loka_compile.kernels.quantize import Quantize
+from loka_compile.kernels.scaled_gemm import ScaledGemm
 
-STATISTICS = 2
-"""Value of loka::norm_quantize."""
 aten = torch.ops.aten
 NARROWED = aten.slice.Tensor
 """How passes/precision.py leaves out of a product the columns that were padded."""
@@ -58,7 +57,7 @@ class Chain:
         if self.norm is None:
             return False
         others = any(user not in self.path for node in self.sums for user in node.users)
-        return others or any(user.args[1] == STATISTICS and user.users for user in self.norm.users)
+        return others or any(user.users for user in NormQuantize.taken(self.norm, "statistics"))
 
 
 def pattern(gemm: fx.Node) -> Chain:
@@ -89,7 +88,7 @@ def _alone(chain: Chain) -> Chain:
 
 def _is_normed(node: fx.Node) -> bool:
     """A norm, or a view that one reads."""
-    return node.target is NORM or (node.target in VIEWS and any(_is_normed(user) for user in node.users))
+    return NormQuantize.matches(node) or (node.target in VIEWS and any(_is_normed(user) for user in node.users))
 
 
 def _what(user: fx.Node, chain: Chain) -> str:
@@ -99,11 +98,17 @@ def _what(user: fx.Node, chain: Chain) -> str:
         return _added(_other(user, chain.last), user, chain)
     if user.target in VIEWS and compat.guard_free(user.meta["val"].shape[-1] == made.shape[-1]):
         return "view"
-    if user.target is NORM and chain.norm is None and user.args[0] is chain.last and user.args[3] is None:
-        return "norm"
-    if user.target is QUANTIZE and user.args[1] in FP8 and user.args[2:] == ("row", -1) and made.dim() == 2:
-        return "quantize"
+    if chain.norm is None and NormQuantize.matches(user):
+        norm = NormQuantize.of(user)
+        return "norm" if norm.x is chain.last and norm.given is None else ""
+    return "quantize" if is_by_row(user) and made.dim() == 2 else ""
     return ""
+
+
+def is_by_row(node: fx.Node, axis: int = -1) -> bool:
+    """Whether it quantizes to FP8, with one scale a row; a column with axis -2."""
+    cast = Quantize.of(node) if Quantize.matches(node) else None
+    return cast is not None and cast.dtype in FP8 and (cast.scaling, cast.axis) == ("row", axis)
 
 
 def _added(other: Any, add: fx.Node, chain: Chain) -> str:
@@ -123,7 +128,7 @@ def _extended(chain: Chain, user: fx.Node) -> Chain:
     if what == "residual":
         return replace(chain, path=path, residual=_other(user, chain.last))
     if what == "norm":
-        return replace(chain, path=(*path, _output(user, 0)), norm=user)
+        return replace(chain, path=(*path, _normed(user)), norm=user)
     return replace(chain, path=path, quantize=user if what == "quantize" else None)
 
 
@@ -131,21 +136,20 @@ def _other(add: fx.Node, one: fx.Node) -> Any:
     return add.args[1] if add.args[0] is one else add.args[0]
 
 
-def _output(node: fx.Node, index: int) -> fx.Node:
-    """A value of an op with several."""
-    for user in node.users:
-        if user.target is getitem and user.args[1] == index:
-            return user
-    raise ValueError(f"{node.name} has no value {index} that is used")
+def _normed(norm: fx.Node) -> fx.Node:
+    """The result of a norm."""
+    if taken := NormQuantize.taken(norm, "out"):
+        return taken[0]
+    raise ValueError(f"nothing reads the result of {norm.name}")
 
 
 def check(chain: Chain) -> str:
     """Why the chain stays in pieces; empty if it becomes one op."""
-    a, a_scale, b, b_scale, _, provider = chain.gemm.args
-    (_, k), n = a.meta["val"].shape[-2:], b.meta["val"].shape[-1]  # type: ignore[union-attr]
-    left = a.meta["val"]  # type: ignore[union-attr]
-    if provider not in FUSING:
-        return f"{provider}'s kernel has no epilogue for it"
+    gemm = ScaledGemm.of(chain.gemm)
+    left, right = gemm.a.meta["val"], gemm.b.meta["val"]
+    k, n = left.shape[-1], right.shape[-1]
+    if gemm.provider not in FUSING:
+        return f"{gemm.provider}'s kernel has no epilogue for it"
     if left.dim() != 2:
         return f"the product is of a batch, of shape {tuple(left.shape)}"
     if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
@@ -153,22 +157,24 @@ def check(chain: Chain) -> str:
     for name, size in (("K", k), ("N", n)):
         if not isinstance(size, int) or size % ALIGNED:
             return f"{name} = {size} is no multiple of {ALIGNED}"
-    if a_scale is not None and a_scale.meta["val"].dim() != 2:  # type: ignore[union-attr]
+    if gemm.a_scale is not None and gemm.a_scale.meta["val"].dim() != 2:
         return "its operands have one scale each, and the epilogue wants one a row"
-    if b_scale is not None and tuple(b_scale.meta["val"].shape) != (1, n):  # type: ignore[union-attr]
+    if gemm.b_scale is not None and tuple(gemm.b_scale.meta["val"].shape) != (1, n):
         return "its weight is scaled by blocks"
-    kind, block = (chain.norm.args[4], chain.norm.args[5]) if chain.norm is not None else ("none", 0)
-    if needs_two(n, kind, block, chain.quantize is not None):  # type: ignore[arg-type]
-        what = "a norm" if needs_two(n, kind, block, False) else "the scale"  # type: ignore[arg-type]
+    norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
+    kind, block = (norm.norm, norm.block) if norm is not None else ("none", 0)
+    if needs_two(n, kind, block, chain.quantize is not None):
+        what = "a norm" if needs_two(n, kind, block, False) else "the scale"
         return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
-    if chain.kept and _both_ways(_output(chain.norm, 0)):  # type: ignore[arg-type]
+    if chain.norm is None or norm is None or not chain.kept:
+        return ""
+    if _both_ways(_normed(chain.norm)):
         return "its norm's result is quantized by rows and by columns, which one op does from the product (fuse_cast)"
-    if chain.kept:
-        late = [each.name for each in chain.norm.args[1:3] if each is not None and not each < chain.sums[0]]  # type: ignore[union-attr]
-        if late:
-            return f"others read the product before {late[0]} is there, which its norm reads"
-        if chain.sums[0].meta["val"].dtype != product_dtype(left):
-            return f"others read the product in {chain.sums[0].meta['val'].dtype}, not {product_dtype(left)}"
+    late = [each.name for each in (norm.weight, norm.bias) if each is not None and not each < chain.sums[0]]
+    if late:
+        return f"others read the product before {late[0]} is there, which its norm reads"
+    if chain.sums[0].meta["val"].dtype != product_dtype(left):
+        return f"others read the product in {chain.sums[0].meta['val'].dtype}, not {product_dtype(left)}"
     return ""
 
 
@@ -176,8 +182,10 @@ def _both_ways(normed: fx.Node) -> bool:
     """Whether FP8's two forms are all that is made of it: it need not be written then, where the product is."""
     while len(normed.users) == 1 and (view := next(iter(normed.users))).target in VIEWS:
         normed = view
-    forms = {user.args[1:] if user.target is QUANTIZE else () for user in normed.users}
-    return any(forms == {(dtype, "row", -1), (dtype, "row", -2)} for dtype in FP8)
+    by_row = [user for user in normed.users if is_by_row(user)]
+    by_column = [user for user in normed.users if is_by_row(user, -2)]
+    dtypes = {Quantize.of(user).dtype for user in (*by_row, *by_column)}
+    return bool(by_row and by_column) and len(by_row + by_column) == len(normed.users) and len(dtypes) == 1
 
 
 def shorter(chain: Chain) -> Chain | None:

@@ -11,18 +11,17 @@ that raise_norms made an op of, so this works in training on CUDA. Where z is Na
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from operator import getitem
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile.graph.sites import module_name, root
-from loka_compile.graph.splice import splice
-from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
+from loka_compile.graph.splice import hand_over, splice_call
+from loka_compile.kernels.norm_quantize import NormQuantize
+from loka_compile.kernels.norm_quantize_backward import Gradients, NormQuantizeBackward
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.lower import NORM, NORM_BACKWARD
 
 aten, prims = torch.ops.aten, torch.ops.prims
 SAME_VALUES = (
@@ -37,8 +36,7 @@ class FoldDropout:
     runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = graph.find_nodes(op="call_function", target=NORM_BACKWARD)
-        result = apply(graph, nodes, pattern, check, rewrite)
+        result = apply(graph, NormQuantizeBackward.calls(graph), pattern, check, rewrite)
         if result.rewrites:
             graph.eliminate_dead_code()
         return result
@@ -58,31 +56,28 @@ class Dropout:
 
 def pattern(gradient: fx.Node) -> Dropout | None:
     """The gradient of a ReLU whose result went through a dropout."""
-    _, x, _, weight, bias, norm, _, activation, *_ = gradient.args
-    relu = root(x, SAME_VALUES)
-    raised = relu.target is getitem and relu.args[0].target is NORM  # type: ignore[union-attr]
-    if (norm, activation, weight, bias) != ("none", "relu", None, None) or not raised or gradient.args[-1] != 1.0:
+    call = NormQuantizeBackward.of(gradient)
+    relu = root(call.x, SAME_VALUES)
+    if not call.of_relu or NormQuantize.made(relu) is None or call.gain != 1.0:
         return None
-    product = _factors(root(gradient.args[0], SAME_VALUES))  # mask * gain, or one after the other
+    product = _factors(root(call.grad, SAME_VALUES))  # mask * gain, or one after the other
     for scaled, grad in (product, product[::-1]) if product else ():
         mask, gain = _times(scaled)
         if mask is not None and mask.target is prims.convert_element_type.default:
-            mask = mask.args[0]  # type: ignore[assignment]
-            return Dropout(gradient, grad, mask, gain, tuple(_forward(relu, mask, gain)))
+            drawn = mask.all_input_nodes[0]
+            return Dropout(gradient, grad, drawn, gain, tuple(_forward(relu, drawn, gain)))
     return None
 
 
 def _factors(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    if node.target is aten.mul.Tensor and all(isinstance(each, fx.Node) for each in node.args):
-        return node.args  # type: ignore[return-value]
-    return None
+    left, right = node.args[:2] if node.target is aten.mul.Tensor else (None, None)
+    return (left, right) if isinstance(left, fx.Node) and isinstance(right, fx.Node) else None
 
 
 def _times(node: fx.Node) -> tuple[fx.Node | None, float]:
     """(x, number) of x * number."""
-    if node.target is aten.mul.Tensor and isinstance(node.args[1], int | float):
-        return node.args[0], float(node.args[1])  # type: ignore[return-value]
-    return None, 1.0
+    x, number = node.args[:2] if node.target is aten.mul.Tensor else (None, None)
+    return (x, float(number)) if isinstance(x, fx.Node) and isinstance(number, int | float) else (None, 1.0)
 
 
 def _forward(relu: fx.Node, mask: fx.Node, gain: float) -> Iterator[fx.Node]:
@@ -106,14 +101,12 @@ def check(dropout: Dropout) -> str:
 
 def rewrite(dropout: Dropout) -> Rewrite:
     gradient, result = dropout.gradient, dropout.results[0]
-    columns = gradient.args[1].meta["val"].shape[-1]  # type: ignore[union-attr]
-    _, _, statistics, *rest = gradient.args[:-1]
+    call = NormQuantizeBackward.of(gradient)
+    columns = call.x.meta["val"].shape[-1]
 
-    def folded(grad: Any, x: Any, statistics: Any) -> Any:
-        flat = grad.reshape(-1, columns), x.reshape(-1, columns)
-        return norm_quantize_backward(*flat, statistics, *rest, dropout.gain)
+    def folded(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
+        return replace(call, grad=call.grad.reshape(-1, columns), x=call.x.reshape(-1, columns))()
 
-    made = splice(gradient, folded, [dropout.grad, result, statistics])
-    for user in list(gradient.users):
-        user.replace_all_uses_with(made[user.args[1]])
+    call = replace(call, grad=dropout.grad, x=result, gain=dropout.gain)
+    hand_over(gradient, splice_call(gradient, call, folded))
     return Rewrite(module_name(gradient), f"with the dropout behind it, from {result.name} alone")

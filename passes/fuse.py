@@ -12,25 +12,27 @@ Works on CUDA; on a CPU, and where a plan is judged by emulation, Inductor fuses
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile.graph.epilogue import VIEWS
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
-from loka_compile.graph.splice import splice
-from loka_compile.kernels.gemm_norm import gemm_norm
-from loka_compile.kernels.norm_quantize import FLOATS, FP8, norm_quantize
+from loka_compile.graph.splice import hand_over, splice, splice_call
+from loka_compile.kernels.epilogue import Epilogue, Fused, GemmNorm
+from loka_compile.kernels.norm_quantize import FLOATS, FP8, NormQuantize
+from loka_compile.kernels.quantize import Quantize
+from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
-from loka_compile.passes.chain import STATISTICS, Chain, check, pattern, shorter
-from loka_compile.passes.lower import NORM, PAD, QUANTIZE, SCALED_GEMM
+from loka_compile.passes.chain import Chain, check, pattern, shorter
+from loka_compile.passes.lower import PAD
 
 aten = torch.ops.aten
-ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, SCALED_GEMM, *VIEWS)
-"""What Inductor does not fuse with the norm that reads it."""
+ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, *VIEWS)
+"""Beside graph inputs, products and the values of ops: what Inductor does not fuse with the norm that reads it."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Fuse:
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
-        for node in in_place_of_gemms(graph, SCALED_GEMM):
+        for node in in_place_of_gemms(graph, ScaledGemm.target()):
             _gemm(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()  # what was fused is not looked at again
-        for node in graph.find_nodes(op="call_function", target=QUANTIZE):
+        for node in Quantize.calls(graph):
             _norm(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
@@ -73,42 +75,57 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
 
 
 def _names(chain: Chain) -> str:
-    norm = [chain.norm.args[4], chain.norm.args[6]] if chain.norm is not None else []
+    norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
     added = ["bias"] * (chain.bias is not None) + ["residual"] * (chain.residual is not None)
-    parts = [*added, *(each for each in norm if each != "none")]
+    named = (norm.norm, norm.activation) if norm is not None else ()
+    parts = [*added, *(each for each in named if each != "none")]
     parts += ["quantization"] * (chain.quantize is not None)
-    return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept  # type: ignore[arg-type]
+    return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept
 
 
 def _rewrite(chain: Chain) -> None:
     gemm, last = chain.gemm, chain.last
-    a, a_scale, b, b_scale, out_dtype, _ = gemm.args
-    weight, shift, norm, block, activation, dtype, eps = None, None, "none", 0, "none", out_dtype, 0.0
-    if chain.norm is not None:
-        _, weight, shift, _, norm, block, activation, dtype, eps, _ = chain.norm.args  # type: ignore[assignment]
+    call = fused_call(chain)
+    at = chain.sums[0] if chain.kept else last  # others may read it before the norm does
+    made = Fused(*splice_call(at, call, _of_matrices, **{SITE_META: gemm.meta[SITE_META]}))
     if chain.quantize is not None:
-        dtype = chain.quantize.args[1]  # type: ignore[assignment]
-
-    kept = chain.kept
-
-    def fused(a: Any, a_scale: Any, b: Any, b_scale: Any, bias: Any, residual: Any, weight: Any, shift: Any) -> Any:
-        scale = None if b_scale is None else b_scale.reshape(-1, 1)
-        rows = None if residual is None else residual.reshape(-1, residual.shape[-1])
-        rest = bias, rows, weight, shift, None, norm, block, activation, dtype, eps, kept
-        return gemm_norm(a, a_scale, b.mT, scale, *rest)
-
-    args = [a, a_scale, b, b_scale, chain.bias, chain.residual, weight, shift]
-    at = chain.sums[0] if kept else last  # others may read it before the norm does
-    out, scale, statistics, product = splice(at, fused, args, **{SITE_META: gemm.meta[SITE_META]})
-    if chain.quantize is not None:
-        _hand_over(chain.quantize, (out, scale))
+        hand_over(chain.quantize, (made.out, made.scale))
     else:
-        last.replace_all_uses_with(_viewed_as(out, last, chain))
-    if kept:
-        for user in chain.norm.users:  # type: ignore[union-attr]
-            if user.args[1] == STATISTICS:
-                user.replace_all_uses_with(_of_rows(statistics, chain.norm))  # type: ignore[union-attr,arg-type]
-        at.replace_all_uses_with(_viewed_as(product, at, chain))
+        last.replace_all_uses_with(_viewed_as(made.out, last, chain))
+    if chain.norm is not None and chain.kept:
+        for user in NormQuantize.taken(chain.norm, "statistics"):
+            user.replace_all_uses_with(_of_rows(made.statistics, chain.norm))
+        at.replace_all_uses_with(_viewed_as(made.product, at, chain))
+
+
+def fused_call(chain: Chain) -> GemmNorm:
+    """The chain as one op; its right operand, scale and residual still as they are in the graph."""
+    gemm = ScaledGemm.of(chain.gemm)
+    plain = Epilogue(chain.bias, chain.residual, None, None, None, "none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
+    epilogue = plain
+    if chain.norm is not None:
+        norm = NormQuantize.of(chain.norm)
+        epilogue = replace(
+            plain,
+            weight=norm.weight,
+            shift=norm.bias,
+            norm=norm.norm,
+            block=norm.block,
+            activation=norm.activation,
+            dtype=norm.dtype,
+            eps=norm.eps,
+        )
+    if chain.quantize is not None:
+        epilogue = replace(epilogue, dtype=Quantize.of(chain.quantize).dtype)
+    return GemmNorm(gemm.a, gemm.a_scale, gemm.b, gemm.b_scale, epilogue)
+
+
+def _of_matrices(call: GemmNorm[Tensor]) -> Fused[Tensor]:
+    """With a linear's weight, one scale for each of its rows, and the residual as a matrix."""
+    residual, scale = call.epilogue.residual, call.b_scale
+    scale = None if scale is None else scale.reshape(-1, 1)
+    rows = None if residual is None else residual.reshape(-1, residual.shape[-1])
+    return replace(call, b=call.b.mT, b_scale=scale, epilogue=replace(call.epilogue, residual=rows))()
 
 
 def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
@@ -124,15 +141,11 @@ def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
 
 def _of_rows(statistics: fx.Node, norm: fx.Node) -> fx.Node:
     """A matrix's statistics for the rows that a norm reads."""
-    x = norm.args[0]
-    if x.meta["val"].dim() == 2:  # type: ignore[union-attr]
+    x = NormQuantize.of(norm).x
+    if x.meta["val"].dim() == 2:
         return statistics
-    return splice(norm, lambda s, x: s.reshape(*x.shape[:-1], s.shape[-1]), [statistics, x])  # type: ignore[no-any-return]
-
-
-def _hand_over(quantize: fx.Node, made: Any) -> None:
-    for user in list(quantize.users):
-        user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]
+    rows: fx.Node = splice(norm, lambda s, x: s.reshape(*x.shape[:-1], s.shape[-1]), [statistics, x])
+    return rows
 
 
 # ---------------------------------------------------------------- without a GEMM
@@ -140,43 +153,44 @@ def _hand_over(quantize: fx.Node, made: Any) -> None:
 
 def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
     """loka::norm_quantize to FP8 for one to a wide dtype and the quantization of its result."""
-    wide, dtype = quantize.args[:2]
-    padding = wide if wide.target is PAD else None  # type: ignore[union-attr]
-    value, views = padding.args[0] if padding is not None else wide, []
-    while value.target in VIEWS:  # type: ignore[union-attr]
+    cast = Quantize.of(quantize)
+    padding = cast.x if cast.x.target is PAD else None
+    value, views = padding.all_input_nodes[0] if padding is not None else cast.x, []
+    while value.target in VIEWS:
         views.append(value)
-        value = value.args[0]  # type: ignore[union-attr,assignment]
-    if value.target is not getitem or value.args[0].target is not NORM:  # type: ignore[union-attr]
+        value = value.all_input_nodes[0]
+    norm = NormQuantize.made(value, "out")
+    if norm is None:
         return
-    norm = value.args[0]  # type: ignore[union-attr]
-    reason = check_norm(norm, quantize, [value, *views])  # type: ignore[arg-type,list-item]
+    reason = check_norm(norm, quantize, [value, *views])
     if padding is not None:
         reason = f"its result is padded to {padding.meta['val'].shape[-1]} columns"
     if reason:
-        rejects.append(rejected(norm, reason))  # type: ignore[arg-type]
+        rejects.append(rejected(norm, reason))
         return
-    x, weight, bias, _, kind, block, activation, _, eps, _ = norm.args  # type: ignore[union-attr]
+    call = replace(NormQuantize.of(norm), dtype=cast.dtype, save=False)
+    hand_over(quantize, splice_call(quantize, call, _quantized_rows))
+    rewrites.append(Rewrite(module_name(norm), "norm, activation and quantization in one pass"))
 
-    def fused(x: Any, weight: Any, bias: Any) -> Any:
-        rows = x.reshape(-1, x.shape[-1])
-        return norm_quantize(rows, weight, bias, None, kind, block, activation, dtype, eps, False)[:2]
 
-    _hand_over(quantize, splice(quantize, fused, [x, weight, bias]))
-    rewrites.append(Rewrite(module_name(norm), "norm, activation and quantization in one pass"))  # type: ignore[arg-type]
+def _quantized_rows(call: NormQuantize[Tensor]) -> tuple[Tensor, Tensor]:
+    made = replace(call, x=call.x.reshape(-1, call.x.shape[-1]))()
+    return made.out, made.scale
 
 
 def check_norm(norm: fx.Node, quantize: fx.Node, values: list[fx.Node]) -> str:
     """Why a norm and a quantization stay two; empty if they become one."""
-    _, dtype, scaling, axis = quantize.args
-    x = norm.args[0]
+    cast, call = Quantize.of(quantize), NormQuantize.of(norm)
+    x, dtype, scaling, axis = call.x, cast.dtype, cast.scaling, cast.axis
     others = [user.name for value in values for user in value.users if user not in (quantize, *values)]
     if dtype not in FP8 or (scaling, axis) != ("row", -1):
         return f"it is quantized to {dtype} by {scaling} along {axis}, not to FP8 by row along -1"
     if others:
         return f"its result is also read by {', '.join(others[:3])}"
-    if values[0].meta["val"].dtype not in FLOATS or quantize.args[0].meta["val"].dim() != 2:  # type: ignore[union-attr]
-        return f"it is no matrix of floats, but of shape {tuple(quantize.args[0].meta['val'].shape)}"  # type: ignore[union-attr]
-    library = x.op == "placeholder" or x.target in ALONE or x.target is getitem  # type: ignore[union-attr]
-    if not library or norm.args[3] is not None:
-        return f"Inductor fuses it with {x.name}, which it reads"  # type: ignore[union-attr]
+    matrix = cast.x.meta["val"]
+    if values[0].meta["val"].dtype not in FLOATS or matrix.dim() != 2:
+        return f"it is no matrix of floats, but of shape {tuple(matrix.shape)}"
+    library = x.op == "placeholder" or x.target in ALONE or x.target is getitem or ScaledGemm.matches(x)
+    if not library or call.given is not None:
+        return f"Inductor fuses it with {x.name}, which it reads"
     return ""

@@ -9,8 +9,7 @@ Norms and activations are those that raise_norms made one op of. Works on CUDA.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from operator import getitem
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,20 +18,18 @@ from torch import fx
 from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
-from loka_compile.graph.splice import splice
-from loka_compile.kernels.gemm_gradient import gemm_gradient
-from loka_compile.kernels.grad_weight import grad_weight
-from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
+from loka_compile.graph.splice import hand_over, put, splice
+from loka_compile.kernels.gemm_gradient import GemmGradient
+from loka_compile.kernels.grad_weight import GradWeight
+from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
+from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.chain import NARROWED
-from loka_compile.passes.lower import NORM_BACKWARD, SCALED_GEMM
 
 aten = torch.ops.aten
 LEADING = (*VIEWS, NARROWED, aten.clone.default)
 """From a product to the gradient that takes it, where columns that were padded are left out of it."""
-OUT, TOTAL = 0, 6
-"""Values of loka::norm_quantize_backward."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,12 @@ class FuseBackward:
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         rewrites: list[Rewrite] = []
         rejects: list[Reject] = []
-        for node in graph.find_nodes(op="call_function", target=NORM_BACKWARD):
+        for node in NormQuantizeBackward.calls(graph):
             _bias(node, rewrites)
         graph.eliminate_dead_code()  # what was rewritten reads nothing any more
-        for node in in_place_of_gemms(graph, SCALED_GEMM):
+        for node in in_place_of_gemms(graph, ScaledGemm.target()):
             _gemm(node, rewrites, rejects)
-        for node in in_place_of_gemms(graph, SCALED_GEMM):
+        for node in in_place_of_gemms(graph, ScaledGemm.target()):
             _weight(node, rewrites, rejects)
         if rewrites:
             graph.eliminate_dead_code()
@@ -58,16 +55,14 @@ class FuseBackward:
 
 def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
     """The sum of x's gradient over rows becomes the op's own."""
-    outs = [user for user in gradient.users if user.target is getitem and user.args[1] == OUT]
+    outs = NormQuantizeBackward.taken(gradient, "out")
     sums = [node for out in outs for node in past_views(out) if sums_rows(node)]
     if not sums:
         return
-    *args, _, gain = gradient.args
-    made = splice(gradient, lambda *args: norm_quantize_backward(*args, True, gain), args)
-    for user in list(gradient.users):
-        user.replace_all_uses_with(made[user.args[1]])
+    made = put(gradient, replace(NormQuantizeBackward.of(gradient), summed=True))
+    hand_over(gradient, made)
     for node in sums:
-        total = splice(node, lambda x, shape: x.reshape(shape), [made[TOTAL], list(node.meta["val"].shape)])
+        total = splice(node, lambda x, shape: x.reshape(shape), [made.total, list(node.meta["val"].shape)])
         node.replace_all_uses_with(total)
     rewrites.append(Rewrite(module_name(gradient), "sums itself over rows, for the bias before it"))
 
@@ -84,13 +79,12 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
     if reason:
         rejects.append(rejected(gemm, reason))
         return
-    a, _, b, *_ = gemm.args
-    _, x, *_, summed, gain = gradient.args
-    made = splice(gradient, gemm_gradient, [a, b, x, gain, summed], **{SITE_META: gemm.meta[SITE_META]})
-    values = {OUT: made[0], TOTAL: made[1]}
-    for user in list(gradient.users):
-        if user.users:
-            user.replace_all_uses_with(values[user.args[1]])  # type: ignore[index]
+    product, behind = ScaledGemm.of(gemm), NormQuantizeBackward.of(gradient)
+    call = GemmGradient(product.a, product.b, behind.x, behind.gain, behind.summed)
+    made = put(gradient, call, **{SITE_META: gemm.meta[SITE_META]})
+    for value, node in (("out", made.out), ("total", made.total)):
+        for user in NormQuantizeBackward.taken(gradient, value):
+            user.replace_all_uses_with(node)
     rewrites.append(Rewrite(key, "with the gradient of the ReLU in its epilogue", "loka.gemm_gradient"))
 
 
@@ -101,35 +95,36 @@ def pattern(gemm: fx.Node) -> fx.Node | None:
         for user in todo.pop().users:
             if user.target in LEADING:
                 todo.append(user)
-            elif user.target is NORM_BACKWARD and root(user.args[0], LEADING) is gemm:
+            elif NormQuantizeBackward.matches(user) and root(NormQuantizeBackward.of(user).grad, LEADING) is gemm:
                 return user
     return None
 
 
 def check(gemm: fx.Node, gradient: fx.Node) -> str:
     """Why product and gradient stay two; empty if they become one."""
-    a, a_scale, b, _, _, provider = gemm.args
-    grad, x, _, weight, bias, norm, _, activation, dtype, *_ = gradient.args
-    value = grad
+    product, behind = ScaledGemm.of(gemm), NormQuantizeBackward.of(gradient)
+    value = behind.grad
     while True:  # from the gradient back to the product, each read by one
-        others = [user.name for user in value.users if user is not gradient]  # type: ignore[union-attr]
-        if len(value.users) > 1:  # type: ignore[union-attr]
-            return f"{value.name} is also read by {', '.join(others[:3])}"  # type: ignore[union-attr]
-        if value.target is NARROWED:  # type: ignore[union-attr]
-            return f"N is padded to {value.args[0].meta['val'].shape[-1]}"  # type: ignore[union-attr]
+        others = [user.name for user in value.users if user is not gradient]
+        if len(value.users) > 1:
+            return f"{value.name} is also read by {', '.join(others[:3])}"
+        if value.target is NARROWED:
+            return f"N is padded to {value.all_input_nodes[0].meta['val'].shape[-1]}"
         if value is gemm:
             break
-        value = value.args[0]  # type: ignore[union-attr]
-    if provider not in FUSING:
-        return f"{provider}'s kernel has no epilogue for it"
-    if a_scale is not None or a.meta["val"].dtype not in HALVES:  # type: ignore[union-attr]
-        return f"the operands are {a.meta['val'].dtype}, and that kernel multiplies 16 bits"  # type: ignore[union-attr]
-    if (norm, activation, weight, bias) != ("none", "relu", None, None):
-        return f"it is the gradient of {norm if norm != 'none' else activation}, and the epilogue has that of a ReLU"
-    if gemm.meta["val"].dim() != 2 or not b.meta["val"].is_contiguous():  # type: ignore[union-attr]
-        return f"the weight lies transposed, or is a batch, of shape {tuple(b.meta['val'].shape)}"  # type: ignore[union-attr]
-    if not dtype == x.meta["val"].dtype == a.meta["val"].dtype:  # type: ignore[union-attr]
-        return f"it is {dtype}, of a product of {a.meta['val'].dtype}"  # type: ignore[union-attr]
+        value = value.all_input_nodes[0]
+    a, b, x = (each.meta["val"] for each in (product.a, product.b, behind.x))
+    if product.provider not in FUSING:
+        return f"{product.provider}'s kernel has no epilogue for it"
+    if product.a_scale is not None or a.dtype not in HALVES:
+        return f"the operands are {a.dtype}, and that kernel multiplies 16 bits"
+    if not behind.of_relu:
+        what = behind.norm if behind.norm != "none" else behind.activation
+        return f"it is the gradient of {what}, and the epilogue has that of a ReLU"
+    if gemm.meta["val"].dim() != 2 or not b.is_contiguous():
+        return f"the weight lies transposed, or is a batch, of shape {tuple(b.shape)}"
+    if not behind.dtype == x.dtype == a.dtype:
+        return f"it is {behind.dtype}, of a product of {a.dtype}"
     return ""
 
 
@@ -146,20 +141,21 @@ def _weight(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> No
         rejects.append(rejected(gemm, reason))
         return
     shape = list(total.meta["val"].shape)
-    flip, _, x, *_ = gemm.args
-    made = splice(gemm, grad_weight, [flip.args[0], x], **{SITE_META: site})  # type: ignore[union-attr]
-    gemm.replace_all_uses_with(made[0])
-    total.replace_all_uses_with(splice(total, lambda t: t.reshape(shape), [made[1]]))
+    product = ScaledGemm.of(gemm)
+    made = put(gemm, GradWeight(product.a.all_input_nodes[0], product.b), **{SITE_META: site})
+    gemm.replace_all_uses_with(made.out)
+    total.replace_all_uses_with(splice(total, lambda t: t.reshape(shape), [made.total]))
     rewrites.append(Rewrite(site.key, "with the gradient of the bias", "loka.grad_weight"))
 
 
 def check_weight(gemm: fx.Node, total: fx.Node) -> str:
     """Why the sum of a gradient stays apart from the product that reads it; empty if they become one."""
-    a, _, _, _, out_dtype, provider = gemm.args
-    if provider not in FUSING:
-        return f"{provider}'s kernel has no sum for the bias"
-    if a.meta["val"].dtype not in HALVES or not out_dtype == total.meta["val"].dtype == a.meta["val"].dtype:  # type: ignore[union-attr]
-        return f"it is {out_dtype}, of a gradient of {a.meta['val'].dtype}, and that kernel is of 16 bits"  # type: ignore[union-attr]
+    product = ScaledGemm.of(gemm)
+    dtype, out_dtype = product.a.meta["val"].dtype, product.out_dtype
+    if product.provider not in FUSING:
+        return f"{product.provider}'s kernel has no sum for the bias"
+    if dtype not in HALVES or not out_dtype == total.meta["val"].dtype == dtype:
+        return f"it is {out_dtype}, of a gradient of {dtype}, and that kernel is of 16 bits"
     if total < gemm:
         return f"{total.name}, for the bias, is read before the product is made"
     return ""

@@ -13,30 +13,29 @@ along their contraction, so what lies otherwise is copied first. Works on CUDA.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from operator import getitem
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.graph.epilogue import VIEWS
 from loka_compile.graph.sites import module_name, root, unflip
-from loka_compile.graph.splice import splice
-from loka_compile.kernels.norm_quantize import FLOATS, FP8
-from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
-from loka_compile.kernels.norm_quantize_both import norm_quantize_both
-from loka_compile.kernels.triton_quantize import triton_quantize
+from loka_compile.graph.splice import hand_over, put, splice, splice_call
+from loka_compile.kernels.epilogue import GemmNorm
+from loka_compile.kernels.norm_quantize import FLOATS, FP8, NormQuantize
+from loka_compile.kernels.norm_quantize_backward import Gradients, NormQuantizeBackward
+from loka_compile.kernels.norm_quantize_both import NormQuantizeBoth
+from loka_compile.kernels.quantize import Quantize
+from loka_compile.kernels.scaled_gemm import ScaledGemm
+from loka_compile.kernels.triton_quantize import TritonQuantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
-from loka_compile.passes.chain import STATISTICS
-from loka_compile.passes.fuse_backward import OUT
-from loka_compile.passes.lower import GEMM_NORM, NORM, NORM_BACKWARD, PAD, QUANTIZE, SCALED_GEMM, one_pass_less
+from loka_compile.passes.lower import PAD, one_pass_less
 
 aten = torch.ops.aten
 FLIPS = (aten.permute.default, aten.t.default, aten.transpose.int)
-IN_MEMORY = (aten.mm.default, aten.bmm.default, aten.addmm.default, SCALED_GEMM)
-"""Beside graph inputs and the values of loka's ops: what Inductor writes out before it is quantized."""
+PRODUCTS = (aten.mm.default, aten.bmm.default, aten.addmm.default)
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,19 @@ class Cast:
     """A quantization of a matrix: along its own axis `axis`, -1 for one scale a row. flipped: of its transpose."""
 
     node: fx.Node
+    call: Quantize
+    matrix: fx.Node
     axis: int
     flipped: bool
+
+
+class Forms(NamedTuple):
+    """What casts are replaced by: a matrix by rows with its scales, and by columns."""
+
+    rows: fx.Node
+    scale: fx.Node
+    columns: fx.Node
+    columns_scale: fx.Node
 
 
 @dataclass(frozen=True)
@@ -72,34 +82,34 @@ class FuseCast:
 def _sources(graph: fx.Graph) -> dict[fx.Node, list[Cast]]:
     """The quantizations by the tensor they are of, behind views, transposes and zeros that are added."""
     found: dict[fx.Node, list[Cast]] = {}
-    for node in graph.find_nodes(op="call_function", target=QUANTIZE):
-        matrix, flipped = unflip(node.args[0])
-        axis = -3 - node.args[3] if flipped else node.args[3]
-        found.setdefault(root(matrix, (*VIEWS, PAD)), []).append(Cast(node, axis, flipped))
+    for node in Quantize.calls(graph):
+        call = Quantize.of(node)
+        matrix, flipped = unflip(call.x)
+        cast = Cast(node, call, matrix, -3 - call.axis if flipped else call.axis, flipped)
+        found.setdefault(root(matrix, (*VIEWS, PAD)), []).append(cast)
     return found
 
 
 def _is_gradient(source: fx.Node) -> bool:
     """x's gradient, wide. One that is point by point and sums nothing Inductor casts on the way."""
-    if source.target is not getitem or source.args[1] != OUT or source.args[0].target is not NORM_BACKWARD:  # type: ignore[union-attr]
+    made = NormQuantizeBackward.made(source, "out")
+    if made is None:
         return False
-    gradient = source.args[0]
-    return gradient.args[8] in FLOATS and (gradient.args[5] != "none" or one_pass_less(gradient))  # type: ignore[union-attr,arg-type]
+    gradient = NormQuantizeBackward.of(made)
+    return gradient.dtype in FLOATS and (gradient.norm != "none" or one_pass_less(gradient))
 
 
 def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
     """Why a tensor and its casts stay apart; empty if they become one. alone: nobody else may read it."""
     for cast in casts:
-        _, dtype, scaling, _ = cast.node.args
-        if dtype not in FP8 or scaling != "row":
-            return f"it is quantized to {dtype} by {scaling}, not to FP8 by row"
-        matrix = unflip(cast.node.args[0])[0]  # type: ignore[arg-type]
-        shape = matrix.meta["val"].shape
-        if matrix.target is PAD:
+        if cast.call.dtype not in FP8 or cast.call.scaling != "row":
+            return f"it is quantized to {cast.call.dtype} by {cast.call.scaling}, not to FP8 by row"
+        shape = cast.matrix.meta["val"].shape
+        if cast.matrix.target is PAD:
             return f"it is padded to {tuple(shape)}, and the op's copy has no zeros"
         if len(shape) != 2 or not compat.guard_free(shape[1] == source.meta["val"].shape[-1]):
             return f"its rows are of {source.meta['val'].shape[-1]} values, and quantized is a view {tuple(shape)}"
-    dtypes = sorted({str(cast.node.args[1]) for cast in casts})
+    dtypes = sorted({str(cast.call.dtype) for cast in casts})
     if len(dtypes) > 1:
         return f"it is quantized to {' and to '.join(dtypes)}"
     others = sorted({node.name for node in _readers(source)} - {cast.node.name for cast in casts})
@@ -120,36 +130,34 @@ def _readers(source: fx.Node) -> Iterator[fx.Node]:
 
 
 def _gradient(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject:
-    gradient: fx.Node = source.args[0]  # type: ignore[assignment]
+    gradient = source.all_input_nodes[0]
     if reason := check(source, casts, alone=True):
         return rejected(gradient, reason)
-    *args, _, _, summed, gain = gradient.args
-    dtype, copied = casts[0].node.args[1], any(cast.axis == -2 for cast in casts)
-
-    def fused(*args: Any) -> Any:
-        out, scale, copy, copy_scale, *sums = norm_quantize_backward(*args, dtype, copied, summed, gain)  # type: ignore[arg-type]
-        return out, scale, *((copy.t(), copy_scale.t()) if copied else (copy, copy_scale)), *sums
-
-    made = splice(gradient, fused, args)
-    for user in list(gradient.users):
-        if user is not source:
-            user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]
-    _hand_over(casts, made)
+    copied = any(cast.axis == -2 for cast in casts)
+    call = replace(NormQuantizeBackward.of(gradient), dtype=casts[0].call.dtype, copied=copied)
+    made = Gradients(*splice_call(gradient, call, _with_columns))
+    hand_over(gradient, made)
+    _replace(casts, Forms(made.out, made.scale, made.copy, made.copy_scale))
     return Rewrite(module_name(gradient), "quantized" + " by rows and, transposed, by columns" * copied)
 
 
-def _hand_over(casts: list[Cast], made: Any) -> None:
-    """made: the matrix by rows, its scales, the matrix by columns, its scales.
+def _with_columns(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
+    """The copy, where there is one, as the matrix by columns that it is the transpose of."""
+    made = call()
+    return made._replace(copy=made.copy.t(), copy_scale=made.copy_scale.t()) if call.copied else made
 
-    A transpose that reads one is put in anew: what is traced later asks its strides, which are others than they were.
-    """
+
+def _replace(casts: list[Cast], made: Forms) -> None:
+    """A transpose that reads a form is put in anew: what is traced later asks its strides, which are others than they
+    were."""
     for cast in casts:
-        for user in list(cast.node.users):
-            value = made[user.args[1] + (2 if cast.axis == -2 else 0)]  # type: ignore[operator]
-            flips = [each for each in user.users if unflip(each)[1]]
-            for each in (user, *flips):
-                transposed = cast.flipped != (each is not user)
-                each.replace_all_uses_with(_transposed(value, cast.node) if transposed else value)
+        by_columns = cast.axis == -2
+        for name, form in (("q", made[2 * by_columns]), ("scale", made[2 * by_columns + 1])):
+            for user in Quantize.taken(cast.node, name):
+                flips = [each for each in user.users if unflip(each)[1]]
+                for each in (user, *flips):
+                    transposed = cast.flipped != (each is not user)
+                    each.replace_all_uses_with(_transposed(form, cast.node) if transposed else form)
 
 
 def _transposed(value: fx.Node, before: fx.Node) -> Any:
@@ -161,31 +169,33 @@ def _transposed(value: fx.Node, before: fx.Node) -> Any:
 
 
 def _is_norm(source: fx.Node) -> bool:
-    maker = source.args[0] if source.target is getitem and source.args[1] == OUT else None
-    return isinstance(maker, fx.Node) and maker.target is NORM and maker.args[7] in FLOATS and maker.args[3] is None
+    made = NormQuantize.made(source, "out")
+    norm = NormQuantize.of(made) if made is not None else None
+    return norm is not None and norm.dtype in FLOATS and norm.given is None
 
 
 def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
     """Where others read the result it is in memory in any case."""
     if {cast.axis for cast in casts} != {-1, -2}:
         return None
-    norm: fx.Node = source.args[0]  # type: ignore[assignment]
+    norm = source.all_input_nodes[0]
     if reason := check(source, casts, alone=True):
         return _tensor(source, casts) or rejected(norm, reason)
-    x, weight, bias, _, *names, _, eps, save = norm.args
-    dtype = casts[0].node.args[1]
-
-    def fused(x: Any, weight: Any, bias: Any) -> Any:
-        rows = x.reshape(-1, x.shape[-1])
-        out, scale, copy, copy_scale, kept = norm_quantize_both(rows, weight, bias, *names, dtype, eps, save)  # type: ignore[arg-type]
-        return out, scale, copy.t(), copy_scale.t(), kept.reshape(*x.shape[:-1], kept.shape[-1])
-
-    made = splice(norm, fused, [x, weight, bias])
-    for user in list(norm.users):
-        if user.args[1] == STATISTICS:
-            user.replace_all_uses_with(made[4])
-    _hand_over(casts, made)
+    call = replace(NormQuantize.of(norm), dtype=casts[0].call.dtype)
+    *forms, statistics = splice_call(norm, call, _both_ways)
+    for user in NormQuantize.taken(norm, "statistics"):
+        user.replace_all_uses_with(statistics)
+    _replace(casts, Forms(*forms))
     return Rewrite(module_name(norm), "with its activation, quantized by rows and, transposed, by columns")
+
+
+def _both_ways(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
+    """Rows, their scales, columns, their scales, and statistics as the norm has them."""
+    rows, names = call.x.reshape(-1, call.x.shape[-1]), (call.norm, call.block, call.activation)
+    made = NormQuantizeBoth(rows, call.weight, call.bias, *names, call.dtype, call.eps, call.save)()
+    columns, columns_scale = made.copy.t(), made.copy_scale.t()
+    statistics = made.statistics.reshape(*call.x.shape[:-1], made.statistics.shape[-1])
+    return made.out, made.scale, columns, columns_scale, statistics
 
 
 def _tensor(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
@@ -193,17 +203,14 @@ def _tensor(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
         return None
     if reason := check(source, casts, alone=False):
         return rejected(source, reason)
-    first = casts[0].node
-    matrix, _ = unflip(first.args[0])  # type: ignore[arg-type]
-    _hand_over(casts, splice(first, triton_quantize, [matrix, first.args[1], "row", True]))
+    first = casts[0]
+    _replace(casts, Forms(*put(first.node, TritonQuantize(first.matrix, first.call.dtype, "row", both=True))))
     return Rewrite(source.name, "quantized by rows and, transposed, by columns in one op")
 
 
 def _in_memory(source: fx.Node) -> bool:
     """Whether the tensor is written in any case: Inductor would cast anything else on the way."""
-    if source.op == "placeholder" or source.target in IN_MEMORY:
+    if source.op == "placeholder" or source.target in PRODUCTS or ScaledGemm.matches(source):
         return True
-    maker = source.args[0] if source.target is getitem else None
-    if not isinstance(maker, fx.Node):
-        return False
-    return maker.target is GEMM_NORM or (maker.target is NORM and maker.args[4] != "none")
+    norm = NormQuantize.made(source)
+    return GemmNorm.made(source) is not None or (norm is not None and NormQuantize.of(norm).norm != "none")

@@ -8,37 +8,35 @@ once, until it changes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import getitem
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unchanged_parameters, unflip
-from loka_compile.graph.splice import splice
+from loka_compile.graph.splice import hand_over, put, splice, splice_call
 from loka_compile.kernels import frozen_gemm_norm, gemm_norm
 from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
-from loka_compile.kernels.frozen_gemm import any_frozen_int_mm, frozen_gemm, frozen_int_mm, frozen_mm
-from loka_compile.kernels.onednn import frozen_onednn
+from loka_compile.kernels.epilogue import GemmNorm
+from loka_compile.kernels.frozen_gemm import AnyFrozenIntMm, FrozenGemm, FrozenIntMm, FrozenMm
+from loka_compile.kernels.frozen_gemm_norm import FrozenGemmNorm
+from loka_compile.kernels.norm_quantize import NormQuantize
+from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
+from loka_compile.kernels.onednn import FrozenOnednn
+from loka_compile.kernels.op import Op
+from loka_compile.kernels.quantize import Quantize
+from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
-QUANTIZE = torch.ops.loka.quantize.default
 PAD = torch.ops.aten.constant_pad_nd.default
 """Of operands (passes/precision.py)."""
 VISIBLE = ("aten",)
 """Providers whose kernels Inductor traces through."""
-SCALED_GEMM = torch.ops.loka.scaled_gemm.default
-GEMM_NORM = torch.ops.loka.gemm_norm.default
-NORM = torch.ops.loka.norm_quantize.default
-NORM_BACKWARD = torch.ops.loka.norm_quantize_backward.default
-COMPOSED = {GEMM_NORM: gemm_norm.composed, torch.ops.loka.frozen_gemm_norm.default: frozen_gemm_norm.composed}
-"""Ops that no pass puts into a CPU's graph, but a model may: what Inductor sees of them there."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,25 @@ class Lower:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites = [_lower_gemm(node) for node in in_place_of_gemms(graph, SCALED_GEMM)]
-        rewrites += [_lower_gemm_norm(node) for node in in_place_of_gemms(graph, GEMM_NORM)]
-        for op, composed in COMPOSED.items() if context.device == "cpu" else ():
-            for node in graph.find_nodes(op="call_function", target=op):
-                _write_out(node, composed)
+        rewrites = [_lower_gemm(node) for node in in_place_of_gemms(graph, ScaledGemm.target())]
+        rewrites += [_lower_gemm_norm(node) for node in in_place_of_gemms(graph, GemmNorm.target())]
+        if context.device == "cpu":  # no pass puts these there, but a model may
+            for node in GemmNorm.calls(graph):
+                _write_out(node, GemmNorm.of(node), gemm_norm.composed)
+            for node in FrozenGemmNorm.calls(graph):
+                _write_out(node, FrozenGemmNorm.of(node), frozen_gemm_norm.composed)
         if rewrites:
             graph.eliminate_dead_code()  # the quantize nodes of frozen weights
-        wide = [n for n in graph.find_nodes(op="call_function", target=NORM) if n.args[7] in norms.FLOATS]
-        quantizes = graph.find_nodes(op="call_function", target=QUANTIZE)
+        wide = [node for node in NormQuantize.calls(graph) if NormQuantize.of(node).dtype in norms.FLOATS]
+        quantizes = Quantize.calls(graph)
         for node in wide:
-            _write_out(node, _as_it_was)
+            _write_out(node, NormQuantize.of(node), _as_it_was)
         for node in quantizes:
-            _write_out(node, quantization.reference)
-        alone = [n for n in graph.find_nodes(op="call_function", target=NORM_BACKWARD) if not one_pass_less(n)]
-        for node in alone:
-            _write_out(node, gradients.reference)
+            _write_out(node, Quantize.of(node), lambda call: quantization.reference(*call.args))
+        calls = ((node, NormQuantizeBackward.of(node)) for node in NormQuantizeBackward.calls(graph))
+        alone = [(node, call) for node, call in calls if not one_pass_less(call)]
+        for node, call in alone:
+            _write_out(node, call, gradients.reference)
         if quantizes or wide or alone:
             graph.eliminate_dead_code()
         graph.lint()
@@ -70,71 +71,64 @@ class Lower:
 
 
 def _lower_gemm(node: fx.Node) -> Rewrite:
-    a, a_scale, b, _, out_dtype, provider = node.args
-    site = node.meta[SITE_META]
-    weight = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
-    if weight is None:
-        kernel, out = _plain(node)
-    elif provider == "onednn":
-        kernel = "loka.frozen_onednn"
-        out = splice(node, _frozen_onednn, [a, a_scale, weight.node, weight.transposed, out_dtype])
-    elif weight.dtype == torch.int8 and provider == "aten":
-        planned = _plans_memory(a)  # type: ignore[arg-type]
-        kernel = "loka.frozen_int_mm" if planned else "loka.any_frozen_int_mm"
-        product = functools.partial(_frozen_int_mm, frozen_int_mm if planned else any_frozen_int_mm)
-        out = splice(node, product, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
-    elif weight.scaling == "none" and provider == "aten":
-        kernel = "loka.frozen_mm"
-        out = splice(node, _frozen_mm, [a, weight.node, weight.transposed, out_dtype])
-    else:
-        form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
-        kernel = "loka.frozen_gemm"
-        out = splice(node, frozen_gemm, [a, a_scale, weight.node, *form, weight.more])
+    call, site = ScaledGemm.of(node), node.meta[SITE_META]
+    weight = _frozen_weight(call.b) if site.static_rhs else None
+    kernel, out = _plain(node, call) if weight is None else _frozen(node, call, weight)
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
-    return Rewrite(site.key, f"{kernel} ({provider})", kernel)
+    return Rewrite(site.key, f"{kernel} ({call.provider})", kernel)
+
+
+def _frozen(node: fx.Node, call: ScaledGemm, weight: _Weight) -> tuple[str, fx.Node]:
+    """The product with a parameter that is quantized once."""
+    a, own, dtype = call.a, (weight.node, weight.transposed), call.out_dtype
+    if call.provider == "onednn":
+        product = put(node, FrozenOnednn(a, *own))
+        return "loka.frozen_onednn", splice(node, lambda p, scale: (p * scale).to(dtype), [product, call.a_scale])
+    if weight.dtype == torch.int8 and call.provider == "aten":
+        kind = FrozenIntMm if _plans_memory(a) else AnyFrozenIntMm
+        integers = put(node, kind(a, *own, weight.more))
+        return f"loka.{kind.name}", splice(node, _rescaled, [*integers, call.a_scale, dtype])
+    if weight.scaling == "none" and call.provider == "aten":
+        return "loka.frozen_mm", splice(node, lambda p: p.to(dtype), [put(node, FrozenMm(a, *own))])
+    form = weight.dtype, weight.scaling
+    made = FrozenGemm(a, call.a_scale, *own, *form, out_dtype=dtype, provider=call.provider, more=weight.more)
+    return "loka.frozen_gemm", put(node, made)
 
 
 def _lower_gemm_norm(node: fx.Node) -> Rewrite:
     """Its weight frozen where it is a parameter."""
-    a, a_scale, b, _, bias, residual, weight, shift, _, *named = node.args
-    site = node.meta[SITE_META]
-    parameter = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
+    call, site = GemmNorm.of(node), node.meta[SITE_META]
+    parameter = _frozen_weight(call.b) if site.static_rhs else None
     if parameter is None or parameter.scaling not in ("none", "row"):
         return Rewrite(site.key, "loka.gemm_norm (triton)", "loka.gemm_norm")
-    form = [parameter.node, not parameter.transposed, parameter.dtype]
-    centered = _centered(node, parameter)
-    rest = [bias, residual, weight, shift, *named, centered]
-    made = splice(node, frozen_gemm_norm.frozen_gemm_norm, [a, a_scale, *form, *rest])
-    for user in list(node.users):
-        if user.users:
-            user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index]
+    own, centered = (parameter.node, not parameter.transposed, parameter.dtype), _centered(node, call, parameter)
+    made = put(node, FrozenGemmNorm(call.a, call.a_scale, *own, call.epilogue, centered))
+    hand_over(node, made)
     how = ", the norm's mean taken out of the weight" if centered else ""
     return Rewrite(site.key, f"loka.frozen_gemm_norm (triton){how}", "loka.frozen_gemm_norm")
 
 
-def _centered(node: fx.Node, parameter: _Weight) -> bool:
+def _centered(node: fx.Node, call: GemmNorm, parameter: _Weight) -> bool:
     """Whether a layer norm's mean goes out of weight and bias once, where they are quantized; not where a 16-bit weight
     would be rounded a second time."""
-    _, _, b, _, bias, residual, _, _, _, norm, block, *_, save = node.args
     once = parameter.dtype in norms.FP8 or parameter.node.meta["val"].dtype != parameter.dtype
-    n = b.meta["val"].shape[0]  # type: ignore[union-attr]
-    if not (once and frozen_gemm_norm.can_center(n, residual, norm, block, save)):  # type: ignore[arg-type]
+    if not (once and frozen_gemm_norm.can_center(call.b.meta["val"].shape[0], call.epilogue)):
         return False
+    bias = call.epilogue.bias
     return bias is None or bias in unchanged_parameters(node.graph)
 
 
-def _plain(node: fx.Node) -> tuple[str, Any]:
+def _plain(node: fx.Node, call: ScaledGemm) -> tuple[str, fx.Node]:
     """The provider's kernel where Inductor can see it; what it cannot trace, and emulation, stay one opaque op."""
-    a, a_scale, b, b_scale, out_dtype, provider = node.args
-    if provider not in VISIBLE or gemm.goes_by_parts(a.meta["val"]):  # type: ignore[union-attr]
-        return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
-    value = a.meta["val"]  # type: ignore[union-attr]
-    if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
+    value = call.a.meta["val"]
+    if call.provider not in VISIBLE or gemm.goes_by_parts(value):
+        return "loka.scaled_gemm", put(node, call)
+    if call.a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
         kernel = f"{'bmm' if value.dim() == 3 else 'mm'}[{str(value.dtype).removeprefix('torch.')}]"
     else:
         kernel = "_int_mm" if value.dtype in quantization.INTEGERS else "_scaled_mm"
-    return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
+    return kernel, splice_call(node, call, gemm.product)
 
 
 def _plans_memory(a: fx.Node) -> bool:
@@ -143,23 +137,12 @@ def _plans_memory(a: fx.Node) -> bool:
     return all(isinstance(size, int) and size > 0 for size in a.meta["val"].shape)
 
 
-def _frozen_int_mm(
-    op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
-) -> Any:
-    acc, columns = op(a, weight, transposed, more)
+def _rescaled(acc: Tensor, columns: Tensor, a_scale: Tensor, out_dtype: torch.dtype) -> Tensor:
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
         return (acc.float() * a_scale * scale).to(out_dtype)
     step, least = a_scale.unbind(-1)
     return (acc.float() * step * scale + least * sums).to(out_dtype)
-
-
-def _frozen_mm(a: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    return frozen_mm(a, weight, transposed).to(out_dtype)
-
-
-def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    return (frozen_onednn(a, weight, transposed) * a_scale).to(out_dtype)
 
 
 @dataclass(frozen=True)
@@ -178,52 +161,52 @@ class _Weight:
 
 def _frozen_weight(b: fx.Node) -> _Weight | None:
     q, flipped = unflip(b)
-    if q.target is getitem and q.args[0].target is QUANTIZE:  # type: ignore[union-attr]
-        base, dtype, scaling, _ = q.args[0].args  # type: ignore[union-attr]
+    quantize = Quantize.made(q, "q")
+    if quantize is not None:
+        call = Quantize.of(quantize)
+        base, dtype, scaling = call.x, call.dtype, call.scaling
     elif b.meta["val"].dtype in (torch.bfloat16, torch.float16) and q.op == "call_function" and q.args:
-        base, dtype, scaling = q if q.target is PAD else q.args[0], q.meta["val"].dtype, "none"
+        base, dtype, scaling = q if q.target is PAD else q.all_input_nodes[0], q.meta["val"].dtype, "none"
     else:
         return None
     more = 0
-    if base.target is PAD:  # type: ignore[union-attr]
-        base, (_, columns, _, rows) = base.args[:2]  # type: ignore[union-attr,misc]
+    if base.target is PAD:
+        _, columns, _, rows = cast(tuple[int, int, int, int], base.args[1])
+        base = base.all_input_nodes[0]
         more = rows if flipped else columns
-    base, flipped_before = unflip(base)  # type: ignore[arg-type]
+    base, flipped_before = unflip(base)
     if base.op != "placeholder":
         return None
-    return _Weight(base, flipped != flipped_before, dtype, scaling, more)  # type: ignore[arg-type]
+    return _Weight(base, flipped != flipped_before, dtype, scaling, more)
 
 
-def _as_it_was(
-    x: Any, weight: Any, bias: Any, given: None, norm: str, block: int, activation: str, dtype: torch.dtype, eps: float,
-    save: bool,
-) -> tuple[Any, ...]:  # fmt: skip
+def _as_it_was(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
     """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised; what
     saves its statistics has them to give, and is written out as it is defined."""
-    if save:
-        return norms.reference(x, weight, bias, given, norm, block, activation, dtype, eps, save)
+    if call.save:
+        return norms.reference(call)
+    x, weight, bias, block = call.x, call.weight, call.bias, call.block
     rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
     vectors = (weight, bias) if not block else (None, None)
     blocks = rows.unflatten(-1, (-1, block)) if block else rows
     shape = blocks.shape[-1:]
-    if norm == "layer":
-        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, eps)
-    elif norm == "rms":
-        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], eps)
+    if call.norm == "layer":
+        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, call.eps)
+    elif call.norm == "rms":
+        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], call.eps)
     y = norms.affine(blocks.flatten(-2), weight, bias) if block else blocks
-    return (norms.activate(y, activation).to(dtype),)
+    return (norms.activate(y, call.activation).to(call.dtype),)
 
 
-def one_pass_less(gradient: fx.Node) -> bool:
+def one_pass_less(gradient: NormQuantizeBackward) -> bool:
     """Whether the kernel of a norm's gradient saves what Inductor does apart: sums over rows, a quantization."""
-    weight, bias, dtype, summed = (gradient.args[i] for i in (3, 4, 8, 10))
-    return weight is not None or bias is not None or bool(summed) or dtype not in norms.FLOATS
+    sums = gradient.weight is not None or gradient.bias is not None or gradient.summed
+    return sums or gradient.dtype not in norms.FLOATS
 
 
-def _write_out(node: fx.Node, reference: Callable[..., Any]) -> None:
+def _write_out(node: fx.Node, call: Op[fx.Node, Any], reference: Callable[[Any], tuple[Tensor, ...]]) -> None:
     """Replace an op with several values by its reference, value by value."""
-    outputs = splice(node, reference, node.args)
+    hand_over(node, splice_call(node, call, reference))
     for user in list(node.users):
-        user.replace_all_uses_with(outputs[user.args[1]])
         node.graph.erase_node(user)
     node.graph.erase_node(node)

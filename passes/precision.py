@@ -22,8 +22,8 @@ from loka_compile.dispatch.providers import padded, reasons_against, runner
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
-from loka_compile.kernels.quantize import quantize, with_zeros
-from loka_compile.kernels.scaled_gemm import scaled_gemm
+from loka_compile.kernels.quantize import Quantize, with_zeros
+from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS, target_of
@@ -89,7 +89,7 @@ def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: d
     b, b_scale = _quantized(node, rhs, dtype, scaling, -2, (k, n), shared)
 
     def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
-        out = scaled_gemm(a, a_scale, b, b_scale, site.dtype, provider)
+        out = ScaledGemm(a, a_scale, b, b_scale, site.dtype, provider)()
         return out[..., :-n].contiguous() if n else out  # as the GEMM's result lies
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
@@ -117,7 +117,7 @@ def _quantized(
         if scaling == "none":
             shared[key] = splice(before, lambda x: with_zeros(x, *more).to(dtype), [base]), None
         else:
-            shared[key] = splice(before, lambda x: quantize(with_zeros(x, *more), dtype, scaling, axis), [base])
+            shared[key] = splice(before, lambda x: Quantize(with_zeros(x, *more), dtype, scaling, axis)(), [base])
     q, scale = shared[key]
     if not flipped:
         return q, scale

@@ -20,7 +20,7 @@ from loka_compile.graph.edit import emit
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
-from loka_compile.kernels import fm
+from loka_compile.kernels.fm import Fm, reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raise_norms import NORMS, Norm, norm_of
 
@@ -73,7 +73,7 @@ def check(reading: Reading, training: bool, found: Interaction) -> str:
         return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
     if len(dtypes := {str(each.dtype) for each in (x, y, reading.value(found.last))}) > 1:
         return f"it multiplies {x.dtype} by {y.dtype}, with {', '.join(sorted(dtypes))} in all"
-    if reasons := fm.reasons_against(x, y):
+    if reasons := reasons_against(x, y):
         return reasons[0]
     if reading.only_user(found.first) is None:
         return f"{found.first.name} is read elsewhere too"
@@ -83,10 +83,12 @@ def check(reading: Reading, training: bool, found: Interaction) -> str:
 def rewrite(reading: Reading, found: Interaction) -> Rewrite:
     last, behind = found.last, norm_behind(reading, found)
     if behind is None:
-        out = emit(reading, last, fm.OP, found.x, found.y, None, None, "none", 0.0)
+        call = Fm(found.x, found.y, None, None, "none", 0.0)
+        out = emit(reading, last, call.target(), *call.args)
     else:
         last = behind.last
-        out = emit(reading, last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        call = Fm(found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        out = emit(reading, last, call.target(), *call.args)
         out = emit(reading, last, "flatten", out, 1)
     did = "one op: factorization machine" + (f", {behind.norm} norm" if behind else "")
     return Rewrite(module_name(edit.replace(reading, last, out)), did)

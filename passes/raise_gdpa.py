@@ -21,7 +21,7 @@ from loka_compile.graph.edit import emit, size_arg
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
-from loka_compile.kernels import gdpa
+from loka_compile.kernels.gdpa import Gdpa
 from loka_compile.kernels.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa_reference import LEAK
 from loka_compile.kernels.norm_quantize import HALVES
@@ -98,7 +98,8 @@ def rewrite(reading: Reading, found: Attention) -> Rewrite:
     lengths = (size_arg(reading, found.last, each, 2) for each in (q, k))
     inside = found.inside != 1.0
     factor = found.inside if inside else found.outside
-    out = add(gdpa.OP, q, k, v, None, None, *lengths, found.activation, factor, inside, -1)
+    call = Gdpa(q, k, v, None, None, *lengths, found.activation, factor, inside, window=-1)
+    out = add(call.target(), *call.args)
     if not heads:
         out = add("squeeze", out, 1)
     if inside and found.outside != 1.0:  # gdpa has one factor

@@ -21,11 +21,10 @@ from torch import fx
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.kernels.norm_quantize import FLOATS
+from loka_compile.kernels.norm_quantize import FLOATS, NormQuantize
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
-OP = torch.ops.loka.norm_quantize.default
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "hardswish": "hard_swish", "gelu": "gelu"}
 PRODUCTS = ("linear", "matmul", "mm", "addmm")
 RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
@@ -94,9 +93,11 @@ def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
     norm = _in_blocks(reading, norm)
     norm = _cast_back(reading, norm)
     norm = _activated(reading, norm)
-    kind = (norm.norm, norm.block, norm.activation, reading.value(norm.last).dtype, norm.eps, save)
-    out = emit(reading, norm.last, OP, norm.x, norm.weight, norm.bias, None, *kind)
-    out = replace(reading, norm.last, emit(reading, norm.last, getitem, out, 0))
+    dtype = reading.value(norm.last).dtype
+    kind = norm.norm, norm.block, norm.activation, dtype, norm.eps, save
+    call = NormQuantize(norm.x, norm.weight, norm.bias, None, *kind)
+    all_of_it = emit(reading, norm.last, call.target(), *call.args)
+    out = replace(reading, norm.last, emit(reading, norm.last, getitem, all_of_it, call.place("out")))
     parts = [norm.norm, f"blocks of {norm.block}" if norm.block else "", norm.activation]
     return Rewrite(module_name(out), "one op: " + ", ".join(part for part in parts if part not in ("", "none")))
 

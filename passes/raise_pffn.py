@@ -18,7 +18,8 @@ from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
-from loka_compile.kernels import gdpa_pffn
+from loka_compile.kernels.gdpa import Gdpa
+from loka_compile.kernels.gdpa_pffn import Pffn
 from loka_compile.kernels.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raise_norms import norm_of
@@ -89,10 +90,9 @@ def check(reading: Reading, training: bool, found: Block) -> str:
 
 
 def rewrite(reading: Reading, found: Block) -> Rewrite:
-    names = "k", "v", "activation", "scale", "scale_inside"
-    given = (reading.arg(found.attention, name) for name in names)
-    new = emit(reading, found.last, gdpa_pffn.OP, found.s, *given, found.eps, found.eps_out)
-    new = replace(reading, found.last, new)
+    was = Gdpa.of(found.attention)
+    call = Pffn(found.s, was.k, was.v, was.activation, was.scale, was.scale_inside, found.eps, found.eps_out)
+    new = replace(reading, found.last, emit(reading, found.last, call.target(), *call.args))
     return Rewrite(module_name(new), "one op: norms, attention and residuals")
 
 

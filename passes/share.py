@@ -46,7 +46,7 @@ def _read_by_gemms(graph: fx.Graph) -> set[fx.Node]:
             for operand in operands(node)[:2]:
                 while operand not in found and operand.op == "call_function" and operand.target in LAYOUT:
                     found.add(operand)
-                    operand = operand.args[0]  # type: ignore[assignment]
+                    operand = operand.all_input_nodes[0]
     return found
 
 

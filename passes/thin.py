@@ -56,7 +56,7 @@ class Form(Enum):
 def pattern(node: fx.Node) -> Form | None:
     """What the product is; None if it has no dimension of 1."""
     lhs, rhs, _, _, _ = operands(node)
-    m, k, n = (*lhs.meta["val"].shape[-2:], rhs.meta["val"].shape[-1])
+    (m, k), n = lhs.meta["val"].shape[-2:], rhs.meta["val"].shape[-1]
     is_1 = lambda size: compat.guard_free(size == 1)  # noqa: E731
     if is_1(k):
         return Form.OUTER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,12 @@ def skipped(captured: Captured, name: str, graph: str) -> bool:
     result = captured.results[name, graph]
     (reject,) = result.rejects
     return not result.rewrites and (reject.pass_name, reject.site, reject.node) == (name, "", "")
+
+
+def speak_of(reasons: Iterable[str], *words: str) -> bool:
+    """Whether there is a reason for each word, in order, that has it, and no other."""
+    reasons = list(reasons)
+    return len(reasons) == len(words) and all(word in reason for word, reason in zip(words, reasons, strict=True))
 
 
 def count_ops(graph: fx.Graph) -> Counter[str]:

@@ -10,20 +10,24 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import getitem
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx
 
 from loka_compile import compat
 from loka_compile.graph.sizes import same_sizes
+from loka_compile.kernels.norm_quantize import NormQuantize
+from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm", "sum"]
 
-VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
-FLIPS = {aten.permute.default, aten.t.default, aten.transpose.int}
-WRITTEN = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.cat.default, aten.clone.default, getitem}
+VIEWS: set[Any] = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
+FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
+WRITTEN: set[Any] = {
+    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.cat.default, aten.clone.default, getitem,
+}  # fmt: skip
 REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
 POINTWISE = {
     aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
@@ -31,8 +35,6 @@ POINTWISE = {
     aten.exp.default, aten.erf.default, aten.relu.default, aten.sigmoid.default, aten.clamp_min.default,
     aten.clamp_max.default, prims.convert_element_type.default,
 }  # fmt: skip
-NORM_OP = "loka.norm_quantize.default"
-GRADIENT_OP = "loka.norm_quantize_backward.default"
 LARGEST = 64
 """Nodes of a norm and an activation that have been taken apart; more is something else."""
 
@@ -75,16 +77,16 @@ def is_backward(node: fx.Node) -> bool:
 def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
     if node.op != "call_function":
         return False
-    if str(node.target) == NORM_OP or (node.target is getitem and node.args[0] in inside):
+    if NormQuantize.matches(node) or (node.target is getitem and node.args[0] in inside):
         return True
-    if str(node.target) == GRADIENT_OP or node.target in (aten.where.self, aten.clone.default, aten.mul.Tensor):
+    if NormQuantizeBackward.matches(node) or node.target in (aten.where.self, aten.clone.default, aten.mul.Tensor):
         found = _of_relu(node, inside)
         if found or node.target is not aten.mul.Tensor:
             return found
     if node.target in VIEWS:
         return compat.guard_free(node.meta["val"].shape[-1] == columns)
     if node.target in REDUCTIONS:
-        last = node.args[0].meta["val"].dim() - 1  # type: ignore[union-attr]
+        last = node.all_input_nodes[0].meta["val"].dim() - 1
         return node.args[1] in ([last], [-1]) and len([n for n in inside if n.target in REDUCTIONS]) < 2
     if node.target not in POINTWISE:
         return False
@@ -94,12 +96,12 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
 
 def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
     """The gradient of a ReLU, or of a dropout before it: raised, or `where(relu <= 0, 0, grad * (mask * gain))`."""
-    if str(node.target) == GRADIENT_OP:
-        _, _, _, weight, bias, norm, _, activation, *_ = node.args
-        return node.args[0] in inside and (norm, activation, weight, bias) == ("none", "relu", None, None)
+    if NormQuantizeBackward.matches(node):
+        gradient = NormQuantizeBackward.of(node)
+        return gradient.grad in inside and gradient.of_relu
     if node.target is aten.where.self:
-        at, zero, grad = node.args
-        kept = at.target is aten.le.Scalar and _of_product(at.args[0]) and zero.meta["val"].dim() == 0  # type: ignore[union-attr]
+        at, zero, grad = cast(tuple[fx.Node, fx.Node, fx.Node], node.args)
+        kept = at.target is aten.le.Scalar and _of_product(at.all_input_nodes[0]) and zero.meta["val"].dim() == 0
         return grad in inside and kept
     if node.target is aten.clone.default:
         return node.args[0] in inside and any(each.target is aten.mul.Tensor for each in inside)
@@ -113,7 +115,7 @@ def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
 def _of_product(node: fx.Node) -> bool:
     """A ReLU of a product: of a norm, rows would have to be whole."""
     while node.target in (aten.relu.default, aten.alias.default, *VIEWS):
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.all_input_nodes[0]
     return node.target in (aten.mm.default, aten.addmm.default)
 
 
@@ -131,8 +133,9 @@ def is_vector(node: fx.Node, columns: Any) -> bool:
 def alike(node: fx.Node, other: fx.Node) -> bool:
     """Two tensors of one shape and dtype."""
     a, b = node.meta.get("val"), other.meta.get("val")
-    tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
-    return tensors and a.dtype == b.dtype and same_sizes(a.shape, b.shape)  # type: ignore[union-attr]
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return False
+    return a.dtype == b.dtype and same_sizes(a.shape, b.shape)
 
 
 def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
@@ -192,27 +195,31 @@ def _exits(chain: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _kind(chain: list[fx.Node]) -> Kind:
-    if any(node.target in REDUCTIONS or (str(node.target) == NORM_OP and node.args[4] != "none") for node in chain):
+    if any(node.target in REDUCTIONS or _normalizes(node) for node in chain):
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])
     return "" if bias_only else "activation"
+
+
+def _normalizes(node: fx.Node) -> bool:
+    return NormQuantize.matches(node) and NormQuantize.of(node).norm != "none"
 
 
 def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:
     """The sum over the rows of what a product's left operand is the transpose of: a bias's gradient beside its
     weight's. A raised gradient of a norm or an activation sums itself. from_memory: only of what is written in any
     case; of anything else Inductor may sum on the way, or will, once it is raised."""
-    flip = gemm.args[0]
-    if flip.target not in FLIPS or flip.meta["val"].dim() != 2:  # type: ignore[union-attr]
+    flip = gemm.all_input_nodes[0]
+    if flip.target not in FLIPS or flip.meta["val"].dim() != 2:
         return None
-    grad = flip.args[0]  # type: ignore[union-attr]
-    while grad.target in VIEWS:  # type: ignore[union-attr]
-        grad = grad.args[0]  # type: ignore[union-attr]
-    if grad.target is getitem and str(grad.args[0].target) == GRADIENT_OP:  # type: ignore[union-attr]
+    grad = flip.all_input_nodes[0]
+    while grad.target in VIEWS:
+        grad = grad.all_input_nodes[0]
+    if NormQuantizeBackward.made(grad) is not None:
         return None
-    if from_memory and not (grad.op == "placeholder" or grad.target in WRITTEN):  # type: ignore[union-attr]
+    if from_memory and not (grad.op == "placeholder" or grad.target in WRITTEN):
         return None
-    return next((node for node in past_views(grad) if sums_rows(node)), None)  # type: ignore[arg-type]
+    return next((node for node in past_views(grad) if sums_rows(node)), None)
 
 
 def past_views(node: fx.Node) -> Iterator[fx.Node]:
@@ -228,9 +235,8 @@ def sums_rows(node: fx.Node) -> bool:
     """A sum that leaves one number a column, in the dtype of what it sums."""
     if node.target is not aten.sum.dim_IntList or node.kwargs:
         return False
-    summed = node.args[0].meta["val"]  # type: ignore[union-attr]
-    dims = sorted(dim % summed.dim() for dim in node.args[1])  # type: ignore[union-attr]
-    return dims == list(range(summed.dim() - 1))
+    rank = node.all_input_nodes[0].meta["val"].dim()
+    return sorted(dim % rank for dim in cast(list[int], node.args[1])) == list(range(rank - 1))
 
 
 def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import sympy
 import torch
@@ -24,7 +24,7 @@ from loka_compile.graph.sizes import same_sizes
 
 aten = torch.ops.aten
 
-GEMMS = {
+GEMMS: dict[Any, str] = {
     aten.mm.default: "mm",
     aten.addmm.default: "addmm",
     aten.bmm.default: "bmm",
@@ -109,11 +109,11 @@ def in_place_of_gemms(graph: fx.Graph, op: Any) -> list[fx.Node]:
 
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, float]:
     """lhs, rhs, bias, alpha, beta of a GEMM node."""
+    given: tuple[Any, ...] = node.args
     if GEMMS[node.target] in ("mm", "bmm"):
-        lhs, rhs = node.args[:2]
-        return lhs, rhs, None, 1.0, 1.0  # type: ignore[return-value]
-    bias, lhs, rhs = node.args[:3]
-    return lhs, rhs, bias, node.kwargs.get("alpha", 1.0), node.kwargs.get("beta", 1.0)  # type: ignore[return-value]
+        return given[0], given[1], None, 1.0, 1.0
+    alpha, beta = (cast(float, node.kwargs.get(name, 1.0)) for name in ("alpha", "beta"))
+    return given[1], given[2], given[0], alpha, beta
 
 
 def root(node: Any, through: Collection[Any] = LAYOUT) -> Any:
@@ -131,7 +131,7 @@ def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
             flipped = not flipped
         elif not _keeps_shape(node):
             break
-        node = node.args[0]  # type: ignore[assignment]
+        node = node.all_input_nodes[0]
     return node, flipped
 
 
@@ -139,18 +139,18 @@ def _keeps_shape(node: fx.Node) -> bool:
     """An expand or view to the shape there was: `matmul` of batches leaves them."""
     if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
         return False
-    return same_sizes(node.args[0].meta["val"].shape, node.meta["val"].shape)  # type: ignore[union-attr]
+    return same_sizes(node.all_input_nodes[0].meta["val"].shape, node.meta["val"].shape)
 
 
 def _is_flip(node: fx.Node) -> bool:
     if node.target not in (aten.t.default, aten.permute.default, aten.transpose.int):
         return False
-    dims = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    dims, moved = node.all_input_nodes[0].meta["val"].dim(), cast(tuple[Any, ...], node.args[1:])
     if node.target is aten.t.default:
         return dims == 2
     if node.target is aten.permute.default:
-        return dims >= 2 and [d % dims for d in node.args[1]] == [*range(dims - 2), dims - 1, dims - 2]
-    return dims >= 2 and {d % dims for d in node.args[1:]} == {dims - 2, dims - 1}  # type: ignore[operator]
+        return dims >= 2 and [d % dims for d in moved[0]] == [*range(dims - 2), dims - 1, dims - 2]
+    return dims >= 2 and {d % dims for d in moved} == {dims - 2, dims - 1}
 
 
 def module_name(node: fx.Node) -> str:
@@ -245,12 +245,13 @@ def _operand(node: fx.Node) -> Operand:
 
 
 def _nonnegative(node: fx.Node) -> bool:
+    bound = node.args[1] if len(node.args) > 1 else None
     if node.target is aten.pow.Tensor_Scalar:
-        return node.args[1] % 2 == 0  # type: ignore[operator]
+        return isinstance(bound, int | float) and bound % 2 == 0
     if node.target is aten.clamp_max.default:
-        return isinstance(node.args[1], int | float) and node.args[1] >= 0 and _nonnegative(node.args[0])  # type: ignore[arg-type]
+        return isinstance(bound, int | float) and bound >= 0 and _nonnegative(node.all_input_nodes[0])
     if node.target in (aten.clamp.default, aten.clamp_min.default, aten.hardtanh.default):
-        low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+        low = bound if len(node.args) > 1 else node.kwargs.get("min")
         return isinstance(low, int | float) and low >= 0
     return node.target in _NONNEGATIVE
 

@@ -7,13 +7,14 @@ built by hand trip over operators that have "both a fallback and a decomp" (seen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from loka_compile import compat
+from loka_compile.kernels.op import Op
 
 _INHERITED = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace", "seq_nr", "partitioner_tag", "source_fn_stack")
 
@@ -30,7 +31,8 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
 
     def on_tensors(*tensors: Any) -> Any:
         given = iter(tensors)
-        return function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
+        made = function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
+        return tuple(made) if isinstance(made, tuple) else made  # a named one would be a node of its own
 
     with compat.tracing_fakes(values):
         traced = make_fx(on_tensors, decomposition_table=compat.decomposition_table())(*values)
@@ -51,3 +53,24 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
             env[node] = graph.node_copy(node, env.__getitem__)
             env[node].meta.update(inherited, **meta)
     raise AssertionError("a traced graph has an output")
+
+
+Values = TypeVar("Values")
+
+
+def put(before: fx.Node, call: Op[fx.Node, Values], **meta: Any) -> Values:
+    """Insert a call of an op of ours; returns its values, as nodes. See `splice`."""
+    made: Values = call.named(splice(before, call.target(), call.args, **meta))
+    return made
+
+
+def splice_call(before: fx.Node, call: Op[fx.Node, Any], function: Callable[[Any], Any], **meta: Any) -> Any:
+    """`splice` of a function of a call: it gets the call with tensors in place of nodes."""
+    return splice(before, lambda *args: function(call.bind(*args)), call.args, **meta)
+
+
+def hand_over(call: fx.Node, values: Sequence[Any]) -> None:
+    """Who reads a value of the call reads what stands in its place in `values` instead."""
+    for user in list(call.users):
+        if user.users:
+            user.replace_all_uses_with(values[cast(int, user.args[1])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from loka_compile.kernels.epilogue import Epilogue
 from loka_compile.kernels.frozen_gemm_norm import can_center, frozen_gemm_norm, without_mean
 from loka_compile.kernels.quantize import reference as quantize
 from tests.helpers import sqnr_db
@@ -20,7 +23,7 @@ EPS = 1e-5
 def run(x, parameter, transposed, of, bias=None, shift=None, norm="layer", centered=False, residual=None, save=False):
     """relu(norm(x @ weight + bias) + shift) in float32, of operands in `of`."""
     a, a_scale = quantize(x, of, "row", -1) if of == E4M3 else (x.to(of), None)
-    rest = bias, residual, None, shift, norm, 0, "relu", torch.float32, EPS, save, centered
+    rest = bias, residual, None, shift, None, norm, 0, "relu", torch.float32, EPS, save, centered
     return frozen_gemm_norm(a, a_scale, parameter, transposed, of, *rest)[0]
 
 
@@ -79,9 +82,10 @@ def test_a_bias_keeps_its_dtype():
 
 
 def test_where_the_mean_is_not_all_that_the_norm_takes_away():
-    assert can_center(48, None, "layer", 0, False) and can_center(48, None, "layer", 48, False)
+    epilogue = Epilogue(None, None, None, None, None, "layer", 0, "relu", BF16, EPS, False)
+    assert can_center(48, epilogue) and can_center(48, replace(epilogue, block=48))
     x, weight = torch.randn(5, 32), nn.Parameter(torch.randn(48, 32))
-    assert not can_center(48, None, "layer", 16, False)
+    assert not can_center(48, replace(epilogue, block=16))
     for wrong in ({"norm": "rms"}, {"norm": "none"}, {"residual": torch.randn(5, 48)}, {"save": True}):
         with pytest.raises(ValueError, match="no mean to take out"):
             run(x, weight, True, BF16, centered=True, **wrong)
@@ -92,7 +96,7 @@ def test_where_the_mean_is_not_all_that_the_norm_takes_away():
 def test_opcheck(of, centered):
     a, a_scale = quantize(torch.randn(5, 32), of, "row", -1) if of == E4M3 else (torch.randn(5, 32).to(of), None)
     weight, bias = torch.randn(48, 32), torch.randn(48)
-    rest = bias, None, None, None, "layer", 0, "relu", torch.float32, EPS, False, centered
+    rest = bias, None, None, None, None, "layer", 0, "relu", torch.float32, EPS, False, centered
     checks = "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"
     schema = () if of == E4M3 else ("test_schema",)  # which perturbs its inputs: not written for FP8
     torch.library.opcheck(frozen_gemm_norm, (a, a_scale, weight, True, of, *rest), test_utils=(*checks, *schema))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import loka_compile as loka
 from loka_compile.kernels import gdpa_pffn as module
 from loka_compile.kernels import gdpa_pffn_kernel as fused
+from loka_compile.kernels.gdpa_pffn import Pffn
 from loka_compile.kernels.gdpa_reference import ACTIVATIONS
 from loka_compile.kernels.launch import arch_of
 
@@ -108,7 +109,7 @@ def test_what_is_not_finite_stays_in_its_token():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
-    torch.library.opcheck(module.OP, (*draw(2, 5, 2, 3, 8, dtype, 0), "silu", 0.5, True, EPS, EPS_OUT))
+    torch.library.opcheck(Pffn.target(), (*draw(2, 5, 2, 3, 8, dtype, 0), "silu", 0.5, True, EPS, EPS_OUT))
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
@@ -136,4 +137,4 @@ def test_bad_arguments():
     for args, message in (((x, k, v, "softmax"), "activation must be one of"), ((x[0], k, v, "relu"), "x is"),
                           ((x[:, :, 1:], k, v, "relu"), "tokens of H"), ((x, k, v[:1], "relu"), "x is")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            module.OP(*args, 1.0, False, EPS, EPS)
+            Pffn(*args, 1.0, False, EPS, EPS)()

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loka_compile.inspect.chips import CHIPS
-from loka_compile.kernels.gemm_gradient import empty_outputs, gemm_gradient, launches, reference, specimens
+from loka_compile.kernels.gemm_gradient import (
+    GemmGradient,
+    empty_outputs,
+    gemm_gradient,
+    launches,
+    reference,
+    specimens,
+)
 from loka_compile.kernels.launch import arch_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,8 +27,9 @@ HALF_ULP = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 def kernel(grad, weight, x, gain, summed, arch="sm_90"):
     """What the op does with tensors on a GPU; what the interpreter would round wrongly, torch rounds."""
     arch = arch_of(x) if x.is_cuda else arch
-    out, total = outputs = empty_outputs(x, summed)
-    for launch in launches(grad, weight, x, out, total, gain, arch):
+    call = GemmGradient(grad, weight, x, gain, summed)
+    out, total = outputs = empty_outputs(call)
+    for launch in launches(call, outputs, arch):
         if x.is_cuda or x.dtype == torch.float16:
             launch.run()
             continue
@@ -66,7 +74,7 @@ def draw(m, n, k, dtype, seed):
 )
 def test_kernels_and_reference_against_float64(m, n, k, dtype, arch, gain, summed, seed):
     drawn = draw(m, n, k, dtype, seed)
-    check(reference(*drawn, gain, summed), *drawn, gain, summed)
+    check(reference(GemmGradient.bind(*drawn, gain, summed)), *drawn, gain, summed)
     arch = "sm_89" if dtype == torch.bfloat16 and arch == "sm_90" else arch
     check(kernel(*drawn, gain, summed, arch), *drawn, gain, summed)
 
@@ -75,7 +83,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number():
     grad, weight, x = draw(5, 16, 8, torch.float16, 3)
     x[1, 2], x[2, 3], grad[3, 0] = float("nan"), float("inf"), float("nan")
     x[3, 4], x[3, 5] = 0.0, 1.0
-    for out, total in (kernel(grad, weight, x, 1.25, True), reference(grad, weight, x, 1.25, True)):
+    for out, total in (kernel(grad, weight, x, 1.25, True), reference(GemmGradient.bind(grad, weight, x, 1.25, True))):
         assert out[1, 2].isfinite() and out[2, 3].isfinite()  # the gradient passes, as torch's does
         assert out[3, 4] == 0 and out[3, 5].isnan() and total[5].isnan()
 

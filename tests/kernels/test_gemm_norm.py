@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from loka_compile.inspect.chips import CHIPS
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.gemm_norm import gemm_norm, lazy_rstd, reference
-from loka_compile.kernels.gemm_norm_launch import empty_outputs, launches, needs_two, product_dtype, specimens
+from loka_compile.kernels.epilogue import Epilogue, GemmNorm, empty_outputs, lazy_rstd, product_dtype
+from loka_compile.kernels.gemm_norm import gemm_norm, reference
+from loka_compile.kernels.gemm_norm_launch import launches, needs_two, specimens
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import ACTIVATIONS
 
@@ -36,10 +37,10 @@ def kernel(
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    outputs = empty_outputs(a, b, given_scale, norm, block, dtype, save)
-    arch = arch_of(a) if a.is_cuda else arch
-    operands = a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale
-    for launch in launches(*operands, *outputs, norm, block, activation, EPS, arch):
+    epilogue = Epilogue(bias, residual, weight, shift, given_scale, norm, block, activation, dtype, EPS, save)
+    call = GemmNorm(a, a_scale, b, b_scale, epilogue)
+    outputs = empty_outputs(call)
+    for launch in launches(call, outputs, arch_of(a) if a.is_cuda else arch):
         if a.is_cuda:
             launch.run()
             continue
@@ -186,7 +187,7 @@ def test_kernel_and_reference_against_float64(
     scale = torch.tensor([0.01], device=DEVICE) if fixed and dtype in TOP else None
     args = *operands, scale, norm, block, activation, dtype
     check(kernel(*args, arch, save), *args)
-    check(reference(*args, EPS, save), *args)
+    check(reference(GemmNorm.bind(*args, EPS, save)), *args)
 
 
 @settings(max_examples=30, deadline=None)
@@ -207,7 +208,7 @@ def test_lazy_norm_by_its_own_definition(m, n, k, exponent, vectors, activation,
     scale = torch.tensor([0.01], device=DEVICE) if fixed else None
     args = *operands, scale, "lazy", 0, activation, E4M3 if fixed else torch.bfloat16
     check(kernel(*args, arch), *args)
-    check(reference(*args, EPS, True), *args)
+    check(reference(GemmNorm.bind(*args, EPS, True)), *args)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -247,8 +248,8 @@ def test_tiles_that_are_not_swapped(n, norm, block, activation, vectors, save):
     thread holds neighbours (sm_90)."""
     operands = draw(128 * 132 + 5 if n < 512 else 64 * 132 + 5, n, 32, 0, E4M3, 1, vectors)
     args = *operands, None, norm, block, activation, E4M3
-    outputs = empty_outputs(operands[0], operands[2], None, norm, block, E4M3, save)
-    assert launches(*operands, None, *outputs, norm, block, activation, EPS, "sm_90")[0].constants["TURN"]
+    call = GemmNorm.bind(*args, EPS, save)
+    assert launches(call, empty_outputs(call), "sm_90")[0].constants["TURN"]
     check(kernel(*args, "sm_90", save), *args)
 
 
@@ -258,8 +259,8 @@ def test_variance_from_one_pass_holds_for_rows_far_from_zero(away):
     operands = draw(33, 256, 64, 0, torch.bfloat16, 7, "bws", zero_rows=False)
     operands[4] = operands[4] + away * 1.2  # the bias
     args = *operands, None, "layer", 0, "none", E4M3
-    (launch,) = launches(*operands, None, *empty_outputs(operands[0], operands[2], None, "layer", 0, E4M3, False),
-                         "layer", 0, "none", EPS, "sm_90")  # fmt: skip
+    call = GemmNorm.bind(*args, EPS, False)
+    (launch,) = launches(call, empty_outputs(call), "sm_90")
     assert launch.constants["ONE_PASS"]
     got, y = kernel(*args, save=False), oracle(*operands, "layer", 0, "none")[1]
     amax, out = y.abs().amax(1, keepdim=True), got[0].double() * got[1].double()
@@ -283,7 +284,7 @@ def test_both_fp8_formats_in_one_product():
     _, _, b, b_scale, *_ = draw(20, 64, 32, 0, E4M3, 2)
     args = a, a_scale, b, b_scale, *[None] * 5, "rms", 0, "relu", E4M3
     check(kernel(*args), *args)
-    check(reference(*args, EPS, True), *args)
+    check(reference(GemmNorm.bind(*args, EPS, True)), *args)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -312,7 +313,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(arch, norm, block, 
         (weight if where == "weight" else shift)[3] = bad
     scale = torch.tensor([0.01], device=DEVICE) if fixed else None
     args = a, None, b, None, bias, residual, weight, shift, scale, norm, block, "relu", E4M3
-    got, (expected, *_) = kernel(*args, arch), reference(*args, EPS, True)
+    got, (expected, *_) = kernel(*args, arch), reference(GemmNorm.bind(*args, EPS, True))
     if norm != "none" and where in ("weight", "shift"):
         expected[:, 3] = float("nan")  # whole, though relu hides half of it in the reference
     harmed, right = got[0].float().isnan(), expected.float().isnan()
@@ -335,7 +336,7 @@ def test_values_beyond_a_given_scale_are_clamped():
     a, b = torch.full((3, 16), 100.0, device=DEVICE), torch.ones(16, 16, device=DEVICE)
     b[1] = -1
     args = a.bfloat16(), None, b.bfloat16(), *[None] * 5, torch.ones(1, device=DEVICE), "none", 0, "none"
-    for out, *_ in (kernel(*args, E4M3), reference(*args, E4M3, EPS, False)):
+    for out, *_ in (kernel(*args, E4M3), reference(GemmNorm.bind(*args, E4M3, EPS, False))):
         assert out[:, 0].float().tolist() == [448.0] * 3
         assert out[:, 1].float().tolist() == [-448.0] * 3
 
@@ -386,7 +387,7 @@ def test_gradcheck_of_the_reference(norm, block):
 
     def y(a, b, bias, residual, weight, shift):
         args = a, None, b, None, bias, residual, weight, shift, None, norm, block, "silu", torch.float64
-        return reference(*args, EPS, False)[0]
+        return reference(GemmNorm.bind(*args, EPS, False))[0]
 
     assert torch.autograd.gradcheck(y, inputs)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loka_compile.inspect.chips import CHIPS
-from loka_compile.kernels.grad_weight import empty_outputs, grad_weight, launches, reference, specimens
+from loka_compile.kernels.grad_weight import GradWeight, empty_outputs, grad_weight, launches, reference, specimens
 from loka_compile.kernels.launch import arch_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -18,10 +18,11 @@ HALF_ULP = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 def kernel(grad, x, arch="sm_90"):
     """What the op does with tensors on a GPU. Triton 3.7's interpreter multiplies and rounds bfloat16 wrongly: on a CPU
     only float16 goes through it."""
-    outputs = empty_outputs(grad, x)
+    call = GradWeight(grad, x)
+    outputs = empty_outputs(call)
     for each in outputs:
         each.fill_(99)
-    for launch in launches(grad, x, *outputs, arch_of(x) if x.is_cuda else arch):
+    for launch in launches(call, outputs, arch_of(x) if x.is_cuda else arch):
         launch.run()
     return outputs
 
@@ -51,14 +52,14 @@ def draw(rows, m, n, dtype, seed):
 def test_kernels_and_reference_against_float64(rows, m, n, arch, seed):
     for dtype in HALF_ULP:
         drawn = draw(rows, m, n, dtype, seed)
-        check(reference(*drawn), *drawn)
+        check(reference(GradWeight.bind(*drawn)), *drawn)
         if dtype == torch.float16 or DEVICE == "cuda":
             check(kernel(*drawn, arch), *drawn)
 
 
 def test_a_long_contraction_is_in_parts_and_its_sums_too():
     drawn = draw(5003, 40, 24, torch.float16, 3)
-    first, finish = launches(*drawn, *empty_outputs(*drawn), "sm_90")
+    first, finish = launches(GradWeight(*drawn), empty_outputs(GradWeight(*drawn)), "sm_90")
     assert first.constants["SPLITS"] > 1 and finish.args["sums"].shape == (first.constants["SPLITS"], 40)
     check(kernel(*drawn), *drawn)
 
@@ -71,7 +72,7 @@ def test_the_same_bits_every_time():
 def test_what_is_not_finite_never_becomes_an_ordinary_number():
     grad, x = draw(9, 16, 8, torch.float16, 3)
     grad[1, 2], grad[2, 3], x[4, 5] = float("nan"), float("inf"), float("nan")
-    for out, total in (kernel(grad, x), reference(grad, x)):
+    for out, total in (kernel(grad, x), reference(GradWeight.bind(grad, x))):
         assert out[2].isnan().all() and not out[3].isfinite().any() and out[:, 5].isnan().all()
         assert total[2].isnan() and total[3].isinf() and total.isfinite().sum() == 14
 

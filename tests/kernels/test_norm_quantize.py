@@ -14,6 +14,7 @@ from loka_compile.kernels.norm_quantize import (
     ACTIVATIONS,
     LONGEST_ROW,
     NORMS,
+    NormQuantize,
     empty_outputs,
     launch,
     norm_quantize,
@@ -37,15 +38,15 @@ def kernel(x, weight, bias, given_scale, norm, block, activation, dtype, eps=EPS
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    out, scale, statistics = empty_outputs(x, given_scale, norm, block, dtype, save)
-    arch = arch_of(x) if x.is_cuda else "sm_90"
-    made = launch(x, weight, bias, given_scale, out, scale, statistics, norm, block, activation, eps, arch)
+    call = NormQuantize(x, weight, bias, given_scale, norm, block, activation, dtype, eps, save)
+    outputs = empty_outputs(call)
+    made = launch(call, outputs, arch_of(x) if x.is_cuda else "sm_90")
     if not x.is_cuda and dtype.is_floating_point:
-        wide = torch.empty(out.shape)
+        wide = torch.empty(outputs.out.shape)
         replace(made, args={**made.args, "out": wide}).run()
-        return wide.to(dtype), scale, statistics
+        return outputs._replace(out=wide.to(dtype))
     made.run()
-    return out, scale, statistics
+    return outputs
 
 
 def oracle(x, weight, bias, norm, block, activation):
@@ -133,7 +134,7 @@ def test_kernel_and_reference_against_float64(rows, shape, exponent, norm, activ
     scale = torch.tensor([0.01], device=DEVICE) if fixed and dtype in (E4M3, E5M2) else None
     args = x, weight, bias, scale, norm, block, activation, dtype
     check(kernel(*args), *args)
-    check(reference(*args, EPS, True), *args)
+    check(reference(NormQuantize.bind(*args, EPS, True)), *args)
 
 
 @pytest.mark.parametrize("exponent", [-30, 15])
@@ -141,7 +142,7 @@ def test_rows_quantized_without_a_norm_at_the_edges_of_float32(exponent):
     x, _, _ = draw(8, 48, exponent, torch.float32, 0, 0)
     for dtype in (E4M3, E5M2, torch.int8):
         args = x, None, None, None, "none", 0, "none", dtype
-        got, expected = kernel(*args), reference(*args, EPS, True)
+        got, expected = kernel(*args), reference(NormQuantize.bind(*args, EPS, True))
         torch.testing.assert_close(got[1], expected[1], rtol=1e-6, atol=0)
         assert (got[0][x == 0].float() == 0).all()
         torch.testing.assert_close(got[0].float(), expected[0].float(), rtol=0.13, atol=1.0 if exponent > 0 else 0.1)
@@ -159,7 +160,7 @@ def test_largest_float32_values():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [E4M3, E5M2, torch.int8])
 def test_zero_rows_give_zeros(norm, activation, dtype):
-    for run in (kernel, lambda *args: reference(*args, EPS, True)):
+    for run in (kernel, lambda *args: reference(NormQuantize.bind(*args, EPS, True))):
         out, scale, _ = run(torch.zeros(3, 32, device=DEVICE), None, None, None, norm, 0, activation, dtype)
         assert (out.float() == 0).all()
         assert (scale > 0).all()
@@ -175,7 +176,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(bad, fixed, norm, b
     scale = torch.tensor([0.01], device=DEVICE) if fixed else None
     for dtype in (E4M3, E5M2):
         args = x, weight, bias, scale, norm, block, "none", dtype
-        got, expected = kernel(*args), reference(*args, EPS, True)
+        got, expected = kernel(*args), reference(NormQuantize.bind(*args, EPS, True))
         harmed = got[0].float().isnan()
         assert torch.equal(harmed, expected[0].float().isnan())
         assert harmed[1, 5]
@@ -201,7 +202,7 @@ def test_an_activation_does_not_hide_it(activation, bad):
 def test_an_int8_row_says_it_by_its_scale(bad):
     x = torch.randn(3, 40, device=DEVICE)
     x[1, 2] = bad
-    for run in (kernel, lambda *args: reference(*args, EPS, True)):
+    for run in (kernel, lambda *args: reference(NormQuantize.bind(*args, EPS, True))):
         scale = run(x, None, None, None, "none", 0, "none", torch.int8)[1]
         assert scale.isfinite().flatten().tolist() == [True, False, True]
 
@@ -218,7 +219,7 @@ def test_values_beyond_a_given_scale_are_clamped():
     x = torch.tensor([[1e6, -1e6, 3.0, 0.0]], device=DEVICE)
     args = x, None, None, torch.ones(1, device=DEVICE), "none", 0, "none"
     for dtype in (E4M3, E5M2):
-        for out, *_ in (kernel(*args, dtype), reference(*args, dtype, EPS, False)):
+        for out, *_ in (kernel(*args, dtype), reference(NormQuantize.bind(*args, dtype, EPS, False))):
             assert out.float().tolist() == [[TOP[dtype], -TOP[dtype], 3.0, 0.0]]
 
 
@@ -250,7 +251,7 @@ def test_gradcheck_of_the_reference(norm, block, activation):
     x, weight, bias = (each.double().requires_grad_() for each in draw(3, 12, 0, torch.float32, 7, 2, False))
 
     def y(*args):
-        return reference(*args, None, norm, block, activation, torch.float64, EPS, False)[0]
+        return reference(NormQuantize.bind(*args, None, norm, block, activation, torch.float64, EPS, False))[0]
 
     assert torch.autograd.gradcheck(y, [each.cpu() for each in (x, weight, bias)])
 

@@ -14,6 +14,7 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import ACTIVATIONS, NORMS, norm_quantize
 from loka_compile.kernels.norm_quantize_backward import (
+    NormQuantizeBackward,
     empty_outputs,
     launches,
     norm_quantize_backward,
@@ -32,9 +33,11 @@ ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192)]
 
 def kernel(grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed=True, gain=1.0):
     """What the op does with tensors on a GPU; what the interpreter would round wrongly, torch rounds."""
-    outputs = empty_outputs(x, weight, bias, dtype, copied, summed)
+    named = norm, block, activation, dtype, copied, summed, gain
+    call = NormQuantizeBackward(grad, x, statistics, weight, bias, *named)
+    outputs = empty_outputs(call)
     arch = arch_of(x) if x.is_cuda else "sm_90"
-    for launch in launches(grad, x, statistics, weight, bias, outputs, norm, block, activation, gain, arch):
+    for launch in launches(call, outputs, arch):
         names = ("out", "grad_weight", "grad_bias", "total")
         written = {} if x.is_cuda else {name: launch.args[name] for name in names if name in launch.args}
         wide = {name: torch.full(each.shape, float("nan")) for name, each in written.items()}
@@ -133,7 +136,8 @@ def test_kernels_and_reference_against_autograd(
     if rows:
         got = kernel(grad, x, statistics, weight, bias, *named)
         check(got, grad, x, weight, bias, *named)
-    check(reference(grad, x, statistics, weight, bias, *named), grad, x, weight, bias, *named)
+    call = NormQuantizeBackward.bind(grad, x, statistics, weight, bias, *named)
+    check(reference(call), grad, x, weight, bias, *named)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -142,7 +146,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(bad, norm, block):
     grad, x, statistics, weight, bias = draw(5, 32, 0, torch.float32, 3, 2, norm, block)
     grad[1, 5] = bad
     args = grad, x, statistics, weight, bias, norm, block, "silu", E4M3, True, True, 1.0
-    for got in (kernel(*args), reference(*args)):
+    for got in (kernel(*args), reference(NormQuantizeBackward.bind(*args))):
         harmed = got[0].float().isnan()
         assert harmed[1, 5] and not harmed[[0, 2, 3, 4]].any()
         assert torch.equal(harmed.t(), got[2].float().isnan())

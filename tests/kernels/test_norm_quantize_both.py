@@ -14,15 +14,23 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_both as both
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import ACTIVATIONS, NORMS
-from loka_compile.kernels.norm_quantize_both import empty_outputs, launches, norm_quantize_both, reference, specimens
+from loka_compile.kernels.norm_quantize_both import (
+    NormQuantizeBoth,
+    empty_outputs,
+    launches,
+    norm_quantize_both,
+    reference,
+    specimens,
+)
 from tests.kernels.test_norm_quantize_backward import DEVICE, E4M3, E5M2, EPS, HALF_ULP, ROWS, SMALLEST, TOP, draw
 
 
 def kernel(x, weight, bias, norm, block, activation, dtype, save=True):
     """What the op does with tensors on a GPU; what the interpreter would round wrongly, torch rounds."""
-    outputs = empty_outputs(x, norm, block, dtype, save)
+    call = NormQuantizeBoth(x, weight, bias, norm, block, activation, dtype, EPS, save)
+    outputs = empty_outputs(call)
     arch = arch_of(x) if x.is_cuda else "sm_90"
-    for launch in launches(x, weight, bias, outputs, norm, block, activation, EPS, arch):
+    for launch in launches(call, outputs, arch):
         out = launch.args.get("out")
         wide = {} if x.is_cuda or out is None else {"out": torch.full(out.shape, float("nan"))}
         replace(launch, args={**launch.args, **wide}).run()
@@ -65,7 +73,7 @@ def test_kernels_and_reference_against_float64(rows, shape, norm, activation, we
     _, x, _, weight, bias = draw(rows, columns, 0, of, seed, weights, norm, block)
     named = norm, block, activation, dtype
     check(kernel(x, weight, bias, *named), x, weight, bias, *named)
-    check(reference(x, weight, bias, *named, EPS, True), x, weight, bias, *named)
+    check(reference(NormQuantizeBoth.bind(x, weight, bias, *named, EPS, True)), x, weight, bias, *named)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -74,7 +82,7 @@ def test_what_is_not_finite_never_becomes_an_ordinary_number(bad):
     x[3, 5] = bad
     for found in (
         kernel(x, weight, bias, "none", 0, "none", E4M3),
-        reference(x, weight, bias, "none", 0, "none", E4M3, EPS, True),
+        reference(NormQuantizeBoth.bind(x, weight, bias, "none", 0, "none", E4M3, EPS, True)),
     ):
         out, scale, copy, copy_scale, _ = found
         assert out[3, 5].isnan() and copy[5, 3].isnan() and out.isnan().sum() == copy.isnan().sum() == 1

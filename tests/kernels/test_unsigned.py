@@ -97,7 +97,7 @@ def test_a_layer_after_a_relu_runs_in_it_and_the_one_before_does_not(plan_for):
     assert sqnr_db(out, expected) > 60
     (reject,) = captured.results["precision", "inference"].rejects
     assert reject.site == "up#0:output"
-    assert reject.reason == "uint8_rowwise/aten cannot run here: the left operand may have negative values"
+    assert "negative" in reject.reason
 
 
 def test_a_plan_does_not_help_where_the_graph_cannot_prove_it(plan_for):

@@ -123,8 +123,7 @@ def test_what_is_kept_must_not_become_smaller():
 
     captured, *_ = run(Half(), torch.randn(33, D))
     assert not rewrites(captured)
-    reason = captured.results["fold_dropout", "joint"].rejects[0].reason
-    assert reason == "what is kept is multiplied by 0.5, and may round to 0"
+    assert "0.5" in captured.results["fold_dropout", "joint"].rejects[0].reason
 
 
 def test_on_a_cpu_nothing_is_folded():

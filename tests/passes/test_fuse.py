@@ -15,7 +15,7 @@ from loka_compile.dispatch.providers import triton
 from loka_compile.passes.block_norm import block_norm
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms
-from tests.helpers import compile_op_by_op, skipped, sqnr_db
+from tests.helpers import compile_op_by_op, skipped, speak_of, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo", "with_fp8")
 RAISING = (Canonicalize(), RaiseNorms())
@@ -323,7 +323,7 @@ def test_norms_of_rows_wider_than_a_tile_stay_outside(plan_for):
     model = Tower(width=1024)
     captured, out, x = run(model, plan_for)
     assert fused(captured) == ["with bias in its epilogue", LAST, "norm, activation and quantization in one pass"]
-    assert "N = 1024: a norm of whole rows wants them in one tile, of at most 512 columns" in rejects(captured)
+    assert any("N = 1024" in reason and "a norm" in reason for reason in rejects(captured))
     assert sqnr_db(out, model.double()(x.double())) > 20
 
 
@@ -331,17 +331,13 @@ def test_blocks_of_wide_rows_ride_without_the_scale(plan_for):
     model = Tower(lambda n: BlockNorm(n, min(n, 256)), width=1024, bias=False)
     captured, _, _ = run(model, plan_for)
     assert fused(captured)[0] == "with rms, relu in its epilogue"
-    assert "N = 1024: the scale of whole rows" in rejects(captured)[0]
+    assert "N = 1024" in rejects(captured)[0] and "scale" in rejects(captured)[0]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "provider", "width", "reason"),
-    [("fp8_rowwise", "aten", D, "aten's kernel has no epilogue for it"),
-     ("fp8_tensorwise", "aten", D, "aten's kernel has no epilogue for it")],
-)  # fmt: skip
-def test_a_provider_without_an_epilogue(plan_for, recipe, provider, width, reason):
-    captured, _, _ = run(Tower(width=width), plan_for, recipe=recipe, provider=provider)
-    assert not fused(captured) and set(rejects(captured)) >= {reason}
+@pytest.mark.parametrize("recipe", ["fp8_rowwise", "fp8_tensorwise"])
+def test_a_provider_without_an_epilogue(plan_for, recipe):
+    captured, _, _ = run(Tower(), plan_for, recipe=recipe, provider="aten")
+    assert not fused(captured) and any("aten" in reason for reason in rejects(captured))
     assert captured.ops("inference")["loka.frozen_gemm"] == 2 and captured.ops("inference")["aten.rsqrt"] == 2
 
 
@@ -350,9 +346,7 @@ def test_padded_columns_have_no_epilogue_and_a_padded_contraction_has(plan_for):
     model = Tower(width=40)
     captured, out, x = run(model, plan_for)
     assert fused(captured) == [LAST]
-    assert rejects(captured) == [
-        "N is padded, 40 -> 48: an epilogue would see the zeros", "its result is padded to 48 columns",
-    ]  # fmt: skip
+    assert speak_of(rejects(captured), "40 -> 48", "padded to 48")
     assert loka_ops(captured) == {"loka.frozen_gemm": 1, "loka.frozen_gemm_norm": 1}
     assert out.is_contiguous() and sqnr_db(out, model.double()(x.double())) > 20
 
@@ -383,10 +377,7 @@ def test_what_is_not_raised_says_why(plan_for):
     captured, out, x = run(Odd(), plan_for, dynamic=False)
     result = captured.results["raise_norms", "dynamo"]
     assert [rewrite.did for rewrite in result.rewrites] == ["one op: rms"]  # its GELU by tanh is none of ours
-    assert [reject.reason for reject in result.rejects] == [
-        "it normalises over (4, 16), not over one dimension whose size is known",
-        "it reads torch.float64, not bfloat16, float16 or float32",
-    ]
+    assert speak_of((reject.reason for reject in result.rejects), "(4, 16)", "torch.float64")
     for ours, theirs in zip(out, Odd()(x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
 

@@ -19,7 +19,7 @@ from loka_compile.dispatch.providers import triton
 from loka_compile.passes import PIPELINE
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms
-from tests.helpers import compile_op_by_op, skipped, sqnr_db
+from tests.helpers import compile_op_by_op, skipped, speak_of, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 RAISING = (Canonicalize(), RaiseNorms())
@@ -270,16 +270,18 @@ class ReadTwice(Relus):
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe", "reason"),
-    [(stack(nn.LayerNorm), "bf16", "it is the gradient of layer, and the epilogue has that of a ReLU"),
-     (stack(nn.RMSNorm, nn.SiLU), "bf16", "it is the gradient of rms, and the epilogue has that of a ReLU"),
-     (Relus(), "fp8_rowwise", "the operands are torch.float8_e4m3fn, and that kernel multiplies 16 bits"),
-     (Relus(), "fp8_tensorwise", "the operands are torch.float8_e5m2, and that kernel multiplies 16 bits")],
-)  # fmt: skip
-def test_what_does_not_ride_says_why(plan_for, with_fp8, model, recipe, reason):
+    ("model", "recipe", "word"),
+    [
+        (stack(nn.LayerNorm), "bf16", "gradient of layer"),
+        (stack(nn.RMSNorm, nn.SiLU), "bf16", "gradient of rms"),
+        (Relus(), "fp8_rowwise", "torch.float8_e4m3fn"),
+        (Relus(), "fp8_tensorwise", "torch.float8_e5m2"),
+    ],
+)
+def test_what_does_not_ride_says_why(plan_for, with_fp8, model, recipe, word):
     model = copy.deepcopy(model)
     captured, *_ = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model, recipe=recipe))
-    assert reason in product_rejects(captured)
+    assert any(word in reason for reason in product_rejects(captured))
     assert not loka_ops(captured, "backward").get("loka.gemm_gradient")
 
 
@@ -288,7 +290,7 @@ def test_a_padded_contraction_rides_and_padded_columns_do_not(plan_for):
     model.linears = nn.ModuleList([nn.Linear(D, D), nn.Linear(D, 40), nn.Linear(40, D)])
     captured, *found = run(model, dtype=torch.bfloat16, plan=planned(plan_for, model))
     assert did(captured).count("with the gradient of the ReLU in its epilogue") == 1  # of linears.1, whose K is 40
-    assert product_rejects(captured) == ["N is padded to 48"]
+    assert speak_of(product_rejects(captured), "48")
     assert_exact(*found)
 
 
@@ -362,20 +364,20 @@ def test_a_raised_gradient_keeps_its_sum(plan_for):
 
 
 @pytest.mark.parametrize(
-    ("provider", "recipe", "dtype", "reasons"),
+    ("provider", "recipe", "dtype", "words"),
     [
-        ("aten", "bf16", torch.bfloat16, ["aten's kernel has no sum for the bias"] * 2),
+        ("aten", "bf16", torch.bfloat16, ["aten"] * 2),
         ("triton", "bf16", torch.float32, []),  # what is multiplied was cast, and is not what is summed
         ("triton", "fp8_rowwise", torch.bfloat16, []),
     ],
 )
-def test_a_sum_that_stays(plan_for, with_fp8, provider, recipe, dtype, reasons):
+def test_a_sum_that_stays(plan_for, with_fp8, provider, recipe, dtype, words):
     model, x = Merged(), torch.randn(256, D, requires_grad=True)
     only = lambda site: site.role == "grad_weight"  # noqa: E731
     cast = copy.deepcopy(model).to(dtype)
     plan = plan_for(recipe, cast, x.to(dtype), provider=provider, target="h100", only=only)
     captured, *_ = run(model, torch.randn(256, D), dtype=dtype, plan=plan)
-    assert product_rejects(captured) == reasons
+    assert speak_of(product_rejects(captured), *words)
     assert captured.ops("backward")["aten.sum"] == 2 and not loka_ops(captured, "backward").get("loka.grad_weight")
 
 

@@ -16,7 +16,7 @@ from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
 from loka_compile.kernels.quantize import quantize
 from loka_compile.passes import PIPELINE, Context
 from loka_compile.passes.fuse_cast import FuseCast
-from tests.helpers import count_ops, skipped, sqnr_db
+from tests.helpers import count_ops, skipped, speak_of, sqnr_db
 from tests.passes.test_fuse_backward import NOTHING, D, loka_ops, run, stack, with_fp8  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "with_fp8")]
@@ -26,7 +26,6 @@ ROWS = "quantized"
 BOTH = "quantized by rows and, transposed, by columns"
 IN_ONE = "quantized by rows and, transposed, by columns in one op"
 WITH_NORM = "with its activation, quantized by rows and, transposed, by columns"
-VIEWED = "its rows are of 64 values, and quantized is a view "
 WITHOUT = PIPELINE.select({"fuse_cast": False})
 UNLOWERED = PIPELINE.select({"lower": False})
 
@@ -250,18 +249,19 @@ def test_columns_alone_and_through_views_and_transposes():
 
 
 @pytest.mark.parametrize(
-    ("function", "reason"),
-    [(lambda g: (quantize(g, E4M3, "row", -1), quantize(g, E5M2, "row", -2)),
-      "it is quantized to torch.float8_e4m3fn and to torch.float8_e5m2"),
-     (lambda g: (quantize(g, E4M3, "row", -1), g.view(8, 4, D).relu()), "its result is also read by relu"),
-     (lambda g: (quantize(g, E4M3, "row", -1), g), "its result is also read by output"),
-     (lambda g: quantize(g, torch.int8, "row", -1), "it is quantized to torch.int8 by row, not to FP8 by row"),
-     (lambda g: quantize(g.view(8, 4, D), E4M3, "row", -1), VIEWED + "(8, 4, 64)"),
-     (lambda g: quantize(g.view(16, 128), E4M3, "row", -1), VIEWED + "(16, 128)")],
-)  # fmt: skip
-def test_refusals_by_hand(function, reason):
+    ("function", "word"),
+    [
+        (lambda g: (quantize(g, E4M3, "row", -1), quantize(g, E5M2, "row", -2)), "torch.float8_e5m2"),
+        (lambda g: (quantize(g, E4M3, "row", -1), g.view(8, 4, D).relu()), "read by relu"),
+        (lambda g: (quantize(g, E4M3, "row", -1), g), "read by output"),
+        (lambda g: quantize(g, torch.int8, "row", -1), "torch.int8"),
+        (lambda g: quantize(g.view(8, 4, D), E4M3, "row", -1), "(8, 4, 64)"),
+        (lambda g: quantize(g.view(16, 128), E4M3, "row", -1), "(16, 128)"),
+    ],
+)
+def test_refusals_by_hand(function, word):
     _, result = rewritten(function)
-    assert [each.reason for each in result.rejects] == [reason] and not result.rewrites
+    assert speak_of((each.reason for each in result.rejects), word) and not result.rewrites
 
 
 def test_what_inductor_casts_on_the_way_stays():

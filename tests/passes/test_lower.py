@@ -260,10 +260,10 @@ def test_zero_rows_give_the_bias(plan_for):
 def test_a_model_may_call_gemm_norm_itself(plan_for, dtype):
     """On a CPU it is written out, the frozen form with a frozen product."""
     weight = nn.Parameter(torch.randn(48, 32))
-    rest = None, None, None, None, "layer", 0, "relu", torch.float32, 1e-5, False
+    rest = None, None, None, None, None, "layer", 0, "relu", torch.float32, 1e-5, False
 
     def model(x):
-        out = gemm_norm(x, None, weight.to(dtype), None, None, *rest)[0]
+        out = gemm_norm(x, None, weight.to(dtype), None, *rest)[0]
         if dtype == torch.float32:
             return out
         return out + frozen_gemm_norm(x, None, weight, True, dtype, *rest)[0]

@@ -12,7 +12,7 @@ from torch import nn
 from loka_compile.dispatch.plan import KEPT, Candidate, Plan
 from loka_compile.graph.sites import SITE_META
 from loka_compile.passes import PIPELINE
-from tests.helpers import compile_op_by_op, sqnr_db
+from tests.helpers import compile_op_by_op, speak_of, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 PRECISION = replace(PIPELINE, post_grad=())
@@ -226,7 +226,7 @@ def test_a_kept_site_without_a_reason_is_kept(plan_for):
         plan = plan_for("int8_rowwise", model, x)
         decisions = {key: replace(d, chosen=KEPT, reason="") for key, d in plan.decisions.items()}
         captured, _ = run(model, replace(plan, decisions=decisions), x)
-    assert list(why_not(captured).values()) == ["the plan keeps it"]
+    assert speak_of(why_not(captured).values(), "keeps")
     assert captured.ops("after")["aten.addmm"] == 1
 
 
@@ -234,7 +234,7 @@ def test_a_plan_never_speaks_of_another_gemm(plan_for):
     small, wide, x = nn.Sequential(nn.Linear(32, 16)), nn.Sequential(nn.Linear(32, 24)), torch.randn(5, 32)
     with torch.no_grad():
         captured, _ = run(wide, plan_for("int8_rowwise", small, x), x)
-    assert list(why_not(captured).values()) == ["the plan has no decision for this site"]
+    assert speak_of(why_not(captured).values(), "no decision")
 
 
 def test_integers_stay_as_they_are(plan_for):
@@ -242,7 +242,7 @@ def test_integers_stay_as_they_are(plan_for):
     x = torch.randint(0, 1000, (3, 4))
     captured, out = run(fn, plan_for("int8_rowwise", fn, x), x)
     assert torch.equal(out, fn(x))
-    assert list(why_not(captured).values()) == ["operands are torch.int64, not floating point"]
+    assert speak_of(why_not(captured).values(), "torch.int64")
 
 
 def test_recipes_may_differ_by_role(plan_for):

@@ -90,14 +90,14 @@ def test_in_training_its_attention_is_raised_alone():
     s, k, v = operands()
     captured, noise = run(block, [s.requires_grad_(), k, v])
     (reject,) = captured.results["raise_pffn", "dynamo"].rejects
-    assert reject.reason == "it is differentiated: its gradient is that of its parts"
+    assert "differentiated" in reject.reason
     assert captured.ops("forward")["loka.gdpa"] == 1 and noise > 40
 
 
 def test_many_keys_stay():
     captured, _ = run(block, operands(keys=129))
     (reject,) = captured.results["raise_pffn", "dynamo"].rejects
-    assert reject.reason == "129 keys; the kernel holds 128 at most" and whole(captured) == 0
+    assert "129 keys" in reject.reason and whole(captured) == 0
 
 
 def n_read_elsewhere(s, k, v):

@@ -79,7 +79,8 @@ def test_what_stays(a, b):
 def test_whole_numbers_stay_and_say_so():
     captured = compile_op_by_op(torch.mm, NOTHING, device="cuda")
     captured(torch.ones(5, 7, dtype=torch.int64), torch.ones(7, 1, dtype=torch.int64))
-    assert [each.reason for each in captured.results["thin", "inference"].rejects] == ["its operands are torch.int64"]
+    (reject,) = captured.results["thin", "inference"].rejects
+    assert "torch.int64" in reject.reason
 
 
 def test_on_a_cpu_nothing_changes():

@@ -1,0 +1,231 @@
+"""An op of ours is declared once, as a frozen dataclass whose fields are the op's arguments, in order.
+
+    class Quantized(NamedTuple, Generic[T]):
+        q: T
+        scale: T
+
+    @dataclass(frozen=True)
+    class Quantize(Op[T, Quantized[T]]):
+        name: ClassVar[str] = "quantize"
+        values: ClassVar[Any] = Quantized
+        x: T
+        dtype: torch.dtype
+        scaling: str
+        axis: int
+
+    quantize = declare(Quantize, reference)
+
+T is what stands for a tensor: a tensor where the op runs, a node where a pass reads a graph. From the declaration come
+the schema of loka::quantize, what a fake tensor gives, and the names by which a pass reads and writes a call:
+`Quantize.of(node).scaling`, `put(node, replace(Quantize.of(node), axis=-2))` (graph/splice.py). A field may be such a
+dataclass itself; the op takes its fields in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from operator import getitem
+from typing import Any, ClassVar, Generic, Self, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, fx
+from torch.library import CustomOpDef
+from torch.utils._pytree import tree_leaves
+from typing_extensions import TypeVar  # typing's takes no default before Python 3.13
+
+T = TypeVar("T", default=fx.Node)
+Values = TypeVar("Values", default=Any)
+_Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
+"""Of a tensor: its sizes, its strides."""
+
+
+@dataclass(frozen=True)
+class Op(Generic[T, Values]):
+    """A call of an op: its arguments, by name. values: the NamedTuple of what it returns; None where that is one
+    tensor."""
+
+    name: ClassVar[str]
+    values: ClassVar[Any] = None
+
+    def __call__(self) -> Values:
+        """The op's result; its arguments are tensors."""
+        return self.named(self.target()(*self.args))
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """As the op takes them."""
+        return tuple(_flat(self))
+
+    @classmethod
+    def bind(cls, *args: Any, **kwargs: Any) -> Self:
+        """The call with these arguments, as the op takes them."""
+        names = [field.name for field, _ in _arguments(cls)]
+        return _filled(cls, dict(zip(names, args, strict=False)) | kwargs)
+
+    @classmethod
+    def named(cls, result: Any) -> Any:
+        return result if cls.values is None else cls.values(*result)
+
+    # ------------------------------------------------------------ in a graph
+
+    @classmethod
+    def target(cls) -> Any:
+        return getattr(torch.ops.loka, cls.name).default
+
+    @classmethod
+    def calls(cls, graph: fx.Graph) -> list[fx.Node]:
+        return list(graph.find_nodes(op="call_function", target=cls.target()))
+
+    @classmethod
+    def matches(cls, node: Any) -> bool:
+        """Whether it is a node that calls the op."""
+        return isinstance(node, fx.Node) and node.target in (cls.target(), cls.target().overloadpacket)
+
+    @classmethod
+    def of(cls, node: fx.Node) -> Self:
+        """The call that the node is. Raises TypeError where it is none of this op."""
+        if not cls.matches(node):
+            raise TypeError(f"expected a call of loka::{cls.name}, got {node.format_node()}")
+        return cls.bind(*node.args, **node.kwargs)
+
+    @classmethod
+    def made(cls, node: Any, value: str = "") -> fx.Node | None:
+        """The call that the node takes a value of, this one if it is named; None where it takes none."""
+        if not isinstance(node, fx.Node) or node.target is not getitem:
+            return None
+        call, place = node.args
+        wanted = not value or place == cls.place(value)
+        return call if wanted and isinstance(call, fx.Node) and cls.matches(call) else None
+
+    @classmethod
+    def place(cls, value: str) -> int:
+        """Of a value among those that the op returns. Raises ValueError on a name that is none of theirs."""
+        if value not in cls.values._fields:
+            raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}, and no {value!r}")
+        return int(cls.values._fields.index(value))
+
+    @classmethod
+    def taken(cls, call: fx.Node, value: str) -> list[fx.Node]:
+        """The nodes that take this value of a call."""
+        return [user for user in call.users if cls.made(user, value) is call]
+
+
+def declare(
+    kind: type[Op[Tensor, Any]], reference: Callable[[Any], Any], run: Callable[[Any], Any] | None = None
+) -> CustomOpDef:
+    """Register an op. reference: what it gives, in ordinary torch functions, also of fake tensors. run: what it does
+    with tensors, where that is something else; its results lie as the reference's."""
+
+    def of(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        def op(*args: Any) -> Any:
+            result = function(kind.bind(*args))
+            return result if kind.values is None else _apart(result, args)
+
+        return op
+
+    op = torch.library.custom_op(f"loka::{kind.name}", of(run or reference), mutates_args=(), schema=schema(kind))
+    op.register_fake(_remembered(of(reference)))
+    return op
+
+
+def _remembered(op: Callable[..., Any]) -> Callable[..., Any]:
+    """An op on fake tensors, which computes nothing for arguments it has seen: compiling a model asks some ten times
+    for each call. Of symbolic sizes it is asked anew."""
+    known: dict[Any, list[_Form]] = {}
+
+    def fake(*args: Any) -> Any:
+        key = tuple(_form(each) if isinstance(each, Tensor) else each for each in args)
+        if any(isinstance(each, torch.SymInt) for each in tree_leaves(key)):
+            return op(*args)
+        if key not in known:
+            result = op(*args)
+            known[key] = [_form(each) for each in (result if isinstance(result, tuple) else (result,))]
+            return result
+        made = [torch.empty_strided(*sizes, dtype=dtype, device=device) for *sizes, dtype, device in known[key]]
+        return tuple(made) if len(made) > 1 else made[0]
+
+    return fake
+
+
+def _form(tensor: Tensor) -> _Form:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def dense(reference: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The reference with contiguous results, as kernels write them."""
+
+    def contiguous(call: Any) -> Any:
+        result = reference(call)
+        return result.contiguous() if isinstance(result, Tensor) else tuple(each.contiguous() for each in result)
+
+    return contiguous
+
+
+C = TypeVar("C", bound=Op[Tensor, Any])
+
+
+def contiguous(call: C) -> C:
+    """With contiguous tensors."""
+    return call.bind(*(each.contiguous() if isinstance(each, Tensor) else each for each in call.args))
+
+
+def _apart(results: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """An op's results are none of its arguments, and no two of them one."""
+    seen, apart = {id(each) for each in args}, []
+    for each in results:
+        apart.append(each.clone() if id(each) in seen else each)
+        seen.add(id(each))
+    return tuple(apart)
+
+
+# ---------------------------------------------------------------- a declaration's fields
+
+_TYPES = {
+    T: "Tensor", T | None: "Tensor?", bool: "bool", int: "SymInt", float: "float", str: "str",
+    torch.dtype: "ScalarType",
+}  # fmt: skip
+
+
+def schema(kind: type[Op[Any, Any]]) -> str:
+    """As torch.library has it."""
+    arguments = []
+    for field, hint in _arguments(kind):
+        default = "" if field.default is MISSING else f"={field.default}"
+        arguments.append(f"{_TYPES[hint]} {field.name}{default}")
+    values = "Tensor" if kind.values is None else f"({', '.join('Tensor' for _ in kind.values._fields)})"
+    return f"({', '.join(arguments)}) -> {values}"
+
+
+def _arguments(kind: Any) -> list[tuple[Field[Any], Any]]:
+    """The op's arguments: fields with their types, those of a part in its place."""
+    found: list[tuple[Field[Any], Any]] = []
+    for field, hint in _own(kind):
+        found += _arguments(get_origin(hint)) if _is_part(hint) else [(field, hint)]
+    return found
+
+
+@functools.cache
+def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
+    hints = get_type_hints(kind)
+    return tuple((field, hints[field.name]) for field in fields(kind))
+
+
+def _is_part(hint: Any) -> bool:
+    return is_dataclass(get_origin(hint))
+
+
+def _flat(call: Any) -> Iterator[Any]:
+    for field in fields(call):
+        value = getattr(call, field.name)
+        if is_dataclass(value):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _filled(kind: Any, given: Mapping[str, Any]) -> Any:
+    parts = {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+    own = {field.name: given[field.name] for field, _ in _own(kind) if field.name in given}
+    return kind(**own, **{name: _filled(part, given) for name, part in parts.items()})
