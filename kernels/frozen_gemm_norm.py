@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import frozen_gemm
+from loka_compile.kernels import frozen
 from loka_compile.kernels import gemm_norm as gemm_norms
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm_launch import empty_outputs
 from loka_compile.kernels.norm_quantize import FP8
+from loka_compile.kernels.providers.aten import frozen_mm
 
 
 def rows_of(
@@ -36,10 +37,10 @@ def rows_of(
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
         tensor = without_mean(tensor, 0 if transposed else 1) if centered else tensor
-        q, scale = frozen_gemm.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
+        q, scale = frozen.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
-    return frozen_gemm.frozen(parameter, ("rows", transposed, of, k, centered), make)
+    return frozen.frozen(parameter, ("rows", transposed, of, k, centered), make)
 
 
 def without_mean(tensor: Tensor, dim: int) -> Tensor:
@@ -60,7 +61,7 @@ def composed(
     more = *more[:4], None, *more[4:10]  # without `centered`, which changes no value
     if of in FP8:
         return gemm_norms.reference(a, a_scale, *rows_of(parameter, transposed, of, a.shape[1]), *more)
-    p = frozen_gemm.frozen_mm(a, parameter, transposed).float()
+    p = frozen_mm(a, parameter, transposed).float()
     return gemm_norms.behind(p if a_scale is None else p * a_scale, a, *more)
 
 
@@ -91,7 +92,7 @@ def frozen_gemm_norm(
     b, b_scale = rows_of(parameter, transposed, of, a.shape[1], centered)
     if centered:
         norm = "rms"
-        bias = bias if bias is None else frozen_gemm.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
+        bias = bias if bias is None else frozen.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
     rest = bias, residual, weight, shift, None, norm, block, activation, dtype, eps, save
     return gemm_norm(a, a_scale, b, b_scale, *rest)
 

@@ -16,13 +16,13 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm_gradient import gemm_gradient
 from loka_compile.kernels.grad_weight import grad_weight
 from loka_compile.kernels.norm_quantize_backward import norm_quantize_backward
+from loka_compile.kernels.providers import FUSING
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.chain import NARROWED

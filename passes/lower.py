@@ -8,7 +8,6 @@ once, until it changes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import getitem
@@ -24,15 +23,13 @@ from loka_compile.kernels import norm_quantize as norms
 from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
-from loka_compile.kernels.frozen_gemm import any_frozen_int_mm, frozen_gemm, frozen_int_mm, frozen_mm
-from loka_compile.kernels.onednn import frozen_onednn
+from loka_compile.kernels.frozen_gemm import frozen_gemm
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 QUANTIZE = torch.ops.loka.quantize.default
 PAD = torch.ops.aten.constant_pad_nd.default
 """Of operands (passes/precision.py)."""
-VISIBLE = ("aten",)
-"""Providers whose kernels Inductor traces through."""
 SCALED_GEMM = torch.ops.loka.scaled_gemm.default
 GEMM_NORM = torch.ops.loka.gemm_norm.default
 NORM = torch.ops.loka.norm_quantize.default
@@ -75,17 +72,9 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
     weight = _frozen_weight(b) if site.static_rhs else None  # type: ignore[arg-type]
     if weight is None:
         kernel, out = _plain(node)
-    elif provider == "onednn":
-        kernel = "loka.frozen_onednn"
-        out = splice(node, _frozen_onednn, [a, a_scale, weight.node, weight.transposed, out_dtype])
-    elif weight.dtype == torch.int8 and provider == "aten":
-        planned = _plans_memory(a)  # type: ignore[arg-type]
-        kernel = "loka.frozen_int_mm" if planned else "loka.any_frozen_int_mm"
-        product = functools.partial(_frozen_int_mm, frozen_int_mm if planned else any_frozen_int_mm)
-        out = splice(node, product, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
-    elif weight.scaling == "none" and provider == "aten":
-        kernel = "loka.frozen_mm"
-        out = splice(node, _frozen_mm, [a, weight.node, weight.transposed, out_dtype])
+    elif own := PROVIDERS[provider].frozen(weight.dtype, weight.scaling, _plans_memory(a)):  # type: ignore[index,arg-type]
+        kernel = own.kernel
+        out = splice(node, own.product, [a, a_scale, weight.node, weight.transposed, weight.more, out_dtype])
     else:
         form = [weight.transposed, weight.dtype, weight.scaling, out_dtype, provider]
         kernel = "loka.frozen_gemm"
@@ -127,39 +116,17 @@ def _centered(node: fx.Node, parameter: _Weight) -> bool:
 def _plain(node: fx.Node) -> tuple[str, Any]:
     """The provider's kernel where Inductor can see it; what it cannot trace, and emulation, stay one opaque op."""
     a, a_scale, b, b_scale, out_dtype, provider = node.args
-    if provider not in VISIBLE or gemm.goes_by_parts(a.meta["val"]):  # type: ignore[union-attr]
-        return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
-    value = a.meta["val"]  # type: ignore[union-attr]
-    if a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
-        kernel = f"{'bmm' if value.dim() == 3 else 'mm'}[{str(value.dtype).removeprefix('torch.')}]"
-    else:
-        kernel = "_int_mm" if value.dtype in quantization.INTEGERS else "_scaled_mm"
-    return kernel, splice(node, gemm.IMPLEMENTATIONS[provider], [a, a_scale, b, b_scale, out_dtype])  # type: ignore[index]
+    own = PROVIDERS[provider]  # type: ignore[index]
+    values = (None if each is None else each.meta["val"] for each in (a, a_scale))  # type: ignore[union-attr]
+    if kernel := own.traced(*values):
+        return kernel, splice(node, own.product, [a, a_scale, b, b_scale, out_dtype])
+    return "loka.scaled_gemm", splice(node, gemm.scaled_gemm, node.args)
 
 
 def _plans_memory(a: fx.Node) -> bool:
     """Whether Inductor plans memory for the product: not of an empty one, which nothing reads, and yet it is written to
     (torch 2.13)."""
     return all(isinstance(size, int) and size > 0 for size in a.meta["val"].shape)
-
-
-def _frozen_int_mm(
-    op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
-) -> Any:
-    acc, columns = op(a, weight, transposed, more)
-    scale, sums = columns.unbind(0)
-    if a_scale.dim() == acc.dim():
-        return (acc.float() * a_scale * scale).to(out_dtype)
-    step, least = a_scale.unbind(-1)
-    return (acc.float() * step * scale + least * sums).to(out_dtype)
-
-
-def _frozen_mm(a: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    return frozen_mm(a, weight, transposed).to(out_dtype)
-
-
-def _frozen_onednn(a: Any, a_scale: Any, weight: Any, transposed: bool, out_dtype: torch.dtype) -> Any:
-    return (frozen_onednn(a, weight, transposed) * a_scale).to(out_dtype)
 
 
 @dataclass(frozen=True)

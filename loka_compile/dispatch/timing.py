@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,9 +28,10 @@ from loka_compile import compat
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
-from loka_compile.kernels import onednn
+from loka_compile.kernels import int_mm
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.kernels.providers import PROVIDERS
+from loka_compile.kernels.providers.base import Behind
 from loka_compile.processor import processor
 from loka_compile.recipes import Recipe
 
@@ -65,15 +67,8 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
 
     def measure() -> float:
         a, b, out = _operands(sizes, lhs, rhs)
-        if provider == "onednn":  # as it runs: packed once
-            packed = onednn.pack(torch.rand(sizes.N, sizes.K), transposed=True)
-            return _best_us(lambda: onednn.product(a(), packed), HOPELESS * beat_us)
-        if provider == "aten" and lhs in quantization.INTEGERS:
-            return _best_us(lambda: gemm.int_mm_into(out(torch.int32), a(), b()), HOPELESS * beat_us)
-        if provider == "aten" and recipe.scaling == "none":  # as loka::frozen_mm, which allocates
-            return _best_us(lambda: a() @ b(), HOPELESS * beat_us)
-        kernel, (a_scale, b_scale) = gemm.IMPLEMENTATIONS[provider], _unit_scales(recipe, sizes)
-        return _best_us(lambda: kernel(a(), a_scale, b(), b_scale, site.dtype), HOPELESS * beat_us)
+        scales = _unit_scales(recipe, sizes)
+        return _best_us(PROVIDERS[provider].timed(a, b, scales, out, site.dtype), HOPELESS * beat_us)
 
     kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
     if kernel > HOPELESS * beat_us:
@@ -84,7 +79,8 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
         key = _key("cast", recipe.name, site.dtype, "fused" if fused else "alone", length)
         return elements * _remembered(key, lambda: _cast_us(recipe, site.dtype, fused, length))
 
-    rescale = _remembered(_key("rescale", recipe.name, site.dtype), lambda: _rescale_us(recipe, site.dtype))
+    key = _key("rescale", provider, recipe.name, site.dtype)
+    rescale = _remembered(key, lambda: _behind_us(PROVIDERS[provider].behind(recipe, site.dtype), site.dtype))
     return Cost(kernel + rescale * sizes.out, casts(site, sizes, recipe, cast_us))
 
 
@@ -150,20 +146,14 @@ def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> fl
     return max(0.0, both - _compiled_us(lambda x: x.relu(), x))
 
 
-def _rescale_us(recipe: Recipe, dtype: torch.dtype) -> float:
-    """Microseconds per element that bringing the product to the wanted dtype adds to a pointwise operator that reads
-    it; most kernels do it themselves."""
+def _behind_us(behind: Behind | None, dtype: torch.dtype) -> float:
+    """Microseconds per element that finishing the product adds to a pointwise operator that reads it."""
+    if behind is None:
+        return 0.0
     shape = CAST_VALUES // 1024, 1024
     (step, least), (scale, sums) = torch.rand(2, shape[0], 1), torch.rand(2, 1, shape[1])
-    if recipe.dtype == torch.int8:
-        made = torch.randint(-9999, 9999, shape, dtype=torch.int32)
-        affine = lambda x, step, least, c, s: (x.float() * step * c + least * s).to(dtype).relu()  # noqa: E731
-        plain = lambda x, step, least, c, s: (x.float() * step * c).to(dtype).relu()  # noqa: E731
-        both = _compiled_us(affine if recipe.affine else plain, made, step, least, scale, sums)
-    elif recipe.scaling == "none" and recipe.dtype != dtype:
-        both = _compiled_us(lambda x: x.to(dtype).relu(), torch.randn(shape).to(recipe.dtype))
-    else:
-        return 0.0
+    made = (torch.rand(shape) * 9999).to(behind.made)
+    both = _compiled_us(lambda *made: behind.finish(*made).relu(), made, step, least, scale, sums)
     return max(0.0, both - _compiled_us(lambda x: x.relu(), torch.randn(shape).to(dtype)))
 
 
@@ -223,7 +213,8 @@ def _key(*parts: Any) -> str:
 def _file() -> Path:
     """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
     timing: a time is only comparable in them."""
-    sources = (__file__, gemm.__file__, onednn.__file__, quantization.__file__)
+    modules = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
+    sources = (__file__, int_mm.__file__, quantization.__file__, *(module.__file__ for module in modules))
     kernels = b"".join(Path(str(source)).read_bytes() for source in sources)
     machine = f"{processor()} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
     return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"

@@ -9,11 +9,12 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import cut, judge, providers, roofline, timing
+from loka_compile.dispatch import cut, judge, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate, parse_plan
 from loka_compile.graph.site import Operand, Site
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.options import Options
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, ProfileError, SiteProfile
@@ -53,6 +54,7 @@ def times(monkeypatch):
 
     only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
     monkeypatch.setattr(judge, "PROVIDERS", only)
+    monkeypatch.setattr(type(only["aten"]), "no_use", lambda *_: "")  # whatever processor this is
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
     monkeypatch.setattr(timing, "cost", cost)
     return made_up
@@ -116,8 +118,9 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 
 
 def test_another_library_has_to_win_by_more(times, monkeypatch):
-    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": providers.torchao})
-    monkeypatch.setattr(providers.torchao, "reasons_against", lambda *_: [])
+    torchao = PROVIDERS["torchao"]
+    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
+    monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))
