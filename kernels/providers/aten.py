@@ -76,7 +76,7 @@ class Aten(Provider):
         here = processor()
         if target.device != "cpu" or here.architecture != "x86_64":
             return ""
-        if recipe.dtype == torch.int8 and not here.fast_int_mm:
+        if recipe.dtype == torch.int8 and (here.int_mm_saturates or not here.fast_int_mm):
             return "without VNNI PyTorch's _int_mm is a plain loop, or takes two products: slower than float32"
         if recipe.scaling == "none" and not here.fast_16_bits:
             return "without AVX-512 PyTorch's 16-bit products take ten times as long as float32's"
