@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import frozen_gemm, gemm_norm
+from loka_compile.kernels import frozen, gemm_norm
 from loka_compile.kernels.epilogue import Epilogue, Fused, GemmNorm, behind, empty_outputs, product_dtype
 from loka_compile.kernels.norm_quantize import FP8
 from loka_compile.kernels.op import Op, T, declare
+from loka_compile.kernels.providers.aten import frozen_mm
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def rows_of(
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
         tensor = without_mean(tensor, 0 if transposed else 1) if centered else tensor
-        q, scale = frozen_gemm.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
+        q, scale = frozen.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
         return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
 
-    return frozen_gemm.frozen(parameter, ("rows", transposed, of, k, centered), make)
+    return frozen.frozen(parameter, ("rows", transposed, of, k, centered), make)
 
 
 def without_mean(tensor: Tensor, dim: int) -> Tensor:
@@ -82,7 +83,7 @@ def composed(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     call = replace(call, centered=False)  # which changes no value
     if call.b_dtype in FP8:
         return gemm_norm.reference(quantized(call))
-    p = frozen_gemm.frozen_mm(call.a, call.parameter, call.transposed).float()
+    p = frozen_mm(call.a, call.parameter, call.transposed).float()
     return behind(p if call.a_scale is None else p * call.a_scale, product_dtype(call.a), call.epilogue)
 
 
@@ -95,7 +96,7 @@ def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     if call.centered:
         bias = epilogue.bias
         if bias is not None:
-            bias = frozen_gemm.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
+            bias = frozen.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
         made = replace(made, epilogue=replace(epilogue, norm="rms", bias=bias))
     return made()
 

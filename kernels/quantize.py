@@ -7,7 +7,9 @@ negative values: they would become 0.
 scaling: `tensor` one scale, shape (1,); `row` one scale a slice along `axis` (-1 or -2, the GEMM's contraction),
 shape of x with that axis 1; `block` one scale per 128 values along `axis`, shape of x with that axis ceil(C / 128);
 `tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)); `affine`, for uint8 along -1, a step and the
-smallest value a row, shape (..., R, 1, 2): x ~ q * step + smallest. Scales are float32.
+smallest value a row, shape (..., R, 1, 2): x ~ q * step + smallest; `shifted`, for uint8 along -1, 128 more than int8
+has by `row`, shape (..., R, 1, 1): x ~ (q - 128) * scale; `row7`, for int8, `row` in 7 bits, magnitudes of at most 64.
+Scales are float32.
 
 Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
 and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; integers have no NaN, so the scale
@@ -31,8 +33,15 @@ BLOCK = 128
 AMAX_FLOOR = 1e-12
 LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """Largest magnitude of each format that scales map amax to (int8 leaves -128 out, to stay symmetric)."""
+NARROWER = {"row7": 64.0, "shifted": 127.0}
+"""What it is by scaling, where that says so."""
+SHIFT = 128
+"""What `shifted` adds to a signed byte."""
 
 INTEGERS = (torch.int8, torch.uint8)
+ROWS = ("row", "row7", "shifted")
+"""One scale a slice."""
+SCALINGS = ("tensor", *ROWS, "block", "tile", "affine")
 
 
 def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -44,9 +53,11 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
     if scaling == "tensor":
         scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
         return _cast(x / scale, dtype), scale
-    if scaling == "row":
+    if scaling in ROWS:
         amax = x.abs().amax(axis, keepdim=True) if dtype in INTEGERS else _finite_amax(x, (axis,), keepdim=True)
-        scale = _scale(amax, dtype)
+        scale = _scale(amax, dtype, scaling)
+        if scaling == "shifted":
+            return ((x / scale).round() + SHIFT).to(dtype), scale.unsqueeze(-1)
         return _cast(x / scale, dtype), scale
     if scaling == "affine":
         least, most = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
@@ -63,7 +74,8 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
     """float32 values of a quantized tensor, whatever its scaling."""
     if scale.dim() == q.dim() + 1:
-        return q.float() * scale[..., 0] + scale[..., 1]
+        step = scale[..., 0]
+        return (q.float() - SHIFT) * step if is_shifted(scale) else q.float() * step + scale[..., 1]
     if scale.dim() == 1:
         return q.float() * scale
     rows, columns = q.shape[-2:]
@@ -72,6 +84,11 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
         return q.float() * scale
     values = _blocks(q.float(), *by) * scale[..., :, None, :, None]
     return values.flatten(-2, -1).flatten(-3, -2)[..., :rows, :columns]
+
+
+def is_shifted(scale: Tensor) -> bool:
+    """Of a scale with more dimensions than what it scales: one number a row, no smallest value beside it."""
+    return scale.shape[-1] == 1
 
 
 def with_zeros(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -86,13 +103,15 @@ def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
         )
     if dtype not in LARGEST:
         raise ValueError(f"loka::quantize: dtype must be one of {list(LARGEST)}, got {dtype}")
-    if scaling not in ("tensor", "row", "block", "tile", "affine"):
-        raise ValueError(f"loka::quantize: scaling must be tensor, row, block, tile or affine, got {scaling!r}")
+    if scaling not in SCALINGS:
+        raise ValueError(f"loka::quantize: scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
     if axis not in (-1, -2):
         raise ValueError(f"loka::quantize: axis must be -1 or -2, got {axis}")
-    if scaling == "affine" and (dtype != torch.uint8 or axis != -1):
-        raise ValueError(f"loka::quantize: affine is for uint8 along axis -1, got {dtype} along {axis}")
-    if dtype in INTEGERS and scaling not in ("row", "affine"):
+    if scaling in ("affine", "shifted") and (dtype != torch.uint8 or axis != -1):
+        raise ValueError(f"loka::quantize: {scaling} is for uint8 along axis -1, got {dtype} along {axis}")
+    if scaling == "row7" and dtype != torch.int8:
+        raise ValueError(f"loka::quantize: row7 is for int8, got {dtype}")
+    if dtype in INTEGERS and scaling not in (*ROWS, "affine"):
         raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
 
 
@@ -104,10 +123,10 @@ def scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
     if scaling == "tensor":
         return (1,)
     row_block, column_block = _block_shape(scaling, axis)
-    if scaling == "affine":
-        return (*x.shape[:-1], 1, 2)
+    if scaling in ("affine", "shifted"):
+        return (*x.shape[:-1], 1, 2 if scaling == "affine" else 1)
     rows, columns = -(-x.shape[-2] // row_block), -(-x.shape[-1] // column_block)
-    if scaling == "row":
+    if scaling in ROWS:
         rows, columns = (1, x.shape[-1]) if axis == -2 else (x.shape[-2], 1)
     return (*x.shape[:-2], rows, columns)
 
@@ -126,9 +145,9 @@ def finite_or_nan(x: Tensor) -> Tensor:
     return x + (x - x)
 
 
-def _scale(amax: Tensor, dtype: torch.dtype) -> Tensor:
+def _scale(amax: Tensor, dtype: torch.dtype, scaling: str = "") -> Tensor:
     """amax maps to the format's largest value; that of an int8 slice that is not finite is not finite either."""
-    return amax.clamp(min=AMAX_FLOOR) / LARGEST[dtype]
+    return amax.clamp(min=AMAX_FLOOR) / NARROWER.get(scaling, LARGEST[dtype])
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import scaled_gemm
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize import ACTIVATIONS, FLOATS, FP8, HALVES, activate
+from loka_compile.kernels.product import reference as product
 from loka_compile.kernels.triton_gemm_launch import launches, prepared, scalings
 
 # ---------------------------------------------------------------- the specification
@@ -40,7 +40,7 @@ def reference(
 ) -> Tensor:
     """The specification; see the module's docstring."""
     check(a, a_scale, b, b_scale, bias, activation, out_dtype)
-    p = scaled_gemm.reference(a, a_scale, b, b_scale, torch.float32)
+    p = product(a, a_scale, b, b_scale, torch.float32)
     return activate(p if bias is None else p + bias.float(), activation).to(out_dtype)
 
 

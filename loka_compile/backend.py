@@ -45,8 +45,8 @@ def loka(
     options: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:
     """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
-    chosen = planning.read(Options.of(mode, options))
     device = device_of(example_inputs)
+    chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}
     online, came = learns(chosen, example_inputs), Read.of(gm)
     if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):

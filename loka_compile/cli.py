@@ -144,7 +144,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from loka_compile.inspect.plan_diff import diff
+    from loka_compile.dispatch.plan_diff import diff
 
     difference = diff(plan_in(arguments.a), plan_in(arguments.b))
     print(difference)

@@ -26,6 +26,9 @@ class OptionsError(ValueError):
     """An unknown option, or a bad value of a known one."""
 
 
+ON_OTHER_HARDWARE = ("refuse", "redispatch")
+
+
 class FrozenDict(dict):
     """A dict that stays as it was made; it still pickles, copies and prints as one."""
 
@@ -42,10 +45,12 @@ class FrozenDict(dict):
 class Options:
     """The options of `torch.compile(model, backend="loka", options={...})`.
 
-    Where decisions come from (at most one of the two; with neither, the first calls are measured):
+    Where decisions come from (one of the two; with neither, the first calls are measured):
 
     plan: a plan, or the path of its JSON file. The graph is rewritten exactly as it says.
     profile: a profile, or the path of its file. Dispatch makes the plan from it.
+    on_other_hardware: what a plan comes to that was made on other hardware: "refuse" is an error; with "redispatch" a
+        new one is made here from `profile`, which is given too then, and a warning shows what is decided otherwise.
 
     What may be chosen:
 
@@ -95,6 +100,7 @@ class Options:
 
     plan: Any = None
     profile: Any = None
+    on_other_hardware: str = "refuse"
     target: str = "cpu"
     recipes: tuple[str, ...] = field(default_factory=lambda: tuple(RECIPES))
     guard_segments: bool = True
@@ -118,6 +124,7 @@ class Options:
         checked = {
             "plan": _artifact("plan", self.plan, "Plan"),
             "profile": _artifact("profile", self.profile, "Profile"),
+            "on_other_hardware": _one_of("on_other_hardware", self.on_other_hardware, ON_OTHER_HARDWARE),
             "target": _one_of("target", self.target, TARGETS),
             "recipes": _names("recipes", self.recipes, RECIPES),
             "guard_segments": _switch("guard_segments", self.guard_segments),
@@ -137,8 +144,11 @@ class Options:
             "inductor": _inductor(self.inductor),
             "mode": None if self.mode in (None, "default") else _one_of("mode", self.mode, MODES),
         }
-        if checked["plan"] is not None and checked["profile"] is not None:
+        redispatch = checked["on_other_hardware"] == "redispatch"
+        if checked["plan"] is not None and checked["profile"] is not None and not redispatch:
             raise OptionsError("plan, profile: a plan already holds every decision; give one, not both")
+        if redispatch and checked["plan"] is not None and checked["profile"] is None:
+            raise OptionsError("on_other_hardware: expected a profile beside the plan to dispatch anew from; got none")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

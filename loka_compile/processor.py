@@ -75,6 +75,12 @@ class Processor:
         """`_int_mm` is a product of oneDNN's, and no loop that takes a hundred times as long."""
         return self.architecture != "x86_64" or "avx512_vnni" in self.has or "amx_int8" in self.has
 
+    @property
+    def fast_16_bits(self) -> bool:
+        """Products of bfloat16 may be oneDNN's, and are no loops that take ten times as long as float32's: its kernels
+        want AVX-512, or conversions that no processor has without AVX-VNNI."""
+        return self.architecture != "x86_64" or bool(self.onednn & {"avx512f", "avx_vnni"})
+
     def __str__(self) -> str:
         """`AMD EPYC avx2 avx512f (avx512_vnni: not for oneDNN)`: plans are pinned to it, times remembered by it."""
         both = [each for each in KNOWN if each in self.aten & self.onednn]

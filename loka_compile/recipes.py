@@ -1,7 +1,7 @@
 """Recipes: a numeric format for a GEMM's operands, and how they are scaled.
 
 Names follow torchao and DeepGEMM (papers.md names them as in LoKA, section 1.4). A recipe says what the
-numbers are; a provider (dispatch/providers) says who computes with them.
+numbers are; a provider (kernels/providers) says who computes with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-Scaling = Literal["none", "tensor", "row", "block", "affine"]
+Scaling = Literal["none", "tensor", "row", "block", "affine", "shifted", "row7"]
 
 BLOCK = 128
 """Block length of `fp8_blockwise` along the contraction: 1 x 128 for the left operand, 128 x 128 for the right."""
@@ -28,7 +28,10 @@ class Recipe:
     accumulate: dtype the products are summed in.
     lhs_dtype, lhs_scaling: of the left operand where they are others. uint8 with `row` is for operands without negative
         values (after a ReLU): no bit goes to a sign, so rounding errors halve. With `affine`, a step and a smallest
-        value a row, it is for any: 256 steps span what a row has, and not twice its largest magnitude.
+        value a row, it is for any: 256 steps span what a row has, and not twice its largest magnitude. With `shifted`
+        it is int8's numbers with 128 added, for kernels that multiply unsigned bytes.
+    rhs_scaling: of the right operand where it is another. `row7` is for int8 in 7 bits, at most 64: sums of two of its
+        products with any unsigned bytes fit into 16 bits, where processors without VNNI add them.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Recipe:
     accumulate: torch.dtype = torch.float32
     lhs_dtype: torch.dtype | None = None
     lhs_scaling: Scaling | None = None
+    rhs_scaling: Scaling | None = None
 
     @property
     def unsigned(self) -> bool:
@@ -48,6 +52,16 @@ class Recipe:
     def affine(self) -> bool:
         """The left operand has a smallest value a row beside its step."""
         return self.lhs_scaling == "affine"
+
+    @property
+    def signed(self) -> bool:
+        """The left operand may have negative values."""
+        return not self.unsigned or self.lhs_scaling in ("affine", "shifted")
+
+    @property
+    def narrow(self) -> bool:
+        """The right operand has 7 bits."""
+        return self.rhs_scaling == "row7"
 
     @property
     def itemsize(self) -> int:
@@ -61,7 +75,7 @@ class Recipe:
             return self.grad_dtype, scaling
         if side == "lhs":
             return self.lhs_dtype or self.dtype, self.lhs_scaling or scaling
-        return self.dtype, scaling
+        return self.dtype, self.rhs_scaling or scaling
 
     def __str__(self) -> str:
         return self.name
@@ -80,6 +94,10 @@ RECIPES: dict[str, Recipe] = {
         _recipe("uint8_rowwise", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8),
         _recipe(
             "uint8_affine", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8, lhs_scaling="affine"
+        ),
+        _recipe(
+            "int8_rowwise_w7", torch.int8, "row", accumulate=torch.int32, lhs_dtype=torch.uint8, lhs_scaling="shifted",
+            rhs_scaling="row7",
         ),
         _recipe("fp8_tensorwise", torch.float8_e4m3fn, "tensor", grad_dtype=torch.float8_e5m2),
         _recipe("fp8_rowwise", torch.float8_e4m3fn, "row"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from loka_compile import kernels, passes
+from loka_compile.processor import processor
 
 
 def loka_version() -> str:
@@ -18,8 +19,9 @@ def loka_version() -> str:
 
 @functools.cache
 def source_fingerprint() -> str:
-    """Digest of loka's source and torch's version: part of every cache key, so that no stale code is served."""
-    digest = hashlib.sha256(torch.__version__.encode())
+    """Digest of loka's source, torch's version and this processor's instruction sets, by which kernels are chosen: part
+    of every cache key, so that no stale code is served, nor another machine's."""
+    digest = hashlib.sha256(f"{torch.__version__} {processor()}".encode())
     for file in (__file__, passes.__file__, kernels.__file__):
         for path in sorted(Path(str(file)).parent.rglob("*.py")):
             digest.update(path.read_bytes())

@@ -9,12 +9,12 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.dispatch.providers.triton import ALIGNED
-from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
 from loka_compile.kernels.epilogue import product_dtype
 from loka_compile.kernels.gemm_norm_launch import WIDEST, needs_two
 from loka_compile.kernels.norm_quantize import FP8, NormQuantize
+from loka_compile.kernels.providers import FUSING
+from loka_compile.kernels.providers.triton import ALIGNED
 from loka_compile.kernels.quantize import Quantize
 from loka_compile.kernels.scaled_gemm import ScaledGemm
 

@@ -15,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from loka_compile.dispatch.roofline import FUSING
 from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import hand_over, put, splice
 from loka_compile.kernels.gemm_gradient import GemmGradient
 from loka_compile.kernels.grad_weight import GradWeight
 from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
+from loka_compile.kernels.providers import FUSING
 from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.kernels.triton_gemm import HALVES
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected

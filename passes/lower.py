@@ -23,20 +23,18 @@ from loka_compile.kernels import norm_quantize_backward as gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.epilogue import GemmNorm
-from loka_compile.kernels.frozen_gemm import AnyFrozenIntMm, FrozenGemm, FrozenIntMm, FrozenMm
+from loka_compile.kernels.frozen_gemm import FrozenGemm
 from loka_compile.kernels.frozen_gemm_norm import FrozenGemmNorm
 from loka_compile.kernels.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
-from loka_compile.kernels.onednn import FrozenOnednn
 from loka_compile.kernels.op import Op
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import Quantize
 from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 PAD = torch.ops.aten.constant_pad_nd.default
 """Of operands (passes/precision.py)."""
-VISIBLE = ("aten",)
-"""Providers whose kernels Inductor traces through."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +79,12 @@ def _lower_gemm(node: fx.Node) -> Rewrite:
 
 def _frozen(node: fx.Node, call: ScaledGemm, weight: _Weight) -> tuple[str, fx.Node]:
     """The product with a parameter that is quantized once."""
-    a, own, dtype = call.a, (weight.node, weight.transposed), call.out_dtype
-    if call.provider == "onednn":
-        product = put(node, FrozenOnednn(a, *own))
-        return "loka.frozen_onednn", splice(node, lambda p, scale: (p * scale).to(dtype), [product, call.a_scale])
-    if weight.dtype == torch.int8 and call.provider == "aten":
-        kind = FrozenIntMm if _plans_memory(a) else AnyFrozenIntMm
-        integers = put(node, kind(a, *own, weight.more))
-        return f"loka.{kind.name}", splice(node, _rescaled, [*integers, call.a_scale, dtype])
-    if weight.scaling == "none" and call.provider == "aten":
-        return "loka.frozen_mm", splice(node, lambda p: p.to(dtype), [put(node, FrozenMm(a, *own))])
-    form = weight.dtype, weight.scaling
-    made = FrozenGemm(a, call.a_scale, *own, *form, out_dtype=dtype, provider=call.provider, more=weight.more)
-    return "loka.frozen_gemm", put(node, made)
+    parameter = weight.node, weight.transposed
+    if own := PROVIDERS[call.provider].frozen(weight.dtype, weight.scaling, _plans_memory(call.a)):
+        args = [call.a, call.a_scale, *parameter, weight.more, call.out_dtype]
+        return own.kernel, splice(node, own.product, args)
+    form = weight.dtype, weight.scaling, call.out_dtype, call.provider
+    return "loka.frozen_gemm", put(node, FrozenGemm(call.a, call.a_scale, *parameter, *form, weight.more))
 
 
 def _lower_gemm_norm(node: fx.Node) -> Rewrite:
@@ -121,28 +112,17 @@ def _centered(node: fx.Node, call: GemmNorm, parameter: _Weight) -> bool:
 
 def _plain(node: fx.Node, call: ScaledGemm) -> tuple[str, fx.Node]:
     """The provider's kernel where Inductor can see it; what it cannot trace, and emulation, stay one opaque op."""
-    value = call.a.meta["val"]
-    if call.provider not in VISIBLE or gemm.goes_by_parts(value):
-        return "loka.scaled_gemm", put(node, call)
-    if call.a_scale is None:  # a plain product: only its dtype tells it from one that was left alone
-        kernel = f"{'bmm' if value.dim() == 3 else 'mm'}[{str(value.dtype).removeprefix('torch.')}]"
-    else:
-        kernel = "_int_mm" if value.dtype in quantization.INTEGERS else "_scaled_mm"
-    return kernel, splice_call(node, call, gemm.product)
+    own = PROVIDERS[call.provider]
+    values = (None if each is None else each.meta["val"] for each in (call.a, call.a_scale))
+    if kernel := own.traced(*values):
+        return kernel, splice_call(node, call, gemm.product)
+    return "loka.scaled_gemm", put(node, call)
 
 
 def _plans_memory(a: fx.Node) -> bool:
     """Whether Inductor plans memory for the product: not of an empty one, which nothing reads, and yet it is written to
     (torch 2.13)."""
     return all(isinstance(size, int) and size > 0 for size in a.meta["val"].shape)
-
-
-def _rescaled(acc: Tensor, columns: Tensor, a_scale: Tensor, out_dtype: torch.dtype) -> Tensor:
-    scale, sums = columns.unbind(0)
-    if a_scale.dim() == acc.dim():
-        return (acc.float() * a_scale * scale).to(out_dtype)
-    step, least = a_scale.unbind(-1)
-    return (acc.float() * step * scale + least * sums).to(out_dtype)
 
 
 @dataclass(frozen=True)

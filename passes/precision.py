@@ -18,11 +18,11 @@ import torch
 from torch import fx
 
 from loka_compile.dispatch.plan import Decision
-from loka_compile.dispatch.providers import padded, reasons_against, runner
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
 from loka_compile.graph.splice import splice
-from loka_compile.kernels.quantize import Quantize, with_zeros
+from loka_compile.kernels.providers import padded, reasons_against, runner
+from loka_compile.kernels.quantize import ROWS, Quantize, with_zeros
 from loka_compile.kernels.scaled_gemm import ScaledGemm
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.recipes import RECIPES
@@ -112,7 +112,7 @@ def _quantized(
     base, flipped = unflip(operand)
     if flipped:
         axis, more = -3 - axis, more[::-1]  # -1 <-> -2
-    key = base, dtype, scaling, axis if scaling in ("row", "block") else None, more
+    key = base, dtype, scaling, axis if scaling in (*ROWS, "block") else None, more
     if key not in shared:
         if scaling == "none":
             shared[key] = splice(before, lambda x: with_zeros(x, *more).to(dtype), [base]), None

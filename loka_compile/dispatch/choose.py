@@ -20,9 +20,9 @@ from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge_all, pick, problem, ride_of
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
-from loka_compile.dispatch.providers import aten, emulated
 from loka_compile.dispatch.ranges import batch_of, ranges
 from loka_compile.dispatch.sizes import Sizes
+from loka_compile.kernels.providers import EMULATED, PROVIDERS
 from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, ProfileError
 from loka_compile.target import TARGETS
@@ -153,7 +153,7 @@ def _why_not(
         return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
         return f"{speed:.2f}x, more noise than {pick}, for a time that counts for little"
-    if us < best_us <= us * FOREIGN and candidate.provider != aten.NAME:
+    if us < best_us <= us * FOREIGN and not PROVIDERS[candidate.provider].native:
         return f"{us:.0f} us against {best_us:.0f} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
     if us < best_us:
         return f"{us:.0f} us, yet {pick} is faster together with the sites that share casts"
@@ -162,7 +162,7 @@ def _why_not(
 
 def _why_kept(rejected: Sequence[tuple[Candidate, str]], scores: Mapping[str, Score]) -> str:
     """The nearest miss in words: of real kernels the fastest that was timed, else the first."""
-    real = [(c, reason) for c, reason in rejected if c.provider != emulated.NAME]
+    real = [(c, reason) for c, reason in rejected if c.provider != EMULATED]
     if not real:
         return "no recipe was allowed"
     if len({reason for _, reason in real}) == 1:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
+from loka_compile.kernels.quantize import ROWS
 from loka_compile.recipes import Recipe
 
 Form = tuple[str, ...]
@@ -78,7 +79,7 @@ def casts(
         dtype, scaling = recipe.operand(side, site.gradient == side)  # type: ignore[arg-type]
         if dtype == site.dtype and more == (0, 0):
             continue
-        along = str(-3 - axis if operand.flipped else axis) if scaling in ("row", "block") else ""
+        along = str(-3 - axis if operand.flipped else axis) if scaling in (*ROWS, "block") else ""
         name = operand.tensor or f"{side} of {site.key}"
         fused = operand.producer.partition(".")[0] not in STANDS_ALONE
         form: Form = (name, str(dtype).removeprefix("torch."), scaling, along)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loka_compile.dispatch.plan import Candidate, Decision, Plan
-from loka_compile.dispatch.providers import aten
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.options import Options
 from loka_compile.target import TARGETS
 
@@ -33,7 +33,8 @@ def finalists(plan: Plan, options: Options) -> list[Plan]:
     if not (TARGETS[plan.target].measured and options.min_speedup and options.race and plan.lowered) or ranged:
         return []
     limit = NEAR * time_us(plan)
-    others = (_uniform(plan, Candidate(recipe, aten.NAME)) for recipe in options.recipes)
+    uniform = (Candidate(recipe, name) for name in PROVIDERS for recipe in options.recipes)
+    others = (_uniform(plan, candidate) for candidate in uniform)
     near = [other for other in others if other is not None and time_us(other) <= limit and _matters(plan, other)]
     return sorted(near, key=time_us)[:MOST]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from loka_compile.dispatch import cut, roofline, timing
 from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.plan import KEPT, Candidate, Score
-from loka_compile.dispatch.providers import PROVIDERS, aten, emulated, padded, reasons_against, torchao
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
+from loka_compile.kernels.providers import EMULATED, PROVIDERS, padded, reasons_against
 from loka_compile.options import Options
 from loka_compile.probe import segments
 from loka_compile.probe.profile import SiteProfile
@@ -31,8 +31,6 @@ FOREIGN = 1.05
 oneDNN taken at any advantage a Wukong took 46.4 ms, without 43.9; 2 cores, Zen 5.)"""
 SPARE = 0.012
 """Share of the GEMMs' time that may go for less noise, where it buys most of it."""
-PYTORCH_BY_ANOTHER_DOOR = (torchao.NAME,)
-"""Providers whose kernels are PyTorch's own on a CPU: aten's time is theirs, and importing them takes a second."""
 NEVER_TIMED = 1e12
 """Microseconds that let any kernel go before emulation."""
 
@@ -58,7 +56,7 @@ def candidates(options: Options) -> Iterator[Candidate]:
     """Recipes by providers. Emulation shows numerics and has no speed: it competes only where speed is no matter."""
     for recipe in options.recipes:
         for name, provider in PROVIDERS.items():
-            if recipe in provider.SPEAKS and (name != emulated.NAME or options.min_speedup == 0):
+            if recipe in provider.speaks and (name != EMULATED or options.min_speedup == 0):
                 yield Candidate(recipe, name)
 
 
@@ -114,7 +112,7 @@ def _left(judged: Judged) -> list[Candidate]:
 
 
 def _is_timed(candidate: Candidate, target: Target) -> bool:
-    return target.measured and candidate.provider != emulated.NAME
+    return target.measured and candidate.provider != EMULATED
 
 
 def _margin(options: Options) -> float:
@@ -143,9 +141,10 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
     if already and not as_it_is:
         yield f"the operands are {str(site.dtype).removeprefix('torch.')} already"
         return
-    yield from reasons_against(candidate.provider, site, recipe, target)
-    if target.measured and candidate.provider in PYTORCH_BY_ANOTHER_DOOR:
-        yield f"its kernels are PyTorch's own on a CPU, which {aten.NAME} runs without it"
+    against = reasons_against(candidate.provider, site, recipe, target)
+    yield from against
+    if options.min_speedup and not against and (why := PROVIDERS[candidate.provider].no_use(site, recipe, target)):
+        yield why
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
         yield "not scored, or not finite, on the profile's operands"
     elif score.mere > options.max_mere:
@@ -168,7 +167,7 @@ def _unsafe(judged: Judged, profiled: SiteProfile, candidate: Candidate, options
 
 def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, beat_us: float) -> Cost:
     recipe = RECIPES[candidate.recipe]
-    if candidate.provider == emulated.NAME:
+    if candidate.provider == EMULATED:
         return FREE
     if target.measured:
         return timing.cost(site, sizes, recipe, candidate.provider, beat_us)
@@ -224,7 +223,7 @@ def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
     near = [other for other, us in timed.items() if us <= min(timed.values()) * (1 + TIE)]
     quietest = min(judged.errors[other].noise for other in near)
     margin *= 1 + TIE * min(1.0, max(0.0, math.log2(noise / quietest)))
-    margin *= 1.0 if candidate.provider in (aten.NAME, *roofline.FUSING) else FOREIGN
+    margin *= 1.0 if PROVIDERS[candidate.provider].native else FOREIGN
     us = NEVER_TIMED if cost is FREE else cost.kernel_us * margin
     return cut.Choice(candidate, us, tuple(cast.form for cast in cost.casts), noise)
 

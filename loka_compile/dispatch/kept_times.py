@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 
 from loka_compile import compat
-from loka_compile.kernels import onednn
+from loka_compile.kernels import int_mm
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.processor import processor
 
 MEASURING = ("timing.py", "loops.py")
@@ -71,7 +72,8 @@ def measuring() -> Iterator[None]:
 def _file() -> Path:
     """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
     timing: a time is only comparable in them."""
-    sources = [Path(str(module.__file__)) for module in (gemm, onednn, quantization)]
+    providers = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
+    sources = [Path(str(module.__file__)) for module in (int_mm, quantization, *providers)]
     sources += [Path(__file__).with_name(name) for name in MEASURING]
     kernels = b"".join(source.read_bytes() for source in sources)
     machine = f"{processor()} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels

@@ -17,6 +17,7 @@ from torch import Tensor
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.providers.base import Provider
 from loka_compile.recipes import Recipe
 
 VALUES = 2**22
@@ -70,20 +71,15 @@ def cast_length(recipe: Recipe, length: int) -> int:
     return min(LENGTHS, key=lambda known: abs(math.log2(known / length)))
 
 
-def rescale(recipe: Recipe, dtype: torch.dtype) -> Extra | None:
+def rescale(provider: Provider, recipe: Recipe, dtype: torch.dtype) -> Extra | None:
     """What bringing a product to the wanted dtype adds to a pointwise operator that reads it; None where the kernel
     does it itself."""
-    length = LENGTHS[-1]
-    if recipe.dtype == torch.int8:
-        name, function = ("affine", _affine) if recipe.affine else ("scales", _scaled)
-        inputs = functools.partial(_sums, length=length)
-    elif recipe.scaling == "none" and recipe.dtype != dtype:
-        name, function = _name(recipe.dtype), _widened
-        inputs = functools.partial(_wide, dtype=recipe.dtype, length=length)
-    else:
+    behind, length = provider.behind(recipe, dtype), LENGTHS[-1]
+    if behind is None:
         return None
-    loop = Loop(f"rescale {name} to {_name(dtype)}", functools.partial(function, dtype=dtype), inputs)
-    return Extra(loop, pointwise(dtype, length))
+    inputs = functools.partial(_sums, made=behind.made, length=length)
+    name = f"rescale {provider.name} {recipe} to {_name(dtype)}"
+    return Extra(Loop(name, functools.partial(_finished, finish=behind.finish), inputs), pointwise(dtype, length))
 
 
 def thin(site: Site, sizes: Sizes) -> Extra | None:
@@ -113,16 +109,10 @@ def _made_and_cast(x: Tensor, made: torch.dtype, scaling: str) -> tuple[Tensor, 
     return x.relu(), *_cast(x.relu(), made, scaling)
 
 
-def _widened(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return (x.to(dtype).relu(),)
-
-
-def _scaled(x: Tensor, step: Tensor, least: Tensor, scale: Tensor, sums: Tensor, dtype: torch.dtype) -> tuple[Tensor]:
-    return ((x.float() * step * scale).to(dtype).relu(),)
-
-
-def _affine(x: Tensor, step: Tensor, least: Tensor, scale: Tensor, sums: Tensor, dtype: torch.dtype) -> tuple[Tensor]:
-    return ((x.float() * step * scale + least * sums).to(dtype).relu(),)
+def _finished(
+    x: Tensor, step: Tensor, least: Tensor, scale: Tensor, sums: Tensor, finish: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
+    return (finish(x, step, least, scale, sums).relu(),)
 
 
 def _product(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -136,10 +126,10 @@ def _wide(make: Make, dtype: torch.dtype, length: int) -> tuple[Tensor, ...]:
     return (make((VALUES // length, length), dtype),)
 
 
-def _sums(make: Make, length: int) -> tuple[Tensor, ...]:
+def _sums(make: Make, made: torch.dtype, length: int) -> tuple[Tensor, ...]:
     rows, f = VALUES // length, torch.float32
     step, least, scale, sums = make((rows, 1), f), make((rows, 1), f), make((1, length), f), make((1, length), f)
-    return make((rows, length), torch.int32), step, least, scale, sums
+    return make((rows, length), made), step, least, scale, sums
 
 
 def _pair(make: Make, dtype: torch.dtype, sizes: Sizes) -> tuple[Tensor, ...]:

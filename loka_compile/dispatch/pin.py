@@ -19,6 +19,7 @@ from loka_compile.target import Target
 
 HARDWARE = "hardware"
 WHAT_TO_DO = "make the plan anew here, or drop its pins knowingly: load_plan(path).unpinned()"
+OR_REDISPATCH = "; or let it be made anew from a profile: options={'profile': ..., 'on_other_hardware': 'redispatch'}"
 
 
 def pins(target: Target) -> Mapping[str, str]:
@@ -32,21 +33,24 @@ def cpu() -> str:
     return str(processor())
 
 
-def check_hardware(plan: Plan, target: Target, device: str) -> None:
-    """Raises PlanError where a pinned plan's times are of other hardware; warns where only library versions differ.
-
-    A plan for a GPU may be looked at on a CPU: its numerics run by emulation, which `explain` says.
-    """
+def changed_pins(plan: Plan, target: Target, device: str) -> Mapping[str, str]:
+    """By pin, `what it was -> what it is here`. None of a plan for a GPU that is looked at on a CPU: its numerics run
+    by emulation, which `explain` says."""
     if not plan.pins or target.device != device:
-        return
+        return {}
     here = dict(pins(target))
     if device == "cuda" and HARDWARE in here:
         name = torch.cuda.get_device_name().lower()
         here[HARDWARE] = target.name if target.name in name else name
-    changed = {key: (plan.pins[key], here.get(key, "")) for key in plan.pins if plan.pins[key] != here.get(key)}
-    lines = [f"{key}: {old} -> {new}" for key, (old, new) in changed.items()]
+    return {key: f"{old} -> {here.get(key, '')}" for key, old in plan.pins.items() if old != here.get(key)}
+
+
+def check_hardware(plan: Plan, target: Target, device: str) -> None:
+    """Raises PlanError where a pinned plan's times are of other hardware; warns where only library versions differ."""
+    changed = changed_pins(plan, target, device)
+    lines = [f"{key}: {how}" for key, how in changed.items()]
     if HARDWARE in changed:
-        raise PlanError("\n  ".join(["the plan was made on other hardware:", *lines, WHAT_TO_DO]))
+        raise PlanError("\n  ".join(["the plan was made on other hardware:", *lines, WHAT_TO_DO + OR_REDISPATCH]))
     if lines:
         warnings.warn(f"loka: the plan was made with other versions: {'; '.join(lines)}", stacklevel=2)
 

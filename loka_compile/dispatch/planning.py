@@ -9,6 +9,7 @@ noise for the time they save, until the error is within `max_output_error`; in t
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -23,8 +24,9 @@ from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.gradients import gradients_within_budget, step_of
 from loka_compile.dispatch.names import in_names_of, stands_for
-from loka_compile.dispatch.pin import check_hardware
+from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
 from loka_compile.dispatch.plan import Decision, Plan, PlanError, load_plan
+from loka_compile.dispatch.plan_diff import diff
 from loka_compile.graph.rerun import is_training
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
@@ -83,13 +85,27 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
     return replace(plan, origin="a look at the first batch, forward only")
 
 
-def read(options: Options) -> Options:
-    """The options with the plan or the profile that they give as a path, read: once a compilation."""
+def read(options: Options, device: str = "cpu") -> Options:
+    """The options with the plan or the profile that they give as a path, read: once a compilation. Of both one is left,
+    by the hardware."""
     plan, profile = options.plan, options.profile
     if plan is not None and not isinstance(plan, Plan):
         options = replace(options, plan=load_plan(plan))
     if profile is not None and not isinstance(profile, Profile):
         options = replace(options, profile=load_profile(profile))
+    return options if options.plan is None or options.profile is None else _plan_or_profile(options, device)
+
+
+def _plan_or_profile(options: Options, device: str) -> Options:
+    """Of both, the plan where it was made on this hardware, else the profile; and then a warning says what differs."""
+    plan: Plan = options.plan
+    if HARDWARE not in changed_pins(plan, TARGETS[plan.target], device):
+        return replace(options, profile=None)
+    options = replace(options, plan=None)
+    said = "loka: the plan was made on other hardware, a new one is made from the profile:"
+    hardware = changed_pins(plan, TARGETS[plan.target], device)[HARDWARE]
+    difference = str(diff(plan, dispatch(options.profile, options=options)))
+    warnings.warn("\n  ".join([said, f"hardware: {hardware}", *difference.splitlines()]), stacklevel=2)
     return options
 
 

@@ -27,20 +27,12 @@ import torch
 
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.providers import padded, triton
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.kernels.norm_quantize import FP8
+from loka_compile.kernels.providers import FUSING, PROVIDERS, padded
 from loka_compile.recipes import RECIPES, Recipe
 from loka_compile.target import Target
-
-FUSING = (triton.NAME,)
-"""Providers whose kernel has an epilogue for norms, activations and quantization."""
-FUSED = ("none", "row")
-"""Scalings of the operands that it takes (passes/fuse.py): one scale of all would cost no less, and blocks are summed
-apart."""
-WIDEST = 512
-"""Columns of such a kernel's tile (kernels/gemm_norm.py)."""
 
 
 def keep_us(site: Site, sizes: Sizes, target: Target) -> float:
@@ -89,19 +81,22 @@ def fuses(candidate: Candidate, site: Site) -> bool:
     recipe = RECIPES[candidate.recipe]
     narrow = bool(site.gradient) and recipe.itemsize == 1
     cast = site.epilogue == "sum" and recipe.dtype != site.dtype
-    return candidate.provider in FUSING and recipe.scaling in FUSED and not narrow and not cast
+    takes = candidate.provider in FUSING and recipe.scaling in PROVIDERS[candidate.provider].epilogue
+    return takes and not narrow and not cast
 
 
 def takes_epilogue(site: Site) -> bool:
     """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm. Of columns that are
     padded it sees too much."""
-    return site.epilogue == "sum" or (site.epilogue == "activation" and site.N % triton.ALIGNED == 0) or emits(site)
+    aligned = any(site.N % PROVIDERS[name].tile == 0 for name in FUSING)
+    return site.epilogue == "sum" or (site.epilogue == "activation" and aligned) or emits(site)
 
 
 def emits(site: Site) -> bool:
     """Whether a fusing kernel's tile sees whole rows, as their scales want it, and no more."""
-    whole = bool(site.N.is_number) and int(site.N) <= WIDEST and site.N % triton.ALIGNED == 0
-    return site.op in ("mm", "addmm") and whole
+    if site.op not in ("mm", "addmm") or not site.N.is_number:
+        return False
+    return any(int(site.N) <= PROVIDERS[name].widest and site.N % PROVIDERS[name].tile == 0 for name in FUSING)
 
 
 def _moved(target: Target, nbytes: float) -> float:

@@ -28,9 +28,8 @@ from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
-from loka_compile.kernels import onednn
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.recipes import RECIPES, Recipe
 
 REPEATS = 7
@@ -67,7 +66,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
     if kernel > HOPELESS * beat_us:
         return Cost(kernel)
     cast_us = lambda elements, fused: elements * _extra_us(loops.cast(recipe, site.dtype, fused, sizes.K))  # noqa: E731
-    rescale = loops.rescale(recipe, site.dtype)
+    rescale = loops.rescale(PROVIDERS[provider], recipe, site.dtype)
     rescale_us = 0.0 if rescale is None else _extra_us(rescale)
     return Cost(kernel + rescale_us * sizes.out, casts(site, sizes, recipe, cast_us))
 
@@ -86,7 +85,8 @@ def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], marg
             if lost(site, sizes, recipe, candidate.provider):
                 continue
             if _kernel_us(site, sizes, recipe, candidate.provider, beat_us) <= HOPELESS * beat_us:
-                extras += [loops.rescale(recipe, site.dtype), *_cast_loops(site, sizes, recipe)]
+                rescale = loops.rescale(PROVIDERS[candidate.provider], recipe, site.dtype)
+                extras += [rescale, *_cast_loops(site, sizes, recipe)]
         wanted |= {loop.name: loop for extra in extras if extra is not None for loop in extra.loops}
     _measure(wanted.values())
 
@@ -115,15 +115,8 @@ def _kernel_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us:
 
     def measure() -> float:
         a, b, out = _operands(sizes, lhs, rhs)
-        if provider == "onednn":  # as it runs: packed once
-            packed = onednn.pack(torch.rand(sizes.N, sizes.K), transposed=True)
-            return _best_us(lambda: onednn.product(a(), packed), beat_us)
-        if provider == "aten" and lhs in quantization.INTEGERS:
-            return _best_us(lambda: gemm.int_mm_into(out(torch.int32), a(), b()), beat_us)
-        if provider == "aten" and recipe.scaling == "none":  # as loka::frozen_mm, which allocates
-            return _best_us(lambda: a() @ b(), beat_us)
-        kernel, (a_scale, b_scale) = gemm.IMPLEMENTATIONS[provider], _unit_scales(recipe, sizes)
-        return _best_us(lambda: kernel(a(), a_scale, b(), b_scale, site.dtype), beat_us)
+        timed = PROVIDERS[provider].timed(a, b, _unit_scales(recipe, sizes), out, site.dtype)
+        return _best_us(timed, beat_us)
 
     us = kept_times.remembered(_kernel_key(site, sizes, recipe, provider), measure)
     if us > LOST * max(beat_us, LAUNCH_US):

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from loka_compile.dispatch.plan import KEEP, Decision, Plan
-from loka_compile.dispatch.providers import emulated, runner
 from loka_compile.graph.site import Site
 from loka_compile.inspect import render
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.notes import notes, refusals_of, skipped
 from loka_compile.inspect.records import Record, rebuild
+from loka_compile.kernels.providers import EMULATED, runner
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
 
@@ -280,8 +280,8 @@ def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str)
     recipes: dict[str, list[str]] = {}
     for site, decision in lowered:
         recipe, planned = decision.chosen.recipe, decision.chosen.provider
-        if runner(planned, site, RECIPES[recipe], TARGETS[record.plan.target], device) == emulated.NAME:
-            why = "as planned" if planned == emulated.NAME else f"as {planned} cannot run them on this {device}"
+        if runner(planned, site, RECIPES[recipe], TARGETS[record.plan.target], device) == EMULATED:
+            why = "as planned" if planned == EMULATED else f"as {planned} cannot run them on this {device}"
             recipes.setdefault(why, []).append(recipe)
     return [
         f"EMULATED: {len(names)} sites of {record.name} compute the numerics of {', '.join(sorted(set(names)))} in "

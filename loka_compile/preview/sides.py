@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loka_compile.kernels import frozen_gemm
+from loka_compile.kernels import frozen as once
 from loka_compile.kernels.launch import Launch
 from loka_compile.preview import absent_gpu, torch_calls
 from loka_compile.preview.record import Recorder, nbytes
@@ -219,7 +219,7 @@ def _module_names(model: Any, recorder: Recorder) -> Any:
 @contextlib.contextmanager
 def _own_launches(recorder: Recorder) -> Any:
     """loka's kernels say themselves what they multiply and move."""
-    run, kept, store = Launch.run, frozen_gemm.frozen, {}
+    run, kept, store = Launch.run, once.frozen, {}
 
     def frozen(weight: torch.Tensor, form: Any, make: Callable[[torch.Tensor], Any]) -> Any:
         key = id(weight), form
@@ -229,8 +229,8 @@ def _own_launches(recorder: Recorder) -> Any:
         return store[key]
 
     Launch.run = lambda self: recorder.own_kernel(self)  # type: ignore[method-assign]
-    frozen_gemm.frozen = frozen
+    once.frozen = frozen
     try:
         yield
     finally:
-        Launch.run, frozen_gemm.frozen = run, kept  # type: ignore[method-assign]
+        Launch.run, once.frozen = run, kept  # type: ignore[method-assign]

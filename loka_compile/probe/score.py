@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import quantize, scaled_gemm
+from loka_compile.kernels import quantize
+from loka_compile.kernels.product import reference
 from loka_compile.recipes import BLOCK, Recipe
 
 FLOOR = 1e-2
@@ -112,13 +113,13 @@ def emulate(
     (a_dtype, a_scaling), (b_dtype, b_scaling) = (recipe.operand(s, gradient == s) for s in ("lhs", "rhs"))
     with exact():
         if recipe.scaling == "none":
-            out = scaled_gemm.reference(_kept(lhs.to(a_dtype), keep), None, rhs.to(b_dtype), None, recipe.dtype)
+            out = reference(_kept(lhs.to(a_dtype), keep), None, rhs.to(b_dtype), None, recipe.dtype)
         else:
             a = _quantized(lhs, a_dtype, a_scaling, -1, amax[0] if amax else None)
             b = _quantized(rhs, b_dtype, b_scaling, -2, amax[1] if amax else None)
             if keep is not None:
                 a = _kept(quantize.dequantize(*a), keep), None
-            out = scaled_gemm.reference(*a, *b, lhs.dtype)
+            out = reference(*a, *b, lhs.dtype)
         return out.to(lhs.dtype).float()
 
 

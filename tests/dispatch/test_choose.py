@@ -9,11 +9,12 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import cut, judge, providers, roofline, timing
+from loka_compile.dispatch import cut, judge, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.plan import KEPT, Candidate, parse_plan
 from loka_compile.graph.site import Operand, Site
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.options import Options
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, ProfileError, SiteProfile
@@ -55,6 +56,7 @@ def times(monkeypatch):
     monkeypatch.setattr(judge, "PROVIDERS", only)
     monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
     monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
+    monkeypatch.setattr(type(only["aten"]), "no_use", lambda *_: "")  # whatever processor this is
     monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
     monkeypatch.setattr(timing, "cost", cost)
     return made_up
@@ -118,9 +120,9 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 
 
 def test_another_library_has_to_win_by_more(times, monkeypatch):
-    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": providers.torchao})
-    monkeypatch.setattr(providers.torchao, "reasons_against", lambda *_: [])
-    monkeypatch.setattr(judge, "PYTORCH_BY_ANOTHER_DOOR", ())
+    torchao = PROVIDERS["torchao"]
+    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
+    monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))

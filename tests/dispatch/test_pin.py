@@ -30,13 +30,18 @@ class Tower(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def plan():
-    """A pinned plan of Tower, made as people do: probe, dispatch."""
+def profile():
     torch.manual_seed(0)
     model = Tower()
     with loka.probe(model) as probe, torch.no_grad():
         model(torch.randn(64, 32))
-    return loka.dispatch(probe.profile, options=loka.Options(min_speedup=0, recipes=("int8_rowwise",)))
+    return probe.profile
+
+
+@pytest.fixture(scope="module")
+def plan(profile):
+    """A pinned plan of Tower, made as people do: probe, dispatch."""
+    return loka.dispatch(profile, options=loka.Options(min_speedup=0, recipes=("int8_rowwise",)))
 
 
 def run(model, plan, x):
@@ -68,6 +73,37 @@ def test_other_hardware_is_refused_with_what_changed(plan, op_by_op):
     assert f"hardware: Xeon 9999 avx2 -> {cpu()}" in text and f"torch: 2.12.0 -> {torch.__version__}" in text
     assert "unpinned()" in text
     assert len(loka.plan(run(Tower(), elsewhere.unpinned(), torch.randn(64, 32))).lowered) == 2
+
+
+def test_on_other_hardware_a_plan_may_be_made_anew_from_its_profile(plan, profile, op_by_op, tmp_path):
+    elsewhere = replace(plan, pins={**plan.pins, "hardware": "Xeon 9999 avx2"})
+    elsewhere.save(tmp_path / "plan.json")
+    profile.save(tmp_path / "profile.safetensors")
+    anew = {"profile": tmp_path / "profile.safetensors", "on_other_hardware": "redispatch", "race": False}
+    options = {"plan": tmp_path / "plan.json", **anew, "min_speedup": 0, "recipes": ("uint8_rowwise", "bf16")}
+    compiled = torch.compile(Tower(), backend="loka", options=options)
+    with pytest.warns(UserWarning, match="made on other hardware, a new one") as caught, torch.no_grad():
+        compiled(torch.randn(64, 32))
+    made = loka.plan(compiled)
+    assert {key: decision.chosen.recipe for key, decision in made.decisions.items()}["first#0:output"] == "bf16"
+    assert made.pins["hardware"] == cpu() and made.origin.startswith("profile ")
+    (text,) = (str(each.message) for each in caught if "made on other hardware" in str(each.message))
+    assert f"hardware: Xeon 9999 avx2 -> {cpu()}" in text
+    assert f"~ first#0:output: {plan.decisions['first#0:output'].chosen} -> bf16/aten (" in text
+
+
+def test_here_the_plan_is_followed_whatever_the_profile_says(plan, profile, op_by_op):
+    options = {"plan": plan, "profile": profile, "on_other_hardware": "redispatch", "recipes": ()}
+    compiled = torch.compile(Tower(), backend="loka", options=options)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", UserWarning)
+        compiled(torch.randn(64, 32))
+    assert len(loka.plan(compiled).lowered) == 2 and loka.plan(compiled).origin == plan.origin
+
+
+def test_without_a_profile_nothing_can_be_made_anew(plan):
+    with pytest.raises(ValueError, match="on_other_hardware: expected a profile beside the plan"):
+        loka.Options(plan=plan, on_other_hardware="redispatch")
 
 
 def test_other_versions_of_libraries_are_a_warning(plan):

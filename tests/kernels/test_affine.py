@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from loka_compile.dispatch.providers import reasons_against
-from loka_compile.kernels.frozen_gemm import frozen_int_mm
+from loka_compile.kernels.providers import PROVIDERS, reasons_against
+from loka_compile.kernels.providers.aten import frozen_int_mm
 from loka_compile.kernels.quantize import dequantize, quantize
-from loka_compile.kernels.scaled_gemm import aten
 from loka_compile.probe.score import emulate, sqnr_db
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -71,7 +70,8 @@ def test_column_sums_make_up_for_the_smallest_value(m, k, n, seed):
     exact = dequantize(q, scale).double() @ dequantize(*quantize(weight.t(), torch.int8, "row", -2)).double()
     torch.testing.assert_close((acc.float() * step * columns + least * sums).double(), exact, rtol=1e-4, atol=1e-4)
     right = quantize(weight.t(), torch.int8, "row", -2)
-    torch.testing.assert_close(aten(q, scale, *right, torch.float32).double(), exact, rtol=1e-4, atol=1e-4)
+    out = PROVIDERS["aten"].product(q, scale, *right, torch.float32)
+    torch.testing.assert_close(out.double(), exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("shift", "least"), [(0.0, 0.3), (1.0, 1.5), (3.0, 5.0)])

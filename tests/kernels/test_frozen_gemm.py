@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch._library._out_variant import check_out_variant
 
-from loka_compile.kernels import frozen_gemm as module
+from loka_compile.kernels import frozen as module
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.frozen_gemm import frozen_gemm, frozen_int_mm, frozen_mm
-from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS
+from loka_compile.kernels.frozen_gemm import frozen_gemm
+from loka_compile.kernels.providers import PROVIDERS
+from loka_compile.kernels.providers.aten import frozen_int_mm, frozen_mm
 from loka_compile.kernels.triton_gemm_launch import prepared
 
 E4M3 = torch.float8_e4m3fn
@@ -42,7 +43,7 @@ def unfrozen(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider
     right = weight.detach().t() if transposed else weight.detach()
     q, scale = (right.to(dtype), None) if scaling == "none" else quantization.reference(right, dtype, scaling, -2)
     q = q.mT.contiguous().mT if dtype == E4M3 else q  # sums on a CPU depend on it
-    return IMPLEMENTATIONS[provider](a, a_scale, q, scale, out_dtype)
+    return PROVIDERS[provider].product(a, a_scale, q, scale, out_dtype)
 
 
 def parameter(*shape):

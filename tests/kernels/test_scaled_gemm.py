@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from loka_compile.kernels.product import reference
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize
-from loka_compile.kernels.scaled_gemm import aten, reference, scaled_gemm
+from loka_compile.kernels.scaled_gemm import scaled_gemm
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 SHAPES = [(1, 1, 1), (5, 7, 3), (1, 64, 32), (33, 127, 17), (64, 128, 48), (257, 130, 129)]
+
+aten = PROVIDERS["aten"].product
 
 # recipe -> how each operand is quantized: (dtype, scaling), "none" being a plain cast.
 EIGHT_BIT = {

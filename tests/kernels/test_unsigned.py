@@ -10,9 +10,9 @@ from torch import nn
 
 import loka_compile as loka
 from loka_compile.dispatch.plan import KEPT
-from loka_compile.dispatch.providers import reasons_against
+from loka_compile.kernels.int_mm import int_mm, int_mm_into
+from loka_compile.kernels.providers import reasons_against
 from loka_compile.kernels.quantize import dequantize, quantize
-from loka_compile.kernels.scaled_gemm import int_mm, int_mm_into
 from loka_compile.probe.score import emulate, sqnr_db
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS

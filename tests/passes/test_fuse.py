@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from loka_compile.adapt import BlockNorm
-from loka_compile.dispatch.providers import triton
+from loka_compile.kernels.providers import triton
 from loka_compile.passes.block_norm import block_norm
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms

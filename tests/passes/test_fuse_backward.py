@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from loka_compile.adapt import BlockNorm
 from loka_compile.dispatch.plan import Plan
-from loka_compile.dispatch.providers import triton
+from loka_compile.kernels.providers import triton
 from loka_compile.passes import PIPELINE
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.raise_norms import RaiseNorms

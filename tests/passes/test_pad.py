@@ -15,10 +15,9 @@ from torch import nn
 
 import loka_compile as loka
 from loka_compile.dispatch.plan import parse_plan
-from loka_compile.dispatch.providers import triton
 from loka_compile.graph.sites import annotate
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels import scaled_gemm as gemm
+from loka_compile.kernels.providers import PROVIDERS, triton
 from loka_compile.passes import Context
 from loka_compile.passes.precision import Precision
 from tests.helpers import compile_op_by_op, sqnr_db
@@ -109,7 +108,7 @@ def test_the_numbers_are_those_of_the_recipe_unpadded(plan_for, recipe, provider
         a = quantization.reference(x, dtype, kind, -1)
         b = quantization.reference(w, dtype, "tile" if kind == "block" else kind, -2)
         if dtype == torch.int8:
-            assert torch.equal(out, gemm.aten(*a, *b, torch.float32))
+            assert torch.equal(out, PROVIDERS["aten"].product(*a, *b, torch.float32))
         expected = quantization.dequantize(*a).double() @ quantization.dequantize(*b).double()
     assert (out - expected).abs().max() <= 1e-6 * expected.abs().max()
 

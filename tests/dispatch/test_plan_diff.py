@@ -9,8 +9,8 @@ import sympy
 import torch
 
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
+from loka_compile.dispatch.plan_diff import diff
 from loka_compile.graph.site import Site
-from loka_compile.inspect.plan_diff import diff
 
 INT8 = Candidate("int8_rowwise", "aten")
 

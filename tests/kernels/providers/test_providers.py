@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.providers import PROVIDERS, padded, reasons_against, runner
-from loka_compile.dispatch.providers.aten import INT8_MAX_K
-from loka_compile.dispatch.providers.installed import missing
 from loka_compile.graph.site import Operand, Site
+from loka_compile.kernels.providers import PROVIDERS, padded, reasons_against, runner
+from loka_compile.kernels.providers.aten import INT8_MAX_K, UINT8_MAX_K
+from loka_compile.kernels.providers.base import missing
 from loka_compile.processor import processor
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -130,16 +133,86 @@ def against(provider, recipe, target=CPU, **sizes):
     return "; ".join(reasons_against(provider, where, RECIPES[recipe], target))
 
 
-ONEDNN_SATURATES = "without VNNI oneDNN adds pairs of products in 16 bits, which saturate"
-
-
-def test_onednn_takes_unsigned_activations_and_frozen_weights():
-    assert against("onednn", "uint8_rowwise") == (ONEDNN_SATURATES if processor().onednn_saturates else "")
-    assert against("onednn", "int8_rowwise") == "onednn has no kernel for int8_rowwise"
+def test_onednn_takes_what_does_not_saturate_and_frozen_weights():
+    saturates = "without VNNI oneDNN adds pairs of products in 16 bits, which saturate: weights of 7 bits do not"
+    assert against("onednn", "uint8_rowwise") == (saturates if processor().onednn_saturates else "")
+    assert against("onednn", "int8_rowwise_w7") == "" == against("onednn", "int8_rowwise")  # no value is negative
+    assert "unsigned bytes" in "; ".join(reasons_against("onednn", site(), RECIPES["int8_rowwise"], CPU))
+    assert "onednn has no kernel for uint8_affine" in against("onednn", "uint8_affine")
     assert "runs on CPUs" in against("onednn", "uint8_rowwise", H100)
     assert "a batch" in against("onednn", "uint8_rowwise", batch=4, op="bmm")
+    assert "can overflow int32" in against("onednn", "uint8_rowwise", K=UINT8_MAX_K + 1)
     nonnegative = replace(site(), lhs=Operand("x", "relu.default", nonnegative=True))
     assert "not frozen" in "; ".join(reasons_against("onednn", nonnegative, RECIPES["uint8_rowwise"], CPU))
+
+
+def test_weights_of_7_bits_are_of_use_where_8_would_saturate():
+    kept, signed = replace(site(), static_rhs=True), RECIPES["int8_rowwise_w7"]
+    assert reasons_against("onednn", kept, signed, CPU) == []
+    assert bool(PROVIDERS["onednn"].no_use(kept, signed, CPU)) is not processor().onednn_saturates
+    assert PROVIDERS["onednn"].no_use(kept, RECIPES["uint8_rowwise"], CPU) == ""
+
+
+@pytest.mark.parametrize("provider", ["aten", "onednn"])
+def test_operands_that_are_quantized_by_rows_only_are_not_flipped(provider):
+    for recipe in ("uint8_affine", "int8_rowwise_w7"):
+        where = replace(site(), lhs=Operand("x", flipped=True), static_rhs=True)
+        if recipe in PROVIDERS[provider].speaks:
+            assert "along its rows only" in "; ".join(reasons_against(provider, where, RECIPES[recipe], CPU))
+
+
+NEWCOMER = """
+import torch
+from loka_compile.kernels.product import reference
+from loka_compile.kernels.providers.base import Behind, Provider
+
+class Newcomer(Provider):
+    name, speaks, rank, native = "newcomer", ("int8_rowwise",), 5, True
+
+    def reasons_against(self, site, recipe, target):
+        return [] if target.device == "cpu" else ["it runs on CPUs"]
+
+    def product(self, a, a_scale, b, b_scale, out_dtype):
+        return reference(a, a_scale, b, b_scale, out_dtype)
+
+    def timed(self, a, b, scales, out, dtype):
+        return lambda: None
+
+PROVIDER = Newcomer()
+"""
+
+
+def test_a_new_provider_is_one_file(tmp_path):
+    """It is found, priced, chosen, run and explained, and nothing else names it."""
+    (tmp_path / "newcomer.py").write_text(NEWCOMER)
+    script = f"""
+import torch, loka_compile.kernels
+folder = loka_compile.kernels.__path__[0] + "/providers"
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def with_newcomer(name, path=None, target=None):
+    spec = find(name, path, target)
+    if name == "loka_compile.kernels.providers":
+        spec.submodule_search_locations.append({str(tmp_path)!r})
+    return spec
+PathFinder.find_spec = with_newcomer
+import loka_compile as loka
+from loka_compile.kernels.providers import PROVIDERS
+torch.manual_seed(0)
+model, x = torch.nn.Linear(512, 512), torch.randn(512, 512)
+with torch.no_grad():
+    with loka.probe(model) as probe:
+        model(x)
+    options = {{"profile": probe.profile, "recipes": ("int8_rowwise",), "race": False}}
+    compiled = torch.compile(model, backend="loka", options=options)
+    error = (compiled(x) - model(x)).norm() / model(x).norm()
+row, = loka.explain(compiled).rows
+print(list(PROVIDERS)[:2], row.recipe, row.provider, row.runs_as, bool(error < 0.03))
+"""
+    command, own = [sys.executable, "-W", "ignore", "-c", script], {"LOKA_CACHE_DIR": str(tmp_path / "times")}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['aten', 'newcomer'] int8_rowwise newcomer loka.frozen_gemm True"
 
 
 def test_torchao_goes_as_far_as_its_kernels():

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch.providers import reasons_against
 from loka_compile.graph.site import Operand, Site
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.onednn import frozen_onednn
+from loka_compile.kernels.providers import reasons_against
+from loka_compile.kernels.providers.onednn import frozen_onednn
 from loka_compile.processor import processor
 from loka_compile.recipes import RECIPES
 from loka_compile.target import TARGETS
@@ -76,8 +76,33 @@ def test_it_is_refused_where_it_saturates_and_nowhere_else():
     assert exact != processor().onednn_saturates
     relu, size = Operand("x", "relu.default", nonnegative=True), sympy.Integer(64)
     site = Site("a", "mm", "output", sympy.S.One, size, size, size, torch.float32, static_rhs=True, lhs=relu)
-    against = reasons_against("onednn", site, RECIPES["uint8_rowwise"], TARGETS["cpu"])
-    assert against == ([] if exact else ["without VNNI oneDNN adds pairs of products in 16 bits, which saturate"])
+    assert exact == (reasons_against("onednn", site, RECIPES["uint8_rowwise"], TARGETS["cpu"]) == [])
+
+
+def test_a_zero_point_makes_unsigned_bytes_signed():
+    a = torch.tensor([[1, 128, 255], [255, 255, 255]], dtype=torch.uint8)
+    weight = nn.Parameter(torch.tensor([[64.0, -64, 64], [1, 64, 0]]))
+    expected = (a.float() - 128) @ weight.detach().t()
+    torch.testing.assert_close(frozen_onednn(a, weight, True, "row7", 128), expected)
+
+
+def test_signed_bytes_that_are_not_negative_are_taken_as_they_are():
+    a, weight = torch.full((5, 64), 127, dtype=torch.int8), torch.full((3, 64), -127.0)
+    assert torch.equal(frozen_onednn(a, nn.Parameter(weight), True), a.float() @ weight.t())
+
+
+@pytest.mark.parametrize("recipe", ["int8_rowwise_w7", "int8_rowwise"])
+def test_without_vnni_in_generated_code(plan_for, recipe):
+    """Exact on any processor: signed activations with weights of 7 bits, and with 8 what a ReLU made."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 16)), torch.randn(64, 32)
+    with torch.no_grad():
+        plan = plan_for(recipe, model, x, provider="onednn")
+        compiled = torch.compile(model, backend="loka", options={"plan": plan})
+        assert sqnr_db(compiled(x), model(x)) > 30
+    outcomes = [(row.outcome, row.runs_as) for row in loka.explain(compiled).rows]
+    assert outcomes[1] == ("lowered", "loka.frozen_onednn")
+    assert outcomes[0][0] == ("lowered" if recipe == "int8_rowwise_w7" else "refused")
 
 
 @in_32_bits

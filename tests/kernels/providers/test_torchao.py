@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.kernels.scaled_gemm import IMPLEMENTATIONS, reference
+from loka_compile.kernels.product import reference
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.processor import processor
 from tests.helpers import sqnr_db
 from tests.kernels.test_scaled_gemm import EIGHT_BIT, assert_product, operands
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
 def test_it_computes_the_product(recipe, shape, out_dtype):
     quantized = operands(recipe, *shape)
-    out = IMPLEMENTATIONS["torchao"](*quantized, out_dtype)
+    out = PROVIDERS["torchao"].product(*quantized, out_dtype)
     assert out.dtype == out_dtype
     if out_dtype == torch.float32:
         assert_product(out, *quantized)
@@ -37,7 +38,7 @@ def test_it_computes_the_product(recipe, shape, out_dtype):
 def test_operands_that_are_transposed(recipe):
     """As a grad_weight's: scales of rows were made as scales of columns."""
     b, b_scale, a, a_scale = (x.mT for x in operands(recipe, 33, 128, 17))
-    assert_product(IMPLEMENTATIONS["torchao"](a, a_scale, b, b_scale, torch.float32), a, a_scale, b, b_scale)
+    assert_product(PROVIDERS["torchao"].product(a, a_scale, b, b_scale, torch.float32), a, a_scale, b, b_scale)
 
 
 @pytest.mark.parametrize("recipe", [int8, "fp8_rowwise"])

@@ -1,0 +1,70 @@
+"""Providers: whose kernel runs a recipe. One object in one file each; see base.py. The last accepts everything.
+
+A recipe says what the numbers are, a provider who computes with them. What it knows stands in its file: what it speaks,
+where it runs and is exact, how it runs, with a parameter too, what rides in its epilogue, what its product leaves to be
+done. The folder is the list: every module in it with a `PROVIDER`.
+
+Sizes that a kernel does not take are padded: zeros add nothing to a product and change no amax. (An affine operand's
+smallest value they may change, but what takes those, on CPUs, takes any size.)
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+
+from loka_compile.graph.site import Site
+from loka_compile.kernels.providers.base import Provider
+from loka_compile.recipes import Recipe
+from loka_compile.target import Target, target_of
+
+
+def found(folders: Iterable[str]) -> dict[str, Provider]:
+    """The providers of the modules in these folders, by name, in order of preference where times are equal."""
+    names = sorted(module.name for module in pkgutil.iter_modules(folders))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    providers = [module.PROVIDER for module in modules if hasattr(module, "PROVIDER")]
+    return {each.name: each for each in sorted(providers, key=lambda each: each.rank)}
+
+
+PROVIDERS: dict[str, Provider] = found(__path__)
+FUSING = tuple(name for name, provider in PROVIDERS.items() if provider.epilogue)
+"""Providers whose kernel has an epilogue for norms, activations and quantization."""
+EMULATED = "emulated"
+"""Runs everything everywhere, at no speed."""
+
+
+def padded(provider: str, site: Site, recipe: Recipe, target: Target) -> Site:
+    """The site as the provider's kernel runs it."""
+    return site.padded(PROVIDERS[provider].multiple(recipe, target))
+
+
+def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -> list[str]:
+    """Why a provider cannot run a recipe at a site on a target, padded where it has to be."""
+    if provider not in PROVIDERS:
+        return [f"unknown provider {provider!r}: known are {', '.join(PROVIDERS)}"]
+    if recipe.name not in PROVIDERS[provider].speaks:
+        return [f"{provider} has no kernel for {recipe}"]
+    site, step = padded(provider, site, recipe, target), PROVIDERS[provider].multiple(recipe, target)
+    unknown = [f"{n} = {v}" for n, v in (("K", site.K), ("N", site.N)) if v % step != 0]
+    unaligned = [f"it wants multiples of {step}, and {', '.join(unknown)}: only numbers are padded"] if unknown else []
+    unsigned = []
+    if recipe.unsigned and recipe.signed and (site.lhs.flipped or site.gradient == "lhs"):
+        unsigned = ["the left operand is quantized along its rows only, and it is transposed or a gradient"]
+    elif recipe.affine and site.lhs.nonnegative:
+        unsigned = ["no value of the left operand is negative: uint8_rowwise does as well, with less to compute"]
+    elif not recipe.signed and not (site.lhs.nonnegative and site.gradient == ""):
+        unsigned = ["the left operand may have negative values"]
+    return [*unsigned, *PROVIDERS[provider].reasons_against(site, recipe, target), *unaligned]
+
+
+def runner(planned: str, site: Site, recipe: Recipe, target: Target, device: str) -> str:
+    """Who computes on this device what `planned` does on the plan's target.
+
+    Itself where it can. Emulation where the plan is for other hardware, to judge it without that hardware. Nobody
+    ("") where the plan is for this very hardware: emulating would be slow without anyone having asked for it.
+    """
+    if not reasons_against(planned, site, recipe, target_of(device)):
+        return planned
+    return "" if target.device == device else EMULATED

@@ -1,0 +1,254 @@
+"""aten: PyTorch's own kernels (`_int_mm`, `_scaled_mm`, 16-bit matmul).
+
+Products with a parameter are operators of ours around them:
+
+    out          = loka::frozen_mm(a, weight, transposed)                   a 16-bit float: (M, N) in a's dtype
+    acc, columns = loka::frozen_int_mm(a, weight, transposed, more)         int8: acc (M, N) int32, columns (2, N)
+
+a, weight, transposed and more as in frozen_gemm.py; the first takes batches too. Both leave scales and casts to their
+caller, which Inductor fuses with what follows. columns, float32: the weight's scales, and the sums of its columns,
+which an affine left operand's smallest value is multiplied with to make what it lacks. Inductor calls the integer form
+with memory that it has planned (`.out`), and uses again for the next product: what an op allocates itself goes back to
+the system and comes page by page at every call. It cannot where a size is symbolic, for which there is
+any_frozen_int_mm, nor, in its C++ wrapper, for an op with one output, as frozen_mm is (seen with torch 2.13).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loka_compile.graph.site import Site
+from loka_compile.kernels import frozen
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.int_mm import goes_by_parts, int_mm, int_mm_into
+from loka_compile.kernels.op import Op, T, declare
+from loka_compile.kernels.providers.base import Behind, Frozen, Provider, is_batch
+from loka_compile.kernels.quantize import INTEGERS, dequantize
+from loka_compile.processor import processor
+from loka_compile.recipes import RECIPES, Recipe
+from loka_compile.target import Target
+
+INT8_MAX_K = (2**31 - 1) // 127**2
+UINT8_MAX_K = (2**31 - 1) // (255 * 127)
+"""Longest contractions whose int32 sums cannot overflow."""
+CUDA_INT8_MIN_M = 16
+
+
+class Aten(Provider):
+    name: ClassVar[str] = "aten"
+    speaks: ClassVar[tuple[str, ...]] = tuple(name for name, recipe in RECIPES.items() if not recipe.narrow)
+    rank: ClassVar[int] = 0
+    native: ClassVar[bool] = True
+
+    def multiple(self, recipe: Recipe, target: Target) -> int:
+        """CPU `_scaled_mm` accepts what CUDA's refuses."""
+        return 1 if recipe.scaling == "none" else target.alignment
+
+    def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
+        if recipe.scaling == "none":
+            return []
+        name = "_int_mm" if recipe.dtype == torch.int8 else "_scaled_mm"
+        reasons = []
+        if is_batch(site):
+            reasons.append(f"{name} takes two matrices, this is a batch of {site.batch}")
+        if recipe.scaling == "block":
+            reasons.append("_scaled_mm with block scales is not wired in yet")
+        longest = UINT8_MAX_K if recipe.unsigned else INT8_MAX_K
+        if recipe.dtype == torch.int8 and not (site.K.is_number and int(site.K) <= longest):
+            reasons.append(f"K = {site.K} can overflow int32 (at most {longest} is safe)")
+        if recipe.unsigned and target.device != "cpu":
+            reasons.append("only the CPU's _int_mm takes uint8")
+        if recipe.unsigned and not site.static_rhs:
+            reasons.append("uint8 goes with a frozen weight only: the fake of _int_mm wants int8")
+        if recipe.dtype != torch.int8 and site.K == 1:
+            reasons.append("_scaled_mm wants b by columns, and with K = 1 strides do not say which they are")
+        small = not (site.M.is_number and site.M > CUDA_INT8_MIN_M)
+        if recipe.dtype == torch.int8 and target.device == "cuda" and small:
+            reasons.append(f"CUDA's _int_mm wants more than {CUDA_INT8_MIN_M} rows, M = {site.M}")
+        return reasons
+
+    def no_use(self, site: Site, recipe: Recipe, target: Target) -> str:
+        """By instruction sets. FP8 has none on any CPU of today, yet `_scaled_mm` comes near float32 on some."""
+        here = processor()
+        if target.device != "cpu" or here.architecture != "x86_64":
+            return ""
+        if recipe.dtype == torch.int8 and (here.int_mm_saturates or not here.fast_int_mm):
+            return "without VNNI PyTorch's _int_mm is a plain loop, or takes two products: slower than float32"
+        if recipe.scaling == "none" and not here.fast_16_bits:
+            return "without AVX-512 PyTorch's 16-bit products take ten times as long as float32's"
+        return ""
+
+    def product(
+        self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
+    ) -> Tensor:
+        """PyTorch's own kernels: `_int_mm`, `_scaled_mm` (one scale, or one a row), or a 16-bit `matmul`."""
+        if a_scale is None or b_scale is None:
+            return (a @ b).to(out_dtype)
+        if a_scale.dim() > a.dim():  # affine: what its smallest values add goes by the columns' sums
+            step, least = a_scale.unbind(-1)
+            sums = dequantize(b, b_scale).sum(0, keepdim=True)
+            return (int_mm(a, b).float() * step * b_scale + least * sums).to(out_dtype)
+        if a.dtype in INTEGERS:
+            return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
+        if a_scale.dim() == 2:
+            a_scale, b_scale = unit_strides(a_scale, b_scale)
+        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # CUDA's row-wise writes no other
+        columns, scales = b.t().contiguous().t(), {"scale_a": a_scale, "scale_b": b_scale}  # it reads b by columns
+        return torch._scaled_mm(a.contiguous(), columns, **scales, out_dtype=written).to(out_dtype)
+
+    def traced(self, a: Tensor, a_scale: Tensor | None) -> str:
+        """Of a plain product only the dtype tells it from one that was left alone."""
+        if goes_by_parts(a):
+            return ""
+        if a_scale is None:
+            return f"{'bmm' if a.dim() == 3 else 'mm'}[{str(a.dtype).removeprefix('torch.')}]"
+        return "_int_mm" if a.dtype in INTEGERS else "_scaled_mm"
+
+    def frozen(self, weight_dtype: torch.dtype, scaling: str, memory_planned: bool) -> Frozen | None:
+        if weight_dtype == torch.int8:
+            op = frozen_int_mm if memory_planned else any_frozen_int_mm
+            name = "loka.frozen_int_mm" if memory_planned else "loka.any_frozen_int_mm"
+            return Frozen(name, functools.partial(_rescaled, op))
+        return Frozen("loka.frozen_mm", _cast) if scaling == "none" else None
+
+    def behind(self, recipe: Recipe, dtype: torch.dtype) -> Behind | None:
+        if recipe.dtype == torch.int8 and recipe.affine:
+            return Behind(torch.int32, lambda x, step, least, c, sums: (x.float() * step * c + least * sums).to(dtype))
+        if recipe.dtype == torch.int8:
+            return Behind(torch.int32, lambda x, step, least, c, sums: (x.float() * step * c).to(dtype))
+        if recipe.scaling == "none" and recipe.dtype != dtype:
+            return Behind(recipe.dtype, lambda x, *_: x.to(dtype))
+        return None
+
+    def timed(
+        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        dtype: torch.dtype,
+    ) -> Callable[[], Any]:  # fmt: skip
+        if a().dtype in INTEGERS:
+            return lambda: int_mm_into(out(torch.int32), a(), b())
+        if scales[0] is None:  # as loka::frozen_mm, which allocates
+            return lambda: a() @ b()
+        return super().timed(a, b, scales, out, dtype)
+
+
+PROVIDER = Aten()
+
+
+def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """One scale a row and a column, as `_scaled_mm` wants them: `contiguous` takes any stride of a dimension of 1."""
+    return a_scale.reshape(-1).contiguous().unsqueeze(1), b_scale.reshape(-1).contiguous().unsqueeze(0)
+
+
+# ---------------------------------------------------------------- products with a parameter
+
+
+def _rescaled(
+    op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
+) -> Any:
+    acc, columns = op(a, weight, transposed, more)
+    scale, sums = columns.unbind(0)
+    if a_scale.dim() == acc.dim():
+        return (acc.float() * a_scale * scale).to(out_dtype)
+    step, least = a_scale.unbind(-1)
+    return (acc.float() * step * scale + least * sums).to(out_dtype)
+
+
+def _cast(a: Any, a_scale: None, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype) -> Any:
+    return frozen_mm(a, weight, transposed).to(out_dtype)
+
+
+class Integers(NamedTuple, Generic[T]):
+    acc: T
+    columns: T
+
+
+@dataclass(frozen=True)
+class FrozenIntMm(Op[T, Integers[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_int_mm"
+    values: ClassVar[Any] = Integers
+    a: T
+    weight: T
+    transposed: bool
+    more: int = 0
+
+
+class AnyFrozenIntMm(FrozenIntMm[T]):
+    """Of sizes for which Inductor plans no memory."""
+
+    name: ClassVar[str] = "any_frozen_int_mm"
+
+
+def _int_mm(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
+    q, columns = _integers(call.weight, call.transposed, call.a.shape[1], call.more)
+    return Integers(int_mm(call.a, q).contiguous(), columns.clone())  # an op's outputs are its caller's to overwrite
+
+
+def _empty_integers(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
+    a, n = call.a, _columns(call.weight, call.transposed) + call.more
+    return Integers(a.new_empty((a.shape[0], n), dtype=torch.int32), a.new_empty((2, n), dtype=torch.float32))
+
+
+def _columns(weight: Tensor, transposed: bool) -> int:
+    return weight.shape[-2 if transposed else -1]
+
+
+frozen_int_mm = declare(FrozenIntMm, _empty_integers, _int_mm)
+any_frozen_int_mm = declare(AnyFrozenIntMm, _empty_integers, _int_mm)
+
+
+INTO = "loka::frozen_int_mm.out"
+torch.library.define(
+    INTO,
+    "(Tensor a, Tensor weight, bool transposed, SymInt more=0, *, Tensor(a!) acc, Tensor(b!) columns)"
+    " -> (Tensor(a!), Tensor(b!))",
+    tags=torch.Tag.out,  # what Inductor looks for among an op's overloads (seen with torch 2.13)
+)
+
+
+@torch.library.impl(INTO, ("cpu", "cuda"))
+def _(
+    a: Tensor, weight: Tensor, transposed: bool, more: int = 0, *, acc: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    q, own = _integers(weight, transposed, a.shape[1], more)
+    return int_mm_into(acc, a, q), columns.copy_(own)
+
+
+def _integers(weight: Tensor, transposed: bool, k: int, more: int) -> tuple[Tensor, Tensor]:
+    """The weight as int8, (K, N), and its columns' scales and sums, (2, N)."""
+
+    def make(tensor: Tensor) -> tuple[Tensor, Tensor]:
+        q, scale = frozen.right_operand(tensor, transposed, torch.int8, "row", k, more)
+        assert scale is not None
+        return q, torch.cat([scale, quantization.dequantize(q, scale).sum(0, keepdim=True)])
+
+    return frozen.frozen(weight, (transposed, "integers", k, more), make)
+
+
+@dataclass(frozen=True)
+class FrozenMm(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_mm"
+    a: T
+    weight: T
+    transposed: bool
+
+
+def _mm(call: FrozenMm[Tensor]) -> Tensor:
+    a = call.a
+    return torch.matmul(a, frozen.quantized(call.weight, call.transposed, a.dtype, "none", a.shape[-1])[0])
+
+
+def _empty_mm(call: FrozenMm[Tensor]) -> Tensor:
+    return call.a.new_empty((*call.a.shape[:-1], _columns(call.weight, call.transposed)))
+
+
+frozen_mm = declare(FrozenMm, _empty_mm, _mm)

@@ -1,0 +1,66 @@
+"""triton: loka's own FP8 GEMM (kernels/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
+
+It multiplies bfloat16 as well, where what stands behind the product can ride in its epilogue (kernels/gemm_norm.py);
+otherwise aten's kernels have nothing it could better, and Inductor fuses with them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from loka_compile.graph.site import Site
+from loka_compile.kernels.providers.base import Provider, missing
+from loka_compile.recipes import Recipe
+from loka_compile.target import Target
+
+ALIGNED = 16
+OTHER_FP8 = ("mi300x",)
+"""Targets whose tensor cores take e4m3fnuz and e5m2fnuz, where the recipes have e4m3fn and e5m2."""
+
+
+class Triton(Provider):
+    """epilogue: one scale of all operands would cost no less, and blocks are summed apart (passes/fuse.py)."""
+
+    name: ClassVar[str] = "triton"
+    speaks: ClassVar[tuple[str, ...]] = ("bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
+    rank: ClassVar[int] = 45
+    native: ClassVar[bool] = True
+    epilogue: ClassVar[tuple[str, ...]] = ("none", "row")
+    tile: ClassVar[int] = ALIGNED
+    widest: ClassVar[int] = 512
+
+    def multiple(self, recipe: Recipe, target: Target) -> int:
+        """Unaligned rows would be loaded value by value: correct, but slower than what they are to replace."""
+        return ALIGNED
+
+    def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
+        reasons = missing("triton")
+        if target.device != "cuda":
+            reasons.append("Triton's kernels run on GPUs")
+        other = target.name in OTHER_FP8 or (target.name == "cuda" and not _fp8_here())
+        if other and recipe.itemsize == 1:
+            reasons.append(f"{target} has no tensor cores for {recipe.dtype}")
+        return reasons
+
+    def product(
+        self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
+    ) -> Tensor:
+        from loka_compile.kernels.triton_gemm import triton_gemm
+
+        repeatable = torch.are_deterministic_algorithms_enabled()
+        return triton_gemm(a, a_scale, b, b_scale, None, "none", out_dtype, repeatable)
+
+
+PROVIDER = Triton()
+
+
+def _fp8_here() -> bool:
+    """Whether the GPU of this machine has e4m3fn: Ada and later, CDNA 4."""
+    if not torch.cuda.is_available():
+        return False
+    if torch.version.hip:
+        return torch.cuda.get_device_properties().gcnArchName.startswith("gfx95")
+    return torch.cuda.get_device_capability() >= (8, 9)
