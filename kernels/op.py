@@ -192,10 +192,15 @@ def schema(kind: type[Op[Any, Any]]) -> str:
     """As torch.library has it."""
     arguments = []
     for field, hint in _arguments(kind):
-        default = "" if field.default is MISSING else f"={field.default}"
+        default = "" if field.default is MISSING else f"={_default(field.default)}"
         arguments.append(f"{_TYPES[hint]} {field.name}{default}")
     values = "Tensor" if kind.values is None else f"({', '.join('Tensor' for _ in kind.values._fields)})"
     return f"({', '.join(arguments)}) -> {values}"
+
+
+def _default(value: Any) -> str:
+    """As schemas have it: strings are quoted."""
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _arguments(kind: Any) -> list[tuple[Field[Any], Any]]:
