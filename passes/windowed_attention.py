@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,7 @@ from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.insert import constant, insert
 from loka_compile.graph.layers import calls_of
 from loka_compile.graph.sites import module_name, module_names
+from loka_compile.kernels.gdpa import Gdpa
 from loka_compile.options import OptionsError
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
@@ -38,7 +39,6 @@ MANY = 32
 DONE = "loka_window"
 """On an attention that has its window already: applied twice is applied once."""
 PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-GDPA = ("q", "k", "v", "cu_q", "cu_k", "max_q", "max_k", "activation", "scale", "scale_inside", "window")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class WindowedAttention:
         self._check_patterns(graph)
         before, rewrites, rejects = total(graph, flops_of(graph)), [], []
         for node in list(graph.nodes):
-            window = self._window(node) if _kind(node) and DONE not in node.meta else None
+            known = node.target is ATTENTION or Gdpa.matches(node)
+            window = self._window(node) if known and DONE not in node.meta else None
             if window is None:
                 continue
             reason = check(node, window)
@@ -86,15 +87,10 @@ class WindowedAttention:
 
 def check(node: fx.Node, window: int) -> str:
     """Why the attention stays as it is; empty if it gets its window."""
+    if Gdpa.matches(node):
+        return _check_gdpa(Gdpa.of(node))
     given = _arguments(node)
     shape = [given[name].meta["example_value"].shape for name in list(given)[:3]]
-    if _kind(node) == "gdpa":
-        if given["window"] != -1:
-            return f"it has a window of {given['window']} already"
-        if given["cu_q"] is not given["cu_k"] or given["max_q"] != given["max_k"]:
-            return "its queries and keys are of different sequences"
-        same = given["cu_q"] is not None or compat.guard_free(shape[0][2] == shape[1][2])
-        return "" if same else f"{shape[0][2]} queries look at {shape[1][2]} keys; a window needs as many of each"
     if len(shape[0]) != 4 or len(shape[1]) != 4 or given["query"].meta["example_value"].is_nested:
         return f"its queries are {tuple(shape[0])}; expected (batch, heads, length, width)"
     t, s = shape[0][2], shape[1][2]
@@ -114,6 +110,17 @@ def check(node: fx.Node, window: int) -> str:
         if not compat.guard_free(mask.shape[3] == t):
             return f"its mask is for {mask.shape[3]} keys, not {t}"
     return ""
+
+
+def _check_gdpa(call: Gdpa) -> str:
+    if call.window != -1:
+        return f"it has a window of {call.window} already"
+    if call.cu_seqlens_q is not call.cu_seqlens_k or call.max_seqlen_q != call.max_seqlen_k:
+        return "its queries and keys are of different sequences"
+    t, s = (each.meta["example_value"].shape[2] for each in (call.q, call.k))
+    if call.cu_seqlens_q is not None or compat.guard_free(t == s):
+        return ""
+    return f"{t} queries look at {s} keys; a window needs as many of each"
 
 
 def in_slices(
@@ -205,11 +212,11 @@ def _band(away: Any, window: int, causal: bool) -> Any:
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
-    given = _arguments(node)
-    if _kind(node) == "gdpa":
-        node.args = (*node.args[: GDPA.index("window")], window)
+    if Gdpa.matches(node):
+        node.args, node.kwargs = replace(Gdpa.of(node), window=window).args, {}
         node.meta[DONE] = window
         return f"window {window}"
+    given = _arguments(node)
     q, mask = given["query"], given["attn_mask"]
     value = q.meta["example_value"]
     boolean = mask is not None and mask.meta["example_value"].dtype == torch.bool
@@ -231,18 +238,9 @@ def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
-    names = GDPA if _kind(node) == "gdpa" else PARAMETERS
     defaults = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
-    given = {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return {name: given[name] for name in names}
-
-
-def _kind(node: fx.Node) -> str:
-    if node.op != "call_function":
-        return ""
-    if node.target is ATTENTION:
-        return "attention"
-    return "gdpa" if str(node.target).removesuffix(".default") == "loka.gdpa" else ""
+    given = {**defaults, **dict(zip(PARAMETERS, node.args, strict=False)), **node.kwargs}
+    return {name: given[name] for name in PARAMETERS}
 
 
 def _around(pattern: str, path: str) -> bool:
