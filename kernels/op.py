@@ -38,7 +38,7 @@ from typing_extensions import TypeVar  # typing's takes no default before Python
 T = TypeVar("T", default=fx.Node)
 Values = TypeVar("Values", default=Any)
 _Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
-"""Of a tensor: its sizes, its strides."""
+"""Of a tensor: its sizes, its strides, what it is of and where."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,15 @@ class Op(Generic[T, Values]):
 
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
-        """The call with these arguments, as the op takes them."""
+        """The call with these arguments, as the op takes them. Raises TypeError where they are not its."""
         names = [field.name for field, _ in _arguments(cls)]
+        if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
+            raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
         return _filled(cls, dict(zip(names, args, strict=False)) | kwargs)
 
     @classmethod
     def named(cls, result: Any) -> Any:
+        """What the op returns, by name."""
         return result if cls.values is None else cls.values(*result)
 
     # ------------------------------------------------------------ in a graph

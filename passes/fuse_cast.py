@@ -43,10 +43,16 @@ class Cast:
     """A quantization of a matrix: along its own axis `axis`, -1 for one scale a row. flipped: of its transpose."""
 
     node: fx.Node
-    call: Quantize
-    matrix: fx.Node
     axis: int
     flipped: bool
+
+    @property
+    def call(self) -> Quantize:
+        return Quantize.of(self.node)
+
+    @property
+    def matrix(self) -> fx.Node:
+        return unflip(self.call.x)[0]
 
 
 class Forms(NamedTuple):
@@ -85,7 +91,7 @@ def _sources(graph: fx.Graph) -> dict[fx.Node, list[Cast]]:
     for node in Quantize.calls(graph):
         call = Quantize.of(node)
         matrix, flipped = unflip(call.x)
-        cast = Cast(node, call, matrix, -3 - call.axis if flipped else call.axis, flipped)
+        cast = Cast(node, -3 - call.axis if flipped else call.axis, flipped)
         found.setdefault(root(matrix, (*VIEWS, PAD)), []).append(cast)
     return found
 

@@ -14,6 +14,7 @@ pay, the window is a mask over the whole, so that one model computes the same th
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.insert import constant, insert
 from loka_compile.graph.layers import calls_of
 from loka_compile.graph.sites import module_name, module_names
-from loka_compile.kernels import gdpa
+from loka_compile.kernels.gdpa import Gdpa
 from loka_compile.options import OptionsError
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
@@ -209,7 +210,8 @@ def _band(away: Any, window: int, causal: bool) -> Any:
 def _rewrite(reading: Reading, node: fx.Node, window: int) -> str:
     given = _arguments(reading, node)
     if reading.op(node) == GDPA:
-        new = emit(reading, node, gdpa.OP, *{**given, "window": window}.values())
+        call = dataclasses.replace(Gdpa.of(node), window=window)
+        new = emit(reading, node, call.target(), *call.args)
         replace(reading, node, new).meta[DONE] = window
         return f"window {window}"
     q, mask = given["query"], given["attn_mask"]

@@ -106,19 +106,19 @@ def _scaled_mm(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, *_: Any, 
 
 
 def _product(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, dtype: Any, _: Any = "") -> Tensor:
-    return scaled_gemm.reference(a, a_scale, b, b_scale, dtype)
+    return product.reference(a, a_scale, b, b_scale, dtype)
 
 
 def _frozen_gemm(
     a: Tensor, a_scale: Tensor | None, weight: Tensor, transposed: bool, dtype: Any, scaling: str, out_dtype: Any,
     provider: str, more: int = 0,
 ) -> Tensor:  # fmt: skip
-    q, scale = frozen_gemm.right_operand(weight, transposed, dtype, scaling, a.shape[-1], more)
-    return scaled_gemm.reference(a, a_scale, q, scale, out_dtype)
+    q, scale = frozen.right_operand(weight, transposed, dtype, scaling, a.shape[-1], more)
+    return product.reference(a, a_scale, q, scale, out_dtype)
 
 
 def _frozen_mm(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
-    return a @ frozen_gemm.right_operand(weight, transposed, torch.bfloat16, "none", a.shape[-1])[0]
+    return a @ frozen.right_operand(weight, transposed, torch.bfloat16, "none", a.shape[-1])[0]
 
 
 def _frozen_onednn(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
@@ -126,18 +126,21 @@ def _frozen_onednn(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
 
 
 def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
-    q, scale = frozen_gemm.right_operand(weight, transposed, torch.int8, "row", a.shape[1], more)
+    q, scale = frozen.right_operand(weight, transposed, torch.int8, "row", a.shape[1], more)
     assert scale is not None
     return a @ q, torch.cat([scale, (q * scale).sum(0, keepdim=True)])
 
 
-def _frozen_gemm_norm(
-    a: Tensor, a_scale: Tensor | None, parameter: Tensor, transposed: bool, of: Any, bias: Any, residual: Any,
-    weight: Any, shift: Any, *more: Any,
-) -> Any:  # fmt: skip
+def _frozen_gemm_norm(*args: Any) -> Any:
     """What it is defined to be, wherever the mean is taken out."""
-    b, scale = frozen_gemm_norm.rows_of(parameter.detach().clone(), transposed, of, a.shape[1])
-    return gemm_norm.reference(a, a_scale, b, scale, bias, residual, weight, shift, None, *more[:6])
+    call = frozen_gemm_norm.FrozenGemmNorm.bind(*args)
+    rows = frozen_gemm_norm.rows_of(call.parameter.detach().clone(), call.transposed, call.b_dtype, call.a.shape[1])
+    return gemm_norm.reference(gemm_norm.GemmNorm(call.a, call.a_scale, *rows, call.epilogue))
+
+
+def _by(reference: Callable[..., Any], kind: Any) -> Callable[..., Any]:
+    """A reference that is given a call by name."""
+    return lambda *args, **kwargs: reference(kind.bind(*args, **kwargs))
 
 
 def _attention(q: Tensor, *more: Any) -> Tensor:
@@ -180,10 +183,12 @@ OURS: dict[Any, Callable[..., Any]] = {
     loka.frozen_onednn.default: _frozen_onednn,
     loka.frozen_int_mm.default: _frozen_int_mm,
     loka.any_frozen_int_mm.default: _frozen_int_mm,
-    loka.gemm_norm.default: gemm_norm.reference,
+    loka.gemm_norm.default: _by(gemm_norm.reference, gemm_norm.GemmNorm),
     loka.frozen_gemm_norm.default: _frozen_gemm_norm,
-    loka.norm_quantize.default: norm_quantize.reference,
-    loka.norm_quantize_backward.default: norm_quantize_backward.reference,
+    loka.norm_quantize.default: _by(norm_quantize.reference, norm_quantize.NormQuantize),
+    loka.norm_quantize_backward.default: _by(
+        norm_quantize_backward.reference, norm_quantize_backward.NormQuantizeBackward
+    ),
     loka.norm_quantize_both.default: _norm_quantize_both,
     loka.gemm_gradient.default: _gemm_gradient,
     loka.grad_weight.default: lambda grad, x: (grad.t() @ x, grad.sum(0)),

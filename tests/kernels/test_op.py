@@ -82,6 +82,9 @@ def test_a_call_by_name_and_one_by_place_are_one():
     assert all(map(torch.equal, made, split(x, 2.0, None, torch.bfloat16)))
     assert Split.bind(x, 2.0, None, torch.bfloat16) == Split(x, PART, torch.bfloat16)
     assert torch.equal(Same(x, 3)(), x)
+    for args, kwargs in (((x, 3, 4), {}), ((x,), {"length": 3}), ((x, 3), {"x": x}), ((x,), {})):
+        with pytest.raises(TypeError):
+            Same.bind(*args, **kwargs)
 
 
 def test_what_it_gives_of_fake_tensors_is_what_it_gives():
