@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import load_plan
+from loka_compile.dispatch.plan import Plan, load_plan
 
 STORED = Path(__file__).parent / "stored"
 
@@ -63,12 +63,16 @@ def ranker() -> Ranker:
     return Ranker().eval()
 
 
+def recipes(plan: Plan) -> dict[str, str]:
+    return {each.site.key: each.chosen.recipe for each in plan.lowered}
+
+
 def keys_of(options: dict) -> tuple[dict[str, str], Tensor]:
     """Which sites are lowered to what, and what comes out."""
     compiled = torch.compile(ranker(), backend="loka", options=options)
     with torch.no_grad():
         out = compiled(*inputs())
-    return {key: each.chosen.recipe for key, each in loka.plan(compiled).lowered.items()}, out
+    return recipes(loka.plan(compiled)), out
 
 
 @pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
@@ -76,6 +80,15 @@ def test_a_plan_made_before_lowers_the_same_sites() -> None:
     plan = load_plan(STORED / "plan.json")
     assert len(plan.lowered) == 9
     found, out = keys_of({"plan": plan})
-    assert found == {key: each.chosen.recipe for key, each in plan.lowered.items()}
+    assert found == recipes(plan)
     with torch.no_grad():
         torch.testing.assert_close(out, ranker()(*inputs()), rtol=0.2, atol=0.2)
+
+
+@pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
+def test_a_profile_made_before_knows_the_same_sites() -> None:
+    options = {"profile": STORED / "profile.safetensors", "recipes": ("int8_rowwise",), "min_speedup": 0}
+    compiled = torch.compile(ranker(), backend="loka", options=options)
+    with torch.no_grad():
+        compiled(*inputs())
+    assert set(loka.plan(compiled).decisions) == set(load_plan(STORED / "plan.json").decisions)
