@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -74,7 +75,8 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
 def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], margin: float) -> None:
     """Measure what `keep_us` and `cost` will be asked for: by site its sizes and candidates, which have to be `margin`
     times as fast as the GEMM as it is. Small ones first: what they tell of a kernel need not be asked of large ones."""
-    compat.compiler_started()  # nothing else runs meanwhile
+    if (os.cpu_count() or 1) < 2 * torch.get_num_threads():  # kernels are timed with nothing beside them
+        compat.compiler_started()
     wanted: dict[str, Loop] = {}
     for site, sizes, candidates in sorted(asked, key=lambda each: each[1].flops):
         progress.say(f"timing kernels for {site.key}")

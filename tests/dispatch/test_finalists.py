@@ -31,8 +31,8 @@ def plan_of(*decisions, target="cpu"):
 
 
 WIDE = decision("wide", INT8, [BF16], keep=100, bf16=60, int8_rowwise=20)
-THIN = decision("thin", BF16, [INT8], keep=9, bf16=4, int8_rowwise=5)
-KEPT_THIN = decision("kept", KEPT, [INT8], keep=2, int8_rowwise=3)
+THIN = decision("thin", BF16, [INT8], keep=9, bf16=4, int8_rowwise=4.5)
+KEPT_THIN = decision("kept", KEPT, [INT8], keep=2, int8_rowwise=2.5)
 
 
 def test_one_recipe_wherever_it_is_within_the_budgets_whatever_its_time():

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loka_compile import compat
 from loka_compile.kernels import (
     fm,
-    frozen_gemm,
+    frozen,
     frozen_gemm_norm,
     gdpa,
     gdpa_pffn,
@@ -27,8 +27,8 @@ from loka_compile.kernels import (
     gemm_norm,
     norm_quantize,
     norm_quantize_backward,
+    product,
     quantize,
-    scaled_gemm,
     triton_gemm,
 )
 
