@@ -90,6 +90,14 @@ class CompiledGraph:
         return {(file, int(line)) for t in traces for file, line in re.findall(r'File "([^"]+)", line (\d+)', t)}
 
 
+def _sharded_parts(original: Any) -> list[nn.Module]:
+    """The user's own modules in a model whose parameters are sharded (FSDP2), which is compiled part by part with
+    parameters that no module has."""
+    if not isinstance(original, nn.Module) or not any(map(compat.hides_its_memory, original.parameters())):
+        return []
+    return [part for part in original.modules() if not type(part).forward.__module__.startswith("torch.")]
+
+
 def _lines_of(original: Any) -> set[tuple[str, int]]:
     function = type(original).forward if isinstance(original, nn.Module) else inspect.unwrap(original)
     code = getattr(function, "__code__", None)
@@ -140,6 +148,7 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
     found = found or [graph for graph in candidates if graph.shares_lines(original)]  # code compiled for a twin
+    found = found or [graph for graph in candidates if any(map(graph.shares_lines, _sharded_parts(original)))]
     if not found:
         raise ValueError(
             "nothing has been compiled yet: call the compiled model once, then ask again. If it was called, Dynamo "
