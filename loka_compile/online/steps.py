@@ -40,17 +40,22 @@ def only_steps(parameter: Tensor, since: int) -> bool:
     return chain is not None and chain.first <= since and chain.last == parameter._version
 
 
+# Not for Dynamo, which would compile what a compiled `optimizer.step` calls.
+
+
 def _of(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, _Chain]]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return [(p, _chains[id(p)]) for p in parameters if id(p) in _chains]
 
 
+@torch.compiler.disable
 def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for parameter, chain in _of(optimizer):
         if parameter._version != chain.last:
             chain.first = parameter._version
 
 
+@torch.compiler.disable
 def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for parameter, chain in _of(optimizer):
         chain.last = parameter._version

@@ -340,6 +340,48 @@ def test_regions_around_the_call(region):
     assert graphs() == 1
 
 
+class Buckets(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(512, 512), nn.Linear(512, 512)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def replicated(model):
+    return nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1)  # every linear is a bucket
+
+
+def sharded(model):
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(model)
+
+
+@pytest.mark.parametrize(("spread", "graphs"), [(replicated, 2), (sharded, 1)])
+def test_distributed_training_learns_its_plans_at_the_calls(spread, graphs, one_process):
+    """DDP's buckets are given to the backend with fakes, and FSDP2's parameters are no module's."""
+    model, x = Buckets(), torch.randn(16, 512)
+    twin = copy.deepcopy(model)
+    compiled = compiled_with(spread(model))
+    for _ in range(6):
+        out = compiled(x)
+        out.square().sum().backward()
+        model.zero_grad()
+    assert 0 < off(out, twin(x)) < 0.05 and lowered(compiled) >= 2
+    assert sum("planned after 3" in note for note in loka.explain(compiled).notes) == graphs
+
+
 @torch.no_grad()
 def test_all_is_kept_and_nothing_is_watched():
     model, x = mlp(), torch.randn(64, 32)
