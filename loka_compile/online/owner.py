@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loka_compile.kernels.fingerprint import Blocks
 from loka_compile.online import steps
 
 SAMPLE = 64
@@ -45,6 +46,7 @@ class Owner:
         self._refs = [weakref.ref(tensor, self._died) for tensor in tensors]
         self._state = self._state_of(tensors)
         self._samples = [(state, _sample(tensor)) for state, tensor in zip(self._state, tensors, strict=True)]
+        self._blocks = [Blocks() for _ in tensors]
         self._usual: list[int] | None = None
 
     def _died(self, _: weakref.ref[Tensor]) -> None:
@@ -97,9 +99,11 @@ class Owner:
         if tensor.is_cuda and self._calls % PAUSE_ON_GPU:
             return False
         if then != self._state[place]:  # training steps since: these values are to compare with from now on
-            self._samples[place] = self._state[place], _sample(tensor)
+            self._samples[place], self._blocks[place] = (self._state[place], _sample(tensor)), Blocks()
             return False
-        if torch.equal(_sample(tensor), sample) or sample.isnan().any():
+        if not self._blocks[place].same(tensor):  # a write that missed the sample
+            self._blocks[place] = Blocks()
+        elif torch.equal(_sample(tensor), sample) or sample.isnan().any():
             return False
         self._changes[place] += 1
         return self._changes[place] <= STRICT or not _alike(tensor, sample)

@@ -24,7 +24,7 @@ def multiple(recipe: Recipe, target: Target) -> int:
 
 def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     if recipe.scaling == "none":
-        return []
+        return _summed_by_inductor(site, target)
     name = "_int_mm" if recipe.dtype == torch.int8 else "_scaled_mm"
     reasons = []
     if site.batch != 1 or site.op in ("bmm", "baddbmm"):
@@ -44,3 +44,11 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
     if recipe.dtype == torch.int8 and target.device == "cuda" and small:
         reasons.append(f"CUDA's _int_mm wants more than {CUDA_INT8_MIN_M} rows, M = {site.M}")
     return reasons
+
+
+def _summed_by_inductor(site: Site, target: Target) -> list[str]:
+    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13)."""
+    single = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
+    if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single:
+        return []
+    return [f"with {' = '.join(single)} = 1 Inductor multiplies and sums, in its own code: no product is called"]
