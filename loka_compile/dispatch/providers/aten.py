@@ -47,8 +47,9 @@ def reasons_against(site: Site, recipe: Recipe, target: Target) -> list[str]:
 
 
 def _summed_by_inductor(site: Site, target: Target) -> list[str]:
-    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13)."""
+    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13);
+    with a frozen weight it calls an op of ours."""
     single = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
-    if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single:
+    if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single or site.static_rhs:
         return []
     return [f"with {' = '.join(single)} = 1 Inductor multiplies and sums, in its own code: no product is called"]
