@@ -1,4 +1,4 @@
-"""BST, SASRec, DIN and PLE: their formulas, and gradients that reach every parameter."""
+"""BST, SASRec, DIN and PLE: their formulas, gradients, and that they infer and train under a plan within budgets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+import loka_compile as loka
 from examples.models.bst import BST
 from examples.models.din import DIN
 from examples.models.ple import PLE
 from examples.models.sasrec import SASRec
+from loka_compile.dispatch.gradients import gradient_error
 
 COUNT, LENGTH, ROWS = 40, 6, 256
 MODELS = {
@@ -19,6 +21,7 @@ MODELS = {
     "ple": lambda: PLE((7, 5), 4, width=8, expert=(24, 16), tower=(12,), dropout=0.0),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
+OPTIONS = {"target": "h100", "min_speedup": 0, "race": False, "recipes": ("int8_rowwise",), "max_probe_overhead": 0}
 
 
 def made(name):
@@ -95,3 +98,27 @@ def test_a_task_reads_its_own_experts_and_the_shared_ones():
     size = lambda module: module.weight.grad.abs().sum()  # noqa: E731
     assert size(last.own[1][0][0][0]) == size(model.towers[1][0]) == 0
     assert size(last.own[0][0][0][0]) > 0 and size(last.shared[0][0][0]) > 0
+
+
+@every_model
+def test_inference_under_a_plan(name, fresh_dynamo, op_by_op, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    model = made(name).eval()
+    compiled = torch.compile(model, backend="loka", options=OPTIONS)
+    with torch.no_grad():
+        for seed in range(5):
+            out, wanted = compiled(*batch(name, seed)), model(*batch(name, seed))
+    assert loka.plan(compiled).lowered and not torch.equal(out, wanted)
+    assert (out - wanted).norm() < 0.06 * wanted.norm()
+
+
+@every_model
+def test_training_under_a_plan(name, fresh_dynamo, op_by_op, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    model = made(name)
+    compiled = torch.compile(model, backend="loka", options=OPTIONS)
+    for seed in range(5):
+        out, found = gradients(model, compiled, batch(name, seed))
+        wanted, right = gradients(model, model, batch(name, seed))
+    assert loka.plan(compiled).lowered and not torch.equal(out, wanted)
+    assert (out - wanted).norm() < 0.06 * wanted.norm() and gradient_error(found, right) < 0.15
