@@ -1,8 +1,8 @@
 """What is made of a parameter once, not at every call: its quantized forms.
 
 A form is kept beside the parameter and made anew when the parameter changed. What tells: the tensor object, its
-storage, its version counter, and on a CPU 64 of its values, because writes through `.data` do not count as a version;
-on a GPU comparing them would wait for it at every call, so there such writes are not seen. A tensor without a version
+storage, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
+(fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at every call, so there such writes are not seen. A tensor without a version
 counter (made under inference_mode) is quantized at every call. A fake one has only a shape to give.
 """
 
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.fingerprint import Blocks
 
 SAMPLES = 64
+LOOK_EVERY = 8
+"""Calls between two looks at a block: of a weight of a million values all are looked at in 8,000 calls."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class _Entry:
     sample: Tensor
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
+    blocks: Blocks
 
     def holds(self, weight: Tensor) -> bool:
         return (
@@ -42,6 +46,7 @@ class _Entry:
             and self.version == weight._version
             and self.layout == _layout(weight)
             and (weight.is_cuda or torch.equal(self.sample, self.sampled))
+            and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
         )
 
 
@@ -60,7 +65,9 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
             forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
             sampled = _sampled(weight)
             kept = sampled, sampled.clone(), _layout(weight)
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {})
+            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {}, Blocks())
+            if not weight.is_cuda:
+                entry.blocks.learn(weight)
             _entries[key] = entry
         if form not in entry.forms:
             entry.forms[form] = make(weight)

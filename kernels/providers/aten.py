@@ -52,7 +52,7 @@ class Aten(Provider):
 
     def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
         if recipe.scaling == "none":
-            return []
+            return _summed_by_inductor(site, target)
         name = "_int_mm" if recipe.dtype == torch.int8 else "_scaled_mm"
         reasons = []
         if is_batch(site):
@@ -138,6 +138,15 @@ class Aten(Provider):
 
 
 PROVIDER = Aten()
+
+
+def _summed_by_inductor(site: Site, target: Target) -> list[str]:
+    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13);
+    with a frozen weight it calls an op of ours."""
+    single = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
+    if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single or site.static_rhs:
+        return []
+    return [f"with {' = '.join(single)} = 1 Inductor multiplies and sums, in its own code: no product is called"]
 
 
 def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,16 @@ def test_plain_casts_run_at_any_size(recipe):
         assert why(recipe, H100, **sizes) == ""
 
 
+@pytest.mark.parametrize("op", ["bmm", "baddbmm"])
+@pytest.mark.parametrize("sizes", [{"M": 1}, {"N": 1}, {"K": 1}, {"M": 1, "N": 1}])
+def test_a_batch_of_vectors_is_summed_by_inductor_on_a_cpu(op, sizes):
+    said = f"with {' = '.join(sizes)} = 1 Inductor multiplies and sums"
+    assert why("bf16", CPU, batch=4, op=op, **sizes).startswith(said)
+    assert why("bf16", H100, batch=4, op=op, **sizes) == why("bf16", CPU, batch=4, op=op) == ""
+    frozen = replace(site(batch=4, op=op, **sizes), static_rhs=True)
+    assert reasons_against("aten", frozen, RECIPES["bf16"], CPU) == []
+
+
 @pytest.mark.parametrize("recipe", ["int8_rowwise", "fp8_tensorwise", "fp8_rowwise"])
 def test_alignment_is_the_targets(recipe):
     both = {"K": 1, "N": 24}, "K 1 -> 16, N 24 -> 32"
