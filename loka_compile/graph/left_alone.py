@@ -28,6 +28,13 @@ def reason_to_leave(graph: fx.Graph, inputs: Sequence[Any], training: bool, onli
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
                 return f"{node.name} has a size without a value yet (it is unbacked): {tuple(value.shape)}"
+    if online and compat.is_ahead_of_time():
+        return "it is compiled ahead of time, where there are no calls to learn a plan from; give a profile or a plan"
+    if online and training and compat.is_compiled_autograd():
+        return (
+            "compiled autograd traces the backward and compiles it again with every other code, such as that of a plan "
+            "which is learned; give a profile or a plan"
+        )
     if online and torch.are_deterministic_algorithms_enabled():
         return (
             "deterministic algorithms are asked for, and a plan that is learned while it runs depends on times and on "

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -272,10 +275,10 @@ COLUMNS: dict[str, Column] = {
     "dynamic=True": Column(dynamic=True, rows=(96, 40, 64)),
     "dynamic=None": Column(rows=(96, 96, 96, 96, 40, 64)),
     "unbacked": Column(rows=(96, 40, 64), unbacked=True, left="unbacked"),
-    "checkpoint": Column(training=True, calls=MANY, reentrant=False, left="inside of a checkpoint"),
+    "checkpoint": Column(training=True, calls=MANY, reentrant=False),
     "reentrant checkpoint": Column(training=True, calls=MANY, reentrant=True),
     "compiled autograd": Column(
-        training=True, compiled_backward=True, within=_dynamo_config(compiled_autograd=True),
+        training=True, compiled_backward=True, within=_dynamo_config(compiled_autograd=True), left="compiled autograd",
     ),
     "DDP, 1 process": Column(training=True, ranks=1, prepare=_ddp),
     "DDP, 2 processes": Column(training=True, ranks=2, prepare=_ddp),
@@ -283,7 +286,9 @@ COLUMNS: dict[str, Column] = {
     "fail_on_recompile": Column(stance="fail_on_recompile"),
     "eager_on_recompile": Column(stance="eager_on_recompile"),
     "recompile limit 1": Column(within=_dynamo_config(recompile_limit=1)),
-    "deterministic": Column(training=True, calls=MANY, within=_deterministic, twice=True),
+    "deterministic": Column(
+        training=True, calls=MANY, within=_deterministic, twice=True, left="deterministic algorithms",
+    ),
 }  # fmt: skip
 
 # ---------------------------------------------------------------- stories
@@ -313,13 +318,15 @@ class Story:
 
 
 def told(row: str, column: str, backend: str) -> Story:
-    """The story of a cell by a backend, `eager` for none. Every telling begins with nothing compiled and one seed."""
+    """The story of a cell by a backend, `eager` for none. Every telling begins with nothing compiled or remembered, and
+    with one seed. LOKA_CACHE_DIR is a folder for this alone."""
     from torch._dynamo.utils import counters
 
     import loka_compile as loka
 
     how, story = COLUMNS[column], Story()
     torch.compiler.reset()
+    shutil.rmtree(Path(os.environ["LOKA_CACHE_DIR"]) / "online", ignore_errors=True)  # what other cells demoted
     counters.clear()
     torch.manual_seed(0)
     act = None
