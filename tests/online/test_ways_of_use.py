@@ -11,18 +11,18 @@ from tests.online.ways import COLUMNS, ROWS
 IN_SHORT = {
     ("module", "inference"),
     ("method", "training"),
-    ("function", "fail_on_recompile"),
+    ("function", "inference"),
     ("five layers one by one", "inference"),
     ("two instances", "eager_on_recompile"),
-    ("deepcopy", "recompile limit 1"),
+    ("deepcopy", "fail_on_recompile"),
     ("weights copied", "checkpoint"),
-    ("weights assigned", "dynamic=None"),
+    ("weights assigned", "recompile limit 1"),
     ("weights by .data", "inference"),
     ("reset", "compiled autograd"),
     ("module", "unbacked"),
     ("module", "DDP, 2 processes"),
 }
-"""Every row once, and most columns; all of them are slow."""
+"""Every row, and most columns; the whole matrix is slow."""
 
 CELLS = [(row, column) for row in ROWS for column in COLUMNS]
 
