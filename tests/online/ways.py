@@ -414,6 +414,10 @@ IN_A_ROW = {"five layers one by one": 5}
 """Graphs that a call runs one behind the other, each within the budget."""
 
 
+EAGER_BY_BOTH = {("reset", "eager_on_recompile")}
+"""After a reset nothing is compiled any more under that stance, whatever the backend."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What a cell of the matrix shows: in a word, and what is wrong with it ("" if nothing)."""
@@ -443,7 +447,7 @@ def cell(row: str, column: str) -> Cell:
         wrong.append(f"Dynamo made {counts[0]}; for Inductor {counts[1]}")
     if how.left and (loka.lowered or how.left not in loka.origin):
         wrong.append(f"expected it left to Inductor ({how.left}), got {loka.lowered} lowered, {loka.origin}")
-    if not how.left and not loka.lowered:
+    if not how.left and not loka.lowered and (row, column) not in EAGER_BY_BOTH:
         wrong.append(f"nothing of {loka.sites} sites is lowered: {loka.origin}")
     if how.twice and not equal(told(row, column, "loka").results, loka.results):
         wrong.append("told twice, other numbers come out")
