@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -114,7 +115,9 @@ def as_written(
     asked_with: tuple[str | None, dict[str, Any]],
     reason: str,
 ) -> Callable[..., Any]:
-    """The graph as Inductor alone compiles it; `explain` says why."""
+    """The graph as Inductor alone compiles it; `explain` says why, and where nobody can ask it later a warning does."""
+    if compat.is_ahead_of_time():
+        warnings.warn(f"loka: left to Inductor: {reason}", stacklevel=2)
     plan = Plan(chosen.target, {}, origin=f"left to Inductor: {reason}")
     nothing = Stages(Pipeline((), (), (), (), ()), plan, device)
     graph = CompiledGraph.of(gm, inputs, chosen, nothing, asked_with, ())

@@ -32,10 +32,11 @@ def _backend_of(compiled: Any) -> Any | None:
 
 
 def original_of(compiled: Any) -> Any:
-    """The module or function that torch.compile wrapped; the module of a module's method."""
+    """The module or function that torch.compile wrapped; the module of a module's method, or under `torch.vmap`."""
     module = getattr(compiled, "_orig_mod", None)
     original = module if module is not None else getattr(compiled, "_torchdynamo_orig_callable", compiled)
-    owner = getattr(inspect.unwrap(original), "__self__", None)
+    innermost = inspect.unwrap(original)
+    owner = innermost if isinstance(innermost, torch.nn.Module) else getattr(innermost, "__self__", None)
     return owner if isinstance(owner, torch.nn.Module) else original
 
 

@@ -118,6 +118,20 @@ def graph_break_after(gm: fx.GraphModule) -> str:
     return ": ".join([*where, *([why] if " " in why else [])]) or why
 
 
+def is_compiled_autograd() -> bool:
+    """Whether backwards are compiled when they run, by what is set or around this call (torch._dynamo, torch 2.13)."""
+    from torch._dynamo import compiled_autograd, config
+
+    return bool(config.compiled_autograd or compiled_autograd.compiled_autograd_enabled)
+
+
+def is_ahead_of_time() -> bool:
+    """Whether what is compiled now is to be saved (torch.compile(...).aot_compile, which sets these, torch 2.13)."""
+    from torch._functorch import config
+
+    return bool(config.bundled_autograd_cache and config.force_autograd_cache)
+
+
 def saved_tensors_are_hooked() -> bool:
     """Whether what autograd saves now goes through hooks, as in a checkpoint that the user placed around the call
     (torch._C._autograd._top_saved_tensors_default_hooks, seen with torch 2.13)."""

@@ -27,6 +27,13 @@ def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, onl
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
                 return f"{node.name} has a size without a value yet (it is unbacked): {tuple(value.shape)}"
+    if online and compat.is_ahead_of_time():
+        return "it is compiled ahead of time, where there are no calls to learn a plan from; give a profile or a plan"
+    if online and training and compat.is_compiled_autograd():
+        return (
+            "compiled autograd traces the backward and compiles it again with every other code, such as that of a plan "
+            "which is learned; give a profile or a plan"
+        )
     if online and (size := compat.unknown_sizes(reading.graph)):
         return f"what {size} is cannot be told from the inputs of a call, at which a plan that is learned is compiled"
     if online and torch.are_deterministic_algorithms_enabled():

@@ -140,6 +140,10 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
         graph.called(args)
         return compiled(*args)
 
+    if compat.is_ahead_of_time():
+        from loka_compile.inspect.ahead import AheadOfTime  # it imports Dynamo, which reading a plan has no use for
+
+        run = AheadOfTime(compiled)  # type: ignore[assignment]
     run.loka_graph = graph  # type: ignore[attr-defined]
     show(graph)
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ def _worst(ranked: Sequence[Cell]) -> Cell:
 
 
 def _rank(rank: int, folder: str, ranks: int, wanted: Sequence[tuple[str, str]]) -> None:
+    os.environ["LOKA_CACHE_DIR"] = f"{folder}/loka{rank}"
     with _group(folder, rank, ranks):
         found = [asdict(cell(*each)) for each in wanted]
         dist.barrier()
@@ -80,7 +82,9 @@ def main(names: Sequence[str]) -> int:
 
     rows = [name for name in ROWS if name in names] or list(ROWS)
     columns = [name for name in COLUMNS if name in names] or list(COLUMNS)
-    found = cells([(row, column) for row in rows for column in columns])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LOKA_CACHE_DIR"] = folder
+        found = cells([(row, column) for row in rows for column in columns])
     order = {each: i for i, each in enumerate((row, column) for row in rows for column in columns)}
     found.sort(key=lambda each: order[each.row, each.column])
     print(table(found))

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,12 +77,17 @@ def ignoring(net: Net) -> Net:
 
 @dataclass(frozen=True)
 class Act:
-    """Half a story: whose parameters these are, what is called, what loka may be asked about, and with what."""
+    """Half a story: whose parameters these are, what is called, what loka may be asked about.
+
+    raw: a feature of the inputs is. learns: steps are taken in training; where a raw feature is ignored, they would
+    undo that.
+    """
 
     net: nn.Module
     call: Callable[[Tensor], Tensor]
     compiled: Any
     raw: bool = False
+    learns: bool = True
 
 
 Prepare = Callable[[nn.Module], nn.Module]
@@ -120,8 +129,8 @@ def layer_by_layer(prepare: Prepare, compile: Compile) -> Iterator[Act]:
     for layer in net.layers:
         compile(layer, in_place=True)
     whole = prepare(net)
-    yield Act(whole, whole, net.layers[0])
-    yield Act(whole, whole, net.layers[0])
+    yield Act(whole, whole, net.layers[0], learns=False)
+    yield Act(whole, whole, net.layers[0], learns=False)
 
 
 def two_instances(prepare: Prepare, compile: Compile) -> Iterator[Act]:
@@ -263,6 +272,7 @@ def _dynamo_config(**settings: Any) -> Callable[[], contextlib.AbstractContextMa
     return lambda: torch._dynamo.config.patch(**settings)
 
 
+RATE = 1e-3
 MANY = 130
 """Calls after which an online session may measure again (online.pace.AT_LEAST, and some)."""
 
@@ -272,10 +282,10 @@ COLUMNS: dict[str, Column] = {
     "dynamic=True": Column(dynamic=True, rows=(96, 40, 64)),
     "dynamic=None": Column(rows=(96, 96, 96, 96, 40, 64)),
     "unbacked": Column(rows=(96, 40, 64), unbacked=True, left="unbacked"),
-    "checkpoint": Column(training=True, calls=MANY, reentrant=False, left="inside of a checkpoint"),
+    "checkpoint": Column(training=True, calls=MANY, reentrant=False),
     "reentrant checkpoint": Column(training=True, calls=MANY, reentrant=True),
     "compiled autograd": Column(
-        training=True, compiled_backward=True, within=_dynamo_config(compiled_autograd=True),
+        training=True, compiled_backward=True, within=_dynamo_config(compiled_autograd=True), left="compiled autograd",
     ),
     "DDP, 1 process": Column(training=True, ranks=1, prepare=_ddp),
     "DDP, 2 processes": Column(training=True, ranks=2, prepare=_ddp),
@@ -283,7 +293,9 @@ COLUMNS: dict[str, Column] = {
     "fail_on_recompile": Column(stance="fail_on_recompile"),
     "eager_on_recompile": Column(stance="eager_on_recompile"),
     "recompile limit 1": Column(within=_dynamo_config(recompile_limit=1)),
-    "deterministic": Column(training=True, calls=MANY, within=_deterministic, twice=True),
+    "deterministic": Column(
+        training=True, calls=MANY, within=_deterministic, twice=True, left="deterministic algorithms",
+    ),
 }  # fmt: skip
 
 # ---------------------------------------------------------------- stories
@@ -313,13 +325,15 @@ class Story:
 
 
 def told(row: str, column: str, backend: str) -> Story:
-    """The story of a cell by a backend, `eager` for none. Every telling begins with nothing compiled and one seed."""
+    """The story of a cell by a backend, `eager` for none. Every telling begins with nothing compiled or remembered, and
+    with one seed. LOKA_CACHE_DIR is a folder for this alone."""
     from torch._dynamo.utils import counters
 
     import loka_compile as loka
 
     how, story = COLUMNS[column], Story()
     torch.compiler.reset()
+    shutil.rmtree(Path(os.environ["LOKA_CACHE_DIR"]) / "online", ignore_errors=True)  # what other cells demoted
     counters.clear()
     torch.manual_seed(0)
     act = None
@@ -374,15 +388,16 @@ def _tell(act: Act, how: Column, backend: str, story: Story) -> None:
         if how.training:
             backward(out.square().mean())
             results += [_whole(each.grad) for each in (x, *act.net.parameters())]
-            _step(act.net, 0.0 if act.raw else 1e-2)
+            _step(act.net, RATE if act.learns and not act.raw else 0.0)
         story.results.append(results)
         torch.compiler.set_stance(how.stance)
 
 
 @torch.no_grad()
 def _step(net: nn.Module, rate: float) -> None:
+    """Every parameter by so much of its norm, whatever its gradient's is."""
     for parameter in net.parameters():
-        parameter -= rate * parameter.grad
+        parameter -= rate * parameter.norm() / parameter.grad.norm() * parameter.grad
         parameter.grad = None
 
 
@@ -393,7 +408,14 @@ def _whole(gradient: Tensor) -> Tensor:
 # ---------------------------------------------------------------- cells
 
 OUTPUTS, GRADIENTS = 0.05, 0.15
-"""Relative RMS errors against eager that are within the budget: one site's noise, and that of some in a row."""
+"""Relative RMS errors against eager that are within the budget, of one graph: of its outputs, and of the worst of its
+gradients (`max_output_error`; `max_gradient_error` is 0.1 over all of them)."""
+IN_A_ROW = {"five layers one by one": 5}
+"""Graphs that a call runs one behind the other, each within the budget."""
+
+
+EAGER_BY_BOTH = {("reset", "eager_on_recompile")}
+"""After a reset nothing is compiled any more under that stance, whatever the backend."""
 
 
 @dataclass(frozen=True)
@@ -417,15 +439,15 @@ def cell(row: str, column: str) -> Cell:
         return Cell(row, column, "crash", loka.failed)
     how, wrong = COLUMNS[column], []
     for name, bound in (("outputs", OUTPUTS), ("gradients", GRADIENTS)):
-        error = worst(loka.results, eager.results, name)
-        if not error <= bound:
-            wrong.append(f"{name} are {error:.3g} off, budget {bound}")
+        error, allowed = worst(loka.results, eager.results, name), bound * IN_A_ROW.get(row, 1) ** 0.5
+        if not error <= allowed:
+            wrong.append(f"{name} are {error:.3g} off, budget {allowed:.3g}")
     if loka.graphs != inductor.graphs or loka.left_to_python > inductor.left_to_python:
         counts = [f"{each.graphs} graphs, {each.left_to_python} frames left to Python" for each in (loka, inductor)]
         wrong.append(f"Dynamo made {counts[0]}; for Inductor {counts[1]}")
     if how.left and (loka.lowered or how.left not in loka.origin):
         wrong.append(f"expected it left to Inductor ({how.left}), got {loka.lowered} lowered, {loka.origin}")
-    if not how.left and not loka.lowered:
+    if not how.left and not loka.lowered and (row, column) not in EAGER_BY_BOTH:
         wrong.append(f"nothing of {loka.sites} sites is lowered: {loka.origin}")
     if how.twice and not equal(told(row, column, "loka").results, loka.results):
         wrong.append("told twice, other numbers come out")
@@ -434,10 +456,11 @@ def cell(row: str, column: str) -> Cell:
 
 
 def worst(results: Sequence[Sequence[Tensor]], expected: Sequence[Sequence[Tensor]], what: str) -> float:
-    """The worst relative RMS error of all outputs, or of all gradients."""
+    """The worst relative RMS error of all outputs, or of all gradients; infinite where one is not finite."""
     part = slice(0, 1) if what == "outputs" else slice(1, None)
     pairs = [p for a, b in zip(results, expected, strict=True) for p in zip(a[part], b[part], strict=True)]
-    return max((float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs), default=0.0)
+    errors = [float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs]
+    return max((error if math.isfinite(error) else math.inf for error in errors), default=0.0)
 
 
 def equal(results: Sequence[Sequence[Tensor]], expected: Sequence[Sequence[Tensor]]) -> bool:

@@ -1,0 +1,127 @@
+"""What torch.compile composes with, beside the matrix: each works, or goes to Inductor with the reason in explain."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import loka_compile as loka
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
+
+OPTIONS = {"target": "h100", "min_speedup": 0, "recipes": ("fp8_tensorwise",), "max_output_error": 0.2}
+CALLS = 6
+
+
+@pytest.fixture
+def net(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+
+
+def compiled_of(call):
+    return torch.compile(call, backend="loka", options=OPTIONS)
+
+
+def near(out, expected):
+    return float((out - expected).norm()) < 0.2 * float(expected.norm())
+
+
+def told(compiled):
+    explained = loka.explain(compiled)
+    return len(explained.lowered) or explained.origin
+
+
+def test_functional_call(net):
+    others = {name: torch.randn_like(p) * 0.2 for name, p in net.named_parameters()}
+    compiled = compiled_of(lambda weights, x: torch.func.functional_call(net, weights, (x,)))
+    with torch.no_grad():
+        for weights in (dict(net.named_parameters()), others):
+            for _ in range(CALLS):
+                x = torch.randn(64, 32)
+                assert near(compiled(weights, x), torch.func.functional_call(net, weights, (x,)))
+    assert told(compiled)
+
+
+def test_vmap(net):
+    compiled = compiled_of(torch.vmap(net))
+    with torch.no_grad():
+        for _ in range(CALLS):
+            x = torch.randn(4, 16, 32)
+            assert near(compiled(x), net(x))
+    assert told(compiled)
+
+
+def test_per_sample_gradients(net):
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+
+    def loss(weights, x):
+        return torch.func.functional_call(net, weights, (x,)).square().mean()
+
+    per_sample = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))
+    compiled = compiled_of(per_sample)
+    for _ in range(CALLS):
+        x = torch.randn(16, 32)
+        for name, gradient in compiled(weights, x).items():
+            assert near(gradient, per_sample(weights, x)[name])
+
+
+def test_saved_tensor_hooks(net):
+    """What is saved goes to the host and comes back: as many tensors at every call."""
+    compiled, packed = compiled_of(net), []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(0) or t, lambda t: t)
+    for _ in range(CALLS):
+        x = torch.randn(64, 32, requires_grad=True)
+        with hooks:
+            out = compiled(x)
+        (gradient,) = torch.autograd.grad(out.square().sum(), x)
+        (expected,) = torch.autograd.grad(net(x).square().sum(), x)
+        assert near(gradient, expected)
+    assert packed and told(compiled)
+
+
+def test_nested_tensors(net):
+    compiled = compiled_of(net)
+    with torch.no_grad():
+        for lengths in ((3, 5), (4, 2)) * 3:
+            rows = [torch.randn(length, 32) for length in lengths]
+            x = torch.nested.nested_tensor(rows, layout=torch.jagged)
+            assert torch.allclose(compiled(x).values(), net(torch.cat(rows)), atol=1e-5)
+    assert "whose memory cannot be told" in told(compiled)
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_collective_in_the_graph(net, group):
+    import torch.distributed._functional_collectives as collectives
+
+    def step(x):
+        hidden = net[1](net[0](x))
+        return net[2](collectives.all_reduce(hidden, "sum", dist.group.WORLD))
+
+    compiled = compiled_of(step)
+    with torch.no_grad():
+        for _ in range(CALLS):
+            x = torch.randn(64, 32)
+            assert near(compiled(x), net(x))
+    assert told(compiled)
+
+
+@pytest.mark.parametrize("stance", ["force_eager", "default"])
+def test_autocast_and_a_forced_stance(net, stance):
+    compiled = compiled_of(net)
+    context = torch.compiler.set_stance(stance) if stance != "default" else contextlib.nullcontext()
+    with torch.no_grad(), context, torch.autocast("cpu", torch.bfloat16):
+        for _ in range(CALLS):
+            x = torch.randn(64, 32)
+            assert near(compiled(x).float(), net(x).float())

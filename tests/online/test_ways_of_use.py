@@ -1,0 +1,44 @@
+"""The matrix of ways to use torch.compile: eager's result within the budget, or Inductor's with the reason in explain;
+no crash where Inductor runs, and no other number of Dynamo's graphs (ways.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.online import ranks
+from tests.online.ways import COLUMNS, ROWS
+
+IN_SHORT = {
+    ("module", "inference"),
+    ("method", "training"),
+    ("function", "inference"),
+    ("five layers one by one", "inference"),
+    ("two instances", "eager_on_recompile"),
+    ("deepcopy", "fail_on_recompile"),
+    ("weights copied", "checkpoint"),
+    ("weights assigned", "recompile limit 1"),
+    ("weights by .data", "inference"),
+    ("reset", "compiled autograd"),
+    ("module", "unbacked"),
+    ("module", "DDP, 2 processes"),
+}
+"""Every row, and most columns; the whole matrix is slow."""
+
+CELLS = [(row, column) for row in ROWS for column in COLUMNS]
+
+
+@pytest.fixture(scope="session")
+def found(request):
+    """The cells that this run asks for, by one start of processes for all of a kind."""
+    wanted = [item.callspec.params["where"] for item in request.session.items if item.originalname == "test_a_cell"]
+    found = {(each.row, each.column): each for each in ranks.cells(wanted)}
+    print(ranks.table([found[where] for where in wanted]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "where",
+    [pytest.param(each, id=" - ".join(each), marks=[] if each in IN_SHORT else pytest.mark.slow) for each in CELLS],
+)
+def test_a_cell(where, found):
+    assert not found[where].wrong
