@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -20,13 +21,13 @@ from loka_compile.dispatch import planning
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
-from loka_compile.graph.rerun import written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
 from loka_compile.online import session_of
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
+from loka_compile.passes.base import Context
+from loka_compile.passes.dynamo import Change, Read, is_training, rewritten
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -43,12 +44,15 @@ def loka(
     device = device_of(example_inputs)
     asked_with = mode, options or {}
     online = chosen.plan is None and chosen.profile is None
-    if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
+    came = Read.of(gm)
+    if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
-    written, changes = run_on_dynamo(gm, pipeline.writing(adapting(chosen, compat.is_whole(gm))), device)
-    gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
-    gm, raised = run_on_dynamo(gm, pipeline.raising, device, training=is_training(example_inputs))
+    context = Context(Plan(chosen.target, {}), device, is_training(example_inputs))
+    asked_for, changes = rewritten(came, pipeline.writing(adapting(chosen, compat.is_whole(gm))), context)
+    simpler, simplified = simplify(asked_for, pipeline, chosen, context, example_inputs)
+    final, raised = rewritten(simpler, pipeline.raising, context)
+    written, gm = asked_for.gm, final.gm
 
     session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
     if session is not None and session.measuring:
@@ -72,9 +76,9 @@ def loka(
 
     given = chosen if session is None else session.given()
     demoted = {} if session is None else session.demoted()
-    rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
-    writes = written_inputs(gm.graph)
+    lowered = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
+    plans = planning.settle(given, gm, example_inputs, lowered, device, demoted, session is not None)
+    writes = came.reading.written_inputs()
     plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device, writes)
     if any(change.result.rewrites for change in simplified):
         plan, (compiled, artifacts), ratio = simplified_or_written(
@@ -113,24 +117,25 @@ def as_written(
 
 
 def simplify(
-    written: fx.GraphModule, pipeline: Pipeline, chosen: Options, device: str, inputs: Sequence[Any]
-) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    written: Read, pipeline: Pipeline, chosen: Options, context: Context, inputs: Sequence[Any]
+) -> tuple[Read, tuple[Change, ...]]:
     """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
     many GEMMs in it and the profile given knows as many."""
     given = chosen.plan or chosen.profile
-    target, gm, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
-    known = None  # of gm, once it is asked for: that takes a trace
+    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    context = replace(context, plan=Plan(target, {}))
+    known = None  # of the graph, once it is asked for: that takes a trace
     for each in pipeline.simplify:
-        simpler, made = run_on_dynamo(gm, (each,), device, target, is_training(inputs))
+        simpler, made = rewritten(graph, (each,), context)
         if given is not None and any(change.result.rewrites for change in made):
-            known, after = known or planning.known(given, gm, inputs), planning.known(given, simpler, inputs)
+            known, after = known or planning.known(given, graph.gm, inputs), planning.known(given, simpler.gm, inputs)
             if reason := planning.lost(given, known, after):
-                simpler, made = gm, tuple(change.undone(f"undone, as {reason}") for change in made)
+                simpler, made = graph, tuple(change.undone(f"undone, as {reason}") for change in made)
             else:
                 known = after
-        gm = simpler
+        graph = simpler
         changes += made
-    return gm, tuple(changes)
+    return graph, tuple(changes)
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

@@ -23,8 +23,10 @@ import torch
 from torch import fx, nn
 
 from loka_compile.compskip import CompSkip
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
-from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ
+from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effects
+from loka_compile.graph.reader import read
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         flops = flops_of(gm.graph)
         whole = total(gm.graph, flops)
-        candidates = list(_candidates(gm.graph))
+        candidates = list(_candidates(read(gm.graph)))
         for each in candidates:
             found[each.call.path, each.action] = {node: flops.get(node, 0) for node in each.call.nodes}
 
@@ -146,11 +148,11 @@ class _Measuring(fx.Interpreter):
         return value
 
 
-def _candidates(graph: fx.Graph) -> Sequence[_Candidate]:
+def _candidates(reading: Reading) -> Sequence[_Candidate]:
     """Branches inside numbered layers that can be skipped; else modules whose value an earlier layer's could be."""
-    once = {path: each[0] for path, each in calls_of(graph).items() if len(each) == 1}
+    once = {path: each[0] for path, each in calls_of(reading.graph).items() if len(each) == 1}
     calls = {path: call for path, call in once.items() if re.search(r"\.[0-9]+\.", path)}
-    branches = {path: branch for path, call in calls.items() if isinstance(branch := branch_of(call), Branch)}
+    branches = {path: branch for path, call in calls.items() if isinstance(branch := branch_of(reading, call), Branch)}
     found = [
         _Candidate(branch.call, "skip", branch.adds[-1][1], branch.adds[0][0])
         for branch in branches.values()
@@ -163,7 +165,7 @@ def _candidates(graph: fx.Graph) -> Sequence[_Candidate]:
         earlier = calls.get(f"{prefix}{int(number) - 1}{rest}")
         if path in outer or inside or earlier is None or path in branches:
             continue
-        if len(calls[path].outputs) == len(earlier.outputs) == 1 and not calls[path].effects:
+        if len(calls[path].outputs) == len(earlier.outputs) == 1 and not effects(reading, calls[path]):
             value, before = calls[path].outputs[0], earlier.outputs[0]
             floats = value.meta["example_value"].is_floating_point()
             if floats and not differ(before, value):

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from loka_compile.passes.base import Context, Pass, PassResult, Reject, Rewrite
+from loka_compile.passes.base import Context, DynamoPass, GraphPass, Pass, PassResult, Reject, Rewrite
 from loka_compile.passes.batch import Batch
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.fold_dropout import FoldDropout
@@ -38,14 +39,14 @@ __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "R
 
 @dataclass(frozen=True)
 class Pipeline:
-    canonicalize: tuple[Pass, ...]
-    simplify: tuple[Pass, ...]
-    raising: tuple[Pass, ...]
-    joint: tuple[Pass, ...]
-    post_grad: tuple[Pass, ...]
+    canonicalize: tuple[DynamoPass, ...]
+    simplify: tuple[DynamoPass, ...]
+    raising: tuple[DynamoPass, ...]
+    joint: tuple[GraphPass, ...]
+    post_grad: tuple[GraphPass, ...]
 
     @property
-    def stages(self) -> tuple[tuple[Pass, ...], ...]:
+    def stages(self) -> tuple[tuple[Pass[Any], ...], ...]:
         return self.canonicalize, self.simplify, self.raising, self.joint, self.post_grad
 
     @property
@@ -57,7 +58,7 @@ class Pipeline:
         on = lambda passes: tuple(p for p in passes if enabled.get(p.name, True))  # noqa: E731
         return Pipeline(*map(on, self.stages))
 
-    def writing(self, adapting: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    def writing(self, adapting: tuple[DynamoPass, ...]) -> tuple[DynamoPass, ...]:
         """What makes the graph that is asked for, in order, on the Dynamo graph; what simplifies it comes after."""
         return *self.canonicalize, *adapting
 

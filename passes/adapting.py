@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from loka_compile.options import Options
 from loka_compile.passes import mods
-from loka_compile.passes.base import Pass
+from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.compskip import Skip
 from loka_compile.passes.windowed_attention import WindowedAttention
 
 
-def adapting(options: Options, whole: bool) -> tuple[Pass, ...]:
+def adapting(options: Options, whole: bool) -> tuple[DynamoPass, ...]:
     """whole: the graph is all of the model, not a part of it between graph breaks."""
     skip = (Skip(options.compskip, whole),) if options.compskip is not None else ()
     window = (WindowedAttention(options.window, whole),) if options.window is not None else ()

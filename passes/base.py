@@ -14,10 +14,12 @@ from typing import ClassVar, Protocol, TypeVar
 from torch import fx
 
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import SITE_META, module_name
-from loka_compile.graph.writes import mark
 
 Found = TypeVar("Found")
+Looked = TypeVar("Looked", contravariant=True)
+"""A graph in ATen operators; of a Dynamo graph the reading."""
 
 EVERYWHERE = ("cpu", "cuda")
 """The devices of a pass that serves both."""
@@ -65,12 +67,13 @@ class Context:
     training: bool = False
 
 
-class Pass(Protocol):
+class Pass(Protocol[Looked]):
     """A frozen dataclass with a name, and the devices it serves, that rewrites a graph in place.
 
     It leaves the graph linted, every new node with `meta["val"]`, the module's name and the site's. It is a pure
-    function of graph and context: records are rebuilt by running it again. One on the Dynamo graph that makes another
-    model of it has `adapts = True`, and is never silent.
+    function of graph and context: records are rebuilt by running it again. One on a Dynamo graph is given the reading
+    of it, which tells what the nodes do whatever their spelling, and rewrites through graph/edit.py, which keeps the
+    reading. One that makes another model of the graph has `adapts = True`, and is never silent.
     """
 
     runs_on: ClassVar[tuple[str, ...]]
@@ -78,15 +81,18 @@ class Pass(Protocol):
     @property
     def name(self) -> str: ...
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult: ...
+    def __call__(self, looked_at: Looked, context: Context, /) -> PassResult: ...
 
 
-def run(each: Pass, graph: fx.Graph, context: Context) -> PassResult:
+GraphPass, DynamoPass = Pass[fx.Graph], Pass[Reading]
+
+
+def run(each: Pass[Looked], looked_at: Looked, context: Context) -> PassResult:
     """A pass on a graph, where it serves the graph's device; where it does not, that is its one refusal."""
     if context.device not in each.runs_on:
         reason = f"runs on {', '.join(each.runs_on)}, this graph is on {context.device}"
         return PassResult(rejects=(Reject(each.name, "", "", reason),))
-    result = each(graph, context)
+    result = each(looked_at, context)
     return replace(result, rejects=tuple(replace(reject, pass_name=each.name) for reject in result.rejects))
 
 
@@ -112,10 +118,8 @@ def apply(
     rewrite: Callable[[Found], Rewrite],
 ) -> PassResult:
     """One rule on these nodes: what `pattern` finds is rewritten where `check` gives no reason against it."""
-    rewrites, rejects, nodes = [], [], list(nodes)
-    if nodes:
-        mark(graph)
-    for node in nodes:
+    rewrites, rejects = [], []
+    for node in list(nodes):
         found = pattern(node)
         if found is None:
             continue

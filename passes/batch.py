@@ -14,20 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import fx
 
-from loka_compile.graph import torch_ops as ops
+from loka_compile import compat
+from loka_compile.graph.edit import emit, replace, size_arg
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import needed
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape, size_arg, value
-from loka_compile.graph.writes import written as written_nodes
+from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.passes.merge import CONTEXTS, gemm_seconds
+from loka_compile.passes.merge import gemm_seconds
 from loka_compile.passes.rates import on_gpu, rates
-from loka_compile.passes.rowwise import RANDOM
 
 
 @dataclass(frozen=True)
@@ -35,41 +36,41 @@ class Batch:
     name: ClassVar[str] = "batch"
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects, written = [], [], written_nodes(graph)
-        for group in _groups(graph):
-            names = ", ".join(map(module_name, group))
-            between = _between(graph, group)
-            reason = check(group, between, written) or costs(group, context)
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        for group in _groups(reading):
+            names, between = ", ".join(map(module_name, group)), _between(reading.graph, group)
+            reason = reading.reason_against((*group, *between)) or costs(reading, group, context)
             if reason:
                 rejects.append(rejected(group, reason))
             else:
                 _gather(group, between)
-                _rewrite(group)
+                _rewrite(reading, group)
                 rewrites.append(Rewrite(names, f"one batched product of {len(group)}"))
-        graph.lint()
+        reading.graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def _groups(graph: fx.Graph) -> list[list[fx.Node]]:
+def _groups(reading: Reading) -> list[list[fx.Node]]:
     """Linears of parameters, of equal shapes, over different tensors, none of which depends on another: as many
     linears come before each of them. In the order of the graph."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
-    read = needed(graph)  # what nothing reads has no gradient; as a part of a larger product it would have zeros
-    for node in graph.nodes:
-        is_linear = op_of(node) == "linear"
+    read = needed(reading.graph)  # what nothing reads has no gradient; as part of a larger product it would have zeros
+    for node in reading.graph.nodes:
+        is_linear = reading.op(node) == "linear"
         level[node] = max((level[each] for each in node.all_input_nodes), default=0) + is_linear
         if not is_linear or node not in read:
             continue
-        x, weight, bias = arg(node, 0, "input"), arg(node, 1, "weight"), arg(node, 2, "bias")
+        x, weight, bias = (reading.arg(node, name) for name in ("input", "weight", "bias"))
         of_parameters = all(each is None or each.op in ("placeholder", "get_attr") for each in (weight, bias))
-        dtypes = {value(each).dtype for each in (node, x, weight)}
-        if of_parameters and is_tensor(x) and rank(x) > 1 and len(dtypes) == 1:
-            key = level[node], str(shape(x)), str(shape(weight)), bias is None, dtypes.pop(), value(x).device
+        dtypes = {reading.value(each).dtype for each in (node, x, weight)}
+        if of_parameters and reading.rank(x) > 1 and reading.rank(weight) == 2 and len(dtypes) == 1:
+            sizes = str(reading.shape(x)), str(reading.shape(weight))
+            key = level[node], *sizes, bias is None, dtypes.pop(), reading.value(x).device
             found.setdefault(key, []).append(node)
     groups = [group for group in found.values() if len(group) > 1]
-    return [group for group in groups if len({arg(node, 0, "input") for node in group}) == len(group)]
+    return [group for group in groups if len({reading.arg(node, "input") for node in group}) == len(group)]
 
 
 def _between(graph: fx.Graph, group: Sequence[fx.Node]) -> list[fx.Node]:
@@ -88,29 +89,14 @@ def _between(graph: fx.Graph, group: Sequence[fx.Node]) -> list[fx.Node]:
     return found
 
 
-def check(group: Sequence[fx.Node], between: Sequence[fx.Node], written: set[fx.Node]) -> str:
-    """Why these are not one product, whatever it costs; empty if they can be."""
-    if any(x in written for node in (*group, *between) for x in (node, *node.all_input_nodes)):
-        return "something writes in place to one of their tensors, or of those made between them"
-    drawing = [node for node in between if op_of(node) in RANDOM and value(arg(node, 2, "training", True)) is not False]
-    if drawing:
-        return f"{drawing[0]} between them would draw its random numbers later"
-    node = group[0]
-    while node is not group[-1]:
-        if getattr(node.target, "__name__", "") in CONTEXTS:
-            return "autocast or gradients are switched between them"
-        node = node.next
-    return ""
-
-
-def costs(group: Sequence[fx.Node], context: Context) -> str:
+def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
     """Why they are faster apart, in modelled time; empty if they are not."""
     if not on_gpu(context):
         return "on a CPU, copying inputs and weights next to each other costs more than one product saves"
-    x, weight, dtype = arg(group[0], 0, "input"), arg(group[0], 1, "weight"), value(group[0]).dtype
-    r, rows = rates(context, dtype), ops.numel(shape(x)[:-1])
-    width, depth = ops.numel(shape(weight)[:1]), ops.numel(shape(weight)[1:])
-    copied = [rows * depth, width * depth, *([width] if arg(group[0], 2, "bias") is not None else [])]
+    x, weight = (reading.shape(reading.arg(group[0], name)) for name in ("input", "weight"))
+    dtype, rows, (width, depth) = reading.value(group[0]).dtype, numel(x[:-1]), map(compat.concrete, weight)
+    r, biased = rates(context, dtype), reading.arg(group[0], "bias") is not None
+    copied = [rows * depth, width * depth, *([width] if biased else [])]
     apart = len(group) * gemm_seconds(r, rows, depth, width, dtype)
     joined = gemm_seconds(r, rows, depth, width, dtype, len(group))
     joined += sum(r.seconds(0, 2 * dtype.itemsize * len(group) * each) for each in copied)
@@ -129,20 +115,18 @@ def _gather(group: Sequence[fx.Node], between: Sequence[fx.Node]) -> None:
         group[-1].prepend(node)
 
 
-def _rewrite(group: Sequence[fx.Node]) -> None:
-    first = group[0]
-    inputs = [arg(node, 0, "input") for node in group]
-    flat = [x if rank(x) == 2 else emit(first, torch.flatten, x, 0, -2) for x in inputs]
-    stacked = emit(first, torch.stack, flat)
-    weights = emit(first, "transpose", emit(first, torch.stack, [arg(node, 1, "weight") for node in group]), 1, 2)
-    biases = [arg(node, 2, "bias") for node in group]
+def _rewrite(reading: Reading, group: Sequence[fx.Node]) -> None:
+    add = partial(emit, reading, group[0])
+    inputs, weights, biases = ([reading.arg(node, name) for node in group] for name in ("input", "weight", "bias"))
+    flat = [x if reading.rank(x) == 2 else add(torch.flatten, x, 0, -2) for x in inputs]
+    left, right = add(torch.stack, flat), add("transpose", add(torch.stack, weights), 1, 2)
     if biases[0] is None:
-        out = emit(first, torch.bmm, stacked, weights)
+        out = add(torch.bmm, left, right)
     else:
-        bias = emit(first, "unsqueeze", emit(first, torch.stack, biases), 1)
-        out = emit(first, torch.baddbmm, bias, stacked, weights)
+        out = add(torch.baddbmm, add("unsqueeze", add(torch.stack, biases), 1), left, right)
     for index, (node, x) in enumerate(zip(group, inputs, strict=True)):
-        part = emit(node, "select", out, 0, index)
-        if rank(x) > 2:
-            part = emit(node, "unflatten", part, 0, [size_arg(node, x, dim) for dim in range(rank(x) - 1)])
-        ops.replace(node, part)
+        part = emit(reading, node, "select", out, 0, index)
+        if reading.rank(x) > 2:
+            sizes = [size_arg(reading, node, x, dim) for dim in range(reading.rank(x) - 1)]
+            part = emit(reading, node, "unflatten", part, 0, sizes)
+        replace(reading, node, part)

@@ -10,21 +10,23 @@ are cut into the longest blocks that divide them, of at most 256 and of whole si
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import fx
+from torch.nn import functional as F
 
+from loka_compile.graph.edit import emit, replace
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
 
 BLOCK, STEP = 256, 16
 EPS = 1e-5
 """Where the norm that goes has none of its own."""
-LAYER_NORM, RMS_NORM = torch.nn.functional.layer_norm, torch.nn.functional.rms_norm
-EPS_ARG = {LAYER_NORM: 4, torch.layer_norm: 4, RMS_NORM: 3, torch.rms_norm: 3}
-"""The norms, as Dynamo writes them, and which argument is their eps."""
+OURS = "loka_block_norm"
+"""On a norm over blocks."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,22 @@ class BlockNorm:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        return apply(graph, graph.nodes, pattern, check, _rewrite)
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rules = partial(pattern, reading), partial(check, reading), partial(rewrite, reading)
+        return apply(reading.graph, reading.graph.nodes, *rules)
 
 
-def pattern(node: fx.Node) -> fx.Node | None:
-    """A norm that is not in blocks yet."""
-    norm = node.op == "call_function" and node.target in EPS_ARG and not _is_ours(node)
+def pattern(reading: Reading, node: fx.Node) -> fx.Node | None:
+    """A norm that is not in blocks yet: applied twice is applied once."""
+    norm = reading.op(node) in ("layer_norm", "rms_norm") and OURS not in node.meta
     return node if norm else None
 
 
-def check(node: fx.Node) -> str:
+def check(reading: Reading, node: fx.Node) -> str:
     """Why the norm stays; empty if it goes."""
-    shape = _shape(node)
+    shape = reading.arg(node, "normalized_shape")
     if len(shape) != 1 or not isinstance(shape[0], int):
-        return f"it normalises over {shape}; blocks are of one dimension whose size is known"
+        return f"it normalises over {tuple(shape)}; blocks are of one dimension whose size is known"
     if not block_of(shape[0]):
         return f"N = {shape[0]} has no divisor of at most {BLOCK} that is a multiple of {STEP}"
     return ""
@@ -62,27 +65,14 @@ def block_of(n: int) -> int:
 
 def block_norm(x: torch.Tensor, block: int, eps: float = EPS) -> torch.Tensor:
     """The specification: x (..., N) with N a multiple of `block`."""
-    return torch.nn.functional.rms_norm(x.unflatten(-1, (-1, block)), (block,), None, eps).flatten(-2)
+    return F.rms_norm(x.unflatten(-1, (-1, block)), (block,), None, eps).flatten(-2)
 
 
-def _shape(node: fx.Node) -> tuple[Any, ...]:
-    shape = node.args[1] if len(node.args) > 1 else node.kwargs["normalized_shape"]
-    return tuple(shape)  # type: ignore[arg-type]
-
-
-def _is_ours(node: fx.Node) -> bool:
-    """Applied twice is applied once."""
-    return bool(node.meta.get("loka_block_norm"))
-
-
-def _rewrite(node: fx.Node) -> Rewrite:
-    block = block_of(_shape(node)[0])
-    place = EPS_ARG[node.target]  # type: ignore[index]
-    eps = node.args[place] if len(node.args) > place else node.kwargs.get("eps", EPS)
-    blocks = emit(node, "unflatten", node.args[0], -1, (-1, block))
-    normed = emit(node, RMS_NORM, blocks, (block,), None, EPS if eps is None else eps)
-    normed.meta["loka_block_norm"] = True
-    new = emit(node, "flatten", normed, -2)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)
+def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
+    block = block_of(reading.arg(node, "normalized_shape")[0])
+    eps = reading.arg(node, "eps")
+    blocks = emit(reading, node, "unflatten", reading.arg(node, "input"), -1, (-1, block))
+    normed = emit(reading, node, F.rms_norm, blocks, (block,), None, EPS if eps is None else eps)
+    normed.meta[OURS] = True
+    new = replace(reading, node, emit(reading, node, "flatten", normed, -2))
     return Rewrite(module_name(new), f"RMSNorm over blocks of {block}")

@@ -11,6 +11,7 @@ norm and is none stays, with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,10 +20,11 @@ from torch import fx
 from torch.nn import functional as F
 
 from loka_compile import compat
-from loka_compile.graph.reading import called, erase, only_user, same, value, written
+from loka_compile.graph import edit
+from loka_compile.graph.edit import emit, size_arg
+from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import same_sizes, size_arg
-from loka_compile.graph.writes import between, mark, reason_against
+from loka_compile.graph.sizes import same_sizes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 
@@ -31,30 +33,28 @@ class Canonicalize:
     name: ClassVar[str] = "canonicalize"
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
         rewrites, rejects = [], []
-        mark(graph)
-        for node in list(graph.nodes):
-            if gated := gate(node):
-                rewrites.append(_put(node, F.silu, (gated,)))
-            elif found := pattern(node):
-                reason = check(found)
+        for node in list(reading.graph.nodes):
+            if found := gate(reading, node) or pattern(reading, node):
+                reason = check(reading, found)
                 if reason:
                     rejects.append(rejected(node, reason))
                 else:
-                    rewrites.append(rewrite(found))
-        graph.lint()
+                    rewrites.append(rewrite(reading, found))
+            elif reason := _unread(reading, node):
+                rejects.append(rejected(node, reason))
+        reading.graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def gate(node: fx.Node) -> fx.Node | None:
-    """n of n * sigmoid(n), in either order."""
-    if called(node) != "mul" or len(node.args) != 2:
-        return None
-    for n, sigmoid in (node.args, node.args[::-1]):
-        if called(sigmoid) == "sigmoid" and sigmoid.args == (n,) and not reason_against((node, sigmoid, n)):  # type: ignore[union-attr]
-            return n  # type: ignore[return-value]
-    return None
+@dataclass(frozen=True)
+class Gate:
+    """n * sigmoid(n), the product `last`."""
+
+    last: fx.Node
+    x: fx.Node
+    sigmoid: fx.Node
 
 
 @dataclass(frozen=True)
@@ -72,190 +72,229 @@ class Norm:
     reason: str = ""
 
 
-def pattern(node: fx.Node) -> Norm | None:
+def gate(reading: Reading, node: fx.Node) -> Gate | None:
+    """The gate that this product is, in either order."""
+    for n, sigmoid in _both_ways(reading.operands(node, "mul")):
+        if reading.op(sigmoid) == "sigmoid" and reading.arg(sigmoid, "self") is n:
+            return Gate(node, n, sigmoid)
+    return None
+
+
+def pattern(reading: Reading, node: fx.Node) -> Norm | None:
     """The norm that ends in this node, as far as it is one."""
-    found = _divided(node)
+    found = _divided(reading, node)
     if found is None:
         return None
     numerator, inside = found
-    if called(inside) == "add" and called(inside.args[0]) == "std":
+    if deviation := _sum_with_std(reading, inside):
         reason = "eps is added to the deviation, not to the variance"
-        return Norm(node, numerator, False, inside.args[0], numerator, None, reason)  # type: ignore[arg-type]
-    squares, eps = _plus_eps(inside)
-    of = _averaged(squares)
+        return Norm(node, numerator, False, deviation, numerator, None, reason)
+    squares, eps = _plus_eps(reading, inside)
+    of = _averaged(reading, squares)
     if of is None:
         return None
-    x, centred = _uncentred(numerator)
+    x, centred = _uncentred(reading, numerator)
     return Norm(node, x, centred, squares, of, eps)
 
 
-def check(norm: Norm) -> str:
-    """Why it is no norm; empty if it is one."""
-    x, squares = value(norm.x), norm.squares
-    if norm.reason:
-        return norm.reason
-    if not isinstance(x, torch.Tensor):
-        return f"{norm.x} is no tensor"
-    numerator, _ = _divided(norm.last) or (norm.x, None)
-    is_var = called(squares) in ("var", "getitem")
-    if is_var and not norm.centred:
-        return f"{numerator} is divided by a deviation and its mean is not subtracted"
-    if is_var and not same(norm.of, norm.x):
-        return f"{norm.x} is divided by the deviation of {norm.of}"
-    if not is_var and not same(norm.of, numerator):
-        return f"{numerator} is divided by the root mean square of {norm.of}"
-    if norm.eps is None:
-        return "eps is a tensor"
-    for each in [squares, *([numerator.args[1]] if norm.centred else [])]:
-        if reason := _not_over_rows(each, x.dim()):
-            return reason
-    if reason := reason_against(between(norm.last, norm.x)):
+def check(reading: Reading, found: Norm | Gate) -> str:
+    """Why it is no norm, or no gate; empty if it is one."""
+    x = reading.value(found.x)
+    if isinstance(found, Norm) and found.reason:
+        return found.reason
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return f"{found.x} is no tensor of real numbers"
+    reason = _not_normed(reading, found) if isinstance(found, Norm) else ""
+    if reason := reason or reading.reason_against(_parts(reading, found)):
         return reason
-    if isinstance(norm.eps, torch.SymFloat):
-        compat.specialize(norm.eps)  # the functions take numbers only
+    if (made := reading.value(found.last).dtype) != x.dtype:
+        return f"{found.x} is {x.dtype}, and what is made of it {made}"
+    if isinstance(found, Norm) and isinstance(found.eps, torch.SymFloat):
+        compat.specialize(found.eps)  # the functions take numbers only
     return ""
 
 
-def rewrite(norm: Norm) -> Rewrite:
-    """With the cast back, the weight and the bias behind it, where they belong to the norm."""
-    norm = _cast_back(norm)
+def _not_normed(reading: Reading, norm: Norm) -> str:
+    squares, (numerator, _) = norm.squares, _divided(reading, norm.last) or (norm.x, None)
+    is_var = reading.op(squares) in ("var", "getitem")
+    if is_var and not norm.centred:
+        return f"{numerator} is divided by a deviation and its mean is not subtracted"
+    if is_var and not reading.same(norm.of, norm.x):
+        return f"{norm.x} is divided by the deviation of {norm.of}"
+    if not is_var and not reading.same(norm.of, numerator):
+        return f"{numerator} is divided by the root mean square of {norm.of}"
+    if norm.eps is None:
+        return "eps is a tensor"
+    averages = [squares, *([reading.arg(numerator, "other")] if norm.centred else [])]
+    reasons = (_not_over_rows(reading, each, reading.rank(norm.x)) for each in averages)
+    return next(filter(None, reasons), "")
+
+
+def rewrite(reading: Reading, found: Norm | Gate) -> Rewrite:
+    """A norm with the cast back, the weight and the bias behind it, where they belong to it."""
+    if isinstance(found, Gate):
+        return _put(reading, found.last, F.silu, found.x)
+    norm = _cast_back(reading, found)
     weight = bias = None
-    if following := _with_vector(norm.last, "mul"):
+    if following := _with_vector(reading, norm, "mul"):
         norm, weight = replace(norm, last=following[0]), following[1]
-    if norm.centred and (following := _with_vector(norm.last, "add")):
+    if norm.centred and (following := _with_vector(reading, norm, "add")):
         norm, bias = replace(norm, last=following[0]), following[1]
-    rows = (size_arg(norm.last, norm.x, -1),)
+    rows = (size_arg(reading, norm.last, norm.x, -1),)
     if norm.centred:
-        return _put(norm.last, F.layer_norm, (norm.x, rows, weight, bias, norm.eps))
-    return _put(norm.last, F.rms_norm, (norm.x, rows, weight, norm.eps))
+        return _put(reading, norm.last, F.layer_norm, norm.x, rows, weight, bias, norm.eps)
+    return _put(reading, norm.last, F.rms_norm, norm.x, rows, weight, norm.eps)
 
 
-def _put(node: fx.Node, function: Any, args: tuple[Any, ...]) -> Rewrite:
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(function, args)
-    new.meta = dict(node.meta)
-    node.replace_all_uses_with(new)
-    erase(node)
+def _put(reading: Reading, node: fx.Node, function: Any, *args: Any) -> Rewrite:
+    new = edit.replace(reading, node, emit(reading, node, function, *args))
     return Rewrite(module_name(new), f"{function.__name__} for what was written out")
+
+
+def _parts(reading: Reading, found: Norm | Gate) -> list[fx.Node]:
+    """What is computed from what is read to the last node."""
+    if isinstance(found, Gate):
+        return [found.sigmoid, found.last]
+    return between(found.last, (found.x, found.of))
+
+
+def between(last: fx.Node, starts: Collection[fx.Node]) -> list[fx.Node]:
+    """`last` and the calls it depends on, up to `starts`."""
+    found, todo = {last: None}, [last]
+    while todo:
+        for each in todo.pop().all_input_nodes:
+            if each not in found and each not in starts and each.op in CALLS:
+                found[each] = None
+                todo.append(each)
+    return list(found)
+
+
+def _unread(reading: Reading, node: fx.Node) -> str:
+    """Why PyTorch does not say what the node does, where it is the first of those that follow from it."""
+    reason = reading.facts[node].reason if node in reading.facts else ""
+    first = reason and node.users and not any(reading.facts[each].reason for each in node.all_input_nodes)
+    return f"it stays as written, as it cannot be read: {reason}" if first else ""
 
 
 # ---------------------------------------------------------------- the parts of a norm
 
 
-def _divided(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def _both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
+    return [pair, pair[::-1]] if pair is not None else []
+
+
+def _divided(reading: Reading, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """(n, v) of n / sqrt(v), however it is written; of n / (std + eps) the sum."""
-    if called(node) == "div" and len(node.args) == 2:
-        n, root = node.args
-        inside = _root(root)
-        if called(root) == "add" and called(root.args[0]) == "std":  # type: ignore[union-attr]
-            inside = root
-        return (n, inside) if isinstance(n, fx.Node) and inside is not None else None  # type: ignore[return-value]
-    if called(node) == "mul" and len(node.args) == 2:
-        for n, inverse in (node.args, node.args[::-1]):
-            inside = _inverse_root(inverse)
-            if inside is not None and isinstance(n, fx.Node):
-                return n, inside
+    if quotient := reading.operands(node, "div"):
+        n, root = quotient
+        inside = root if _sum_with_std(reading, root) else _root(reading, root)
+        return (n, inside) if isinstance(n, fx.Node) and inside is not None else None
+    for n, inverse in _both_ways(reading.operands(node, "mul")):
+        inside = _inverse_root(reading, inverse)
+        if inside is not None and isinstance(n, fx.Node):
+            return n, inside
     return None
 
 
-def _root(node: Any) -> fx.Node | None:
-    if called(node) == "sqrt" or (called(node) == "pow" and node.args[1:] == (0.5,)):
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    return None
+def _sum_with_std(reading: Reading, node: Any) -> fx.Node | None:
+    """std of std + eps."""
+    std, _ = reading.operands(node, "add") or (None, None)
+    return std if reading.op(std) == "std" else None
 
 
-def _inverse_root(node: Any) -> fx.Node | None:
-    if called(node) == "rsqrt" or (called(node) == "pow" and node.args[1:] == (-0.5,)):
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    if called(node) == "reciprocal":
-        return _root(node.args[0])
-    if called(node) == "div" and node.args[0] in (1, 1.0):
-        return _root(node.args[1])
-    return None
+def _root(reading: Reading, node: Any) -> fx.Node | None:
+    return _power(reading, node, 0.5) or (reading.arg(node, "self") if reading.op(node) == "sqrt" else None)
 
 
-def _plus_eps(node: fx.Node) -> tuple[fx.Node, float | torch.SymFloat | None]:
+def _inverse_root(reading: Reading, node: Any) -> fx.Node | None:
+    if reading.op(node) == "rsqrt":
+        return reading.arg(node, "self")
+    one, below = reading.operands(node, "div") or (None, None)
+    if reading.op(node) == "reciprocal":
+        one, below = 1, reading.arg(node, "self")
+    return _power(reading, node, -0.5) or (_root(reading, below) if one in (1, 1.0) else None)
+
+
+def _power(reading: Reading, node: Any, exponent: float) -> fx.Node | None:
+    """x of x ** exponent."""
+    x, given = reading.operands(node, "pow") or (None, None)
+    return x if isinstance(x, fx.Node) and isinstance(given, int | float) and given == exponent else None
+
+
+def _plus_eps(reading: Reading, node: fx.Node) -> tuple[fx.Node, float | torch.SymFloat | None]:
     """(v, eps) of v + eps; eps None where it is no number."""
-    if called(node) != "add" or len(node.args) != 2 or node.kwargs:
-        return node, 0.0
-    first, second = node.args
-    if isinstance(first, int | float):
-        first, second = second, first
-    if isinstance(second, fx.Node) and isinstance(value(second), torch.SymFloat):
-        return first, value(second)  # type: ignore[return-value]
-    return first, float(second) if isinstance(second, int | float) else None  # type: ignore[return-value]
+    v, eps = reading.operands(node, "add") or (node, 0.0)
+    if not isinstance(v, fx.Node):
+        v, eps = eps, v
+    number = reading.value(eps)
+    if isinstance(number, torch.SymFloat):
+        return v, number
+    return v, float(number) if isinstance(number, int | float) else None
 
 
-def _averaged(node: Any) -> fx.Node | None:
+def _averaged(reading: Reading, node: Any) -> fx.Node | None:
     """What a mean of squares, or a variance, is taken of; None if it is neither."""
-    if called(node) == "var":
-        return node.args[0]
-    if called(node) == "getitem" and node.args[1] == 0 and called(node.args[0]) == "var_mean":
-        return node.args[0].args[0]
-    if called(node) != "mean" or not node.args:
-        return None
-    squared = node.args[0]
-    twice = called(squared) == "mul" and len(squared.args) == 2 and same(*squared.args)
-    if called(squared) == "square" or twice or (called(squared) == "pow" and squared.args[1:] in ((2,), (2.0,))):
-        return squared.args[0]
+    if reading.op(node) == "var":
+        return reading.arg(node, "self")
+    if of := _of_var_mean(reading, node, 0):
+        return of
+    squared = reading.arg(node, "self") if reading.op(node) == "mean" else None
+    if reading.op(squared) == "square":
+        return reading.arg(squared, "self")
+    a, b = reading.operands(squared, "mul") or (None, 0)
+    return a if reading.same(a, b) else _power(reading, squared, 2)
+
+
+def _of_var_mean(reading: Reading, node: Any, which: int) -> fx.Node | None:
+    """x where the node is the variance (0) or the mean (1) of var_mean(x)."""
+    if reading.op(node) == "getitem" and node.args[1] == which and reading.op(node.args[0]) == "var_mean":
+        return reading.arg(node.args[0], "self")
     return None
 
 
-def _uncentred(node: fx.Node) -> tuple[fx.Node, bool]:
+def _uncentred(reading: Reading, node: fx.Node) -> tuple[fx.Node, bool]:
     """(x, True) of x - mean(x)."""
-    if called(node) == "sub" and len(node.args) == 2 and not node.kwargs:
-        x, mean = node.args
-        of = mean.args[0] if called(mean) == "mean" and mean.args else None  # type: ignore[union-attr]
-        if called(mean) == "getitem" and mean.args[1] == 1 and called(mean.args[0]) == "var_mean":  # type: ignore[union-attr]
-            of = mean.args[0].args[0]  # type: ignore[union-attr]
-        if of is not None and same(of, x):
-            return x, True  # type: ignore[return-value]
-    return node, False
+    x, mean = reading.operands(node, "sub") or (None, None)
+    of = reading.arg(mean, "self") if reading.op(mean) == "mean" else _of_var_mean(reading, mean, 1)
+    return (x, True) if of is not None and reading.same(of, x) else (node, False)
 
 
-def _not_over_rows(node: fx.Node, dims: int) -> str:
+def _not_over_rows(reading: Reading, node: fx.Node, dims: int) -> str:
     """Why a mean or variance is not one value a row, with its dimension kept; empty if it is."""
-    node = node.args[0] if called(node) == "getitem" else node  # type: ignore[assignment]
-    kind = called(node)
-    rest, kwargs = list(node.args[1:]), dict(node.kwargs)
-    dim = rest.pop(0) if rest else kwargs.get("dim")
-    if kind in ("var", "var_mean"):
-        if isinstance(dim, bool):
-            return f"{kind} is taken of the whole tensor"
-        unbiased = rest.pop(0) if rest else kwargs.get("unbiased", kwargs.get("correction", True))
-        if unbiased:
-            return f"{kind} divides by N - 1 (unbiased), a norm by N"
-    keepdim = rest.pop(0) if rest else kwargs.get("keepdim", False)
-    over = dim if isinstance(dim, tuple | list) else (dim,)
-    if dim is None:
+    node = node.args[0] if reading.op(node) == "getitem" else node
+    kind, over = reading.op(node), reading.arg(node, "dim")
+    if kind != "mean" and reading.arg(node, "unbiased", reading.arg(node, "correction", 1)) in (None, 1, True):
+        return f"{kind} divides by N - 1 (unbiased), a norm by N"
+    if not over or not dims:
         return f"{kind} is taken of the whole tensor"
     if [each % dims for each in over] != [dims - 1]:
         return f"{kind} over dim {', '.join(map(str, over))}, not the last"
-    if not keepdim:
+    if not reading.arg(node, "keepdim"):
         return f"{kind}'s keepdim is False"
-    if kwargs.get("dtype") is not None:
-        return f"{kind} is asked for in {kwargs['dtype']}"
+    if reading.arg(node, "dtype") is not None:
+        return f"{kind} is asked for in {reading.arg(node, 'dtype')}"
     return ""
 
 
-def _cast_back(norm: Norm) -> Norm:
+def _cast_back(reading: Reading, norm: Norm) -> Norm:
     """A norm computed in float32 whose result is cast to the dtype its input had before."""
-    user, before = only_user(norm.last), norm.x.args[0] if called(norm.x) == "cast" else None
-    if called(user) == "cast" and user.args[0] is norm.last and isinstance(before, fx.Node):  # type: ignore[union-attr]
-        source, result, wide = value(before), value(user), value(norm.x)  # type: ignore[arg-type]
-        if source.dtype == result.dtype and source.dtype.is_floating_point and source.itemsize <= wide.itemsize:
-            return replace(norm, last=user, x=before) if not written(before) else norm
+    user, before = reading.only_user(norm.last), reading.arg(norm.x, "self") if reading.op(norm.x) == "to" else None
+    if reading.op(user) != "to" or not isinstance(before, fx.Node) or reading.arg(user, "self") is not norm.last:
+        return norm
+    source, result, wide = (reading.value(each) for each in (before, user, norm.x))
+    back = (source.dtype, source.device) == (result.dtype, result.device) and source.is_floating_point()
+    if back and source.itemsize <= wide.itemsize and not reading.reason_against((norm.x, *_parts(reading, norm), user)):
+        return replace(norm, last=user, x=before)
     return norm
 
 
-def _with_vector(node: fx.Node, name: str) -> tuple[fx.Node, fx.Node] | None:
+def _with_vector(reading: Reading, norm: Norm, op: str) -> tuple[fx.Node, fx.Node] | None:
     """(user, vector) where the only user multiplies or adds one number a column, in the same dtype."""
-    user = only_user(node)
-    if called(user) != name or len(user.args) != 2 or user.kwargs:  # type: ignore[union-attr]
-        return None
-    vector = user.args[1] if user.args[0] is node else user.args[0]  # type: ignore[union-attr]
-    made, of = value(node), value(vector) if isinstance(vector, fx.Node) else None
-    if not isinstance(of, torch.Tensor) or made is None:
-        return None
-    alike = same_sizes(of.shape, made.shape[-1:]) and of.dtype == made.dtype
-    return (user, vector) if alike else None  # type: ignore[return-value]
+    user, made = reading.only_user(norm.last), reading.value(norm.last)
+    for one, vector in _both_ways(reading.operands(user, op)):
+        if one is norm.last and reading.is_tensor(vector):
+            of = reading.value(vector)
+            alike = same_sizes(of.shape, made.shape[-1:]) and of.dtype == made.dtype
+            if alike and not reading.reason_against((*_parts(reading, norm), user)):
+                return user, vector
+    return None

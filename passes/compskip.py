@@ -16,11 +16,11 @@ from typing import ClassVar
 from torch import fx
 
 from loka_compile.compskip import ALTERNATE, CompSkip, chosen, nearest, pattern_of
-from loka_compile.graph.effects import drops, effect, writes_in_place
+from loka_compile.graph.edit import emit
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
-from loka_compile.graph.layers import Call, branch_of, calls_of, differ, reaching
+from loka_compile.graph.layers import Call, branch_of, calls_of, differ, effect, effects, reaching
 from loka_compile.graph.parts import alternate
-from loka_compile.graph.writes import written_at_all
 from loka_compile.options import OptionsError
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
@@ -38,13 +38,13 @@ class Skip:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        output = graph.output_node()
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        graph, output = reading.graph, reading.graph.output_node()
         schedule, done = output.meta.get(DONE, (self.schedule, frozenset()))
         calls = calls_of(graph)
         try:
             if schedule == ALTERNATE:
-                schedule = alternate(calls)
+                schedule = alternate(reading, calls)
             todo = _todo(schedule, list(calls), done)
         except ValueError as error:
             if self.whole:
@@ -54,7 +54,7 @@ class Skip:
         before = total(graph, flops)
         standing: dict[str, Standing] = {}
         for path, earlier in todo:
-            reason, did = _reuse(graph, path, earlier, standing) if earlier is not None else _skip(graph, path)
+            reason, did = _reuse(reading, path, earlier, standing) if earlier is not None else _skip(reading, path)
             if reason:
                 rejects.append(rejected(path, reason))
             else:
@@ -110,9 +110,9 @@ def _saved(before: int, after: int) -> str:
     return f"{1 - after / before:.1%} of the forward's FLOPs are gone ({before:,} to {after:,}, counted on the graph)"
 
 
-def _skip(graph: fx.Graph, path: str) -> tuple[str, str]:
+def _skip(reading: Reading, path: str) -> tuple[str, str]:
     """Leave out all calls of a branch: (why not, "") or ("", what was done)."""
-    branches = [branch_of(call) for call in calls_of(graph)[path]]
+    branches = [branch_of(reading, call) for call in calls_of(reading.graph)[path]]
     moved: dict[fx.Node, fx.Node] = {}  # a call's residual add may be the stream of the next
     for branch in branches:
         if isinstance(branch, str):
@@ -121,11 +121,10 @@ def _skip(graph: fx.Graph, path: str) -> tuple[str, str]:
         for add, operand in branch.adds:  # type: ignore[union-attr]
             while operand in moved:
                 operand = moved[operand]
-            same_memory = writes_in_place(add) and add.args[0] is operand
-            moved[add] = _replace(graph, add, operand, copied=not same_memory and add in written_at_all(graph))
+            moved[add] = _replace(reading, add, operand)
     calls = [branch.call for branch in branches]  # type: ignore[union-attr]
-    dropout = any(drops(node) for call in calls for node in call.nodes)
-    _erase(graph, calls, list(moved))
+    dropout = any(reading.facts[node].random for call in calls for node in call.nodes)
+    _erase(reading, calls, list(moved))
     return "", "skipped, its dropout too" if dropout else "skipped"
 
 
@@ -137,9 +136,9 @@ class Standing:
     made_from: Sequence[fx.Node]
 
 
-def _reuse(graph: fx.Graph, path: str, earlier: Sequence[str], standing: dict[str, Standing]) -> tuple[str, str]:
+def _reuse(reading: Reading, path: str, earlier: Sequence[str], standing: dict[str, Standing]) -> tuple[str, str]:
     """Let the nearest earlier layer's value stand for a module's: (why not, "") or ("", what was done)."""
-    found = calls_of(graph)
+    found = calls_of(reading.graph)
     calls = found[path]
     source = next((each for each in earlier if each in standing or each in found), None)
     if source is None:
@@ -153,44 +152,48 @@ def _reuse(graph: fx.Graph, path: str, earlier: Sequence[str], standing: dict[st
     )
     if len(given.values) != len(calls):
         return f"it is called {len(calls)} times and {source} {len(given.values)} times", ""
-    order = {node: place for place, node in enumerate(graph.nodes)}
+    order = {node: place for place, node in enumerate(reading.graph.nodes)}
     streams = {node for node in given.made_from if node.meta["example_value"].is_floating_point()}
     for value, call in zip(given.values, calls, strict=True):
-        if reason := differ(value, call.outputs[0]) or call.effects:
+        if reason := differ(value, call.outputs[0]) or effects(reading, call):
             return reason, ""
         if order[value] > order[call.outputs[0]]:
             return f"{value.name} of {source} is computed after it", ""
         if streams.isdisjoint(reaching(call.outputs[0])):
             return f"nothing that {source} reads leads to it: these layers stand side by side", ""
-        if value in written_at_all(graph):
-            return f"{value.name} of {source} is written in place", ""
+        if writer := reading.written(reading.memory(value), value.next):
+            return f"{value.name} of {source} is written in place by {writer}", ""
     for value, call in zip(given.values, calls, strict=True):
         old = call.outputs[0]
-        _replace(graph, old, value, copied=old in written_at_all(graph))
-        _erase(graph, [call], [old])
+        _replace(reading, old, value)
+        _erase(reading, [call], [old])
     standing[path] = given
     return "", f"reuses the value of {source}"
 
 
-def _replace(graph: fx.Graph, old: fx.Node, new: fx.Node, copied: bool) -> fx.Node:
-    """Let `new` stand for `old`; a copy of it where someone writes into `old` afterwards."""
-    if copied:
-        with graph.inserting_before(old):
-            copy = graph.call_method("clone", (new,))
-        copy.meta = {**old.meta}
-        new = copy
+def _replace(reading: Reading, old: fx.Node, new: fx.Node) -> fx.Node:
+    """Let `new` stand for `old`; a copy of it where one of the two would be seen to change with the other."""
+    apart = reading.memory(old).isdisjoint(reading.memory(new))
+    written = reading.written(reading.memory(old) | reading.memory(new), old.next)
+    outside = reading.handed_out(old) and (reading.given_in(new) or reading.handed_out(new))
+    if apart and (written or outside):
+        new = emit(reading, old, "clone", new)
+        new.meta = {**old.meta}
+    reading.stand_for(new, old)
+    reading.share(new, old)
     old.replace_all_uses_with(new)
     return new
 
 
-def _erase(graph: fx.Graph, calls: Sequence[Call], removed: Sequence[fx.Node]) -> None:
+def _erase(reading: Reading, calls: Sequence[Call], removed: Sequence[fx.Node]) -> None:
     """What nobody reads any more: of the calls, and of what only they read."""
     inside = {node for call in calls for node in call.nodes}.union(removed)
     dead = set(inside)
-    for node in reversed(list(graph.nodes)):
+    for node in reversed(list(reading.graph.nodes)):
         if node.users or node.op in ("placeholder", "output", "get_attr") or node not in dead:
             continue
-        if node not in inside and (effect(node, ()) or writes_in_place(node)):
+        if node not in inside and effect(reading, node):
             continue
         dead.update(node.all_input_nodes)
-        graph.erase_node(node)
+        reading.graph.erase_node(node)
+        reading.forget(node)

@@ -13,8 +13,11 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.apart import write_apart
+from loka_compile.graph.facts import Reading
+from loka_compile.graph.reader import read
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import Context, Pass, PassResult, Reject, rejected, run
+from loka_compile.passes.base import Context, DynamoPass, PassResult, Reject, rejected, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,31 +41,56 @@ def is_training(example_inputs: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in example_inputs)
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A Dynamo graph, and the one reading of it that all passes share."""
+
+    gm: fx.GraphModule
+    reading: Reading
+
+    @classmethod
+    def of(cls, gm: fx.GraphModule) -> Read:
+        return cls(gm, read(gm.graph))
+
+    def copy(self) -> Read:
+        gm = compat.copy_dynamo_graph(self.gm)
+        twin = dict(zip(self.gm.graph.nodes, gm.graph.nodes, strict=True))
+        return Read(gm, self.reading.moved(gm.graph, twin))
+
+
 def run_on_dynamo(
     gm: fx.GraphModule,
-    passes: Sequence[Pass],
+    passes: Sequence[DynamoPass],
     device: str = "cpu",
     target: str = "cpu",
     training: bool = False,
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    """`rewritten` where the reading is asked for nothing else."""
+    if not passes:
+        return gm, ()
+    after, changes = rewritten(Read.of(gm), passes, Context(Plan(target, {}), device, training))
+    return after.gm, changes
+
+
+def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tuple[Read, tuple[Change, ...]]:
     """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
     there is no pass to run."""
     if not passes:
-        return gm, ()
-    gm, changes = compat.copy_dynamo_graph(gm), []
-    context = Context(Plan(target, {}), device, training)
-    before = copy.deepcopy(gm.graph)
+        return graph, ()
+    gm, reading = (graph := graph.copy()).gm, graph.reading
+    write_apart(reading)
+    before, changes = copy.deepcopy(gm.graph), []
     for each in passes:
-        result = run(each, gm.graph, context)
-        if getattr(each, "adapts", False):
+        adapts, result = getattr(each, "adapts", False), run(each, reading, context)
+        if adapts:
             result = replace(result, rejects=(*result.rejects, *_inside_of_others(gm.graph, each.name)))
+            reading = read(gm.graph) if result.rewrites else reading
         after = copy.deepcopy(gm.graph) if result.rewrites else before
-        change = Change(each.name, before, after, result, getattr(each, "adapts", False))
-        if change.adapts or result.rewrites or result.rejects:
-            changes.append(change)
+        if adapts or result.rewrites or result.rejects:
+            changes.append(Change(each.name, before, after, result, adapts))
         before = after
     gm.recompile()
-    return gm, tuple(changes)
+    return Read(gm, reading), tuple(changes)
 
 
 def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:

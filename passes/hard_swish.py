@@ -6,15 +6,16 @@ LoKA Mods: no exponential, bounded pieces, outliers are not amplified, and it fu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import fx
+from torch.nn import functional as F
 
+from loka_compile.graph.edit import emit, replace
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
-
-SILU, HARD_SWISH = torch.nn.functional.silu, torch.nn.functional.hardswish
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,20 @@ class HardSwish:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites = []
-        for node in list(graph.nodes):
-            if node.op != "call_function" or node.target is not SILU:
-                continue
-            with graph.inserting_before(node):
-                new = graph.call_function(HARD_SWISH, node.args, node.kwargs)  # in place where it was
-            new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-            graph.erase_node(node)
-            rewrites.append(Rewrite(module_name(new), "hard swish"))
-        graph.lint()
-        return PassResult(tuple(rewrites))
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rules = partial(pattern, reading), partial(check, reading), partial(rewrite, reading)
+        return apply(reading.graph, reading.graph.nodes, *rules)
+
+
+def pattern(reading: Reading, node: fx.Node) -> fx.Node | None:
+    return node if reading.op(node) == "silu" else None
+
+
+def check(reading: Reading, node: fx.Node) -> str:
+    """Why it stays; empty if it goes."""
+    return "it writes in place" if reading.facts[node].writes else ""
+
+
+def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
+    new = replace(reading, node, emit(reading, node, F.hardswish, reading.arg(node, "self")))
+    return Rewrite(module_name(new), "hard swish")

@@ -14,22 +14,22 @@ fewer. The second saves FLOPs and may add passes over the output: none where the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
+from torch.nn import functional as F
 
-from loka_compile.graph import torch_ops as ops
+from loka_compile.graph.edit import drop, emit, replace
+from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, rank, shape
-from loka_compile.graph.writes import written as written_nodes
+from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.rates import rates
-from loka_compile.passes.replication import RESHAPES, Step, alike, of_one_row, step_of
-from loka_compile.passes.rowwise import WORK, Lead, Mixed, build, narrowed
-
-LINEAR = torch.nn.functional.linear
+from loka_compile.passes.replication import Step, alike, of_one_row, step_of
+from loka_compile.passes.rowwise import WORK, Lead, Mixed, Wide, is_reshape, keeps, narrowed
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,13 @@ class Hoist:
     name: ClassVar[str] = "hoist"
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        hoisting, original = _Hoisting(context, written_nodes(graph)), set(graph.nodes)
-        for node in list(graph.nodes):
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        hoisting, original = _Hoisting(reading, context), set(reading.graph.nodes)
+        for node in list(reading.graph.nodes):
             hoisting.visit(node)
-        ops.drop_dead(graph, lambda node: node not in original or node in hoisting.passed)
-        graph.lint()
+        new = [node for node in reading.graph.nodes if node not in original]
+        drop(reading, (*reversed(new), *hoisting.passed))
+        reading.graph.lint()
         return PassResult(tuple(hoisting.rewrites), tuple(hoisting.rejects))
 
 
@@ -64,8 +65,8 @@ class _Narrow:
 class _Hoisting:
     """One walk over a graph, in order. blocked: tensors behind which no replication is seen any more, and why."""
 
+    reading: Reading
     context: Context
-    written: set[fx.Node]
     rewrites: list[Rewrite] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     known: dict[fx.Node, _Narrow] = field(default_factory=dict)
@@ -73,23 +74,23 @@ class _Hoisting:
     passed: set[fx.Node] = field(default_factory=set)
 
     def visit(self, node: fx.Node) -> None:
-        if node.op not in ("call_function", "call_method") or ops.value(node) is None or self._replicates(node):
+        if node.op not in CALLS or node not in self.reading.facts or self._replicates(node):
             return
         sources = [x for x in node.all_input_nodes if x in self.known]
         if sources:
             self._through(node, self.known[sources[0]])
-        elif op_of(node) != "linear" or not self._split(node):
+        elif self.reading.op(node) != "linear" or not self._split(node):
             self._pass_on(node)
 
     # ------------------------------------------------------------ f(repeat(x)) -> repeat(f(x))
 
     def _replicates(self, node: fx.Node) -> bool:
-        source = node.args[0] if node.args else None
-        before = self.known.get(source) if isinstance(source, fx.Node) else None
-        if before is not None and op_of(node) in RESHAPES and _keeps(node, before.lead.wide):
+        source = next(iter(node.all_input_nodes), None)
+        before = self.known.get(source)
+        if before is not None and self._keeps(node, source, before.lead.wide):
             return False
-        found = step_of(node, before.lead.wide if before is not None else 0)
-        if found is None or self._writes(node):
+        found = step_of(self.reading, node, before.lead.wide if before is not None else 0)
+        if found is None or self.reading.reason_against((node,)):
             return False
         source, step = found
         if before is None:
@@ -101,46 +102,49 @@ class _Hoisting:
         return True
 
     def _through(self, node: fx.Node, like: _Narrow) -> None:
-        def base(x: fx.Node) -> fx.Node | None:
-            known = self.known.get(x)
+        def base(x: Any) -> fx.Node | None:
+            known = self.known.get(x) if isinstance(x, fx.Node) else None
             return known.base if known is not None and alike(known.steps, like.steps) else None
 
-        call = narrowed(node, like.lead, base)
-        if not isinstance(call, str | Mixed) and self._writes(node):
-            call = "something writes to it in place"
+        call = narrowed(Wide(self.reading, node, like.lead, base))
+        if not isinstance(call, str | Mixed) and (reason := self.reading.reason_against((node,))):
+            call = reason
         if isinstance(call, str | Mixed):
             self._stop(node, call)
             return
-        narrow = _Narrow(build(node, call), like.steps, like.lead)
+        target, args, kwargs = call
+        narrow = _Narrow(emit(self.reading, node, target, *args, **kwargs), like.steps, like.lead)
         self._learn(node, narrow)
-        if op_of(node) in WORK:
-            self.rewrites.append(Rewrite(module_name(node), f"{op_of(node)} before its input is repeated"))
-            self._learn(ops.replace(node, like.wide(node, narrow.base)), narrow)
+        if (name := self.reading.op(node)) in WORK:
+            self.rewrites.append(Rewrite(module_name(node), f"{name} before its input is repeated"))
+            self._learn(self._exchange(node, like.wide(node, narrow.base)), narrow)
 
     def _learn(self, node: fx.Node, narrow: _Narrow) -> None:
         self.known[node] = narrow
         self.passed.add(node)
 
-    def _writes(self, node: fx.Node) -> bool:
-        return any(x in self.written for x in (node, *node.all_input_nodes))
+    def _exchange(self, old: fx.Node, new: fx.Node) -> fx.Node:
+        """What `old` was made of stays until the end: how it was repeated may still be asked."""
+        return replace(self.reading, old, new, alone=True)
 
     # ------------------------------------------------------------ linear(cat[repeat(x), y])
 
     def _split(self, node: fx.Node) -> bool:
-        parts = self._parts(node, arg(node, 0, "input"))
-        repeated = [self.known[x] for x in parts if x in self.known and self.known[x].lead.wide < rank(x)]
-        if not repeated or self._writes(node):
+        reading, emitted = self.reading, partial(emit, self.reading, node)
+        x, weight, bias = (reading.arg(node, name) for name in ("input", "weight", "bias"))
+        parts = self._parts(node, x)
+        repeated = [self.known[x] for x in parts if x in self.known and self.known[x].lead.wide < reading.rank(x)]
+        if not repeated or reading.reason_against((node, *self._joins(x))):
             return False
         like = repeated[0]
         is_user = lambda part: part in self.known and alike(self.known[part].steps, like.steps)  # noqa: E731
-        weight, bias = arg(node, 1, "weight"), arg(node, 2, "bias")
         runs, offset = [], 0
         for user, group in groupby(parts, is_user):
             run = [self.known[part].base if user else part for part in group]
-            width = sum(shape(part)[-1] for part in run)
+            width = sum(reading.shape(part)[-1] for part in run)
             runs.append((user, run, offset, width))
             offset += width
-        one_row = of_one_row(shape(like.base)[:-1]) and rank(like.base) > 0
+        one_row = of_one_row(reading.shape(like.base)[:-1]) and reading.rank(like.base) > 0
         reason = self._split_costs(node, like, [user for user, *_ in runs], one_row,
                                    sum(width for user, *_, width in runs if user))  # fmt: skip
         if reason:
@@ -148,59 +152,72 @@ class _Hoisting:
             return False
 
         def product(run: list[fx.Node], offset: int, width: int, bias: fx.Node | None) -> fx.Node:
-            x = run[0] if len(run) == 1 else emit(node, torch.cat, run, -1)
-            return emit(node, LINEAR, x, emit(node, "narrow", weight, 1, offset, width), bias)
+            x = run[0] if len(run) == 1 else emitted(torch.cat, run, -1)
+            return emitted(F.linear, x, emitted("narrow", weight, 1, offset, width), bias)
 
         def total(users: bool, bias: fx.Node | None) -> fx.Node:
             out = None
             for user, *run in runs:
                 if user == users:
                     part = product(*run, bias if out is None else None)
-                    out = part if out is None else emit(node, torch.add, out, part)
+                    out = part if out is None else emitted(torch.add, out, part)
             assert out is not None
             return out
 
         once = total(users=True, bias=bias)
         if one_row:  # what the one user gives is the bias of all rows
-            out = total(users=False, bias=emit(node, "reshape", once, shape(node)[-1]))
+            out = total(users=False, bias=emitted("reshape", once, reading.shape(node)[-1]))
         else:
-            out = emit(node, torch.add, total(users=False, bias=None), like.wide(node, once))
+            out = emitted(torch.add, total(users=False, bias=None), like.wide(node, once))
         columns = ", ".join(f"{at}-{at + width - 1}" for user, _, at, width in runs if user)
         self.rewrites.append(Rewrite(module_name(node), f"linear, split: columns {columns} before they are repeated"))
-        self.passed.update((node.args[0], *_behind(node.args[0])))  # type: ignore[arg-type]
-        ops.replace(node, out)
+        self.passed.update(self._joins(x))
+        self._exchange(node, out)
         return True
 
     def _parts(self, before: fx.Node, x: fx.Node) -> list[fx.Node]:
         """The tensors that x is the concatenation of, along its last dimension; of known widths, else x alone."""
-        source = x.args[0] if op_of(x) in RESHAPES and x.args else None
-        if op_of(x) == "cat":
-            parts, dim = x.args[0], arg(x, 1, "dim", 0) % rank(x)
-        elif isinstance(source, fx.Node) and op_of(source) == "cat":
-            parts, dim = source.args[0], arg(source, 1, "dim", 0) % rank(source)
-            if not (dim and rank(x) == dim + 1 and _keeps(x, dim)) or not any(part in self.known for part in parts):  # type: ignore[union-attr]
-                return [x]
-        else:
+        reading, joined = self.reading, self._joins(x)
+        if not joined:
             return [x]
-        if not isinstance(parts, list | tuple) or dim != rank(x) - 1:
+        cat = joined[-1]
+        parts, dim = reading.arg(cat, "tensors"), reading.arg(cat, "dim") % reading.rank(cat)
+        if cat is not x:
+            side_by_side = dim and reading.rank(x) == dim + 1 and self._keeps(x, cat, dim)
+            if not side_by_side or not any(part in self.known for part in parts):
+                return [x]
+        if dim != reading.rank(x) - 1:
             return [x]
         flat = []
         for part in parts:
-            if rank(part) > dim + 1:
-                flattened = emit(before, "flatten", part, dim)
+            if reading.rank(part) > dim + 1:
+                flattened = emit(reading, before, "flatten", part, dim)
                 self.visit(flattened)
                 flat.append(flattened)
             else:
                 flat += self._parts(before, part)
-        return flat if all(isinstance(shape(part)[-1], int) for part in flat) else [x]
+        return flat if all(isinstance(reading.shape(part)[-1], int) for part in flat) else [x]
+
+    def _joins(self, x: fx.Node) -> list[fx.Node]:
+        """x, down to the concatenation that it is, or is a reshape of; empty if it is none."""
+        if self.reading.op(x) == "cat":
+            return [x]
+        source = next(iter(x.all_input_nodes), None)
+        return [x, source] if is_reshape(self.reading, x) and self.reading.op(source) == "cat" else []
+
+    def _keeps(self, node: fx.Node, source: Any, dims: int) -> bool:
+        """Whether it is a reshape that leaves that many leading dimensions, and not all, as they are."""
+        is_one = is_reshape(self.reading, node)
+        return is_one and self.reading.rank(node) > dims and keeps(self.reading, node, source, dims)
 
     def _split_costs(self, node: fx.Node, like: _Narrow, users: list[bool], one_row: bool, width: int) -> str:
         """Why the split does not pay; empty if it does."""
-        r, out = rates(self.context, ops.value(node).dtype), shape(node)[-1]
-        rows, few = ops.numel(shape(node)[:-1]), ops.numel(shape(like.base)[:-1])
+        value, sizes = self.reading.value(node), self.reading.shape(node)
+        r, out = rates(self.context, value.dtype), sizes[-1]
+        rows, few = numel(sizes[:-1]), numel(self.reading.shape(like.base)[:-1])
         saved = r.seconds(2 * (rows - few) * width * out, 0, 0)
         sums = users.count(False) - 1 + (not one_row)
-        added = len(users) * r.launch + sums * r.seconds(0, 3 * rows * out * ops.value(node).element_size())
+        added = len(users) * r.launch + sums * r.seconds(0, 3 * rows * out * value.element_size())
         if saved > added:
             return ""
         return (
@@ -211,26 +228,16 @@ class _Hoisting:
     # ------------------------------------------------------------ reasons
 
     def _stop(self, node: fx.Node, reason: str | Mixed) -> None:
-        if op_of(node) in WORK:
-            self.rejects.append(rejected(node, f"{op_of(node)}: {reason}"))
+        if (name := self.reading.op(node)) in WORK:
+            self.rejects.append(rejected(node, f"{name}: {reason}"))
         elif isinstance(reason, str):
             self.blocked[node] = reason
 
     def _pass_on(self, node: fx.Node) -> None:
         """The reason why a replication is not seen, to the first work behind it."""
-        tensors = [x for x in node.all_input_nodes if is_tensor(x) and x.op != "placeholder"]
+        tensors = [x for x in node.all_input_nodes if self.reading.is_tensor(x) and x.op != "placeholder"]
         reasons = [self.blocked[x] for x in tensors if x in self.blocked]
-        if reasons and op_of(node) in WORK:
-            self.rejects.append(rejected(node, f"{op_of(node)} of what was repeated: {reasons[0]}"))
+        if reasons and (name := self.reading.op(node)) in WORK:
+            self.rejects.append(rejected(node, f"{name} of what was repeated: {reasons[0]}"))
         elif reasons and len(reasons) == len(tensors):
             self.blocked[node] = reasons[0]
-
-
-def _keeps(node: fx.Node, dims: int) -> bool:
-    """Whether a reshape leaves that many leading dimensions as they are."""
-    return rank(node) > dims and ops.same_sizes(shape(node)[:dims], shape(node.args[0])[:dims])  # type: ignore[arg-type]
-
-
-def _behind(node: fx.Node) -> list[fx.Node]:
-    """What a concatenation's reshape was made of."""
-    return [each for each in node.all_input_nodes if op_of(node) in RESHAPES and op_of(each) == "cat"]

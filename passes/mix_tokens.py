@@ -14,19 +14,18 @@ norm that follows (measured with one: 1.1 to 2.6 times as fast as the linear in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph import torch_ops as ops
+from loka_compile.graph.edit import emit, replace, size_arg
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import arg, emit, flips, op_of, rank, shape, value
-from loka_compile.graph.writes import written as written_nodes
-from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, apply
 from loka_compile.passes.rates import on_gpu
 
 LEAST = 16
@@ -41,70 +40,76 @@ class MixTokens:
     name: ClassVar[str] = "mix_tokens"
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        rewrites, rejects, written = [], [], written_nodes(graph)
-        did, form = (DID, _batch) if on_gpu(context) else (DID_IN_A_LOOP, _loop)
-        for node in [n for n in graph.nodes if op_of(n) == "linear" and _is_batch_across(arg(n, 0, "input"))]:
-            reason = check(node, written, context)
-            if reason:
-                rejects.append(rejected(node, reason))
-            else:
-                _rewrite(node, form)
-                rewrites.append(Rewrite(module_name(node), did))
-        graph.lint()
-        return PassResult(tuple(rewrites), tuple(rejects))
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rules = partial(pattern, reading), partial(check, reading, context), partial(rewrite, reading, on_gpu(context))
+        return apply(reading.graph, reading.graph.nodes, *rules)
 
 
-def _is_batch_across(node: fx.Node) -> bool:
-    """x^T of a batch of matrices."""
-    return flips(node) and rank(node) == 3
+@dataclass(frozen=True)
+class Mix:
+    """linear(flipped, weight, bias), where `flipped` is x^T."""
+
+    linear: fx.Node
+    flipped: fx.Node
+    x: fx.Node
+    weight: fx.Node
+    bias: fx.Node | None
 
 
-def check(node: fx.Node, written: set[fx.Node], context: Context) -> str:
+def pattern(reading: Reading, node: fx.Node) -> Mix | None:
+    """A linear over x^T, x a batch of matrices."""
+    flipped = reading.arg(node, "input") if reading.op(node) == "linear" else None
+    x = reading.flipped(flipped)
+    if x is None or reading.rank(x) != 3:
+        return None
+    return Mix(node, flipped, x, reading.arg(node, "weight"), reading.arg(node, "bias"))
+
+
+def check(reading: Reading, context: Context, found: Mix) -> str:
     """Why the linear stays; empty if it becomes a product from the left."""
-    x = arg(node, 0, "input").args[0]
-    others = [user.name for user in node.users if not flips(user)]
-    columns = shape(x)[-1]
-    if others or not node.users:
+    users, columns = list(found.linear.users), reading.shape(found.x)[-1]
+    others = [user.name for user in users if reading.flipped(user) is None]
+    if others or not users:
         return f"its result is read as it is by {', '.join(others[:3])}" if others else "nobody reads it"
-    if any(each in written for each in (x, node, *node.all_input_nodes)):
-        return "something writes to one of its tensors in place"
+    if reason := reading.reason_against((found.flipped, found.linear, *users)):
+        return reason
     if not on_gpu(context):
-        return _too_much_for_a_loop(x, node, context.training)
+        return _too_much_for_a_loop(reading, found, context.training)
     if not compat.guard_free(columns >= LEAST):
         return f"the matrices of the batch have {columns} columns, and tensor cores want {LEAST}"
     return ""
 
 
-def _too_much_for_a_loop(x: fx.Node, node: fx.Node, training: bool) -> str:
-    sizes = shape(arg(node, 1, "weight"))
+def _too_much_for_a_loop(reading: Reading, found: Mix, training: bool) -> str:
+    sizes = reading.shape(found.weight)
     if training:
         return "on a CPU the gradient of a sum that is written out is slower than a GEMM's"
-    if value(x).dtype not in (torch.float32, torch.float64):
-        return f"on a CPU a GEMM of {value(x).dtype} is faster than a sum that is written out"
+    for dtype in (reading.value(each).dtype for each in (found.x, found.weight, found.linear)):  # autocast may differ
+        if dtype not in (torch.float32, torch.float64):
+            return f"on a CPU a GEMM of {dtype} is faster than a sum that is written out"
     if not all(isinstance(size, int) and size <= MOST for size in sizes):
         return f"it mixes {sizes[1]} tokens to {sizes[0]}, and above {MOST} a CPU's GEMM is faster than a loop"
     return ""
 
 
-def _rewrite(node: fx.Node, written: Callable[..., fx.Node]) -> None:
-    out = written(node, arg(node, 0, "input").args[0], arg(node, 1, "weight"), arg(node, 2, "bias"))
-    for user in list(node.users):
-        ops.replace(user, out)
-    flipped = arg(node, 0, "input")
-    node.graph.erase_node(node)
-    if not flipped.users:
-        node.graph.erase_node(flipped)
+def rewrite(reading: Reading, gpu: bool, found: Mix) -> Rewrite:
+    out = (_batch if gpu else _loop)(reading, found)
+    did = Rewrite(module_name(found.linear), DID if gpu else DID_IN_A_LOOP)
+    for user in list(found.linear.users):
+        replace(reading, user, out)
+    return did
 
 
-def _batch(node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
-    left = emit(node, "expand", weight, ops.size_arg(node, x, 0), -1, -1)
-    if bias is None:
-        return emit(node, torch.bmm, left, x)
-    return emit(node, torch.baddbmm, emit(node, "unsqueeze", bias, -1), left, x)
+def _batch(reading: Reading, found: Mix) -> fx.Node:
+    add = partial(emit, reading, found.linear)
+    left = add("expand", found.weight, size_arg(reading, found.linear, found.x, 0), -1, -1)
+    if found.bias is None:
+        return add(torch.bmm, left, found.x)
+    return add(torch.baddbmm, add("unsqueeze", found.bias, -1), left, found.x)
 
 
-def _loop(node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
-    products = emit(node, torch.mul, emit(node, "unsqueeze", weight, -1), emit(node, "unsqueeze", x, 1))
-    out = emit(node, "sum", products, 2)
-    return out if bias is None else emit(node, torch.add, out, emit(node, "unsqueeze", bias, -1))
+def _loop(reading: Reading, found: Mix) -> fx.Node:
+    add = partial(emit, reading, found.linear)
+    products = add(torch.mul, add("unsqueeze", found.weight, -1), add("unsqueeze", found.x, 1))
+    out = add("sum", products, 2)
+    return out if found.bias is None else add(torch.add, out, add("unsqueeze", found.bias, -1))

@@ -14,18 +14,18 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from loka_compile.passes.base import Pass
+from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.block_norm import BlockNorm
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.hard_swish import HardSwish
 from loka_compile.passes.no_bias import NoBias
 
-MODS: dict[str, Pass] = {each.name: each for each in (NoBias(), BlockNorm(), HardSwish())}
+MODS: dict[str, DynamoPass] = {each.name: each for each in (NoBias(), BlockNorm(), HardSwish())}
 """By name, in the order they are applied."""
 
 
-def asked(names: Sequence[str]) -> tuple[Pass, ...]:
+def asked(names: Sequence[str]) -> tuple[DynamoPass, ...]:
     """The mods of these names, in the order they are applied."""
     return tuple(mod for name, mod in MODS.items() if name in names)
 

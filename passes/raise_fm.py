@@ -10,17 +10,19 @@ Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from torch import fx
 
-from loka_compile.graph import torch_ops as ops
-from loka_compile.graph.reading import multiplied, only_user, value, written
+from loka_compile.graph import edit
+from loka_compile.graph.edit import emit
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, flips, op_of, rank, same_sizes, shape
+from loka_compile.graph.sizes import same_sizes
 from loka_compile.kernels import fm
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raise_norms import LAYER, RMS, Norm, norm_of
+from loka_compile.passes.raise_norms import NORMS, Norm, norm_of
 
 
 @dataclass(frozen=True)
@@ -28,87 +30,88 @@ class RaiseFm:
     name: ClassVar[str] = "raise_fm"
     runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        return apply(graph, graph.nodes, pattern, lambda found: check(found, context.training), rewrite)
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rules = partial(pattern, reading), partial(check, reading, context.training), partial(rewrite, reading)
+        return apply(reading.graph, reading.graph.nodes, *rules)
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """x, y and the nodes from them to `last`, the second product."""
+    """x (x^T y) or (x x^T) y: `first` is the product inside, `last` the other, `across` is x^T."""
 
     x: fx.Node
     y: fx.Node
+    across: fx.Node
     first: fx.Node
     last: fx.Node
 
 
-def pattern(node: fx.Node) -> Interaction | None:
+def pattern(reading: Reading, node: fx.Node) -> Interaction | None:
     """The factorization machine that this product ends, in either order."""
-    outer = multiplied(node)
-    if outer is None:
+    left, right = reading.product(node) or (None, None)
+    if left is None:
         return None
-    left, right = outer
-    if (inner := multiplied(right)) and _is_across(inner[0], left):
-        return Interaction(left, inner[1], right, node)  # x (x^T y)
-    if (inner := multiplied(left)) and _is_across(inner[1], inner[0]):
-        return Interaction(inner[0], right, left, node)  # (x x^T) y
-    return None
+    across, y = reading.product(right) or (None, None)
+    found = Interaction(left, y, across, right, node)  # x (x^T y)
+    if not _is_across(reading, found):
+        x, across = reading.product(left) or (None, None)
+        found = Interaction(x, right, across, left, node)  # (x x^T) y
+    return found if _is_across(reading, found) else None
 
 
-def _is_across(node: fx.Node, x: fx.Node) -> bool:
-    """Whether it is x^T, x a batch of matrices."""
-    return flips(node) and node.args[0] is x and rank(x) == 3
+def _is_across(reading: Reading, found: Interaction) -> bool:
+    return found.x is not None and reading.flipped(found.across) is found.x and reading.rank(found.x) == 3
 
 
-def check(found: Interaction, training: bool) -> str:
+def check(reading: Reading, training: bool, found: Interaction) -> str:
     """Why it stays as it is; empty if it is raised."""
-    x, y = value(found.x), value(found.y)
+    x, y = reading.value(found.x), reading.value(found.y)
     if training:
         return "it is differentiated: the gradient needs what its products leave"
-    sizes = *shape(found.x)[1:], *shape(found.y)[-2:]
+    sizes = *reading.shape(found.x)[1:], *reading.shape(found.y)[-2:]
     if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in sizes):
         return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
-    if x.dtype != y.dtype:
-        return f"it multiplies {x.dtype} by {y.dtype}"
+    if len(dtypes := {str(each.dtype) for each in (x, y, reading.value(found.last))}) > 1:
+        return f"it multiplies {x.dtype} by {y.dtype}, with {', '.join(sorted(dtypes))} in all"
     if reasons := fm.reasons_against(x, y):
         return reasons[0]
-    if only_user(found.first) is None:
+    if reading.only_user(found.first) is None:
         return f"{found.first.name} is read elsewhere too"
-    for each in (found.x, found.y, found.first, found.last):
-        if name := written(each):
-            return f"{each.name} is written to in place ({name})"
-    return ""
+    return reading.reason_against((found.across, found.first, found.last))
 
 
-def rewrite(found: Interaction) -> Rewrite:
-    last, behind = found.last, norm_behind(found)
+def rewrite(reading: Reading, found: Interaction) -> Rewrite:
+    last, behind = found.last, norm_behind(reading, found)
     if behind is None:
-        out = emit(last, fm.OP, found.x, found.y, None, None, "none", 0.0)
+        out = emit(reading, last, fm.OP, found.x, found.y, None, None, "none", 0.0)
     else:
         last = behind.last
-        out = emit(last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
-        out = emit(last, "flatten", out, 1)
-    out = ops.replace_part(last, out, (found.x, found.y))
-    return Rewrite(module_name(out), "one op: factorization machine" + (f", {behind.norm} norm" if behind else ""))
+        out = emit(reading, last, fm.OP, found.x, found.y, behind.weight, behind.bias, behind.norm, behind.eps)
+        out = emit(reading, last, "flatten", out, 1)
+    did = "one op: factorization machine" + (f", {behind.norm} norm" if behind else "")
+    return Rewrite(module_name(edit.replace(reading, last, out)), did)
 
 
-def norm_behind(found: Interaction) -> Norm | None:
+def norm_behind(reading: Reading, found: Interaction) -> Norm | None:
     """The norm over a sample's values, where the product is flattened for it and for nothing else; also block_norm's,
     of one block."""
-    flat = only_user(found.last)
-    if flat is None or op_of(flat) not in ("flatten", "reshape", "view") or value(flat).dim() != 2 or written(flat):
+    flat = reading.only_user(found.last)
+    if reading.op(flat) not in ("flatten", "reshape", "view") or reading.rank(flat) != 2:
         return None
-    n, k = value(found.last).shape[1:]
-    inner = only_user(flat)
-    blocked = op_of(inner) == "unflatten" and same_sizes(value(inner).shape[1:], (1, n * k))
+    n, k = reading.shape(found.last)[1:]
+    inner = reading.only_user(flat)
+    blocked = reading.op(inner) == "unflatten" and same_sizes(reading.shape(inner)[1:], (1, n * k))
     x = inner if blocked else flat
-    node = only_user(x)  # type: ignore[arg-type]
-    if node is None or node.op != "call_function" or node.target not in LAYER + RMS:
+    node = reading.only_user(x)
+    if reading.op(node) not in NORMS:
         return None
-    norm = norm_of(node)
+    norm = norm_of(reading, node)
+    if norm.x is not x or norm.shape != (n * k,):
+        return None
     if blocked:
-        outer = only_user(node)
-        if op_of(outer) != "flatten" or not same_sizes(value(outer).shape, value(flat).shape):
+        outer = reading.only_user(node)
+        if reading.op(outer) != "flatten" or not same_sizes(reading.shape(outer), reading.shape(flat)):
             return None
-        norm = replace(norm, last=outer)  # type: ignore[arg-type]
-    return norm if norm.x is x and norm.shape == (n * k,) and not written(norm.last) else None
+        norm = replace(norm, nodes=(node, inner, outer))
+    reason = reading.reason_against((found.across, found.first, found.last, flat, *norm.nodes))
+    return None if reason or reading.value(norm.last).dtype != reading.value(found.x).dtype else norm

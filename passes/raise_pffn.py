@@ -9,19 +9,20 @@ Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import fx
 
-from loka_compile.graph.reading import called, only_user, value, written
+from loka_compile.graph.edit import emit, replace
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.graph.torch_ops import emit, op_of, replace_part, same_sizes, shape
-from loka_compile.kernels import gdpa, gdpa_pffn
+from loka_compile.graph.sizes import same_sizes
+from loka_compile.kernels import gdpa_pffn
 from loka_compile.kernels.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raise_norms import LAYER, RMS, norm_of
+from loka_compile.passes.raise_norms import norm_of
 
-GDPA = (gdpa.OP, gdpa.OP.overloadpacket)
 RESHAPES = ("flatten", "unflatten", "reshape", "view")
 
 
@@ -30,9 +31,9 @@ class RaisePffn:
     name: ClassVar[str] = "raise_pffn"
     runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        nodes = [n for n in graph.nodes if n.target in GDPA]
-        return apply(graph, nodes, pattern, lambda found: check(found, context.training), rewrite)
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        rules = partial(pattern, reading), partial(check, reading, context.training), partial(rewrite, reading)
+        return apply(reading.graph, reading.graph.nodes, *rules)
 
 
 @dataclass(frozen=True)
@@ -47,71 +48,71 @@ class Block:
     nodes: tuple[fx.Node, ...]
 
 
-def pattern(attention: fx.Node) -> Block | None:
+def pattern(reading: Reading, attention: fx.Node) -> Block | None:
     """The block around an attention over heads of normalised tokens."""
-    q, _, _, *lengths_q, _, _ = attention.args[:7]
-    heads = _turned(q)
-    n = heads.args[0] if heads is not None and op_of(heads) in RESHAPES else None
-    if lengths_q != [None, None] or attention.args[-1] != -1 or not _bare(n, LAYER):
+    if reading.op(attention) != "loka::gdpa":
         return None
-    _, heads_of_k, _, width = value(attention.args[1]).shape
-    if not same_sizes(value(heads).shape, (*value(n).shape[:-1], heads_of_k, width)):
+    names = "q", "k", "cu_seqlens_q", "cu_seqlens_k", "window"
+    q, k, *others = (reading.arg(attention, name) for name in names)
+    heads = _turned(reading, q)
+    n = reading.arg(heads, "self") if reading.op(heads) in RESHAPES else None
+    if others != [None, None, -1] or not _bare(reading, n, "layer_norm"):
         return None
-    before = norm_of(n)  # type: ignore[arg-type]
-    back = only_user(attention)
-    tokens = only_user(back) if back is not None and _turned(back) is attention else None
-    z = only_user(tokens) if tokens is not None and op_of(tokens) in RESHAPES else None
-    norm = only_user(z) if z is not None and _is_sum(z, tokens, n) else None
-    if not _bare(norm, RMS) or not same_sizes(value(tokens).shape, value(n).shape):
+    _, heads_of_k, _, width = reading.shape(k)
+    if not same_sizes(reading.shape(heads), (*reading.shape(n)[:-1], heads_of_k, width)):
         return None
-    after, last = norm_of(norm), only_user(norm)  # type: ignore[arg-type]
-    if last is None or not _is_sum(last, norm, before.x) or {*n.users} != {heads, z}:  # type: ignore[union-attr]
+    back = reading.only_user(attention)
+    tokens = reading.only_user(back) if _turned(reading, back) is attention else None
+    z = reading.only_user(tokens) if reading.op(tokens) in RESHAPES else None
+    norm = reading.only_user(z) if _is_sum(reading, z, tokens, n) else None
+    if not _bare(reading, norm, "rms_norm") or not same_sizes(reading.shape(tokens), reading.shape(n)):
+        return None
+    before, after, last = norm_of(reading, n), norm_of(reading, norm), reading.only_user(norm)
+    if not _is_sum(reading, last, norm, before.x) or {*n.users} != {heads, z}:
         return None
     nodes = (n, heads, q, attention, back, tokens, z, norm)
-    return Block(before.x, attention, before.eps, after.eps, last, nodes)  # type: ignore[arg-type]
+    return Block(before.x, attention, before.eps, after.eps, last, nodes)
 
 
-def check(found: Block, training: bool) -> str:
+def check(reading: Reading, training: bool, found: Block) -> str:
     """Why it stays as it is; empty if it is raised."""
-    s, (_, k, v) = value(found.s), found.attention.args[:3]
+    s, k = reading.value(found.s), reading.arg(found.attention, "k")
     if training:
         return "it is differentiated: its gradient is that of its parts"
     if s.dim() != 3:
         return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"
-    if not all(isinstance(size, int) for size in shape(k)[1:]):  # type: ignore[arg-type]
-        return f"its keys are {tuple(shape(k))}; all sizes but the batch must be known"  # type: ignore[arg-type]
-    if reasons := reasons_against(s, value(k)):  # type: ignore[arg-type]
+    if not all(isinstance(size, int) for size in reading.shape(k)[1:]):
+        return f"its keys are {tuple(reading.shape(k))}; all sizes but the batch must be known"
+    if reasons := reasons_against(s, reading.value(k)):
         return reasons[0]
-    for each in (found.s, k, v, *found.nodes, found.last):
-        if name := written(each):  # type: ignore[arg-type]
-            return f"{each} is written to in place ({name})"
-    return ""
+    return reading.reason_against((*found.nodes, found.last))
 
 
-def rewrite(found: Block) -> Rewrite:
-    _, k, v, *_, activation, scale, inside, _ = found.attention.args
-    new = emit(found.last, gdpa_pffn.OP, found.s, k, v, activation, scale, inside, found.eps, found.eps_out)
-    new = replace_part(found.last, new, (found.s, k, v))
+def rewrite(reading: Reading, found: Block) -> Rewrite:
+    names = "k", "v", "activation", "scale", "scale_inside"
+    given = (reading.arg(found.attention, name) for name in names)
+    new = emit(reading, found.last, gdpa_pffn.OP, found.s, *given, found.eps, found.eps_out)
+    new = replace(reading, found.last, new)
     return Rewrite(module_name(new), "one op: norms, attention and residuals")
 
 
 # ---------------------------------------------------------------- the parts
 
 
-def _turned(node: Any) -> fx.Node | None:
-    """x of x.transpose(1, 2)."""
-    turns = op_of(node) == "transpose" and node.args[1:] == (1, 2)
-    return node.args[0] if turns else None  # type: ignore[no-any-return]
+def _turned(reading: Reading, node: Any) -> fx.Node | None:
+    """x of x.transpose(1, 2), of four dimensions."""
+    x, order = reading.permuted(node) or (None, ())
+    return x if order == (0, 2, 1, 3) else None
 
 
-def _bare(node: Any, kinds: tuple[Any, ...]) -> bool:
-    """A norm of one of these kinds, over the last dimension, without weight and bias."""
-    if not isinstance(node, fx.Node) or node.op != "call_function" or node.target not in kinds:
+def _bare(reading: Reading, node: Any, kind: str) -> bool:
+    """A norm of this kind, over the last dimension, without weight and bias."""
+    if reading.op(node) != kind:
         return False
-    norm = norm_of(node)
+    norm = norm_of(reading, node)
     return norm.weight is None and norm.bias is None and len(norm.shape) == 1
 
 
-def _is_sum(node: Any, a: Any, b: Any) -> bool:
+def _is_sum(reading: Reading, node: Any, a: Any, b: Any) -> bool:
     """Whether it is a + b, in either order."""
-    return called(node) == "add" and not node.kwargs and node.args in ((a, b), (b, a))
+    return reading.operands(node, "add") in ((a, b), (b, a))

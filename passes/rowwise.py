@@ -1,7 +1,7 @@
 """Which operations leave leading dimensions alone, so that a replication along them may come afterwards.
 
-Every rule answers, for a node whose first argument is a replicated (wide) tensor: how the call reads on the narrow
-one. `lead_out` leading dimensions of the wide tensor were `lead_in` of the narrow one; all others are equal.
+Every rule answers, for a node whose main argument is a replicated (wide) tensor: how the call reads on the narrow one.
+`lead.wide` leading dimensions of the wide tensor were `lead.narrow` of the narrow one; all others are equal.
 """
 
 from __future__ import annotations
@@ -12,27 +12,20 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
-from loka_compile.graph.torch_ops import arg, emit, is_tensor, op_of, pure, rank, same_sizes, shape, size_arg, value
+from loka_compile.graph import aten
+from loka_compile.graph.edit import size_arg
+from loka_compile.graph.facts import Reading
+from loka_compile.graph.sizes import same_sizes
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
-POINTWISE = {
-    "relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "selu",
-    "elu", "celu", "mish", "softplus", "softsign", "logsigmoid", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt",
-    "abs", "neg", "square", "pow", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div", "erf", "sin", "cos",
-    "sign", "where", "maximum", "minimum", "masked_fill", "nan_to_num", "eq", "ne", "gt", "lt", "ge", "le", "float",
-    "half", "bfloat16", "double", "long", "int", "bool", "to", "reciprocal", "floor", "round", "remainder",
-    "floor_divide", "logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not",
-    "contiguous", "clone",
-}  # fmt: skip
 WORK = {"linear", "matmul", "mm", "bmm", "layer_norm", "rms_norm", "embedding_bag", "scaled_dot_product_attention"}
 """What is worth coming before a replication; all else only comes along."""
-ALONG = {"softmax", "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "norm"}
-"""One dimension, or some, named by `dim`."""
-_DIM_PLACE = {"normalize": 2, "norm": 2}
-RANDOM = {"dropout", "dropout1d", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli", "rand_like",
-          "randn_like", "rrelu", "gumbel_softmax"}  # fmt: skip
+RESHAPES = ("reshape", "view", "flatten", "unflatten", "view_as", "reshape_as")
 
 
 @dataclass(frozen=True)
@@ -53,252 +46,256 @@ class Mixed:
         return f"{self.tensor} differs from row to row"
 
 
-def narrowed(node: fx.Node, lead: Lead, base: Callable[[fx.Node], fx.Node | None]) -> Call | str | Mixed:
-    """The node's call on narrow tensors, or why there is none.
+@dataclass(frozen=True)
+class Wide:
+    """A node with a replicated tensor among its arguments.
 
     base(x): the narrow tensor behind x, None where x is not replicated in the same way.
     """
-    name = op_of(node)
-    if name in RANDOM:
-        if name == "dropout" and value(arg(node, 2, "training", True)) is False:
-            return _pointwise(node, lead, base)
-        return f"{name} draws anew for every row"
+
+    reading: Reading
+    node: fx.Node
+    lead: Lead
+    base: Callable[[Any], fx.Node | None]
+
+    @property
+    def name(self) -> str:
+        return self.reading.op(self.node)
+
+    @property
+    def main(self) -> Any:
+        """The argument that is replicated."""
+        if self.name == "getitem":
+            return self.node.args[0]
+        if self.name in ("embedding", "embedding_bag"):
+            return self.arg("indices")
+        return next(iter(self.reading.args(self.node)), None)
+
+    @property
+    def narrow(self) -> fx.Node:
+        found = self.base(self.main)
+        assert found is not None
+        return found
+
+    @property
+    def beyond(self) -> int:
+        """How many dimensions of the main argument the replication leaves alone."""
+        return self.reading.rank(self.main) - self.lead.wide
+
+    def arg(self, name: str) -> Any:
+        return self.reading.arg(self.node, name)
+
+    def from_end(self, dim: Any, of: int) -> int | None:
+        """A dimension of `of`, counted from the end, as it is the same for narrow and wide; None for a leading one."""
+        if not isinstance(dim, int) or (dim % of if of else 0) < self.lead.wide:
+            return None
+        return dim % of - of
+
+
+Narrow = Call | str | Mixed
+"""The call on narrow tensors, or why there is none."""
+LEADING = "it is along a replicated dimension"
+
+
+def narrowed(wide: Wide) -> Narrow:
+    """The node's call on narrow tensors, or why there is none."""
+    fact, name = wide.reading.facts[wide.node], wide.name
+    if fact.random:
+        return f"{name or 'it'} draws anew for every row"
     if name == "batch_norm":
-        return _batch_norm(node, lead, base)
-    if name in POINTWISE:
-        return _pointwise(node, lead, base)
-    rule = _RULES.get(name)
+        return _batch_norm(wide)
+    if fact.pointwise or name in (aten.IDENTITY, "dropout"):
+        return _pointwise(wide)
+    view = wide.reading.permuted(wide.node) is not None
+    rule = _permute if view else _reshape if is_reshape(wide.reading, wide.node) else _RULES.get(name)
     if rule is None:
-        return f"no rule for {name or getattr(node.target, '__name__', node.target)}"
-    first = node.args[0]
-    if isinstance(first, fx.Node) and base(first) is None:
-        return Mixed(first)
-    return rule(node, lead, base)
+        return f"no rule for {name or getattr(wide.node.target, '__name__', wide.node.target)}"
+    if isinstance(wide.main, fx.Node) and wide.base(wide.main) is None:
+        return Mixed(wide.main)
+    return rule(wide)
 
 
-Base = Callable[[fx.Node], fx.Node | None]
+def is_reshape(reading: Reading, node: fx.Node) -> bool:
+    return reading.op(node) in RESHAPES and reading.arg(node, "dtype") is None
 
 
-def _pointwise(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    target, args, kwargs = pure(node)
-    wide = rank(node)
-    for each in node.all_input_nodes:
-        if not is_tensor(each):
-            continue
-        small = base(each)
-        if small is None:
-            if not _reaches_no_lead(each, wide, lead):
+def _pointwise(wide: Wide) -> Narrow:
+    reading, rank = wide.reading, wide.reading.rank(wide.node)
+    for each in filter(reading.is_tensor, wide.node.all_input_nodes):
+        if wide.base(each) is None:
+            if not _reaches_no_lead(reading, each, rank, wide.lead):
                 return Mixed(each)
-        elif rank(each) != wide:
+        elif reading.rank(each) != rank:
             return f"{each} is broadcast over leading dimensions"
-    return target, *_mapped(args, kwargs, base)
+    return _as_written(wide)
 
 
-def _reaches_no_lead(x: fx.Node, wide: int, lead: Lead) -> bool:
+def _reaches_no_lead(reading: Reading, x: fx.Node, rank: int, lead: Lead) -> bool:
     """A tensor that is the same for all rows: a parameter, say."""
-    beyond = max(rank(x) - (wide - lead.wide), 0)
-    return beyond <= lead.narrow and same_sizes(shape(x)[:beyond], (1,) * beyond)
+    beyond = max(reading.rank(x) - (rank - lead.wide), 0)
+    return beyond <= lead.narrow and same_sizes(reading.shape(x)[:beyond], (1,) * beyond)
 
 
-def _mapped(args: Any, kwargs: Any, base: Base) -> tuple[Any, Any]:
-    swap = lambda x: (base(x) or x) if is_tensor(x) else x  # noqa: E731
-    return fx.node.map_arg(args, swap), fx.node.map_arg(kwargs, swap)
+def _as_written(wide: Wide) -> Narrow:
+    """The call in its own spelling, on the narrow tensor behind each that is replicated."""
+    swap = lambda x: wide.base(x) or x  # noqa: E731
+    return wide.node.target, map_arg(wide.node.args, swap), map_arg(wide.node.kwargs, swap)
 
 
-def _first(node: fx.Node, base: Base) -> fx.Node:
-    found = base(node.args[0])  # type: ignore[arg-type]
-    assert found is not None
-    return found
+def _on_main(wide: Wide) -> Narrow:
+    """The same where only the main argument is replicated."""
+    inputs = [x for x in tree_leaves((wide.node.args, wide.node.kwargs)) if isinstance(x, fx.Node)]
+    others = [x for x in inputs if x is not wide.main and wide.base(x) is not None]
+    if others or inputs.count(wide.main) > 1:
+        return f"{(others or [wide.main])[0]} is repeated, and no rule reads it there"
+    return _as_written(wide)
 
 
-def _linear(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    if rank(node.args[0]) - lead.wide < 1:  # type: ignore[arg-type]
-        return "the replication reaches the last dimension"
-    return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
+def _again(wide: Wide, **changes: Any) -> Narrow:
+    """The node's operator on the narrow tensor, with other arguments."""
+    given = {name: wide.arg(name) for name in wide.reading.facts[wide.node].given}
+    given |= {next(iter(given)): wide.narrow, **changes}
+    if any(isinstance(each, torch.SymInt | torch.Tensor) for each in tree_leaves(given)):
+        return "it has a size that no node gives"
+    if wide.name == "normalize":
+        return F.normalize, tuple(given.values()), {}
+    [call] = wide.reading.facts[wide.node].calls
+    by_name = {each.name for each in call.op._schema.arguments if each.kwarg_only}
+    args = tuple(each for name, each in given.items() if name not in by_name)
+    return call.op, args, {name: each for name, each in given.items() if name in by_name}
 
 
-def _norm(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    sizes = arg(node, 1, "normalized_shape")
-    over = len(sizes) if isinstance(sizes, list | tuple) else 1
-    if rank(node.args[0]) - lead.wide < over:  # type: ignore[arg-type]
+def _linear(wide: Wide) -> Narrow:
+    return _on_main(wide) if wide.beyond >= 1 else "the replication reaches the last dimension"
+
+
+def _norm(wide: Wide) -> Narrow:
+    over = len(wide.arg("normalized_shape"))
+    if wide.beyond < over:
         return f"it normalises over {over} dimensions, and the replication reaches them"
-    return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
+    return _on_main(wide)
 
 
-def _batch_norm(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    if value(arg(node, 5, "training", False)) is not False:
+def _batch_norm(wide: Wide) -> Narrow:
+    if wide.arg("training"):
         return "batch_norm in training reads all rows"
-    if lead != Lead(1, 1):
+    if wide.lead != Lead(1, 1):
         return "batch_norm over more than rows and channels"
-    return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
+    return _on_main(wide)
 
 
-def _matmul(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    left, right = node.args[:2] if len(node.args) > 1 else (node.args[0], arg(node, 1, "other"))
-    a, b = base(left), base(right)  # type: ignore[arg-type]
-    tail = rank(left) - lead.wide  # type: ignore[arg-type]
-    if a is not None and b is not None and rank(left) == rank(right) and tail >= 2:  # type: ignore[arg-type]
+def _matmul(wide: Wide) -> Narrow:
+    left, right = wide.reading.product(wide.node) or (wide.main, None)
+    a, b, rank = wide.base(left), wide.base(right), wide.reading.rank
+    if a is not None and b is not None and rank(left) == rank(right) and wide.beyond >= 2:
         return torch.matmul, (a, b), {}
-    if a is not None and b is None and rank(right) == 2 and tail >= 1:  # type: ignore[arg-type]
+    if a is not None and b is None and right is not None and rank(right) == 2 and wide.beyond >= 1:
         return torch.matmul, (a, right), {}
     return "its other operand differs from row to row"
 
 
-def _attention(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    small = [base(x) for x in node.args[:3]]  # type: ignore[arg-type]
-    mask, dropout = arg(node, 3, "attn_mask"), arg(node, 4, "dropout_p", 0.0)
-    if len(small) < 3 or None in small:
+def _attention(wide: Wide) -> Narrow:
+    operands = [wide.arg(name) for name in ("query", "key", "value")]
+    if None in map(wide.base, operands):
         return "its keys or values differ from row to row"
-    if mask is not None or value(dropout):
+    if wide.arg("attn_mask") is not None or wide.arg("dropout_p"):
         return "it has a mask or drops out"
-    if any(rank(x) != rank(node) for x in node.args[:3]) or rank(node) - lead.wide < 2:  # type: ignore[arg-type]
+    rank = wide.reading.rank(wide.node)
+    if any(wide.reading.rank(x) != rank for x in operands) or rank - wide.lead.wide < 2:
         return "the replication reaches the sequence"
-    return node.target, (*small, *node.args[3:]), dict(node.kwargs)
+    return _as_written(wide)
 
 
-def _embedding(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    if arg(node, 3, "max_norm") is not None:
-        return "an embedding with max_norm writes to its table"
-    return node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
-
-
-def _embedding_bag(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    small = _first(node, base)
-    offsets, weights = arg(node, 2, "offsets"), arg(node, 8, "per_sample_weights")
-    if rank(small) != 2 or lead != Lead(1, 1) or offsets is not None or weights is not None:
+def _embedding_bag(wide: Wide) -> Narrow:
+    by_rows = wide.reading.rank(wide.narrow) == 2 and wide.lead == Lead(1, 1)
+    if not by_rows or wide.arg("offsets") is not None or wide.arg("per_sample_weights") is not None:
         return "bags by offsets, or weighed by sample"
-    if arg(node, 3, "max_norm") is not None:
-        return "an embedding with max_norm writes to its table"
-    return node.target, (small, *node.args[1:]), dict(node.kwargs)
+    return _on_main(wide)
 
 
-def _reshape(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    wide = node.args[0]
-    if not same_sizes(shape(wide)[: lead.wide], shape(node)[: lead.wide]) or rank(node) < lead.wide:  # type: ignore[arg-type]
+def _reshape(wide: Wide) -> Narrow:
+    reading, node, source, lead = wide.reading, wide.node, wide.main, wide.lead
+    if not keeps(reading, node, source, lead.wide):
         return "it reshapes the replicated dimensions"
-    small = _first(node, base)
-    sizes = [size_arg(node, small, dim) for dim in range(lead.narrow)]
-    own = [_read_before(node, dim) for dim in range(lead.wide, rank(node))]
+    own = [_read_before(wide, dim) for dim in range(lead.wide, reading.rank(node))]
     if None in own:
-        return f"its result has a size that its input lacks: {tuple(shape(node))}"
-    return "reshape", (small, *sizes, *own), {}
+        return f"its result has a size that its input lacks: {tuple(reading.shape(node))}"
+    sizes = [size_arg(reading, node, wide.narrow, dim) for dim in range(lead.narrow)]
+    return "reshape", (wide.narrow, *sizes, *own), {}
 
 
-def _read_before(node: fx.Node, dim: int) -> Any:
+def keeps(reading: Reading, node: fx.Node, source: fx.Node, dims: int) -> bool:
+    """Whether a reshape leaves that many leading dimensions as they are."""
+    return same_sizes(reading.shape(node)[:dims], reading.shape(source)[:dims])
+
+
+def _read_before(wide: Wide, dim: int) -> Any:
     """A size of a reshape's result, read off its input, as the result is not there yet; None where it has no such."""
-    size, source = shape(node)[dim], node.args[0]
+    size, sizes = wide.reading.shape(wide.node)[dim], wide.reading.shape(wide.main)
     if isinstance(size, int):
         return size
-    equal = (d for d in range(rank(source)) if same_sizes(shape(source)[d : d + 1], (size,)))  # type: ignore[arg-type]
-    found = next(equal, None)
-    return None if found is None else size_arg(node, source, found)  # type: ignore[arg-type]
+    found = next((place for place, each in enumerate(sizes) if same_sizes((each,), (size,))), None)
+    return None if found is None else size_arg(wide.reading, wide.node, wide.main, found)
 
 
-def _dims(node: fx.Node, places: tuple[tuple[int, str], ...]) -> list[Any]:
-    return [arg(node, place, name) for place, name in places]
-
-
-def _from_end(dim: Any, of: int, lead: Lead) -> int | None:
-    """The dimension counted from the end, which is the same for narrow and wide; None where it is a leading one."""
-    if not isinstance(dim, int) or (dim % of if of else 0) < lead.wide:
-        return None
-    return dim % of - of
-
-
-LEADING = "it is along a replicated dimension"
-
-
-def _transpose(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    dims = [_from_end(dim, rank(node), lead) for dim in _dims(node, ((1, "dim0"), (2, "dim1")))]
-    return LEADING if None in dims else ("transpose", (_first(node, base), *dims), {})
-
-
-def _mT(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    return LEADING if rank(node) - lead.wide < 2 else ("transpose", (_first(node, base), -2, -1), {})
-
-
-def _permute(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    given = node.args[1:]
-    order = list(given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given)
-    if len(order) != rank(node) or not all(isinstance(dim, int) for dim in order):
+def _permute(wide: Wide) -> Narrow:
+    _, order = wide.reading.permuted(wide.node) or (None, ())
+    narrow, behind = wide.lead.narrow, wide.lead.wide
+    if order[:behind] != (*range(behind),):
         return LEADING
-    order = [dim % rank(node) for dim in order]  # type: ignore[operator]
-    if order[: lead.wide] != list(range(lead.wide)):
+    return "permute", (wide.narrow, *range(narrow), *(dim - behind + narrow for dim in order[behind:])), {}
+
+
+def _unsqueeze(wide: Wide) -> Narrow:
+    dim = wide.from_end(wide.arg("dim"), wide.reading.rank(wide.node))
+    return LEADING if dim is None else ("unsqueeze", (wide.narrow, dim), {})
+
+
+def _by_dim(wide: Wide) -> Narrow:
+    """A function along one dimension, or several, of its main argument."""
+    dim, of = wide.arg("dim"), wide.reading.rank(wide.main)
+    dims = [wide.from_end(each, of) for each in (dim if isinstance(dim, list | tuple) else (dim,))]
+    if not dims or None in dims:
         return LEADING
-    order = [*range(lead.narrow), *(dim - lead.wide + lead.narrow for dim in order[lead.wide :])]
-    return "permute", (_first(node, base), *order), {}
+    return _again(wide, dim=dims if isinstance(dim, list | tuple) else dims[0])
 
 
-def _unsqueeze(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    dim = _from_end(arg(node, 1, "dim"), rank(node), lead)
-    return LEADING if dim is None else ("unsqueeze", (_first(node, base), dim), {})
+def _sequence(wide: Wide) -> Narrow:
+    """cat and stack: all of them replicated, along another dimension."""
+    parts, dim = wide.arg("tensors"), wide.from_end(wide.arg("dim"), wide.reading.rank(wide.node))
+    if dim is None:
+        return LEADING
+    missing = next((part for part in parts if wide.base(part) is None), None)
+    return Mixed(missing) if missing is not None else (wide.node.target, ([*map(wide.base, parts)], dim), {})
 
 
-def _by_dim(place: int = 1, default: Any = None) -> Callable[[fx.Node, Lead, Base], Call | str | Mixed]:
-    """A function along one dimension, or several, of its first argument."""
-
-    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-        dim, of = arg(node, place, "dim", default), rank(node.args[0])  # type: ignore[arg-type]
-        dims = dim if isinstance(dim, list | tuple) else (dim,)
-        ends = [_from_end(each, of, lead) for each in dims]
-        if not ends or None in ends:
-            return LEADING
-        new: Any = list(ends) if isinstance(dim, list | tuple) else ends[0]
-        target, args, kwargs = node.target, (_first(node, base), *node.args[1:]), dict(node.kwargs)
-        if len(args) > place:
-            return target, (*args[:place], new, *args[place + 1 :]), kwargs
-        return target, args, {**kwargs, "dim": new}
-
-    return rule
-
-
-def _sequence(extra: int) -> Callable[[fx.Node, Lead, Base], Call | str | Mixed]:
-    """cat (extra 0) and stack (extra 1): all of them replicated, along another dimension."""
-
-    def rule(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-        parts = node.args[0]
-        dim = _from_end(arg(node, 1, "dim", 0), rank(node), lead)
-        if dim is None or not isinstance(parts, list | tuple):
-            return LEADING
-        small = [base(part) for part in parts]  # type: ignore[arg-type]
-        missing = next((part for part, found in zip(parts, small, strict=True) if found is None), None)
-        return Mixed(missing) if missing is not None else (node.target, (small, dim), {})  # type: ignore[arg-type]
-
-    return rule
-
-
-def _getitem(node: fx.Node, lead: Lead, base: Base) -> Call | str | Mixed:
-    index = node.args[1]
-    small = base(node.args[0])  # type: ignore[arg-type]
-    if not is_tensor(node.args[0]):  # of the parts of a split
-        return node.target, (small, index), {}
+def _getitem(wide: Wide) -> Narrow:
+    index, reading = wide.node.args[1], wide.reading
+    if not reading.is_tensor(wide.main):  # of the parts of a split
+        return wide.node.target, (wide.narrow, index), {}
     index = index if isinstance(index, tuple) else (index,)
     if index[:1] == (Ellipsis,):
         taken = sum(each is not None for each in index[1:])
-        index = (slice(None),) * (rank(node.args[0]) - taken) + index[1:]  # type: ignore[arg-type]
+        index = (slice(None),) * (reading.rank(wide.main) - taken) + index[1:]
+    lead = wide.lead
     if len(index) <= lead.wide or any(each != slice(None) for each in index[: lead.wide]):
         return LEADING
     rest = index[lead.wide :]
-    picks = [place for place, each in enumerate(rest) if isinstance(each, fx.Node) and is_tensor(each)]
+    picks = [place for place, each in enumerate(rest) if reading.is_tensor(each)]
     plain = all(each is None or isinstance(each, int | slice) for p, each in enumerate(rest) if p not in picks)
     ints = any(isinstance(each, int) for each in rest)
     if not plain or (picks and (ints or picks[-1] - picks[0] + 1 != len(picks))):
         return "an index that no rule reads"
-    return node.target, (small, (slice(None),) * lead.narrow + rest), {}
+    return wide.node.target, (wide.narrow, (slice(None),) * lead.narrow + rest), {}
 
 
-_RULES: dict[str, Callable[[fx.Node, Lead, Base], Call | str | Mixed]] = {
+_RULES: dict[str, Callable[[Wide], Narrow]] = {
     "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
-    "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding_bag,
-    "reshape": _reshape, "view": _reshape, "flatten": _reshape, "unflatten": _reshape, "transpose": _transpose,
-    "mT": _mT, "permute": _permute, "unsqueeze": _unsqueeze, "squeeze": _by_dim(), "select": _by_dim(),
-    "narrow": _by_dim(), "unbind": _by_dim(default=0), "split": _by_dim(2, 0), "chunk": _by_dim(2, 0),
-    "tensor_split": _by_dim(2, 0), "cat": _sequence(0), "stack": _sequence(1), "getitem": _getitem,
-    **{name: _by_dim(_DIM_PLACE.get(name, 1), 1 if name == "normalize" else -1 if name == "glu" else None)
-       for name in ALONG},
+    "scaled_dot_product_attention": _attention, "embedding": _on_main, "embedding_bag": _embedding_bag,
+    "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
+    **dict.fromkeys((
+        "squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split", "softmax",
+        "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "linalg_vector_norm",
+    ), _by_dim),
 }  # fmt: skip
-
-
-def build(before: fx.Node, call: Call) -> fx.Node:
-    target, args, kwargs = call
-    return emit(before, target, *args, **kwargs)
+"""The main argument's rows are independent of each other; those of the last lines go along a `dim`."""

@@ -10,7 +10,7 @@ from torch import fx
 from loka_compile.dispatch.pin import check_model
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.sites import annotate
-from loka_compile.passes import Pass, PassResult, Pipeline
+from loka_compile.passes import GraphPass, PassResult, Pipeline
 from loka_compile.passes.base import Context, run
 
 Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
@@ -34,7 +34,7 @@ class Stages:
     def post_grad(self, graph: fx.Graph, watch: Watch | None = None) -> None:
         self._run(self.pipeline.post_grad, graph, watch)
 
-    def _run(self, passes: tuple[Pass, ...], graph: fx.Graph, watch: Watch | None) -> None:
+    def _run(self, passes: tuple[GraphPass, ...], graph: fx.Graph, watch: Watch | None) -> None:
         context = Context(self.plan, self.device)
         for each in passes:
             if watch is None:

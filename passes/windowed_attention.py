@@ -25,20 +25,21 @@ from torch.nn import functional as F
 
 from loka_compile import compat
 from loka_compile.compskip import name_pattern, nearest
+from loka_compile.graph.edit import emit, replace
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.insert import constant, insert
 from loka_compile.graph.layers import calls_of
 from loka_compile.graph.sites import module_name, module_names
+from loka_compile.kernels import gdpa
 from loka_compile.options import OptionsError
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
-ATTENTION = F.scaled_dot_product_attention
+ATTENTION, GDPA = "scaled_dot_product_attention", "loka::gdpa"
 MANY = 32
 """More blocks than this are not written out one by one."""
 DONE = "loka_window"
 """On an attention that has its window already: applied twice is applied once."""
-PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-GDPA = ("q", "k", "v", "cu_q", "cu_k", "max_q", "max_k", "activation", "scale", "scale_inside", "window")
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,19 @@ class WindowedAttention:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
     adapts: ClassVar[bool] = True
 
-    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+    def __call__(self, reading: Reading, context: Context) -> PassResult:
+        graph = reading.graph
         self._check_patterns(graph)
         before, rewrites, rejects = total(graph, flops_of(graph)), [], []
         for node in list(graph.nodes):
-            window = self._window(node) if _kind(node) and DONE not in node.meta else None
+            window = self._window(node) if reading.op(node) in (ATTENTION, GDPA) and DONE not in node.meta else None
             if window is None:
                 continue
-            reason = check(node, window)
+            reason = check(reading, node, window)
             if reason:
                 rejects.append(rejected(node, reason))
             else:
-                rewrites.append(Rewrite(module_name(node), _rewrite(graph, node, window)))
+                rewrites.append(Rewrite(module_name(node), _rewrite(reading, node, window)))
         if rewrites:
             after = total(graph, flops_of(graph))
             saved = f"{1 - after / before:.1%}" if before else "none"
@@ -84,16 +86,16 @@ class WindowedAttention:
         return next(fit, None)
 
 
-def check(node: fx.Node, window: int) -> str:
+def check(reading: Reading, node: fx.Node, window: int) -> str:
     """Why the attention stays as it is; empty if it gets its window."""
-    given = _arguments(node)
+    given = _arguments(reading, node)
     shape = [given[name].meta["example_value"].shape for name in list(given)[:3]]
-    if _kind(node) == "gdpa":
+    if reading.op(node) == GDPA:
         if given["window"] != -1:
             return f"it has a window of {given['window']} already"
-        if given["cu_q"] is not given["cu_k"] or given["max_q"] != given["max_k"]:
+        if given["cu_seqlens_q"] is not given["cu_seqlens_k"] or given["max_seqlen_q"] != given["max_seqlen_k"]:
             return "its queries and keys are of different sequences"
-        same = given["cu_q"] is not None or compat.guard_free(shape[0][2] == shape[1][2])
+        same = given["cu_seqlens_q"] is not None or compat.guard_free(shape[0][2] == shape[1][2])
         return "" if same else f"{shape[0][2]} queries look at {shape[1][2]} keys; a window needs as many of each"
     if len(shape[0]) != 4 or len(shape[1]) != 4 or given["query"].meta["example_value"].is_nested:
         return f"its queries are {tuple(shape[0])}; expected (batch, heads, length, width)"
@@ -142,7 +144,7 @@ def in_slices(
             on_keys = mask.narrow(3, low, columns)
             allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
         own, near = q.narrow(2, first, rows), [x.narrow(2, low, columns) for x in (k, v)]
-        outs.append(ATTENTION(own, *near, attn_mask=allowed, scale=scale))
+        outs.append(F.scaled_dot_product_attention(own, *near, attn_mask=allowed, scale=scale))
     return torch.cat(outs, 2)
 
 
@@ -183,7 +185,7 @@ def in_blocks(
         on_keys = on_keys.transpose(1, 2).unsqueeze(3)
         allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
     allowed = allowed.expand(q.shape[0], -1, -1, -1, -1).flatten(0, 1)
-    out = ATTENTION(queries, keys(k), keys(v), attn_mask=allowed, scale=scale)
+    out = F.scaled_dot_product_attention(queries, keys(k), keys(v), attn_mask=allowed, scale=scale)
     out = out.transpose(1, 2).unflatten(0, (q.shape[0], -1)).flatten(1, 2)
     return out.narrow(1, 0, t).transpose(1, 2)
 
@@ -196,7 +198,7 @@ def under_a_mask(
     band = _band(at.unsqueeze(1) - at, window, causal)
     if mask is not None:
         band = band & mask if boolean else torch.where(band, mask, float("-inf"))
-    return ATTENTION(q, k, v, attn_mask=band, scale=scale)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=band, scale=scale)
 
 
 def _band(away: Any, window: int, causal: bool) -> Any:
@@ -204,45 +206,33 @@ def _band(away: Any, window: int, causal: bool) -> Any:
     return (away.abs() <= window) & (away >= 0) if causal else away.abs() <= window
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, window: int) -> str:
-    given = _arguments(node)
-    if _kind(node) == "gdpa":
-        node.args = (*node.args[: GDPA.index("window")], window)
-        node.meta[DONE] = window
+def _rewrite(reading: Reading, node: fx.Node, window: int) -> str:
+    given = _arguments(reading, node)
+    if reading.op(node) == GDPA:
+        new = emit(reading, node, gdpa.OP, *{**given, "window": window}.values())
+        replace(reading, node, new).meta[DONE] = window
         return f"window {window}"
     q, mask = given["query"], given["attn_mask"]
-    value = q.meta["example_value"]
-    boolean = mask is not None and mask.meta["example_value"].dtype == torch.bool
-    causal, t = bool(given["is_causal"]), value.shape[2]
+    value = reading.value(q)
+    boolean = mask is not None and reading.value(mask).dtype == torch.bool
+    causal, t = bool(given["is_causal"]), reading.shape(q)[2]
     args = q, given["key"], given["value"], mask, window, causal, given["scale"], boolean, value.device
-    known = set(graph.nodes)
+    known = set(reading.graph.nodes)
     # A block looks at itself and one neighbour or two, at both ends at one fewer.
     pays = compat.concrete(t) > (1 if causal else 2) * window
     if pays and isinstance(t, int) and t <= MANY * window:
-        new = insert(node, in_slices, *args, t)
+        new = insert(reading, node, in_slices, *args, t)
     else:
-        new = insert(node, in_blocks if pays else under_a_mask, *args)
-    for each in graph.nodes:
-        if each not in known and each.target is ATTENTION:
+        new = insert(reading, node, in_blocks if pays else under_a_mask, *args)
+    replace(reading, node, new)
+    for each in reading.graph.nodes:
+        if each not in known and reading.op(each) == ATTENTION:
             each.meta[DONE] = window
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
     return f"window {window}" + ("" if pays else ", as a mask: too short for blocks to pay")
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    names = GDPA if _kind(node) == "gdpa" else PARAMETERS
-    defaults = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None, "enable_gqa": False}
-    given = {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-    return {name: given[name] for name in names}
-
-
-def _kind(node: fx.Node) -> str:
-    if node.op != "call_function":
-        return ""
-    if node.target is ATTENTION:
-        return "attention"
-    return "gdpa" if str(node.target).removesuffix(".default") == "loka.gdpa" else ""
+def _arguments(reading: Reading, node: fx.Node) -> dict[str, Any]:
+    return {name: reading.arg(node, name) for name in reading.facts[node].given}
 
 
 def _around(pattern: str, path: str) -> bool:

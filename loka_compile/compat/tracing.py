@@ -139,6 +139,12 @@ def switches_functorch(node: fx.Node) -> bool:
     return str(getattr(node.target, "__module__", "")).startswith(("torch._functorch", "torch._C._functorch"))
 
 
+def leaves_functorch(node: fx.Node) -> bool:
+    """Whether the node gives a tensor that is wrapped no more: of the outermost transform, level 1."""
+    unwraps = getattr(node.target, "__name__", "") in ("_remove_batch_dim", "_unwrap_for_grad")
+    return switches_functorch(node) and unwraps and node.args[1] == 1
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))

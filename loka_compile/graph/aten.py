@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from loka_compile.compat import AtenCall
+from loka_compile.graph.sizes import same_sizes
 
 ALIASES = {
     "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "special_expit": "sigmoid",
@@ -26,6 +27,12 @@ UNTAGGED = {"hardswish", "log_sigmoid", "where", "masked_fill", "floor_divide", 
 STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 """Operators that write their running statistics without a word of it in their schema, and the argument that lets them
 (aten::batch_norm, seen with torch 2.13)."""
+
+_SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+"""Sizes that no program has for several dimensions."""
+
+IDENTITY = "identity"
+"""The name of what gives its argument back as it is, and calls no operator."""
 
 HELPERS = {"lift_fresh"}
 """Calls that only wrap a number."""
@@ -85,6 +92,29 @@ def written_by(call: AtenCall) -> list[torch.Tensor]:
     return found
 
 
+def permutation(call: AtenCall) -> tuple[int, ...]:
+    """In which order a view has the dimensions of its argument; empty for other calls.
+
+    Asked of the operator itself (transpose, permute, mT and all the others), on sizes that differ.
+    """
+    x, out, rest = next(iter(call.args), None), call.out, (*call.args[1:], *call.kwargs.values())
+    if not (isinstance(x, torch.Tensor) and isinstance(out, torch.Tensor) and 1 < x.dim() == out.dim() <= len(_SIZES)):
+        return ()
+    returns = call.op._schema.returns if hasattr(call.op, "_schema") else ()
+    plain = all(each.alias_info for each in returns) and all(isinstance(each, int) for each in tree_leaves(rest))
+    if x.is_complex() or not plain:
+        return ()
+    sizes = _SIZES[: x.dim()]
+    try:
+        found = call.op(torch.empty(sizes, device="meta"), *call.args[1:], **call.kwargs)
+    except (RuntimeError, IndexError):  # a view to sizes that are given
+        return ()
+    if sorted(found.shape) != sorted(sizes):
+        return ()
+    order = tuple(sizes.index(size) for size in found.shape)
+    return order if same_sizes(out.shape, [x.shape[dim] for dim in order]) else ()
+
+
 def whole(calls: Sequence[AtenCall]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of what these calls of one node do together; "" where they are no one operator."""
     calls = [call for call in calls if name_of(call) not in HELPERS]
@@ -97,9 +127,30 @@ def whole(calls: Sequence[AtenCall]) -> tuple[str, dict[str, Any]]:
         if flat is not None:
             bag = {**bag, "indices": given(flat)["self"], "offsets": None}
         return "embedding_bag", bag
+    if names == ["linalg_vector_norm", "clamp_min", "expand_as", "div"]:
+        norm, least, quotient = given(calls[0]), given(calls[1]), given(calls[3])
+        if quotient["self"] is norm["self"] and norm["keepdim"] and norm["dtype"] is None:
+            return "normalize", {"self": norm["self"], "p": norm["ord"], "dim": norm["dim"], "eps": least["min"]}
     if len(calls) != 1:
         return "", {}
     bound = given(calls[0])
     if names[0] == "rsub":
         return "sub", {**bound, "self": bound["other"], "other": bound["self"]}
     return names[0], bound
+
+
+def is_foreign(call: AtenCall) -> bool:
+    """An operator of another library, or one that runs graphs: of it nothing is known but its schema."""
+    return getattr(call.op, "namespace", "") not in ("aten", "prim", "loka")
+
+
+def without_write(call: AtenCall) -> Any | None:
+    """The operator that gives what this pointwise one writes into its first argument, and writes nothing; or None."""
+    schema = getattr(call.op, "_schema", None)
+    if schema is None or not is_pointwise(call) or torch.Tag.inplace_view in call.op.tags:
+        return None
+    writes = [each.alias_info is not None and each.alias_info.is_write for each in schema.arguments]
+    packet = getattr(torch.ops.aten, schema.name.removeprefix("aten::").removesuffix("_"), None)
+    if writes != [True, *[False] * (len(writes) - 1)] or not schema.name.endswith("_") or packet is None:
+        return None
+    return getattr(packet, schema.overload_name or "default", None)

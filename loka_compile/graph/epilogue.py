@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.torch_ops import same_sizes
+from loka_compile.graph.sizes import same_sizes
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm", "sum"]

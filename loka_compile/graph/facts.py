@@ -10,13 +10,13 @@ memory it writes. Passes ask the reading and nothing else.
     region   gradients, autocast, inference mode: parts of two regions are not one value
 
 A node that cannot be run on fakes (a call of untraced code, a tensor without storage) has a `reason`; it counts as a
-writer of all that it is given, and no pattern holds it.
+writer of all that it is given, its value as a view of any of it, and no pattern holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from loka_compile import compat
 from loka_compile.compat import AtenCall, Region
 from loka_compile.graph import aten
+from loka_compile.graph.sizes import known, same
 
 CALLS = ("call_function", "call_method")
 
@@ -60,18 +61,27 @@ class Fact:
         """It draws random numbers: dropout that is on, for one."""
         return any(map(aten.draws, self.calls))
 
+    @cached_property
+    def permutation(self) -> tuple[int, ...]:
+        """The order in which it has the dimensions of its argument; empty if it is no such view."""
+        return aten.permutation(self.calls[0]) if len(self.calls) == 1 else ()
+
 
 class Reading:
-    """The facts of one graph. They hold until a pass changes the graph."""
+    """The facts of one graph.
+
+    They hold until a pass changes what a node gives; the functions of `edit.py`, which exchange a value for an equal
+    one, keep them up to date. fakes: the inputs' values.
+    """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.facts: dict[fx.Node, Fact] = {}
         self.writers: dict[int, list[fx.Node]] = {}
-        self.reason = ""
+        self.fakes: Sequence[Any] = ()
         self._numbers: dict[int, int] = {}
         self._storages: list[Any] = []  # kept, so that no other storage gets the address of one of them
-        self._names: dict[fx.Node, set[int]] = {}
+        self._stands_for: dict[fx.Node, list[Any]] = {}  # values, its own first
 
     # ------------------------------------------------------------ asking
 
@@ -81,130 +91,172 @@ class Reading:
 
     def value(self, node: Any) -> Any:
         """The fake value of a node; what is no node is itself."""
-        if not isinstance(node, fx.Node):
-            return node
-        return self.facts[node].value if node in self.facts else node.meta.get("example_value")
+        return self.facts[node].value if isinstance(node, fx.Node) else node
 
-    def arg(self, node: fx.Node, name: str, default: Any = None) -> Any:
-        """An argument of the node's operator by its ATen name, tensors as nodes."""
-        fact = self.facts[node]
-        if name not in fact.given:
-            return default
-        return self._as_nodes(node, fact.given[name])
+    def is_tensor(self, node: Any) -> bool:
+        return isinstance(node, fx.Node) and isinstance(self.value(node), torch.Tensor)
+
+    def shape(self, node: Any) -> tuple[Any, ...]:
+        """Sizes: numbers, and symbols where they may change."""
+        return tuple(map(known, self.value(node).shape))
+
+    def rank(self, node: Any) -> int:
+        return int(self.value(node).dim())
+
+    def arg(self, node: Any, name: str, default: Any = None) -> Any:
+        """An argument of the node's operator by its ATen name; tensors, and sizes that may change, as nodes."""
+        given = self.facts[node].given
+        return self.as_nodes(node, given[name]) if name in given else default
 
     def args(self, node: fx.Node) -> tuple[Any, ...]:
-        """All arguments of the node's operator in ATen's order, tensors as nodes."""
-        return tuple(self._as_nodes(node, each) for each in self.facts[node].given.values())
+        """All arguments of the node's operator in ATen's order."""
+        return tuple(self.as_nodes(node, each) for each in self.facts[node].given.values())
+
+    def operands(self, node: Any, op: str) -> tuple[Any, Any] | None:
+        """(a, b) where the node is a op b and nothing more: nothing scaled by an alpha, no rounding mode."""
+        if self.op(node) != op:
+            return None
+        given = self.facts[node].given
+        plain = given.get("alpha", 1) == 1 and given.get("rounding_mode") is None
+        names = [name for name in ("self", "other", "mat2", "exponent") if name in given]
+        return (self.arg(node, names[0]), self.arg(node, names[1])) if plain and len(names) == 2 else None
 
     def memory(self, node: fx.Node) -> frozenset[int]:
-        return self.facts[node].memory if node in self.facts else frozenset()
+        return self.facts[node].memory
 
-    def _as_nodes(self, node: fx.Node, given: Any) -> Any:
+    def only_user(self, node: Any) -> fx.Node | None:
+        """The one node that uses this one's value; None if none or several do."""
+        return next(iter(node.users)) if isinstance(node, fx.Node) and len(node.users) == 1 else None
+
+    def product(self, node: Any) -> tuple[fx.Node, fx.Node] | None:
+        """(a, b) of a @ b, matrices or batches of them; None for anything else."""
+        name = self.op(node)
+        found = self.operands(node, name) if name in ("matmul", "mm", "bmm") else None
+        return found if found is not None and all(map(self.is_tensor, found)) else None
+
+    def permuted(self, node: Any) -> tuple[fx.Node, tuple[int, ...]] | None:
+        """(x, dims) where the node is x with its dimensions in another order, however it is written."""
+        order = self.facts[node].permutation if isinstance(node, fx.Node) and node in self.facts else ()
+        return (next(iter(self.args(node))), order) if order else None
+
+    def flipped(self, node: Any) -> fx.Node | None:
+        """x of a transpose of the last two dimensions of x; None for anything else."""
+        x, order = self.permuted(node) or (None, ())
+        last = len(order) - 1
+        return x if order[-2:] == (last, last - 1) and order[:-2] == (*range(last - 1),) else None
+
+    def as_nodes(self, node: fx.Node, given: Any) -> Any:
+        """What an operator of the node was given, with the nodes that it is from in place of their values."""
+        if isinstance(given, dict):
+            return {name: self.as_nodes(node, each) for name, each in given.items()}
         if isinstance(given, list | tuple):
-            return type(given)(self._as_nodes(node, each) for each in given)
-        if not isinstance(given, torch.Tensor):
+            return type(given)(self.as_nodes(node, each) for each in given)
+        if isinstance(given, torch.Tensor):
+            found = [each for each in node.all_input_nodes if any(given is x for x in self._stands_for[each])]
+        elif isinstance(given, torch.SymInt | torch.SymFloat):
+            numbers = [each for each in node.all_input_nodes if not self.is_tensor(each)]
+            found = [each for each in numbers if same(self.value(each), given)]
+        else:
             return given
-        found = [each for each in node.all_input_nodes if id(given) in self._names.get(each, ())]
         return found[-1] if found else given
 
     # ------------------------------------------------------------ writes
 
-    def written(self, memory: Collection[int], since: fx.Node, until: fx.Node | None = None) -> str:
-        """Who writes to one of these memories, `since` included and `until` not; empty if nobody does."""
-        for each in memory:
-            for writer in self.writers.get(each, ()):
-                if not writer < since and (until is None or writer < until):
-                    return writer.name
-        return ""
+    def written(self, memory: Collection[int], since: fx.Node) -> str:
+        """Who writes to one of these memories, `since` included; empty if nobody does."""
+        writers = (writer for each in memory for writer in self.writers.get(each, ()))
+        return next((writer.name for writer in writers if not writer < since), "")
 
-    def reason_against(self, nodes: Collection[fx.Node], last: fx.Node) -> str:
-        """Why the value of `last` cannot be computed in one piece, at its place, from what `nodes` read.
+    def reason_against(self, nodes: Iterable[Any]) -> str:
+        """Why these nodes cannot be computed otherwise, in one piece or at another place behind the first of them.
 
-        nodes: the parts of the pattern, `last` among them or not. Empty if it can: all of them were read, lie in one
-        region and write nothing, nobody writes in between to what they read, and nobody writes into the result.
+        Empty if they can: all of them were read, lie in one region, write nothing and draw no random numbers, and from
+        the first one on nobody writes to what they read or give. Autograd may then save any of it.
         """
-        nodes = [*dict.fromkeys((*nodes, last))]
-        region = self.facts[last].region
-        since: dict[int, fx.Node] = {}
-        for node in nodes:
+        calls = sorted({node for node in nodes if isinstance(node, fx.Node) and node.op in CALLS})
+        for node in calls:
             fact = self.facts[node]
-            if node.op not in CALLS:
-                continue
             if fact.reason:
                 return f"{node.name} cannot be read: {fact.reason}"
             if fact.writes:
                 return f"{node.name} writes in place"
-            if fact.region != region:
-                return f"gradients, autocast or inference mode are switched between {node.name} and {last.name}"
-            for each in node.all_input_nodes:
-                for memory in self.memory(each):
-                    since[memory] = min(since.get(memory, node), node)
-        for memory, first in since.items():
-            if writer := self.written([memory], first, last):
-                return f"{writer} writes in place to what {first.name} reads"
-        return self.kept_apart(last, nodes)
-
-    def kept_apart(self, last: fx.Node, nodes: Collection[fx.Node] = ()) -> str:
-        """Why another tensor of the same values cannot stand for `last`: somebody writes to its memory afterwards, or
-        it leaves the graph as a view of an input, which the caller may write to."""
-        if writer := self.written(self.memory(last), last):
-            return f"{writer} writes in place to {last.name}, or to its memory"
-        inputs = {memory for node in self.graph.nodes if node.op in ("placeholder", "get_attr")
-                  for memory in self.memory(node)}
-        leaving = {memory for node in self.graph.output_node().all_input_nodes for memory in self.memory(node)}
-        if self.memory(last) & inputs & leaving:
-            return f"{last.name} is a view of an input and leaves the graph"
+            if fact.random:
+                return f"{node.name} draws random numbers"
+            if fact.region != self.facts[calls[0]].region:
+                return f"gradients, autocast or inference mode are switched between {calls[0].name} and {node.name}"
+        for each in dict.fromkeys(each for node in calls for each in (*node.all_input_nodes, node)):
+            if writer := self.written(self.memory(each), calls[0]):
+                return f"{writer} writes in place to {each.name}, or to its memory"
         return ""
+
+    def handed_out(self, node: fx.Node) -> bool:
+        """Whether the node's memory leaves the graph."""
+        return any(self.memory(node) & self.memory(each) for each in self.graph.output_node().all_input_nodes)
+
+    def given_in(self, node: fx.Node) -> bool:
+        """Whether the node's memory is that of an input."""
+        inputs = [each for each in self.facts if each.op in ("placeholder", "get_attr")]
+        return any(self.memory(node) & self.memory(each) for each in inputs)
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two arguments are one value: a node and itself, or the same operator on the same values, which
         nobody writes to in between. Numbers are compared."""
+        if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+            return len(a) == len(b) and all(map(self.same, a, b))
         if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
             return type(a) is type(b) and bool(a == b)
         if a is b:
             return True
-        first, second = sorted((a, b))
-        mine, other = self.facts[first], self.facts[second]
-        if not mine.op or mine.op != other.op or mine.region != other.region:
+        mine, other = self.facts[a], self.facts[b]
+        if not mine.op or mine.op != other.op or mine.given.keys() != other.given.keys() or not mine.given:
             return False
-        if mine.random or mine.writes or other.writes or mine.reason or other.reason:
+        if _dtype(mine.value) != _dtype(other.value) or self.reason_against((a, b)):
             return False
-        if mine.given.keys() != other.given.keys() or _dtype(mine.value) != _dtype(other.value):
-            return False
-        read = {memory for each in first.all_input_nodes for memory in self.memory(each)}
-        if self.written(read | mine.memory, first, second):
-            return False
-        return all(self._same_args(*pair) for pair in zip(self.args(first), self.args(second), strict=True))
+        return self.same(self.args(a), self.args(b))
 
-    def _same_args(self, a: Any, b: Any) -> bool:
-        if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-            return len(a) == len(b) and all(map(self._same_args, a, b))
-        return self.same(a, b)
+    def is_written(self, node: fx.Node) -> bool:
+        """Whether anybody writes to the node's memory, or that is not known."""
+        return bool(self.facts[node].reason) or any(map(self.writers.get, self.memory(node)))
 
     def written_inputs(self) -> frozenset[int]:
-        """Places of the graph's inputs whose memory it writes."""
+        """Places of the graph's inputs that it writes, or of which that is not known."""
         inputs = enumerate(self.graph.find_nodes(op="placeholder"))
-        return frozenset(place for place, node in inputs if any(map(self.writers.get, self.memory(node))))
+        return frozenset(place for place, node in inputs if self.is_written(node))
 
-    # ------------------------------------------------------------ reading
+    # ------------------------------------------------------------ keeping
 
-    def add(self, node: fx.Node, fact: Fact, names: Collection[int] = ()) -> None:
-        """Keep what was found of a node. names: ids of the values it stands for besides its own."""
+    def add(self, node: fx.Node, fact: Fact) -> None:
         self.facts[node] = fact
-        self._names[node] = {id(fact.value), *names}
+        self._stands_for[node] = [fact.value]
         for memory in fact.writes:
             self.writers[memory] = sorted([*self.writers.get(memory, ()), node])
 
-    def names(self, node: fx.Node) -> frozenset[int]:
-        return frozenset(self._names.get(node, ()))
+    def stand_for(self, new: fx.Node, old: fx.Node) -> None:
+        """Wherever the value of `old` was given, it is that of `new` from now on."""
+        self._stands_for[new] += self._stands_for[old]
 
-    def drop(self, node: fx.Node) -> None:
-        """Forget a node that is erased from the graph."""
-        self.facts.pop(node, None)
-        self._names.pop(node, None)
-        for writers in self.writers.values():
-            if node in writers:
-                writers.remove(node)
+    def share(self, a: fx.Node, b: fx.Node) -> None:
+        """The memory of the two is one from now on, as one of them came to stand where the other stood."""
+        both = self.memory(a) | self.memory(b)
+        for node, fact in self.facts.items():
+            if fact.memory & both:
+                self.facts[node] = replace(fact, memory=fact.memory | both)
+
+    def forget(self, node: fx.Node) -> None:
+        """Leave out a node that is erased from the graph."""
+        for memory in self.facts.pop(node).writes:
+            self.writers[memory].remove(node)
+        del self._stands_for[node]
+
+    def moved(self, graph: fx.Graph, twin: Mapping[fx.Node, fx.Node]) -> Reading:
+        """The same of a copy of the graph. twin: its nodes."""
+        other = Reading(graph)
+        other.fakes, other._numbers = self.fakes, dict(self._numbers)
+        other._storages = list(self._storages)
+        other.facts = {twin[node]: fact for node, fact in self.facts.items()}
+        other.writers = {memory: [twin[node] for node in nodes] for memory, nodes in self.writers.items()}
+        other._stands_for = {twin[node]: [*values] for node, values in self._stands_for.items()}
+        return other
 
     def memory_of(self, value: Any) -> frozenset[int]:
         """The memory of all tensors in a value. Raises NotImplementedError for tensors without any (sparse ones)."""

@@ -10,7 +10,7 @@ Then everything the branch computes goes through the add (the add post-dominates
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,12 +18,12 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.effects import DROPOUT, effect, is_layout, root, writes_in_place
+from loka_compile.graph import aten
+from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_names
 
-_ADDS = {operator.add, operator.iadd, torch.add}
-_SCALES = {operator.mul, operator.imul, torch.mul, operator.truediv}
-_SCALE_METHODS = {"mul", "mul_", "div", "to", "float", "half", "bfloat16", "type_as"}
+_COPIES = ("reshape", "reshape_as", "flatten", "unflatten", "contiguous", "clone")
+"""They make a tensor of their own, with the same values, where no view will do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +49,6 @@ class Call:
         """Tensors of it that are read outside."""
         return tuple(n for n in self.nodes if is_tensor(n) and any(user not in self.inside for user in n.users))
 
-    @property
-    def effects(self) -> str:
-        """What besides values leaving it out would change; empty for nothing."""
-        return next(filter(None, (effect(node, self.inside) for node in self.nodes)), "")
-
 
 @dataclass(frozen=True, eq=False)
 class Branch:
@@ -78,7 +73,7 @@ def calls_of(graph: fx.Graph) -> dict[str, list[Call]]:
     return calls
 
 
-def branch_of(call: Call) -> Branch | str:
+def branch_of(reading: Reading, call: Call) -> Branch | str:
     """How the call's output joins its own input, or why it is not proven that it can be left out."""
     if not call.outputs:
         return "nothing reads its output"
@@ -86,22 +81,41 @@ def branch_of(call: Call) -> Branch | str:
         names = ", ".join(node.name for node in call.outputs)
         return f"{len(call.outputs)} of its values are read outside ({names}); a branch gives one"
     [output] = call.outputs
-    found = _residual_inside(output, call) or _residual_around(output)
+    found = _residual_inside(reading, output, call) or _residual_around(reading, output)
     if isinstance(found, str):
         return found
     adds, stream = found
     for add, operand in adds:
         if reason := differ(operand, add):
             return f"the residual add {add.name} changes the stream: {reason}"
-    kept = {root(add) for add, _ in adds}
+    kept = frozenset[int]().union(*(reading.memory(add) for add, _ in adds))
     for node in call.nodes:
         if any(node is add for add, _ in adds):
             continue
-        if reason := effect(node, call.inside):
+        if reason := effect(reading, node, call.inside):
             return reason
-        if writes_in_place(node) and root(node) in kept:
+        if reading.facts[node].writes & kept:
             return f"{node.name} writes into the stream"
     return Branch(call, tuple(adds), stream)
+
+
+def effects(reading: Reading, call: Call) -> str:
+    """What besides values leaving the call out would change; empty for nothing."""
+    return next(filter(None, (effect(reading, node, call.inside) for node in call.nodes)), "")
+
+
+def effect(reading: Reading, node: fx.Node, inside: Collection[fx.Node] = ()) -> str:
+    """What leaving `node` out would change besides its value, for those outside of `inside`; empty for nothing."""
+    fact = reading.facts[node]
+    if fact.reason:
+        return f"{node.name} cannot be read: {fact.reason}"
+    for memory in fact.writes:
+        owner = min(each for each in reading.facts if memory in reading.memory(each))
+        if owner not in inside:
+            return f"{node.name} writes into {owner.name}"
+    if not fact.writes and node.is_impure(impure_random=False):
+        return f"{node.name} has side effects ({_target(node)})"
+    return ""
 
 
 def differ(a: fx.Node, b: fx.Node) -> str:
@@ -136,16 +150,16 @@ def is_tensor(node: fx.Node) -> bool:
 Residual = tuple[list[tuple[fx.Node, fx.Node]], fx.Node]
 
 
-def _residual_inside(output: fx.Node, call: Call) -> Residual | None:
+def _residual_inside(reading: Reading, output: fx.Node, call: Call) -> Residual | None:
     """Followed upwards from the output, through adds and layouts, to a value from outside that f depends on too."""
 
     def follow(node: fx.Node) -> Residual | None:
         if node not in call.inside:
             return ([], node) if is_tensor(node) and not compat.is_parameter_or_buffer(node) else None
-        if is_layout(node) and isinstance(node.args[0], fx.Node):
-            return follow(node.args[0])
+        if (source := _laid_out(reading, node)) is not None:
+            return follow(source)
         found = []
-        for operand, other in _operands(node):
+        for operand, other in _operands(reading, node):
             flow = follow(operand)
             if flow and flow[1] in reaching(other):
                 found.append(([(node, operand), *flow[0]], flow[1]))
@@ -155,7 +169,7 @@ def _residual_inside(output: fx.Node, call: Call) -> Residual | None:
     return found if found and found[0] else None
 
 
-def _residual_around(output: fx.Node) -> Residual | str:
+def _residual_around(reading: Reading, output: fx.Node) -> Residual | str:
     """Followed downwards from the output, its one reader at a time, to an add whose other operand is its own input."""
     node, ancestors = output, reaching(output)
     while True:
@@ -163,10 +177,10 @@ def _residual_around(output: fx.Node) -> Residual | str:
             names = ", ".join(user.name for user in node.users)
             return f"{node.name} has other consumers than a residual add: {names}"
         [user] = node.users
-        others = [operand for operand, other in _operands(user) if other is node]
+        others = [operand for operand, other in _operands(reading, user) if other is node]
         if others:
             break
-        if not (is_layout(user) or _scales(user)):
+        if _laid_out(reading, user) is None and not _scales(reading, user):
             return f"no residual add: {node.name} goes into {user.name} ({_target(user)})"
         node = user
     stream, candidates = None, [others[0]]
@@ -175,29 +189,36 @@ def _residual_around(output: fx.Node) -> Residual | str:
         if each in ancestors and is_tensor(each) and not compat.is_parameter_or_buffer(each):
             stream = each
             break
-        if is_layout(each) and isinstance(each.args[0], fx.Node):
-            candidates.append(each.args[0])
-        candidates += [operand for operand, _ in _operands(each)]
+        if (source := _laid_out(reading, each)) is not None:
+            candidates.append(source)
+        candidates += [operand for operand, _ in _operands(reading, each)]
     if stream is None:
         return f"{user.name} adds it to {others[0].name}, which is not its own input"
     return [(user, others[0])], stream
 
 
-def _operands(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+def _operands(reading: Reading, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
     """(one operand, the other) both ways round, where the node adds two tensors."""
-    if not (node.target in _ADDS or (node.op == "call_method" and node.target in ("add", "add_"))):
-        return []
-    if len(node.args) != 2 or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args):
-        return []
-    a, b = node.args
-    return [(a, b), (b, a)] if a is not b else []  # type: ignore[list-item]
+    a, b = reading.operands(node, "add") or (None, None)
+    return [(a, b), (b, a)] if isinstance(a, fx.Node) and isinstance(b, fx.Node) and a is not b else []
 
 
-def _scales(node: fx.Node) -> bool:
+def _laid_out(reading: Reading, node: fx.Node) -> fx.Node | None:
+    """x where the node is all values of x in another order or shape."""
+    sources = [each for each in node.all_input_nodes if is_tensor(each)]
+    if node not in reading.facts or len(sources) != 1 or not is_tensor(node):
+        return None
+    x, fact = sources[0], reading.facts[node]
+    a, b = reading.value(x), reading.value(node)
+    whole = a.dtype == b.dtype and not a.is_complex() and compat.guard_free(a.numel() == b.numel())
+    view = bool(fact.memory) and fact.memory == reading.memory(x) and not fact.writes
+    return x if whole and (view or fact.op in _COPIES) else None
+
+
+def _scales(reading: Reading, node: fx.Node) -> bool:
     """Dropout, a factor or a cast on the way to the residual add."""
-    if node.op == "call_method":
-        return node.target in _SCALE_METHODS
-    return node.op == "call_function" and (node.target in _SCALES or node.target in DROPOUT)
+    calls = reading.facts[node].calls if node in reading.facts else ()
+    return reading.op(node) in ("mul", "div", "to") or any(aten.name_of(call).endswith("dropout") for call in calls)
 
 
 def _target(node: fx.Node) -> str:

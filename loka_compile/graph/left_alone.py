@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.reader import read
+from loka_compile.graph.facts import Reading
 
 
-def reason_to_leave(graph: fx.Graph, inputs: Sequence[Any], training: bool, online: bool) -> str:
+def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, online: bool) -> str:
     """Why a Dynamo graph with these inputs goes to Inductor as written; empty if it need not.
 
     online: the plan is to be learned from calls, with the code changing on the way.
     """
-    for node, value in zip(graph.find_nodes(op="placeholder"), inputs, strict=False):
+    for node, value in zip(reading.graph.find_nodes(op="placeholder"), inputs, strict=False):
         if isinstance(value, list | tuple | dict):
             return f"{node.name} is a {type(value).__name__}, as compiled autograd hands over its inputs"
         if isinstance(value, torch.SymInt) and not compat.has_value(value):
@@ -33,13 +32,7 @@ def reason_to_leave(graph: fx.Graph, inputs: Sequence[Any], training: bool, onli
             "it is called inside of a checkpoint, whose recomputation must run the same code as the forward, so "
             "that no plan can be learned there; give a profile or a plan"
         )
-    if training and any(_looks_up(node) for node in graph.nodes):
-        for node, fact in read(graph).facts.items():
-            if fact.op in ("embedding", "embedding_bag") and fact.given.get("sparse"):
-                return f"the gradient of {node.name}'s table is sparse"
+    for node, fact in reading.facts.items() if training else ():
+        if fact.op in ("embedding", "embedding_bag") and fact.given.get("sparse"):
+            return f"the gradient of {node.name}'s table is sparse"
     return ""
-
-
-def _looks_up(node: fx.Node) -> bool:
-    """Cheap to ask: without a table there is no sparse gradient, and the graph need not be read for it."""
-    return node.op == "call_function" and "embedding" in getattr(node.target, "__name__", "")

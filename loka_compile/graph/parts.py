@@ -6,36 +6,34 @@ a value of another shape of the stream. A module's name decides only between sev
 
 from __future__ import annotations
 
-import operator
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
-import torch
 from torch import fx
-from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from loka_compile.compskip import CompSkip, pattern_of
-from loka_compile.graph.layers import Branch, Call, branch_of, differ, is_tensor, reaching
+from loka_compile.graph.facts import Reading
+from loka_compile.graph.layers import Branch, Call, branch_of, differ, effects, reaching
 
-_PRODUCTS = {torch.matmul, torch.bmm, torch.einsum, operator.matmul, F.scaled_dot_product_attention}
-_PRODUCT_METHODS = {"matmul", "bmm"}
+_PRODUCTS = ("matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention")
+_SOFTMAX = ("softmax", "scaled_dot_product_attention")
 _HINTS = {"attention": r"att|mha", "pffn": r"ffn|mlp|feed|gdpa", "pool": r"pool|hsp|pma|summar|seed"}
 
 
-def alternate(calls: Mapping[str, Sequence[Call]]) -> CompSkip:
+def alternate(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> CompSkip:
     """Kunlun's rule for this graph: even layers skip self-attention; odd ones skip the PFFN and reuse the pooling.
 
     Raises ValueError, with what was found, where a part is missing or several modules could play it.
     """
-    layers = _stack(calls)
-    parts = _parts(calls, layers)
+    layers = _stack(reading, calls)
+    parts = _parts(reading, calls, layers)
     attention, pffn, pool = (sorted(parts[name]) for name in ("attention", "pffn", "pool"))
     return CompSkip(layers, {"even": attention, "odd": pffn}, {"odd": pool} if pool else {})
 
 
-def _stack(calls: Mapping[str, Sequence[Call]]) -> str:
+def _stack(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> str:
     """The outermost list of two or more layers of one class that has these parts."""
     stacks: dict[str, dict[int, str]] = defaultdict(dict)
     for path in calls:
@@ -46,7 +44,7 @@ def _stack(calls: Mapping[str, Sequence[Call]]) -> str:
     fit: list[str] = []
     for path in sorted(lists, key=lambda path: path.count(".")):
         nested = any(pattern_of(outer).match(path + ".") for outer in fit)
-        if not nested and any(_parts(calls, path).values()):
+        if not nested and any(_parts(reading, calls, path).values()):
             fit.append(path)
     if len(fit) != 1:
         found = f"{len(fit)} ({', '.join(fit)})" if fit else f"none among {', '.join(stacks) or 'no lists at all'}"
@@ -57,18 +55,18 @@ def _stack(calls: Mapping[str, Sequence[Call]]) -> str:
     return fit[0]
 
 
-def _parts(calls: Mapping[str, Sequence[Call]], layers: str) -> dict[str, set[str]]:
+def _parts(reading: Reading, calls: Mapping[str, Sequence[Call]], layers: str) -> dict[str, set[str]]:
     """Part -> paths inside a layer, over all layers of the stack: where attention and PFFN are on one stream."""
     pattern = re.compile(pattern_of(layers).pattern + r"\.(?P<inside>.+)")
     inside = {path: match["inside"] for path in calls if (match := pattern.fullmatch(path))}
-    proven = {path: branch_of(calls[path][0]) for path in inside}
+    proven = {path: branch_of(reading, calls[path][0]) for path in inside}
     branches = {path: branch for path, branch in proven.items() if isinstance(branch, Branch)}
-    roles = {path: _roles(branch) for path, branch in branches.items()}
+    roles = {path: _roles(reading, branch) for path, branch in branches.items()}
     attended = _streams(branches[path] for path, found in roles.items() if "attention" in found)
     roles = {path: found for path, found in roles.items() if not attended.isdisjoint(_streams([branches[path]]))}
     streams = _streams(branches[path] for path in roles)
     for path in inside:
-        if path not in branches and _pools(calls[path][0], streams):
+        if path not in branches and _pools(reading, calls[path][0], streams):
             roles[path] = {"pool"}
     by_name: dict[str, set[str]] = defaultdict(set)
     for path, found in roles.items():
@@ -91,7 +89,7 @@ def _streams(branches: Iterable[Branch]) -> set[fx.Node]:
     return {node for branch in branches for node in (branch.stream, branch.adds[0][0])}
 
 
-def _roles(branch: Branch) -> set[str]:
+def _roles(reading: Reading, branch: Branch) -> set[str]:
     """attention where a softmax weighs the stream by itself; pffn where the context does, or weights alone."""
     depends: dict[fx.Node, set[str]] = {}
     inputs = set(branch.call.inputs)
@@ -104,13 +102,15 @@ def _roles(branch: Branch) -> set[str]:
                 reads.add("stream" if _is_stream(each, branch) else "context")
         depends[node] = reads
     found = set()
-    for node in filter(_is_product, branch.call.nodes):
-        a, b = [depends.get(arg, set()) or _outside(arg, branch, inputs) for arg in _tensor_args(node)[:2]]
+    for node in branch.call.nodes:
+        if len(operands := _multiplied(reading, node)) < 2:
+            continue
+        a, b = [depends.get(arg, set()) or _outside(arg, branch, inputs) for arg in operands[:2]]
         if "stream" in a and "stream" in b:
             found.add("attention")
         elif "stream" in a | b and "context" in a | b:
             found.add("pffn")
-    if "attention" in found and not any(map(_is_softmax, branch.call.nodes)):
+    if "attention" in found and not any(reading.op(node) in _SOFTMAX for node in branch.call.nodes):
         return {"interaction"}
     return found or {"pffn"}
 
@@ -124,16 +124,13 @@ def _is_stream(node: fx.Node, branch: Branch) -> bool:
     return node is branch.stream or (not differ(node, branch.stream) and branch.stream in reaching(node))
 
 
-def _is_softmax(node: fx.Node) -> bool:
-    return node.target in (F.scaled_dot_product_attention, F.softmax, torch.softmax, "softmax")
-
-
-def _pools(call: Call, streams: Collection[fx.Node]) -> bool:
+def _pools(reading: Reading, call: Call, streams: Collection[fx.Node]) -> bool:
     """It reads a stream and gives one value of another shape, in which the stream was multiplied with something."""
-    if len(call.outputs) != 1 or call.effects:
+    if len(call.outputs) != 1 or effects(reading, call):
         return False
     read = [node for node in call.inputs if node in streams]
-    return bool(read) and any(map(_is_product, call.nodes)) and all(differ(node, call.outputs[0]) for node in read)
+    products = any(len(_multiplied(reading, node)) > 1 for node in call.nodes)
+    return bool(read) and products and all(differ(node, call.outputs[0]) for node in read)
 
 
 def _one_each(part: str, names: set[str]) -> set[str]:
@@ -154,14 +151,7 @@ def _one_each(part: str, names: set[str]) -> set[str]:
     return chosen
 
 
-def _is_product(node: fx.Node) -> bool:
-    """Of two computed tensors: one with a weight is none."""
-    known = node.target in _PRODUCTS if node.op == "call_function" else node.target in _PRODUCT_METHODS
-    return known and len(_tensor_args(node)) >= 2
-
-
-def _tensor_args(node: fx.Node) -> list[fx.Node]:
-    flat: list[Any] = []
-    for arg in (*node.args, *node.kwargs.values()):
-        flat += arg if isinstance(arg, tuple | list) else [arg]
-    return [arg for arg in flat if isinstance(arg, fx.Node) and is_tensor(arg)]
+def _multiplied(reading: Reading, node: fx.Node) -> list[fx.Node]:
+    """The tensors of a product of computed ones: one with a weight is none."""
+    given = tree_leaves(reading.args(node)) if reading.op(node) in _PRODUCTS else []
+    return [each for each in given if reading.is_tensor(each)]

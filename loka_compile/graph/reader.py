@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from loka_compile import compat
 from loka_compile.compat import AtenCall
@@ -18,25 +18,25 @@ from loka_compile.graph.facts import CALLS, Fact, Reading
 
 
 def read(graph: fx.Graph) -> Reading:
-    """The facts of a graph of Dynamo's, whose nodes have `example_value`. A graph that cannot be read gives a reading
-    with a reason."""
+    """The facts of a graph of Dynamo's, whose nodes have `example_value`."""
     reading = Reading(graph)
-    for node in graph.nodes:
-        if compat.switches_functorch(node):
-            reading.reason = f"{node.name} enters or leaves a transform of functorch ({node.target.__name__})"
-            return reading
-    inputs = graph.find_nodes(op="placeholder")
-    fakes = compat.in_one_mode([node.meta.get("example_value") for node in inputs])
-    with compat.recording(fakes) as calls:
-        for node, fake in zip(inputs, fakes, strict=True):
-            reading.add(node, _input(reading, fake))
-        for node in graph.nodes:
-            if node.op == "get_attr":
-                [fake] = compat.in_one_mode([_attribute(graph, node)], like=fakes)
-                reading.add(node, _input(reading, fake))
-            elif node.op not in ("placeholder", "output"):
-                reading.add(node, run(reading, node, calls))
+    inputs = [node.meta.get("example_value") for node in graph.find_nodes(op="placeholder")]
+    reading.fakes = compat.in_one_mode(inputs)
+    with compat.recording(reading.fakes) as calls:
+        _read_all(reading, calls)
     return reading
+
+
+def _read_all(reading: Reading, calls: list[AtenCall]) -> None:
+    """Run all nodes of a graph, inside of `compat.recording`, which fills `calls`."""
+    for node, fake in zip(reading.graph.find_nodes(op="placeholder"), reading.fakes, strict=True):
+        reading.add(node, _input(reading, fake))
+    for node in reading.graph.nodes:
+        if node.op == "get_attr":
+            [fake] = compat.in_one_mode([_attribute(reading.graph, node)], like=reading.fakes)
+            reading.add(node, _input(reading, fake))
+        elif node.op not in ("placeholder", "output"):
+            reading.add(node, run(reading, node, calls))
 
 
 def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
@@ -44,24 +44,60 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     expected, region = node.meta.get("example_value"), compat.region_here()
     inputs = node.all_input_nodes
     reached = frozenset[int]().union(*map(reading.memory, inputs))
+    if compat.leaves_functorch(node):
+        value = _in_mode(reading, expected)
+        return Fact(value=value, memory=reached | reading.memory_of(value), writes=reached, region=region)
     if reason := _unreadable(reading, node):
-        return Fact(value=expected, writes=reached, region=region, reason=reason)
+        return Fact(value=expected, memory=reached, writes=reached, region=region, reason=reason)
     values = [reading.value(each) for each in inputs]
     if _is_number(expected) or compat.has_fresh_symbols(expected, values):
         # A size, a number, or a tensor whose size the data decide: Dynamo's own symbols stay, nothing is run again.
-        return Fact(value=expected, memory=reading.memory_of(expected), region=region)
+        value = _in_mode(reading, expected)
+        return Fact(value=value, memory=reading.memory_of(value), region=region)
     start, versions = len(calls), [(x, x._version) for x in _tensors(values) if not x.is_inference()]
     try:
+        if compat.calls_graphs(node):
+            return _run_graphs(reading, node, calls)
         value = _call(reading, node)
         memory = reading.memory_of(value)
+        memory = memory.union(*(each for each in map(reading.memory, inputs) if each & memory))
         mine = tuple(calls[start:])
         changed = [x for x, version in versions if x._version != version]
         changed += [x for call in mine for x in aten.written_by(call)]
         writes = reading.memory_of(changed) & (reached | memory)
     except Exception as error:  # a node of the user's code may raise anything on fake values
-        return Fact(value=expected, writes=reached, region=region, reason=f"{type(error).__name__}: {error}"[:200])
+        reason = f"{type(error).__name__}: {error}"[:200]
+        return Fact(value=expected, memory=reached, writes=reached, region=region, reason=reason)
     name, given = ("getitem", {}) if _takes(node) else aten.whole(mine)
+    if not mine and any(value is each for each in values):  # contiguous() of what is
+        name, given = aten.IDENTITY, {"self": value}
     return Fact(name, given, mine, value, memory, writes, region)
+
+
+def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
+    """A node that runs graphs of its own, a checkpointed function or the branches of `cond`: what they write and give
+    back of their inputs is taken for any of the node's."""
+    start, region, writes, memory = len(calls), compat.region_here(), frozenset[int](), frozenset[int]()
+    reached = frozenset[int]().union(*map(reading.memory, node.all_input_nodes))
+    for graph in [reading.value(each).graph for each in node.all_input_nodes if _is_graph(reading, each)]:
+        inner = Reading(graph)
+        inputs = [each.meta.get("example_value") for each in graph.find_nodes(op="placeholder")]
+        inner.fakes = compat.in_one_mode(inputs, like=reading.fakes)
+        _read_all(inner, calls)
+        if unread := next((fact.reason for fact in inner.facts.values() if fact.reason), ""):
+            raise NotImplementedError(f"inside of it {unread}")
+        inputs_of_inner = [each for each in inner.facts if each.op in ("placeholder", "get_attr")]
+        writes |= reached if any(map(inner.is_written, inputs_of_inner)) else frozenset()
+        memory |= reached if any(map(inner.handed_out, inputs_of_inner)) else frozenset()
+    value = _in_mode(reading, node.meta["example_value"])
+    mine = AtenCall(node.target, (), {}, value), *calls[start:]
+    return Fact("", {}, mine, value, memory | reading.memory_of(value), writes, region)
+
+
+def _in_mode(reading: Reading, value: Any) -> Any:
+    """A value as Dynamo found it, among the fake tensors of the reading."""
+    leaves, spec = tree_flatten(value)
+    return tree_unflatten(compat.in_one_mode(leaves, like=reading.fakes), spec)
 
 
 def _input(reading: Reading, value: Any) -> Fact:
@@ -83,15 +119,20 @@ def _attribute(graph: fx.Graph, node: fx.Node) -> Any:
 
 def _unreadable(reading: Reading, node: fx.Node) -> str:
     """Why a node is not run; empty if it is."""
+    if compat.switches_functorch(node):
+        return f"it enters or leaves a transform of functorch ({node.target.__name__})"
     if node.op not in CALLS:
         return f"it calls a module that was not traced ({node.target})"
     unread = next((each for each in node.all_input_nodes if reading.facts[each].reason), None)
     if unread is not None:
-        return f"it reads {unread.name}: {reading.facts[unread].reason}"
-    graphs = any(isinstance(reading.value(each), fx.GraphModule) for each in node.all_input_nodes)
-    if compat.calls_graphs(node) and not graphs:
+        return f"it reads {unread.name}, which cannot be read"
+    if compat.calls_graphs(node) and not any(_is_graph(reading, each) for each in node.all_input_nodes):
         return f"{node.target} says nothing of what it writes"
     return ""
+
+
+def _is_graph(reading: Reading, node: fx.Node) -> bool:
+    return isinstance(reading.value(node), fx.GraphModule)
 
 
 def _call(reading: Reading, node: fx.Node) -> Any:

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, UntypedStorage, fx, nn
 
-from loka_compile.graph.writes import written_at_all
+from loka_compile.graph.reader import read
 
 ALIGNED = 64
 """Bytes: copies lie at the same place within so many as the inputs do, and vector instructions cost the same."""
 
 
 def written_inputs(graph: fx.Graph) -> frozenset[int]:
-    """Places of the inputs that the graph writes in place, as far as its own nodes tell."""
-    changed = written_at_all(graph)
-    return frozenset(i for i, node in enumerate(graph.find_nodes(op="placeholder")) if node in changed)
+    """Places of the inputs that a Dynamo graph writes in place, or of which that is not known."""
+    return read(graph).written_inputs()
 
 
 def own_inputs(inputs: Sequence[Any], written: Collection[int]) -> list[Any]:

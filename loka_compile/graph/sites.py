@@ -20,7 +20,7 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only, sum_beside
 from loka_compile.graph.site import Operand, Role, Site
-from loka_compile.graph.torch_ops import same_sizes
+from loka_compile.graph.sizes import same_sizes
 
 aten = torch.ops.aten
 

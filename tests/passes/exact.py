@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.apart import write_apart
+from loka_compile.graph.reader import read
 from loka_compile.inspect.records import code
 from loka_compile.passes import Context, PassResult
 
@@ -44,10 +46,12 @@ def rewritten(each: Any, fn: Any, *args: Any, dynamic: bool | None = None, conte
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         gm = compat.copy_dynamo_graph(gm)
+        reading = read(gm.graph)
+        write_apart(reading)
         before, original = code(gm.graph), set(gm.graph.nodes)
-        result = each(gm.graph, context)
+        result = each(reading, context)
         once = code(gm.graph)
-        again = each(gm.graph, context)
+        again = each(reading, context)
         assert not again.rewrites and code(gm.graph) == once
         assert result.rewrites or once == before  # without its pattern a graph is left untouched
         for node in set(gm.graph.nodes) - original:

@@ -170,7 +170,7 @@ NEAR_MISSES = {
     "eps is added to the deviation": lambda x: (x - x.mean(-1, True)) / (x.std(-1, keepdim=True) + EPS),
     "is divided by a deviation and its mean is not": lambda x: x / (x.var(-1, keepdim=True, correction=0) + EPS).sqrt(),
     "divided by the root mean square of": lambda x: x.sin() * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS),
-    "written to in place (add_)": in_place,
+    "add_ writes in place to": in_place,
 }  # fmt: skip
 
 

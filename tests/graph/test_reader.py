@@ -1,0 +1,64 @@
+"""What the reading knows: one name for all spellings, whose memory, who writes, what draws, in which region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from loka_compile import compat
+from loka_compile.graph.reader import read
+from loka_compile.graph.rerun import written_inputs
+
+
+def graph_of(fn: Callable[..., Any], *args: Any) -> fx.Graph:
+    found: list[fx.Graph] = []
+
+    def backend(gm: fx.GraphModule, _: Any) -> Callable[..., Any]:
+        found.append(gm.graph)
+        return gm
+
+    torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    [graph] = found
+    return graph
+
+
+def test_one_operator_whatever_its_spelling() -> None:
+    def forward(x: Tensor) -> Any:
+        return x.relu(), torch.relu(x), F.relu(x), F.relu(x + 1, inplace=True), (x + 2).relu_(), nn.ReLU()(x)
+
+    graph = graph_of(forward, torch.randn(4))
+    reading = read(graph)
+    assert [reading.op(node) for node in graph.output_node().all_input_nodes] == ["relu"] * 6
+
+
+def test_running_statistics_are_written_in_training_only() -> None:
+    module = nn.BatchNorm1d(8)
+    for training, count in ((True, 3), (False, 0)):  # mean, variance, and the number of batches
+        graph = graph_of(module.train(training), torch.randn(4, 8))
+        assert len(written_inputs(graph)) == count
+
+
+def test_dropout_draws_where_it_is_on() -> None:
+    def forward(x: Tensor, p: float, training: bool) -> Tensor:
+        return F.dropout(x, p, training)
+
+    for p, training, draws in ((0.5, True, True), (0.5, False, False), (0.0, True, False)):
+        graph = graph_of(lambda x, p=p, training=training: forward(x, p, training) + 1, torch.randn(4))
+        assert any(fact.random for fact in read(graph).facts.values()) is draws
+
+
+def test_reading_leaves_random_state_and_regions_as_they_are() -> None:
+    def forward(x: Tensor) -> Any:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return F.dropout(x, 0.5, True) @ x
+
+    graph = graph_of(forward, torch.randn(4, 4))
+    before = torch.get_rng_state(), compat.region_here(), torch.is_autocast_cache_enabled()
+    reading = read(graph)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (compat.region_here(), torch.is_autocast_cache_enabled())
+    assert any(fact.region.autocast[0][0] and not fact.region.grad for fact in reading.facts.values() if fact.region)

@@ -1,0 +1,81 @@
+"""Site keys stay what they are: a profile and a plan made before the graph was read as it is now still apply.
+
+stored/ holds both of `Ranker`, made at a69ee18 by
+
+    with loka.probe(model) as probe, torch.no_grad():
+        model(*inputs())
+    probe.profile.save("profile.safetensors")
+    options = loka.Options(min_speedup=0, recipes=("int8_rowwise",))
+    loka.dispatch(probe.profile, options=options).unpinned().save("plan.json")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import loka_compile as loka
+from loka_compile.dispatch.plan import load_plan
+
+STORED = Path(__file__).parent / "stored"
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Ranker(nn.Module):
+    """What the reading has to see through: a norm and a gate by hand, writes in place, one user for many candidates,
+    a chain of products, tokens that are mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.Sequential(nn.Linear(16, 32), nn.ReLU(inplace=True), nn.Linear(32, 16))
+        self.top = nn.Sequential(nn.Linear(32, 32), nn.ReLU(inplace=True))
+        self.gate, self.up, self.norm, self.mix = nn.Linear(32, 32), nn.Linear(32, 32), Norm(), nn.Linear(4, 4)
+        self.head = nn.Linear(32, 16)
+
+    def forward(self, user: Tensor, items: Tensor) -> Tensor:
+        x = self.top(torch.cat([self.user(user.expand(items.shape[0], -1)), items], -1))
+        gate = self.gate(self.norm(x))
+        x += self.up(x) * (gate * torch.sigmoid(gate))
+        tokens = x.unflatten(-1, (4, 8))
+        tokens = tokens + self.mix(tokens.transpose(1, 2)).transpose(1, 2)
+        return F.silu(self.head((tokens @ tokens.mT @ tokens).flatten(1)))
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, 16, generator=generator), torch.randn(64, 16, generator=generator)
+
+
+def ranker() -> Ranker:
+    torch.manual_seed(0)
+    return Ranker().eval()
+
+
+def keys_of(options: dict) -> tuple[dict[str, str], Tensor]:
+    """Which sites are lowered to what, and what comes out."""
+    compiled = torch.compile(ranker(), backend="loka", options=options)
+    with torch.no_grad():
+        out = compiled(*inputs())
+    return {key: each.chosen.recipe for key, each in loka.plan(compiled).lowered.items()}, out
+
+
+@pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
+def test_a_plan_made_before_lowers_the_same_sites() -> None:
+    plan = load_plan(STORED / "plan.json")
+    assert len(plan.lowered) == 9
+    found, out = keys_of({"plan": plan})
+    assert found == {key: each.chosen.recipe for key, each in plan.lowered.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(out, ranker()(*inputs()), rtol=0.2, atol=0.2)
