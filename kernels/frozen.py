@@ -2,8 +2,9 @@
 
 A form is kept beside the parameter and made anew when the parameter changed. What tells: the tensor object, its
 storage, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
-(fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at every call, so there such writes are not seen. A tensor without a version
-counter (made under inference_mode) is quantized at every call. A fake one has only a shape to give.
+(fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at
+every call, so there such writes are not seen. A tensor without a version counter (made under inference_mode) is
+quantized at every call. A fake one has only a shape to give.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tests.fuzz.program import Program
 from tests.fuzz.shrink import drawn, shrunk
 from tests.fuzz.whole import whole
 
-EVERY = 250
+EVERY = 100
 """Programs between two reports."""
 WHOLE = 200
 """One program of so many is compiled whole, by loka and by Inductor."""

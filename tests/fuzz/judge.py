@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE, PassResult
-from loka_compile.passes.base import Pass
-from loka_compile.passes.dynamo import Change, run_on_dynamo
+from loka_compile.passes.base import Context, DynamoPass
+from loka_compile.passes.dynamo import Change, Read, rewritten
 from tests.fuzz import twins
 from tests.fuzz.lowered import Recipes, lowered
 from tests.fuzz.wide import InFloat64, differ, run, wide
@@ -52,7 +53,7 @@ class Choice:
 
     device: str
     alone: bool
-    twin: tuple[Pass, twins.Twin]
+    twin: tuple[DynamoPass, twins.Twin]
     recipes: Recipes | None
 
     @classmethod
@@ -88,10 +89,12 @@ class Judge:
     unsure: bool = False
     skips: list[tuple[str, PassResult]] = field(default_factory=list)
     results: dict[str, Values] = field(default_factory=dict)
+    read: Read = field(init=False)
 
     def backend(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Any:
         self.verdict.graphs += 1
         training, found = is_training(inputs), []
+        self.read = Read.of(gm)
         for name, make in self._variants(gm, inputs, training):
             try:
                 found += [(name, each) for each in make()]
@@ -141,15 +144,21 @@ class Judge:
         if recipes is not None:
             yield f"lowered, {choice.device}", lambda: self._lowered(gm, latest[0], inputs, recipes, training)
 
-    def _alone(self, gm: fx.GraphModule, each: Pass, device: str, training: bool) -> list[Comparison]:
-        new, changes = run_on_dynamo(gm, (each,), device, TARGETS[device], training)
+    def _passed(
+        self, passes: Sequence[DynamoPass], device: str, training: bool
+    ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+        after, changes = rewritten(self.read, passes, Context(Plan(TARGETS[device], {}), device, training))
+        return after.gm, changes
+
+    def _alone(self, gm: fx.GraphModule, each: DynamoPass, device: str, training: bool) -> list[Comparison]:
+        new, changes = self._passed((each,), device, training)
         if not self._fired(changes, device):
             return []
         return [lambda args, wanted: differ(run(wide(new), args, training), wanted)]
 
     def _row(self, gm: fx.GraphModule, device: str, training: bool, latest: list[fx.GraphModule]) -> list[Comparison]:
         """All of them, one after the other; what is wrong is filed under the first behind which it is."""
-        latest[0], changes = run_on_dynamo(gm, PASSES, device, TARGETS[device], training)
+        latest[0], changes = self._passed(PASSES, device, training)
         fired = self._fired(changes, device)
 
         def compare(args: Sequence[Any], wanted: Values) -> str:
@@ -168,8 +177,8 @@ class Judge:
         self.verdict.fired.update(f"{change.name}, {device}" for change in fired)
         return fired
 
-    def _adapted(self, gm: fx.GraphModule, each: Pass, twin: twins.Twin, training: bool) -> list[Comparison]:
-        new, changes = run_on_dynamo(gm, (*twins.BEFORE, each), "cpu", "cpu", training)
+    def _adapted(self, gm: fx.GraphModule, each: DynamoPass, twin: twins.Twin, training: bool) -> list[Comparison]:
+        new, changes = self._passed((*twins.BEFORE, each), "cpu", training)
         if not changes[-1].result.rewrites:
             return []
         self.verdict.fired[each.name] += 1
@@ -178,7 +187,7 @@ class Judge:
 
     def _skipped(self, gm: fx.GraphModule, stack: str, training: bool) -> list[Comparison]:
         """Compared by check.py with the program's modules."""
-        new, changes = run_on_dynamo(gm, (twins.skip(stack, self.number),), "cpu", "cpu", training)
+        new, changes = self._passed((twins.skip(stack, self.number),), "cpu", training)
         if not changes[-1].result.rewrites:
             return []
         self.verdict.fired["compskip"] += 1

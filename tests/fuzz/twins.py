@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from loka_compile.compskip import CompSkip
 from loka_compile.passes import PassResult
-from loka_compile.passes.base import Pass
+from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.block_norm import EPS, BlockNorm, block_norm, block_of
 from loka_compile.passes.canonicalize import Canonicalize
 from loka_compile.passes.compskip import Skip
@@ -85,8 +85,7 @@ def _blocks(target: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
-    y = x * (x + 3).clamp(0, 6) / 6
-    return x.copy_(y) if inplace else y
+    return F.silu(x, True) if inplace else x * (x + 3).clamp(0, 6) / 6  # in place it stays
 
 
 def _windowed(
@@ -131,9 +130,9 @@ def _is_product(node: fx.Node) -> bool:
                     "scaled_dot_product_attention")  # fmt: skip
 
 
-OF: tuple[tuple[Pass, Twin], ...] = (
+OF: tuple[tuple[DynamoPass, Twin], ...] = (
     (NoBias(), _without_biases),
     (BlockNorm(), _instead(dict.fromkeys((*RMS, F.layer_norm, torch.layer_norm), _blocks), with_eps=False)),
-    (HardSwish(), _instead({F.silu: _hard})),
+    (HardSwish(), _instead({F.silu: _hard, torch.ops.aten.silu.default: _hard})),
     (WindowedAttention({"**": WINDOW}, whole=False), _instead({F.scaled_dot_product_attention: _windowed})),
 )
