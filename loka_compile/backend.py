@@ -10,23 +10,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.dispatch import planning
+from loka_compile.dispatch.budget import Trial
+from loka_compile.dispatch.floor import floor_of
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
-from loka_compile.graph.rerun import written_inputs
+from loka_compile.graph.rerun import is_training, written_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
-from loka_compile.online import session_of
+from loka_compile.online import Calls, Sessions, forget_sessions, learns
 from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
 from loka_compile.passes.adapting import adapting
-from loka_compile.passes.dynamo import Change, is_training, run_on_dynamo
+from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.versions import source_fingerprint
 
@@ -42,7 +45,7 @@ def loka(
     device = device_of(example_inputs)
     chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}
-    online = chosen.plan is None and chosen.profile is None
+    online = learns(chosen, example_inputs)
     if reason := reason_to_leave(gm.graph, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
@@ -50,47 +53,48 @@ def loka(
     gm, simplified = simplify(written, pipeline, chosen, device, example_inputs)
     gm, raised = run_on_dynamo(gm, pipeline.raising, device, training=is_training(example_inputs))
 
-    session = session_of(gm, example_inputs, chosen)  # None unless the plan is learned online
-    if session is not None and session.measuring:
-        nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
-        graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified, *raised))
-        return remember(session.measured(gm, example_inputs, graph), graph)
+    def make(
+        given: Options,
+        inputs: Sequence[Any],
+        demoted: Mapping[str, str] = MappingProxyType({}),
+        settled: Callable[[Plan], Plan] = lambda plan: plan,
+        tangents: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> tuple[Callable[..., Any], CompiledGraph]:
+        def stages_of(plan: Plan) -> Stages:
+            return Stages(pipeline, plan, device, pinned)
 
-    def stages_of(plan: Plan) -> Stages:
-        return Stages(pipeline, plan, device, pinned)
+        def build(plan: Plan, graph: fx.GraphModule = gm) -> tuple[Callable[..., Any], list[Any]]:
+            stages = stages_of(plan)
+            return compat.compile_inductor(
+                compat.copy_dynamo_graph(graph),
+                inputs,
+                joint=stages.joint,
+                post_grad=stages.post_grad,
+                uuid=f"{source_fingerprint()}-{plan.fingerprint}-{chosen.fingerprint}",
+                patches={**compat.faster_norms(), **compat.mode_patches(chosen.mode), **chosen.inductor},
+            )
 
-    def build(plan: Plan, graph: fx.GraphModule | None = None) -> tuple[Callable[..., Any], list[Any]]:
-        stages = stages_of(plan)
-        return compat.compile_inductor(
-            compat.copy_dynamo_graph(graph or gm),
-            example_inputs,
-            joint=stages.joint,
-            post_grad=stages.post_grad,
-            uuid=f"{source_fingerprint()}-{plan.fingerprint}-{chosen.fingerprint}",
-            patches={**compat.faster_norms(), **compat.mode_patches(chosen.mode), **chosen.inductor},
-        )
+        rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
+        trial, writes, final, made = Trial(gm, inputs), written_inputs(gm.graph), gm, (*changes, *simplified, *raised)
+        plans = planning.settle(given, gm, inputs, rewritten, device, demoted, online, tangents, trial)
+        raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
+        if any(change.result.rewrites for change in simplified):
+            floor, code = floor_of(Trial(written, inputs), inputs), written.code + gm.code
+            unsimplified = lambda kept: build(kept, written)  # noqa: E731
+            raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
+            if ratio < 1:
+                reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
+                final, made = written, (*changes, *(change.undone(reason) for change in simplified))
+        compiled, artifacts = raced.built
+        graph = CompiledGraph.of(final, inputs, chosen, stages_of(settled(raced.plan)), asked_with, made)
+        graph.artifacts = artifacts
+        return compiled, graph
 
-    given = chosen if session is None else session.given()
-    demoted = {} if session is None else session.demoted()
-    rewritten = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-    plans = planning.settle(given, gm, example_inputs, rewritten, device, demoted, session is not None)
-    writes = written_inputs(gm.graph)
-    plan, (compiled, artifacts) = never_slower(plans, build, example_inputs, chosen, device, writes)
-    if any(change.result.rewrites for change in simplified):
-        plan, (compiled, artifacts), ratio = simplified_or_written(
-            plan, (compiled, artifacts), lambda kept: build(kept, written), written.code + gm.code, example_inputs,
-            chosen, device, writes,
-        )  # fmt: skip
-        if ratio < 1:
-            reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
-            gm, simplified, raised = written, tuple(change.undone(reason) for change in simplified), ()
-
-    plan = plan if session is None else session.adopted(plan)
-    graph = CompiledGraph.of(gm, example_inputs, chosen, stages_of(plan), asked_with, (*changes, *simplified, *raised))
-    graph.artifacts = artifacts
-    if session is not None:
-        compiled = session.watched(compiled, gm, example_inputs, graph)
-    return remember(compiled, graph)
+    if not online:
+        return remember(*make(chosen, example_inputs))
+    nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
+    graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified, *raised))
+    return Calls(gm, example_inputs, graph, make, Sessions(gm, example_inputs, chosen)).run
 
 
 def as_written(
@@ -141,4 +145,10 @@ def device_of(example_inputs: Sequence[Any]) -> str:
     return "cuda" if devices else "cpu"
 
 
-loka.reset = forget_all  # type: ignore[attr-defined]  # torch._dynamo.reset() calls it
+def reset() -> None:
+    """What was compiled is gone, and so are the sessions that learned."""
+    forget_all()
+    forget_sessions()
+
+
+loka.reset = reset  # type: ignore[attr-defined]  # torch._dynamo.reset() calls it

@@ -6,9 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import fx
 
 from loka_compile import compat
@@ -31,11 +29,6 @@ class Change:
         """The graph stays as it was written after all."""
         rejects = tuple(Reject(self.name, each.site, "", f"{each.did}: {reason}") for each in self.result.rewrites)
         return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
-
-
-def is_training(example_inputs: Sequence[Any]) -> bool:
-    """Whether a graph of these inputs will be differentiated, as AOTAutograd decides it."""
-    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in example_inputs)
 
 
 def run_on_dynamo(

@@ -13,9 +13,10 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.records import code
 from loka_compile.passes import PIPELINE, Pass, PassResult, Pipeline
-from loka_compile.passes.dynamo import is_training, run_on_dynamo
+from loka_compile.passes.dynamo import run_on_dynamo
 from loka_compile.passes.stages import Stages
 from loka_compile.processor import processor
 

@@ -159,6 +159,7 @@ some_options = st.fixed_dictionaries(
         "min_sqnr_db": numbers,
         "min_speedup": numbers,
         "max_output_error": numbers,
+        "max_gradient_error": numbers,
         "passes": st.dictionaries(st.sampled_from(PASS_NAMES), st.booleans()),
         "mods": st.lists(st.sampled_from(MOD_NAMES), unique=True),
         "inductor": st.dictionaries(st.sampled_from(["max_autotune", "triton.cudagraphs"]), st.booleans()),

@@ -4,6 +4,7 @@
     tracing.py    the compilation in progress, and Dynamo's graph
     recording.py  the ATen operators that torch functions call
     fakes.py      fake tensors and symbolic sizes
+    anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
 
 Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `torch._functorch`, `torch._guards` or
@@ -11,6 +12,7 @@ Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `to
 are imported inside the functions: importing this package costs nothing.
 """
 
+from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
 from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
 from loka_compile.compat.fakes import (
     concrete,
@@ -28,8 +30,9 @@ from loka_compile.compat.fakes import (
 )
 from loka_compile.compat.inductor import (
     capture,
-    compile_function,
     compile_inductor,
+    compile_together,
+    compiling_side_by_side,
     decomposition_table,
     faster_norms,
     graph_pass,
@@ -39,11 +42,12 @@ from loka_compile.compat.inductor import (
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.tracing import (
     calls_graphs,
-    can_guard,
+    checkpoint_region,
     copy_dynamo_graph,
+    gradients_of_outputs,
     graph_break_after,
-    guard_on,
     inside_compilation,
+    is_compiling_frame,
     is_parameter_or_buffer,
     is_whole,
     outside_compilation,
@@ -54,23 +58,27 @@ from loka_compile.compat.tracing import (
 )
 
 __all__ = [
+    "Anew",
     "AtenCall",
+    "Holds",
     "Region",
     "calls_graphs",
-    "can_guard",
     "capture",
+    "checkpoint_region",
     "compile_calls",
-    "compile_function",
     "compile_inductor",
+    "compile_together",
+    "compiling_anew",
+    "compiling_side_by_side",
     "concrete",
     "copy_dynamo_graph",
     "decomposition_table",
     "fake_mode_of",
     "faster_norms",
+    "gradients_of_outputs",
     "graph_break_after",
     "graph_pass",
     "guard_free",
-    "guard_on",
     "guard_sizes",
     "has_fresh_symbols",
     "has_value",
@@ -81,6 +89,7 @@ __all__ = [
     "inside",
     "inside_compilation",
     "is_compiled",
+    "is_compiling_frame",
     "is_fake",
     "is_parameter_or_buffer",
     "is_whole",
@@ -95,5 +104,6 @@ __all__ = [
     "static_inputs",
     "switches_functorch",
     "tracing_fakes",
+    "unknown_sizes",
     "user_options",
 ]  # fmt: skip

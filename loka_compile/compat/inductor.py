@@ -7,7 +7,8 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 GraphPass = Callable[[fx.Graph], None]
 Inner = Callable[[fx.GraphModule, bool], Callable[..., Any]]
@@ -79,12 +80,98 @@ def compile_inductor(
     return compiled, artifacts
 
 
-def compile_function(function: Callable[..., Any], inputs: Sequence[Any]) -> Callable[..., Any]:
-    """A torch function through Inductor for these inputs' shapes, without Dynamo (torch._inductor.compile)."""
-    from torch._inductor import compile as inductor_compile
-    from torch.fx.experimental.proxy_tensor import make_fx
+@contextlib.contextmanager
+def compiling_side_by_side() -> Iterator[None]:
+    """Graphs compiled meanwhile are ready to be called only afterwards: their C++ is compiled in Inductor's pool while
+    the next one is traced (AsyncCompile.wait, which a generated module calls last; seen with torch 2.13)."""
+    from torch._inductor.async_compile import AsyncCompile
 
-    return inductor_compile(make_fx(function)(*inputs), list(inputs))
+    original, waiting = AsyncCompile.wait, []
+
+    def wait(self: Any, scope: dict[str, Any]) -> None:
+        waiting.append((self, scope))
+
+    try:
+        with _instead(AsyncCompile, "wait", wait):
+            yield
+    finally:
+        for compiler, scope in waiting:
+            original(compiler, scope)
+
+
+def compile_together(
+    functions: Sequence[Callable[..., Sequence[Tensor]]], inputs: Sequence[Sequence[Tensor]]
+) -> Callable[[int, Sequence[Tensor]], Callable[[], list[Tensor]]]:
+    """Functions that share nothing, through Inductor without Dynamo in one graph: on a CPU one C++ file, whose loops
+    stay apart. Of each all tensors have as many rows, or one; the code is for any number of them. Values do not matter.
+
+    Returns `ready(index, inputs)`, which returns what runs that one of them on these inputs, and the others on two rows
+    each, and returns its outputs. All write into memory that is there.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    outputs = [_outputs_of(function, own) for function, own in zip(functions, inputs, strict=True)]
+    both = [[*outs, *own] for outs, own in zip(outputs, inputs, strict=True)]
+    mode, counts = FakeTensorMode(shape_env=ShapeEnv()), set[int]()
+
+    def fakes_of(name: str, tensors: Sequence[Tensor]) -> list[Any]:
+        rows = max(len(x) for x in tensors)
+        while rows in counts:  # the same number would be the same symbol
+            rows += 1
+        counts.add(rows)
+        return [_fake_of_any_rows(mode, f"{name}_{i}", x, rows) for i, x in enumerate(tensors)]
+
+    def into(*args: Tensor) -> tuple[()]:
+        rest = iter(args)
+        for function, own, outs in zip(functions, inputs, outputs, strict=True):
+            memory, given = [next(rest) for _ in outs], [next(rest) for _ in own]
+            for out, made in zip(memory, function(*given), strict=True):
+                out.copy_(made)
+        return ()
+
+    with torch.no_grad():
+        fakes = [x for i, each in enumerate(both) for x in fakes_of(f"x{i}", each)]
+        gm = make_fx(into, decomposition_table=decomposition_table(), _allow_non_fake_inputs=True)(*fakes)
+        with tracing(TracingContext(mode)):  # every write is the last use of its memory, as AOTAutograd would have it
+            compiled = compile_fx_inner(gm, fakes, is_inference=True)
+    few = [[x[:2].clone() for x in each] for each in both]
+
+    def ready(index: int, own: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        made = [out.new_empty((len(own[0]), *out.shape[1:]) if len(out) > 1 else out.shape) for out in outputs[index]]
+        args = [x for i, each in enumerate(few) for x in ((*made, *own) if i == index else each)]
+
+        def run() -> list[Tensor]:
+            compiled(list(args))  # the callee empties the list
+            return made
+
+        return run
+
+    return ready
+
+
+def _outputs_of(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Memory like a function's outputs, without running it."""
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        fakes = function(*map(mode.from_tensor, inputs))
+    return [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in fakes]
+
+
+def _fake_of_any_rows(mode: Any, name: str, x: Tensor, rows: int) -> Any:
+    """A fake tensor of so many rows, their number a symbol; as it is if there is one row."""
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
+    if len(x) > 1:
+        x = torch.empty_strided((rows, *x.shape[1:]), x.stride(), dtype=x.dtype, device=x.device)
+    sizes = [DimDynamic.DUCK if d == 0 and len(x) > 1 else DimDynamic.STATIC for d in range(x.dim())]
+    context = StatelessSymbolicContext(sizes)  # type: ignore[arg-type]
+    return mode.from_tensor(x, source=ConstantSource(name), symbolic_context=context)
 
 
 @contextlib.contextmanager

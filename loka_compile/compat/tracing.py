@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, NoReturn
 
@@ -43,26 +44,11 @@ def inside_compilation(fake_mode: Any) -> Iterator[None]:
         yield
 
 
-def can_guard() -> bool:
-    """Whether a Dynamo frame is being compiled, so that `guard_on` has something to guard."""
+def is_compiling_frame() -> bool:
+    """Whether Dynamo compiles a frame now, and does not merely export or trace it for somebody else."""
     from torch._guards import TracingContext
 
     return TracingContext.try_get() is not None
-
-
-def guard_on(holds: Callable[[], bool], reason: str) -> None:
-    """Let Dynamo compile the frame in progress again once `holds()` is false; TORCH_LOGS=recompiles prints `reason`.
-
-    A lambda guard at the root, as shape guards are (torch._dynamo.guards.GuardBuilder, seen with torch 2.13). It runs
-    at every call of the frame.
-    """
-    from torch._dynamo.source import GlobalStateSource
-    from torch._guards import Guard, TracingContext
-
-    def create(builder: Any, guard: Any) -> None:
-        builder.guard_manager.root.add_lambda_guard(lambda _: holds(), [reason], None)
-
-    TracingContext.get().guards_context.dynamo_guards.add(Guard(GlobalStateSource(), create))
 
 
 def specialize(number: torch.SymFloat) -> NoReturn:
@@ -126,6 +112,22 @@ def saved_tensors_are_hooked() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
+def checkpoint_region() -> Any | None:
+    """What a checkpoint's forward and its recomputation have in common, inside of either; None outside.
+
+    The frame that the hooks of torch.utils.checkpoint close over (_checkpoint_hook, _recomputation_hook, seen with
+    torch 2.13).
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None:
+        return None
+    pack = inspect.unwrap(hooks[0])
+    if getattr(pack, "__module__", "") != "torch.utils.checkpoint":
+        return None
+    held = dict(zip(pack.__code__.co_freevars, (cell.cell_contents for cell in pack.__closure__ or ()), strict=False))
+    return held["target_frame_ref"]() if "target_frame_ref" in held else held.get("frame")
+
+
 def calls_graphs(node: fx.Node) -> bool:
     """Whether the node of a Dynamo graph runs graphs of its own: a checkpointed function, a branch of `cond`."""
     from torch._ops import HigherOrderOperator
@@ -150,6 +152,12 @@ def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
     return twin
+
+
+def gradients_of_outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The inputs of a joint graph or a backward that are gradients of the forward's outputs, by the names that
+    AOTAutograd gives them (tangents_1 and so on, the same in both, seen with torch 2.13)."""
+    return [node for node in graph.find_nodes(op="placeholder") if node.name.startswith("tangents_")]
 
 
 def static_inputs() -> frozenset[int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from loka_compile.dispatch import roofline
 from loka_compile.dispatch.cost import Cast, Cost, Form
-from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge, pick, problem, ride_of
+from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge_all, pick, problem, ride_of
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.ranges import batch_of, ranges
@@ -36,7 +36,8 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     options = options or Options()
     options = options if target is None else replace(options, target=target)
     hardware = TARGETS[options.target]
-    judged = {key: judge(known, Sizes(*known.observed), hardware, options) for key, known in profile.sites.items()}
+    asked = [(known, Sizes(*known.observed)) for known in profile.sites.values()]
+    judged = dict(zip(profile.sites, judge_all(asked, hardware, options), strict=True))
     together = _Together(judged, pick(problem(judged, options)))
     decisions = {key: _decision(key, together, options) for key in judged}
     batch = batch_of(profile)

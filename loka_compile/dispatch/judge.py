@@ -1,7 +1,7 @@
 """Judging a site before the choice: errors of every candidate, costs of those that may run, reasons against the others.
 
-    feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >= min_sqnr_db, over all rows and for
-               every segment that the profile knows
+feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >= min_sqnr_db, over all rows and for
+           every segment that the profile knows
 """
 
 from __future__ import annotations
@@ -62,22 +62,67 @@ def candidates(options: Options) -> Iterator[Candidate]:
 
 def judge(profiled: SiteProfile, sizes: Sizes, target: Target, options: Options) -> Judged:
     """All of a site at these sizes; those that were observed, or what they are at another batch."""
-    site = profiled.site
-    if 0 in (sizes.batch, sizes.M, sizes.N, sizes.K):
-        return Judged(site, kept_because="the GEMM is empty")
-    keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
-    judged = Judged(site, keep_us, "measured on this CPU" if target.measured else f"modelled: roofline {target}")
+    return judge_all([(profiled, sizes)], target, options)[0]
+
+
+def judge_all(asked: Sequence[tuple[SiteProfile, Sizes]], target: Target, options: Options) -> list[Judged]:
+    """Each site at its sizes. What has to be measured for that is measured together."""
+    screened = [(_screened(known, sizes, target, options), sizes) for known, sizes in asked]
+    if target.measured:
+        there = [(judged, sizes) for judged, sizes in screened if not judged.kept_because]
+        timed = [(judged.site, sizes, [c for c in _left(judged) if _is_timed(c, target)]) for judged, sizes in there]
+        timing.measure_ahead(timed, _margin(options))
+    return [_priced(judged, sizes, target, options) for judged, sizes in screened]
+
+
+def _screened(profiled: SiteProfile, sizes: Sizes, target: Target, options: Options) -> Judged:
+    """Errors of all candidates and what speaks against some; the others have no cost yet."""
+    judged = Judged(profiled.site, kept_because="the GEMM is empty" if _empty(sizes) else "")
+    if judged.kept_because:
+        return judged
     for candidate in candidates(options):
         judged.errors[candidate] = score = _errors(profiled, candidate.recipe)
-        reasons = [*_reasons(site, candidate, score, target, options), *_unsafe(judged, profiled, candidate, options)]
+        reasons = [*_reasons(judged.site, candidate, score, target, options)]
+        reasons += _unsafe(judged, profiled, candidate, options)
         if reasons:
             judged.rejected[candidate] = "; ".join(reasons)
-        else:
-            judged.costs[candidate] = _cost(site, sizes, candidate, target, keep_us)
-            larger = padded(candidate.provider, site, RECIPES[candidate.recipe], target)
-            if padding := site.padding(larger):
-                judged.padded[candidate] = padding
     return judged
+
+
+def _priced(judged: Judged, sizes: Sizes, target: Target, options: Options) -> Judged:
+    site = judged.site
+    if judged.kept_because:
+        return judged
+    judged.keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
+    judged.source = "measured on this CPU" if target.measured else f"modelled: roofline {target}"
+    for candidate in _left(judged):
+        recipe, provider = RECIPES[candidate.recipe], candidate.provider
+        if lost := timing.lost(site, sizes, recipe, provider) if _is_timed(candidate, target) else "":
+            judged.rejected[candidate] = lost
+            continue
+        judged.costs[candidate] = _cost(site, sizes, candidate, target, judged.keep_us / _margin(options))
+        if padding := site.padding(padded(provider, site, recipe, target)):
+            judged.padded[candidate] = padding
+    return judged
+
+
+def _left(judged: Judged) -> list[Candidate]:
+    """The candidates that nothing speaks against so far."""
+    return [candidate for candidate in judged.errors if candidate not in judged.rejected]
+
+
+def _is_timed(candidate: Candidate, target: Target) -> bool:
+    return target.measured and candidate.provider != EMULATED
+
+
+def _margin(options: Options) -> float:
+    """How many times faster than the GEMM as it is a candidate has to be, to be of interest; where speed is no matter,
+    twice as slow is."""
+    return options.min_speedup or 0.5
+
+
+def _empty(sizes: Sizes) -> bool:
+    return 0 in (sizes.batch, sizes.M, sizes.N, sizes.K)
 
 
 def _errors(profiled: SiteProfile, recipe: str) -> Score:
@@ -120,12 +165,12 @@ def _unsafe(judged: Judged, profiled: SiteProfile, candidate: Candidate, options
             yield judged.unsafe[candidate.recipe]
 
 
-def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, keep_us: float) -> Cost:
+def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, beat_us: float) -> Cost:
     recipe = RECIPES[candidate.recipe]
     if candidate.provider == EMULATED:
         return FREE
     if target.measured:
-        return timing.cost(site, sizes, recipe, candidate.provider, beat_us=keep_us)
+        return timing.cost(site, sizes, recipe, candidate.provider, beat_us)
     return roofline.cost(site, sizes, recipe, target, candidate.provider)
 
 

@@ -1,16 +1,17 @@
 """Settling the plan of one graph: given, dispatched from a profile, or from a look at the first batch.
 
-A plan that is given is followed to the letter. One that is made here is tried first: the rewritten graph's outputs
-are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most noise for
-the time they save, until the error is within `max_output_error`.
+A plan that is given is followed to the letter. One that is made here is tried first (budget.py): the rewritten graph's
+outputs are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most
+noise for the time they save, until the error is within `max_output_error`; in training its gradients too
+(gradients.py).
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,22 +19,20 @@ import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.dispatch.budget import Rewriter, Trial, within_budget
 from loka_compile.dispatch.choose import dispatch
-from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.finalists import changes, finalists
+from loka_compile.dispatch.gradients import gradients_within_budget, step_of
 from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
-from loka_compile.dispatch.plan import KEEP, Decision, Plan, PlanError, load_plan
+from loka_compile.dispatch.plan import Decision, Plan, PlanError, load_plan
 from loka_compile.dispatch.plan_diff import diff
-from loka_compile.graph.rerun import own_inputs, written_inputs
+from loka_compile.graph.rerun import is_training
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, SiteProfile, load_profile
 from loka_compile.probe.session import profile_graph
 from loka_compile.target import TARGETS
-
-Rewriter = Callable[[Plan, fx.Graph], None]
-"""Rewrites an inference graph as a plan says, with operators that run as they are."""
 
 
 def settle(
@@ -44,23 +43,29 @@ def settle(
     device: str = "cpu",
     demoted: Mapping[str, str] = MappingProxyType({}),
     online: bool = False,
+    tangents: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    trial: Trial | None = None,
 ) -> list[Plan]:
     """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
 
     demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
-    are compared like those of a new one.
+    are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of). trial:
+    of this graph, where there is one already.
     """
     plan = _made(options, gm, inputs, device)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    reference, settled = None, []
+    trial, step, settled = trial or Trial(gm, inputs), None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
         plan = at_this_batch(plan, gm, inputs)
         if compared and plan.lowered:
-            reference = reference or unplanned(gm, inputs)
-            plan = within_budget(plan, gm, inputs, options.max_output_error, rewriter, reference)
+            plan = within_budget(plan, trial, options.max_output_error, rewriter)
+        if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
+            step = step or step_of(gm, inputs, tangents)
+            if step is not None:
+                plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
         if not settled or any(changes(settled[0], plan)):
             settled.append(plan)
     return settled
@@ -93,7 +98,7 @@ def _plan_or_profile(options: Options, device: str) -> Options:
     """Of both, the plan where it was made on this hardware, else the profile; and then a warning says what differs."""
     plan: Plan = options.plan
     if HARDWARE not in changed_pins(plan, TARGETS[plan.target], device):
-        return replace(options, profile=None)
+        return replace(options, profile=None, on_other_hardware="refuse")
     options = replace(options, plan=None)
     said = "loka: the plan was made on other hardware, a new one is made from the profile:"
     hardware = changed_pins(plan, TARGETS[plan.target], device)[HARDWARE]
@@ -168,75 +173,3 @@ def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
     twin = compat.copy_dynamo_graph(gm)
     compat.capture(twin, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
     return sites
-
-
-@dataclass(frozen=True)
-class Unplanned:
-    """A graph as it is: its GEMMs, and its outputs on real inputs."""
-
-    sites: list[Site]
-    outputs: list[Any]
-
-
-def unplanned(gm: fx.GraphModule, inputs: Sequence[Any]) -> Unplanned:
-    sites: list[Site] = []
-    outputs = run(gm, inputs, lambda graph: sites.extend(gemm.site for gemm in annotate(graph)))
-    return Unplanned(sites, outputs)
-
-
-def within_budget(
-    plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any], budget: float, rewriter: Rewriter,
-    reference: Unplanned | None = None,
-) -> Plan:  # fmt: skip
-    """The fastest plan on the frontier between time and noise whose outputs, on this graph, are within the budget.
-
-    The budget is a relative RMS of what `reference` has. Demoted along the way are the sites that make the most noise
-    for the time they save.
-    """
-    reference = reference or unplanned(gm, inputs)
-    here = {d.site.key: d for d in filter(None, map(plan.find, reference.sites)) if d.lowered}
-    for kept in [*kept_along_frontier(list(here.values())), set(here)]:
-        error = output_error(run(gm, inputs, functools.partial(rewriter, plan)), reference.outputs)
-        if error <= budget or not here:
-            return plan
-        reason = f"outputs were off by {error:.2%} (budget {budget:.2%})"
-        reason += " and this site makes most noise for what it saves"
-        for key in sorted(kept & set(here)):
-            plan = plan.with_decision(here.pop(key).demoted(reason))
-    return plan
-
-
-def kept_along_frontier(lowered: Sequence[Decision]) -> list[set[str]]:
-    """Keys of the sites that are kept at each point of the frontier after the fastest, at which none is."""
-    choices = {d.site.key: (Choice("lower", 0.0, (), d.score.noise), Choice(KEEP, _saved_us(d))) for d in lowered}
-    problem = Problem(choices, {})
-    return [{key for key, pick in point.picks.items() if pick == 1} for point in frontier(problem)[1:]]
-
-
-def _saved_us(decision: Decision) -> float:
-    """At least a little: where speed is no matter, sites go by noise alone."""
-    return max((decision.before.time_us or 0.0) - (decision.score.time_us or 0.0), 1.0)
-
-
-def run(gm: fx.GraphModule, inputs: Sequence[Any], rewrite: Callable[[fx.Graph], None]) -> list[Any]:
-    """The graph's outputs on real inputs, op by op, after `rewrite` of its inference graph. Inputs stay as they are."""
-    inner = lambda module, is_backward: fx.Interpreter(module).run  # noqa: E731
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        compiled = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=rewrite, inner=inner)
-        with compat.outside_compilation():
-            return list(compiled(*own_inputs([*map(compat.concrete, inputs)], written_inputs(gm.graph))))
-
-
-def output_error(outputs: Sequence[Any], reference: Sequence[Any]) -> float:
-    """Relative RMS error of the worst floating-point output; infinite where only the reference is finite."""
-    worst = 0.0
-    for out, ref in zip(outputs, reference, strict=True):
-        if not (isinstance(ref, torch.Tensor) and ref.is_floating_point() and ref.numel()):
-            continue
-        finite = ref.isfinite()
-        difference = (out.double() - ref.double())[finite]
-        if not difference.isfinite().all():
-            return float("inf")
-        scale = ref.double()[finite].square().mean().sqrt().clamp(min=1e-30)
-        worst = max(worst, float(difference.square().mean().sqrt() / scale) if difference.numel() else 0.0)
-    return worst

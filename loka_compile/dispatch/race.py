@@ -4,23 +4,27 @@ Times of single GEMMs do not add up to a graph's: Inductor fuses differently aro
 shared, threads wait. So the graphs are compiled and take turns: the plan's, its finalists' and the unplanned one. The
 verdict is kept on disk, by machine and torch version like all times, so that a graph is raced once and not in every
 process.
+
+A graph that takes longer in its products alone than a planned one takes in all has lost, and is not even compiled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.dispatch import timing
+from loka_compile.dispatch import kept_times
+from loka_compile.dispatch.finalists import time_us
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.options import Options
@@ -29,6 +33,8 @@ from loka_compile.target import TARGETS
 ROUNDS, MAX_ROUNDS = 5, 31
 ENOUGH_SECONDS = 2.0
 """Rounds go on until they took this long, within these counts."""
+CLEAR = 1.25
+"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
@@ -36,6 +42,21 @@ QUIET = 0.01
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
+Floor = Callable[[], float]
+"""Microseconds that a graph takes at least; asked for only where it matters."""
+
+
+def unknown() -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The winner and its compiled graph. us: what a call takes, where that was measured now."""
+
+    plan: Plan
+    built: Built
+    us: float | None = None
 
 
 def never_slower(
@@ -45,33 +66,71 @@ def never_slower(
     options: Options,
     device: str,
     written: Collection[int] = (),
-) -> tuple[Plan, Built]:
+    floor: Floor = unknown,
+) -> Raced:
     """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
     plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
-    the graph writes. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here,
-    where speed is no matter (min_speedup 0), and without real inputs.
+    the graph writes. floor: of the unplanned graph. Nothing races where a plan was given, where it lowers nothing or is
+    for hardware that is not here, where speed is no matter (min_speedup 0), and without real inputs.
     """
     plan = plans[0]
     if not plan.lowered or not _can_race(plan, inputs, options, device):
-        return plan, build(plan)
-    kept = _kept(plan, "")
-    built: dict[int, Built] = {}
-    keys = [f"race {_digest(plans, index, inputs)}" for index in range(len(plans))]
-    ratios = [timing.recall(key) for key in keys]
-    if None in ratios:
-        built = dict(enumerate([*map(build, plans), build(kept)]))
-        with compat.outside_compilation():
-            calls = [compiled for compiled, _ in built.values()]
-            ratios = _race(calls[-1], calls[:-1], [compat.concrete(value) for value in inputs], written)
-        for key, ratio in zip(keys, ratios, strict=True):
-            timing.remember(key, ratio)
+        return Raced(plan, build(plan))
+    digests = [_digest(plans, index, inputs) for index in range(len(plans))]
+    ratios = [kept_times.recall(f"race {digest}") for digest in digests]
+    ran = _run(plans, build, inputs, device, written, floor) if None in ratios else None
+    if ran is not None:
+        for digest, ratio in zip(digests, ran.ratios, strict=True):
+            kept_times.remember(f"race {digest}", ratio)
+            kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
+        ratios = ran.ratios
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
-        return _won(plans[best], ratios, best), built.get(best) or build(plans[best])
+        at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
+        won = _won(plans[best], ratios, best, at_least)
+        return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
     kept = _kept(plan, lost)
-    return kept, build(kept) if not built else built[len(plans)]
+    return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """The graphs that were compiled, the unplanned one the last if it was, and what each took.
+
+    against_floor: ratios are to what the unplanned graph takes at least.
+    """
+
+    built: Sequence[Built]
+    us: Sequence[float]
+    ratios: Sequence[float]
+    against_floor: bool
+
+
+def _run(
+    plans: Sequence[Plan],
+    build: Callable[[Plan], Built],
+    inputs: Sequence[Any],
+    device: str,
+    written: Collection[int],
+    floor: Floor,
+) -> _Ran:
+    """The unplanned graph is compiled only if the plans do not beat its floor."""
+    kept, values = _kept(plans[0], ""), [compat.concrete(value) for value in inputs]
+    hopeful = time_us(plans[0]) * CLEAR <= floor()
+    with compat.compiling_side_by_side() if device == "cpu" else contextlib.nullcontext():
+        built = [build(each) for each in (plans if hopeful else [*plans, kept])]
+    if hopeful:
+        with compat.outside_compilation():
+            us = _fastest_us([call for call, _ in built], values, written, ROUNDS)
+            if min(us) * CLEAR <= floor():
+                us = us if len(us) == 1 else _fastest_us([call for call, _ in built], values, written)
+                return _Ran(built, us, [floor() / each for each in us], True)
+        built.append(build(kept))
+    with compat.outside_compilation():
+        us = _race([call for call, _ in built], values, written)
+    return _Ran(built, us, [us[-1] / each for each in us[:-1]], False)
 
 
 def _margin(plan: Plan, finalist: Plan) -> float:
@@ -80,41 +139,55 @@ def _margin(plan: Plan, finalist: Plan) -> float:
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
 
-def _won(plan: Plan, ratios: Sequence[float], best: int) -> Plan:
+def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool) -> Plan:
     raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
+    if at_least:
+        raced = f"at least {raced}, whose products alone take as long"
     if best:
         raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
     return replace(plan, raced=f"{raced}, measured here")
 
 
 def simplified_or_written(
-    plan: Plan,
-    simplified: Built,
+    raced: Raced,
     build: Callable[[Plan], Built],
     code: str,
     inputs: Sequence[Any],
     options: Options,
     device: str,
     written: Collection[int] = (),
-) -> tuple[Plan, Built, float]:
+    floor: Floor = unknown,
+) -> tuple[Raced, float]:
     """The compiled graph, or the one that the exact passes made it of, unplanned, where that is faster.
 
-    build: compiles the latter. code: of both graphs, to know the race by. Returns the plan and the compiled graph of
-    the winner, and how many times faster the simplified one was; infinite where nothing races.
+    build: compiles the latter. code: of both graphs, to know the race by. floor: of the latter. Returns the winner, and
+    how many times faster the simplified one was; infinite where nothing races.
     """
+    plan, simplified = raced.plan, raced.built[0]
     if not _can_race(plan, inputs, options, device):
-        return plan, simplified, math.inf
+        return raced, math.inf
     key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
-    ratio, as_written, kept = timing.recall(key), None, _kept(plan, "the graph as it was written was faster")
+    ratio, as_written, kept = kept_times.recall(key), None, _kept(plan, "the graph as it was written was faster")
     if ratio is None:
-        as_written = build(kept)
+        values = [compat.concrete(value) for value in inputs]
         with compat.outside_compilation():
-            [ratio] = _race(as_written[0], [simplified[0]], [compat.concrete(value) for value in inputs], written)
-        timing.remember(key, ratio)
+            us = raced.us or _fastest_us([simplified], values, written, ROUNDS)[0]
+        if us * CLEAR <= floor():
+            ratio = floor() / us
+            kept_times.remember(f"{key} against a floor", 1.0)
+        else:
+            as_written = build(kept)
+            with compat.outside_compilation():
+                us, written_us = _race([simplified, as_written[0]], values, written)
+            ratio = written_us / us
+        kept_times.remember(key, ratio)
     if ratio >= 1:
-        said = f"simplified, {ratio:.2f}x the speed of the graph as it was written, measured here"
-        return replace(plan, raced="; ".join(filter(None, (plan.raced, said)))), simplified, ratio
-    return kept, build(kept) if as_written is None else as_written, ratio
+        said = f"{ratio:.2f}x the speed of the graph as it was written"
+        if kept_times.recall(f"{key} against a floor"):
+            said = f"at least {said}, whose products alone take as long"
+        plan = replace(plan, raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, measured here"))))
+        return replace(raced, plan=plan), ratio
+    return Raced(kept, build(kept) if as_written is None else as_written), ratio
 
 
 def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
@@ -141,25 +214,36 @@ def _digest(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(
-    unplanned: Callable[..., Any], planned: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]
+def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
+    """Microseconds of each graph, until one is clearly the fastest or enough is known."""
+    return _fastest_us(calls, inputs, written)
+
+
+def _fastest_us(
+    calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int], most: int = MAX_ROUNDS
 ) -> list[float]:
-    """How many times faster each planned graph is, each at its fastest; they take turns, in orders drawn anew.
+    """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
 
     Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
     two graphs, one five times as fast, that they were alike (seen).
     """
-    calls, order = [unplanned, *planned], random.Random(0)
+    order = random.Random(0)
     fastest, rounds = [math.inf] * len(calls), 0
     with torch.random.fork_rng(_devices(inputs)):
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < ROUNDS or (time.perf_counter() - start < ENOUGH_SECONDS and rounds < MAX_ROUNDS):
+        while rounds < ROUNDS or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
             for index in order.sample(range(len(calls)), len(calls)):
                 fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
             rounds += 1
-    return [fastest[0] / seconds for seconds in fastest[1:]]
+    return [1e6 * seconds for seconds in fastest]
+
+
+def _close(seconds: Sequence[float]) -> bool:
+    """Whether another one than the fastest may turn out to be it."""
+    first, *others = sorted(seconds)
+    return not others or others[0] < CLEAR * first
 
 
 def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import sympy
 
 from loka_compile.dispatch.cost import Cast, Cost
-from loka_compile.dispatch.judge import FREE, Judged, judge, pick, problem
+from loka_compile.dispatch.judge import FREE, Judged, judge, judge_all, pick, problem
 from loka_compile.dispatch.plan import Candidate, Range
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.options import Options
@@ -100,13 +100,16 @@ def times(profile: Profile, batch: Batch, target: Target, options: Options) -> d
         whole = {key: Sizes(*_sizes(known)) for key, known in profile.sites.items()}
         return {key: judge(known, whole[key], target, options) for key, known in profile.sites.items()}
     points = measured_at(batch.here)
+    asked = [
+        [(known, Sizes(*_sizes(known, {batch.symbol: point}))) for point in points]
+        if rows_of(known).free_symbols else [(known, Sizes(*known.observed))]
+        for known in profile.sites.values()
+    ]  # fmt: skip
+    judged = iter(judge_all([each for own in asked for each in own], target, options))
     found = {}
-    for key, known in profile.sites.items():
-        if not rows_of(known).free_symbols:
-            found[key] = judge(known, Sizes(*known.observed), target, options)
-            continue
-        at = [judge(known, Sizes(*_sizes(known, {batch.symbol: point})), target, options) for point in points]
-        found[key] = _joined(at, points, batch.symbol)
+    for key, own in zip(profile.sites, asked, strict=True):
+        at = list(itertools.islice(judged, len(own)))
+        found[key] = _joined(at, points, batch.symbol) if len(own) > 1 else at[0]
     return found
 
 

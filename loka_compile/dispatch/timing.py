@@ -6,82 +6,136 @@ what it adds to that. So does bringing the product to the wanted dtype, which In
 
 Kernels write into memory that is there, as in a graph that Inductor has planned: new memory comes page by page, and
 that took longer than a thin product (262144 x 16 x 16 in int8: 616 us, 385 without).
+
+What is asked for one by one is measured one by one; `measure_ahead` compiles all loops of many sites at once, which
+takes a tenth of the time.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
-import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from loka_compile import compat
+from loka_compile.dispatch import kept_times, loops
 from loka_compile.dispatch.cost import Cost, casts
+from loka_compile.dispatch.loops import Extra, Loop
+from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
-from loka_compile.kernels import int_mm
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.kernels.providers.base import Behind
-from loka_compile.processor import processor
-from loka_compile.recipes import Recipe
+from loka_compile.recipes import RECIPES, Recipe
 
 REPEATS = 7
-MIN_TOTAL_US, MAX_TOTAL_US = 50_000, 300_000
+MIN_TOTAL_US, MAX_TOTAL_US = 10_000, 100_000
 """A kernel is run REPEATS times, a short one for at least so long, a long one until that."""
-HOPELESS = 2.0
-"""A kernel this many times slower than the one to beat at its first run is not run again."""
-CAST_VALUES = 2**22
-CAST_LENGTHS = (16, 64, 1024)
-"""A cast is measured on so many values, in rows of one of these lengths: the scales of short rows cost more."""
+HOPELESS = 1.15
+"""A kernel that takes so many times what is to be beaten, without its casts, has no chance: noise is less."""
+FAR = 20.0
+"""One that takes so many times as long in its second run is not run again."""
+GENERATED_US = 20_000
+"""A first run generates code, which takes less than this."""
+LOST, LAUNCH_US, THIN = 30.0, 10.0, 64
+"""A kernel that takes so many times as long as the GEMM as it is, and not for its launch alone, is not timed at larger
+sizes of its kind: those with a dimension below THIN, or those without."""
 
 
 def keep_us(site: Site, sizes: Sizes) -> float:
     """Microseconds of the GEMM as the model has it. Of a batch also as Inductor compiles it, which writes products with
     a dimension of 1 out as pointwise code: seven of a MMoE's 35 ms hung on that."""
+    written_out = loops.thin(site, sizes)
+    alone = _alone_us(site, sizes)
+    return alone if written_out is None else min(alone, _extra_us(written_out))
+
+
+def _alone_us(site: Site, sizes: Sizes) -> float:
     a, b, out = _operands(sizes, site.dtype, site.dtype)
-
-    def measure() -> float:
-        alone = _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))
-        if sizes.batch == 1 or min(sizes.M, sizes.N, sizes.K) > 1:
-            return alone
-        compiled = compat.compile_function(lambda x, y: x @ y, (a(), b()))
-        return min(alone, _best_us(lambda: compiled(a(), b())))
-
-    return _remembered(_key("keep", site.dtype, sizes), measure)
+    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))  # noqa: E731
+    return kept_times.remembered(kept_times.key("keep", site.dtype, sizes), measure)
 
 
 def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> Cost:
     """The GEMM in a recipe. Only a lower bound, without casts, once the kernel alone is hopeless against beat_us."""
-    lhs, _ = recipe.operand("lhs", site.gradient == "lhs")
-    rhs, _ = recipe.operand("rhs", site.gradient == "rhs")
+    kernel = _kernel_us(site, sizes, recipe, provider, beat_us)
+    if kernel > HOPELESS * beat_us:
+        return Cost(kernel)
+    cast_us = lambda elements, fused: elements * _extra_us(loops.cast(recipe, site.dtype, fused, sizes.K))  # noqa: E731
+    rescale = loops.rescale(PROVIDERS[provider].behind(recipe, site.dtype), site.dtype)
+    rescale_us = 0.0 if rescale is None else _extra_us(rescale)
+    return Cost(kernel + rescale_us * sizes.out, casts(site, sizes, recipe, cast_us))
+
+
+def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], margin: float) -> None:
+    """Measure what `keep_us` and `cost` will be asked for: by site its sizes and candidates, which have to be `margin`
+    times as fast as the GEMM as it is. Small ones first: what they tell of a kernel need not be asked of large ones."""
+    wanted: dict[str, Loop] = {}
+    for site, sizes, candidates in sorted(asked, key=lambda each: each[1].flops):
+        extras = [loops.thin(site, sizes)]
+        beat_us = _alone_us(site, sizes) / margin
+        for candidate in candidates:
+            recipe = RECIPES[candidate.recipe]
+            if lost(site, sizes, recipe, candidate.provider):
+                continue
+            if _kernel_us(site, sizes, recipe, candidate.provider, beat_us) <= HOPELESS * beat_us:
+                behind = PROVIDERS[candidate.provider].behind(recipe, site.dtype)
+                extras += [loops.rescale(behind, site.dtype), *_cast_loops(site, sizes, recipe)]
+        wanted |= {loop.name: loop for extra in extras if extra is not None for loop in extra.loops}
+    _measure(wanted.values())
+
+
+def lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
+    """Why a kernel need not be timed at these sizes; empty where it has to be, or was."""
+    flops = kept_times.recall(_lost_key(site, sizes, recipe, provider))
+    if flops is None or flops >= sizes.flops or _kernel_key(site, sizes, recipe, provider) in kept_times.times():
+        return ""
+    return f"it took more than {LOST:g}x as long as the GEMM as it is at smaller sizes, measured here: not timed again"
+
+
+def _cast_loops(site: Site, sizes: Sizes, recipe: Recipe) -> list[Extra]:
+    found: list[Extra] = []
+
+    def note(elements: int, fused: bool) -> float:
+        found.append(loops.cast(recipe, site.dtype, fused, sizes.K))
+        return 0.0
+
+    casts(site, sizes, recipe, note)
+    return found
+
+
+def _kernel_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float) -> float:
+    lhs, rhs = _formats(site, recipe)
 
     def measure() -> float:
         a, b, out = _operands(sizes, lhs, rhs)
-        scales = _unit_scales(recipe, sizes)
-        return _best_us(PROVIDERS[provider].timed(a, b, scales, out, site.dtype), HOPELESS * beat_us)
+        return _best_us(PROVIDERS[provider].timed(a, b, _unit_scales(recipe, sizes), out, site.dtype), beat_us)
 
-    kernel = _remembered(_key(provider, lhs, rhs, recipe.scaling, site.dtype, sizes), measure)
-    if kernel > HOPELESS * beat_us:
-        return Cost(kernel)
+    us = kept_times.remembered(_kernel_key(site, sizes, recipe, provider), measure)
+    if us > LOST * max(beat_us, LAUNCH_US):
+        key = _lost_key(site, sizes, recipe, provider)
+        kept_times.remember(key, min(sizes.flops, kept_times.recall(key) or math.inf))
+    return us
 
-    def cast_us(elements: int, fused: bool) -> float:
-        length = cast_length(recipe, sizes.K)
-        key = _key("cast", recipe.name, site.dtype, "fused" if fused else "alone", length)
-        return elements * _remembered(key, lambda: _cast_us(recipe, site.dtype, fused, length))
 
-    key = _key("rescale", provider, recipe.name, site.dtype)
-    rescale = _remembered(key, lambda: _behind_us(PROVIDERS[provider].behind(recipe, site.dtype), site.dtype))
-    return Cost(kernel + rescale * sizes.out, casts(site, sizes, recipe, cast_us))
+def _formats(site: Site, recipe: Recipe) -> tuple[torch.dtype, torch.dtype]:
+    (lhs, _), (rhs, _) = (recipe.operand(side, site.gradient == side) for side in ("lhs", "rhs"))
+    return lhs, rhs
+
+
+def _kernel_key(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
+    return kept_times.key(provider, *_formats(site, recipe), recipe.scaling, site.dtype, sizes)
+
+
+def _lost_key(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
+    """Thin products, and batches, may have a kernel of their own."""
+    shape = "thin" if min(sizes.M, sizes.N, sizes.K) < THIN else "wide"
+    kind = shape if sizes.batch == 1 else f"{shape} batch"
+    return kept_times.key("lost", provider, *_formats(site, recipe), recipe.scaling, site.dtype, kind)
 
 
 def _operands(
@@ -107,7 +161,7 @@ def _operands(
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if dtype == torch.int8:
+    if dtype in (torch.int8, torch.int32):
         return torch.randint(-127, 128, shape, dtype=dtype)
     if dtype == torch.uint8:
         return torch.randint(0, 256, shape, dtype=dtype)
@@ -125,64 +179,47 @@ def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
 
 
-def cast_length(recipe: Recipe, length: int) -> int:
-    """Of the lengths of rows that casts are measured with, the nearest in octaves; it only matters for scales a row."""
-    if recipe.scaling != "row":
-        return CAST_LENGTHS[-1]
-    return min(CAST_LENGTHS, key=lambda known: abs(math.log2(known / length)))
+# ---------------------------------------------------------------- loops that Inductor writes
+
+TOGETHER = 32
+"""Loops of one compilation: g++ takes longer than in proportion to a file."""
 
 
-def _cast_us(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> float:
-    """Microseconds per element of casting an operand; fused, what it adds to the pointwise operator that makes it."""
-    made, scaling = recipe.operand("lhs", False)
-
-    def cast(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (x.to(made),) if scaling == "none" else quantization.reference(x, made, scaling, -1)
-
-    x = torch.randn(CAST_VALUES // length, length, dtype=dtype)
-    if not fused:
-        return _compiled_us(cast, x)
-    both = _compiled_us(lambda x: (x.relu(), *cast(x.relu())), x)
-    return max(0.0, both - _compiled_us(lambda x: x.relu(), x))
+def _extra_us(extra: Extra) -> float:
+    """What a loop takes per element, beyond another one where there is one."""
+    _measure(extra.loops)
+    times = [kept_times.times()[kept_times.key("loop", loop.name)] for loop in extra.loops]
+    return times[0] if len(times) == 1 else max(0.0, times[0] - times[1])
 
 
-def _behind_us(behind: Behind | None, dtype: torch.dtype) -> float:
-    """Microseconds per element that finishing the product adds to a pointwise operator that reads it."""
-    if behind is None:
-        return 0.0
-    shape = CAST_VALUES // 1024, 1024
-    (step, least), (scale, sums) = torch.rand(2, shape[0], 1), torch.rand(2, 1, shape[1])
-    made = (torch.rand(shape) * 9999).to(behind.made)
-    both = _compiled_us(lambda *made: behind.finish(*made).relu(), made, step, least, scale, sums)
-    return max(0.0, both - _compiled_us(lambda x: x.relu(), torch.randn(shape).to(dtype)))
+def _measure(wanted: Iterable[Loop]) -> None:
+    """Times what is not known yet."""
+    unknown = [loop for loop in wanted if kept_times.key("loop", loop.name) not in kept_times.times()]
+    for start in range(0, len(unknown), TOGETHER):
+        several = unknown[start : start + TOGETHER]
+        with kept_times.measuring():
+            empty = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
+            inputs = [loop.inputs(empty) for loop in several]
+            ready = compat.compile_together([loop.function for loop in several], inputs)
+            for index, loop in enumerate(several):
+                us = _best_us(ready(index, loop.inputs(_random))) / loop.values
+                kept_times.times()[kept_times.key("loop", loop.name)] = us
+        kept_times.save()
 
 
-def _compiled_us(function: Callable[..., Any], *inputs: torch.Tensor) -> float:
-    """Microseconds per element of the first input, compiled by Inductor, into memory that is there."""
+def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
+    """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
-    def values(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        made = function(*args)
-        return made if isinstance(made, tuple) else (made,)
-
-    outs = [torch.empty_like(each) for each in values(*inputs)]
-
-    def into(*args: torch.Tensor) -> None:
-        for out, each in zip(args[: len(outs)], values(*args[len(outs) :]), strict=True):
-            out.copy_(each)
-
-    compiled = compat.compile_function(into, (*outs, *inputs))
-    return _best_us(lambda: compiled(*outs, *inputs)) / inputs[0].numel()
-
-
-def _best_us(run: Callable[[], Any], hopeless_us: float = float("inf")) -> float:
-    """The best of a few runs (what else runs on the machine only ever adds), or of two if these already lose.
-
-    The first does not count: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
+    The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
     """
-    if _time_us(run) > 1e6:  # nothing of use takes a second
-        return _time_us(run)
-    times = [_time_us(run), _time_us(run)]
-    if min(times) > 2 * hopeless_us:
+    first = _time_us(run)
+    if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
+        return first
+    times = [_time_us(run)]
+    if times[0] > FAR * beat_us:
+        return times[0]
+    times.append(_time_us(run))
+    if min(times) > HOPELESS**2 * beat_us:
         return min(times)
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
@@ -195,69 +232,3 @@ def _time_us(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1e6
-
-
-# ---------------------------------------------------------------- memory
-
-
-def cache_dir() -> Path:
-    """Where measured times are kept: $LOKA_CACHE_DIR, else ~/.cache/loka."""
-    return Path(os.environ.get("LOKA_CACHE_DIR") or Path.home() / ".cache" / "loka")
-
-
-def _key(*parts: Any) -> str:
-    return " ".join(str(part) for part in parts)
-
-
-@functools.cache
-def _file() -> Path:
-    """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
-    timing: a time is only comparable in them."""
-    modules = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
-    sources = (__file__, int_mm.__file__, quantization.__file__, *(module.__file__ for module in modules))
-    kernels = b"".join(Path(str(source)).read_bytes() for source in sources)
-    machine = f"{processor()} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
-    return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
-
-
-@functools.cache
-def _times() -> dict[str, float]:
-    return _read()
-
-
-def _read() -> dict[str, float]:
-    try:
-        times = {str(k): float(v) for k, v in json.loads(_file().read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-        return {}  # measured anew
-    return {k: v for k, v in times.items() if 0 <= v < float("inf")}
-
-
-def _remembered(key: str, measure: Callable[[], float]) -> float:
-    times = _times()
-    if key not in times:
-        with compat.outside_compilation(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            times[key] = measure()
-        _save(times)
-    return times[key]
-
-
-def recall(key: str) -> float | None:
-    """A number kept on disk for this machine, thread count and torch version."""
-    return _times().get(key)
-
-
-def remember(key: str, value: float) -> None:
-    _times()[key] = value
-    _save(_times())
-
-
-def _save(times: dict[str, float]) -> None:
-    """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
-            json.dump({**_read(), **times}, scratch, indent=0, sort_keys=True)
-        os.replace(scratch.name, _file())
-    except OSError:
-        pass  # a read-only home: the times last as long as the process

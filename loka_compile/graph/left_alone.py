@@ -28,10 +28,10 @@ def reason_to_leave(graph: fx.Graph, inputs: Sequence[Any], training: bool, onli
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
                 return f"{node.name} has a size without a value yet (it is unbacked): {tuple(value.shape)}"
-    if training and online and compat.saved_tensors_are_hooked():
+    if online and torch.are_deterministic_algorithms_enabled():
         return (
-            "it is called inside of a checkpoint, whose recomputation must run the same code as the forward, so "
-            "that no plan can be learned there; give a profile or a plan"
+            "deterministic algorithms are asked for, and a plan that is learned while it runs depends on times and on "
+            "what this process has seen; give a profile or a plan"
         )
     if training and any(_looks_up(node) for node in graph.nodes):
         for node, fact in read(graph).facts.items():

@@ -20,6 +20,11 @@ ALIGNED = 64
 """Bytes: copies lie at the same place within so many as the inputs do, and vector instructions cost the same."""
 
 
+def is_training(inputs: Sequence[Any]) -> bool:
+    """Whether a graph of these inputs will be differentiated, as AOTAutograd decides it."""
+    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in inputs)
+
+
 def written_inputs(graph: fx.Graph) -> frozenset[int]:
     """Places of the inputs that the graph writes in place, as far as its own nodes tell."""
     changed = written_at_all(graph)

@@ -6,8 +6,8 @@ import inspect
 import itertools
 import re
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from loka_compile import compat
 from loka_compile.options import Options
 from loka_compile.passes.dynamo import Change
 from loka_compile.passes.stages import Stages
+
+_orders = itertools.count()
 
 
 @dataclass(eq=False)
@@ -40,7 +42,7 @@ class CompiledGraph:
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
     changes: tuple[Change, ...] = ()
-    order: int = field(default_factory=itertools.count().__next__)
+    order: int = field(default_factory=lambda: next(_orders))
 
     @classmethod
     def of(
@@ -59,6 +61,11 @@ class CompiledGraph:
         parameters = weakref.WeakSet(value for value in inputs if isinstance(value, nn.Parameter))
         training = torch.is_grad_enabled()
         return cls(module, fake_inputs, options, stages, asked, training, parameters, changes=changes)
+
+    def belonging_to(self, parameters: Iterable[torch.Tensor], status: Callable[[], str]) -> CompiledGraph:
+        """The same code, as it runs for these."""
+        own = weakref.WeakSet(parameters)
+        return replace(self, parameters=own, status=status, order=next(_orders))
 
     @property
     def source_code(self) -> str:
@@ -102,12 +109,17 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
         return compiled(*args)
 
     run.loka_graph = graph  # type: ignore[attr-defined]
-    _live.add(graph)
+    show(graph)
     return run
 
 
+def show(graph: CompiledGraph) -> None:
+    """Make it findable while it lives: whoever runs its code holds it."""
+    _live.add(graph)
+
+
 def forget(graph: CompiledGraph) -> None:
-    """Another graph takes its place: a recompilation is due."""
+    """Another graph has taken its place."""
     _live.discard(graph)
 
 

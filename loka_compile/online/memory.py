@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from loka_compile.dispatch.timing import cache_dir
+from loka_compile.dispatch.kept_times import cache_dir
 from loka_compile.probe.profile import Profile
 
 FORMAT = "loka-demotions"

@@ -1,96 +1,68 @@
-"""The session of one graph: measure, plan, watch, demote. See the package's docstring."""
+"""The session of one model's graph: measure, plan, watch, demote. See the package's docstring."""
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs, written_inputs
-from loka_compile.graph.sites import module_name
+from loka_compile.dispatch.plan import Decision, Plan
+from loka_compile.graph.site import Site
 from loka_compile.inspect.compiled import CompiledGraph, forget
 from loka_compile.online.memory import Memory
-from loka_compile.online.owners import Owners, speaks
+from loka_compile.online.owner import Owner
 from loka_compile.online.pace import Pace
-from loka_compile.online.watcher import Strayed, Watcher
+from loka_compile.online.watcher import Watcher
 from loka_compile.options import Options
-from loka_compile.probe.session import EAGER_RANDOM
 
 SAVE_EVERY = 10_000
 """Calls between two saves of the profile, in the background (LoKA Probe's interval)."""
+GROWN = 8
+"""Calls this many times as large as any that was measured get a plan of their own."""
 
-_sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()  # lives with the compiled code
-
-
-def session_of(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Session | None:
-    """The graph's session, an old one if it was compiled before. None where there is nothing to do online: with a
-    plan or a profile, with `measure_calls=0`, without recipes or real inputs, or outside a compilation by Dynamo."""
-    if options.plan is not None or options.profile is not None or not (options.measure_calls and options.recipes):
-        return None
-    if any(compat.is_fake(value) for value in inputs) or not compat.can_guard():
-        return None
-    parameters = [value for value in inputs if isinstance(value, nn.Parameter)]
-    structure = structure_of(gm, parameters)
-    key = structure, options.fingerprint, tuple(map(id, parameters))
-    session = _sessions.get(key)
-    if session is None or not session.watches(parameters):
-        session = _sessions[key] = Session(structure, options, parameters)
-    return session
-
-
-def structure_of(gm: fx.GraphModule, parameters: Sequence[Tensor]) -> str:
-    """Digest of what a graph does to tensors, equal in every process and for every batch size."""
-    steps = [
-        (_name(node.target), module_name(node))
-        for node in gm.graph.nodes
-        if node.op not in ("placeholder", "output") and isinstance(node.meta.get("example_value"), Tensor)
-    ]
-    shapes = [(tuple(parameter.shape), str(parameter.dtype)) for parameter in parameters]
-    return hashlib.sha256(repr((steps, shapes, torch.is_grad_enabled())).encode()).hexdigest()[:24]
-
-
-def _name(target: Any) -> str:
-    """A name without an address in it."""
-    return target if isinstance(target, str) else f"{target.__module__}.{getattr(target, '__name__', target)}"
+_editions = itertools.count(1)
 
 
 class Session:
-    """One graph of one model. Threads may call its callables at the same time; forked processes do not measure."""
+    """What is learned of one set of parameters in one graph, whatever the sizes of its inputs.
 
-    def __init__(self, structure: str, options: Options, parameters: Sequence[nn.Parameter]) -> None:
+    Threads may use it at the same time; forked processes do not measure. edition: which plan is in force; code that was
+    compiled under an edition in `valid` may run.
+    """
+
+    def __init__(self, memory: Memory, options: Options) -> None:
         self.options = options
-        self.memory = Memory(structure)
+        self.memory = memory
         self.pace = Pace(options.max_probe_overhead)
+        self.owner = Owner(())
+        self.watcher = Watcher(options, score_calls=options.measure_calls, on_backward=self.pace.add_extra)
         self.plan: Plan | None = None
-        self.epoch = 0
+        self.edition = 0
+        self.valid: set[int] = set()
         self.first_calls = 0
-        self._watcher = Watcher(options, score_calls=options.measure_calls, on_backward=self.pace.add_extra)
-        self._parameters = [weakref.ref(parameter) for parameter in parameters]
-        self._graphs: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()
+        self.size = 0
+        self.waiting: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # shown until there is a plan
+        self.busy = threading.Lock()
         self._lock = threading.Lock()
-        self._busy = threading.Lock()
         self._saver: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
 
     @property
+    def here(self) -> bool:
+        """Whether this is the process that it was made in."""
+        return os.getpid() == self._pid
+
+    @property
     def measuring(self) -> bool:
         return self.plan is None and self.first_calls < self.options.measure_calls
-
-    def watches(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether these are the parameters it was made for: an id may have been given away again."""
-        return all(known() is parameter for known, parameter in zip(self._parameters, parameters, strict=True))
 
     def status(self) -> str:
         """How far it is and what measuring costs, for `explain`."""
@@ -104,35 +76,52 @@ class Session:
         share = f"{pace.overhead:.2%} of their time (budget {pace.budget:.2%})"
         return f"{text}, {share}, the next in about {pace.next_in:,}; kept in {self.memory.profile.parent}"
 
+    @property
+    def lowers(self) -> bool:
+        """Whether code that lowers something may run."""
+        plan = self.watcher.plan
+        return plan is not None and any(decision.recipes for decision in plan.decisions.values())
+
     # ------------------------------------------------------------ measure
 
-    def measured(self, gm: fx.GraphModule, inputs: Sequence[Any], graph: CompiledGraph) -> Callable[..., Any]:
-        """The graph op by op, watched."""
-        run = self._captured(gm, inputs)
-        self._belongs(graph)
+    def count(self, size: int, seconds: float) -> None:
+        """A call that can speak was measured."""
+        with self._lock:
+            self.pace.cost = seconds
+            self.first_calls += 1
+            self.size = max(self.size, size)
 
-        def call(*args: Any) -> Any:
-            if not speaks(args):  # a health check: served, and nothing is learned from it
-                with self._watcher.looking_away():
-                    return run(*args)
-            start = time.perf_counter()
-            out = run(*args)
-            with self._lock:
-                self.pace.cost = time.perf_counter() - start
-                self.first_calls += 1
-                if self.first_calls == self.options.measure_calls:
-                    self._move()
-            return out
+    def start_over(self, tensors: Sequence[Tensor]) -> None:
+        """Other weights in the place of those it knew: what was learned of them says nothing of these."""
+        with self._lock:
+            self.owner.take(tensors)
+            self.watcher.forget()
+            self.plan = self.watcher.plan = None
+            self.first_calls, self.size, self.valid = 0, 0, set()
 
-        return call
+    def grow(self) -> None:
+        """Calls have become much larger: they are measured for a plan of their own."""
+        with self._lock:
+            self.watcher.forget()
+            self.plan, self.first_calls, self.size = None, 0, 0
 
     # ------------------------------------------------------------ plan
 
+    def adopt(self, editions: Iterable[tuple[int, Plan, int]]) -> None:
+        """Take over a plan that others run under (edition, plan, the size it is for) if it is within the budgets on
+        what was measured here."""
+        for edition, plan, size in editions:
+            if self.size <= GROWN * size and not self.watcher.strays(plan):
+                with self._lock:
+                    self.size = max(self.size, size)
+                    self._put_in_force(plan, edition)
+                return
+
     def given(self) -> Options:
-        """The options to settle the plan with: the plan in force, or else the profile learned so far."""
+        """The options to settle a graph's plan with: the plan in force, or else the profile learned so far."""
         if self.plan is not None:
             return replace(self.options, plan=self.plan.unpinned())
-        profile = self._watcher.profile()
+        profile = self.watcher.profile()
         self._in_background(lambda: self.memory.save(profile))
         return replace(self.options, profile=profile)
 
@@ -140,129 +129,77 @@ class Session:
         """Reasons by key of the sites that were demoted before, by this process or another."""
         return self.memory.demoted() if self.plan is None else {}
 
-    def adopted(self, plan: Plan) -> Plan:
-        """The plan in force from now on: what was demoted meanwhile stays so."""
+    def settled(self, plan: Plan) -> Plan:
+        """A plan was made of what `given` gave: the first is in force, later ones are for their graph alone."""
         with self._lock:
-            before = self.plan.decisions if self.plan is not None else {}
-            for key, old in before.items():
-                new = plan.decisions.get(key)
-                if new is not None and not (old.lowered or old.ranges) and (new.lowered or new.ranges):
-                    plan = plan.with_decision(old)
-            self.plan = self._watcher.plan = replace(plan, origin=f"{self.first_calls} calls measured online")
-            return self.plan
+            plan = replace(plan, origin=f"{self.first_calls} calls measured online")
+            if self.plan is None:
+                self._put_in_force(plan, next(_editions))
+            return plan
 
-    # ------------------------------------------------------------ watch
+    def _put_in_force(self, plan: Plan, edition: int) -> None:
+        self.plan, self.edition = plan, edition
+        self.valid.add(edition)
+        self.watcher.plan = _watched(plan, self.watcher.plan)
+        for graph in self.waiting:
+            forget(graph)
+        self.waiting.clear()
 
-    def watched(
-        self, compiled: Callable[..., Any], gm: fx.GraphModule, inputs: Sequence[Any], graph: CompiledGraph
-    ) -> Callable[..., Any]:
-        """The compiled graph; now and then a call is measured again.
+    # ------------------------------------------------------------ watch and demote
 
-        In inference beside the compiled call, whose result counts. In training in its place, as the backward's
-        operands are only seen by running it. Traced here and now: while one thread traces, torch refuses the calls of
-        the others.
+    def called(self, seconds: float) -> None:
+        self.pace.add_call(seconds)
+        if self.pace.calls % SAVE_EVERY == 0:
+            self._in_background(lambda: self.memory.save(self.watcher.profile()))
 
-        A call by other parameters than those of the plan (another instance, a checkpoint that was loaded) runs op by
-        op, so that its result is right whatever the plan; after as many of these as the first calls the plan holds for
-        them too, unless a site strays.
-        """
-        self._belongs(graph)
-        if self.plan is None or not any(d.lowered or d.ranges for d in self.plan.decisions.values()):
-            return compiled  # as written: nothing can stray
-        training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        run = self._captured(gm, inputs)
-        written = written_inputs(gm.graph)
-        again = run if training else self._beside(run, inputs, written)
-        owners = Owners(inputs, written)
-
-        def call(*args: Any) -> Any:
-            self._demote(self._watcher.take_strayed())
-            if not owners.know(args, training):
-                out = run(*args)
-                strayed = self._watcher.take_strayed()
-                self._demote(strayed)
-                if not strayed and speaks(args):
-                    owners.checked(args, self.options.measure_calls)
-                return out
-            hooked = training and compat.saved_tensors_are_hooked()  # a recomputation runs what its forward ran
-            if not hooked and os.getpid() == self._pid and self.pace.due() and self._busy.acquire(blocking=False):
-                try:
-                    start = time.perf_counter()
-                    out = again(*args)
-                    self.pace.add_measured(time.perf_counter() - start)
-                finally:
-                    self._busy.release()
-                if training:
-                    return out
-            start = time.perf_counter()
-            out = compiled(*args)
-            self.pace.add_call(time.perf_counter() - start)
-            if self.pace.calls % SAVE_EVERY == 0:
-                self._in_background(lambda: self.memory.save(self._watcher.profile()))
-            return out
-
-        return call
-
-    def _captured(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        """The graph, forward and backward, op by op under the watcher's eyes."""
-        joint, inner = self._watcher.joint, self._watcher.inner
-        return compat.capture(gm, inputs, joint=joint, inner=inner, patches=EAGER_RANDOM)
-
-    def _beside(
-        self, run: Callable[..., Any], inputs: Sequence[Any], written: Collection[int]
-    ) -> Callable[..., None]:
-        """The graph op by op, leaving inputs and random state as they are."""
-        devices = sorted({x.get_device() for x in inputs if isinstance(x, Tensor) and x.is_cuda})
-
-        def beside(*args: Any) -> None:
-            with torch.random.fork_rng(devices):
-                run(*own_inputs(args, written))
-
-        return beside
-
-    # ------------------------------------------------------------ demote
-
-    def _demote(self, strayed: Sequence[Strayed]) -> None:
+    def demote(self) -> bool:
+        """Keep what strayed since the last call from now on; whether there was any of it."""
+        strayed = self.watcher.take_strayed()
         if not strayed or self.plan is None:
-            return
+            return False
         with self._lock:
-            found = [(each, self.plan.find(each.decision.site)) for each in strayed]
-            lowered = [(each, decision) for each, decision in found if decision is not None and decision.recipes]
-            reasons = {}
-            for each, decision in lowered:
-                reason = f"demoted on {time.strftime('%Y-%m-%d')} after {self.pace.calls:,} calls: {each.reason}"
-                reasons[decision.site.key] = reason
-                self.plan = self._watcher.plan = self.plan.with_decision(decision.demoted(reason))
-            if not reasons:
-                return
+            watched = self.watcher.plan or self.plan
+            strayed = [each for each in strayed if _lowers(watched.find(each.decision.site))]
+            if not strayed:
+                return False
+            when = f"demoted on {time.strftime('%Y-%m-%d')} after {self.pace.calls:,} calls"
+            reasons = {each.decision.site.key: f"{when}: {each.reason}" for each in strayed}
+            for each in strayed:
+                site, reason = each.decision.site, reasons[each.decision.site.key]
+                self.plan, watched = _demoted(self.plan, site, reason), _demoted(watched, site, reason)
+            self.watcher.plan = watched
             self.memory.demote(reasons)
-            self._move()
-        for (_, decision), reason in zip(lowered, reasons.values(), strict=True):
+            self.edition = next(_editions)
+            self.valid = {self.edition}
+        for each in strayed:
+            key = each.decision.site.key
             warnings.warn(
-                f"loka: {decision.site.key} strayed in {decision.chosen} and is kept as it was from now on: {reason}. "
+                f"loka: {key} strayed in {each.decision.chosen} and is kept as it was from now on: {reasons[key]}. "
                 f"Remembered in {self.memory.demotions}",
                 stacklevel=2,
             )
-
-    # ------------------------------------------------------------ epochs
-
-    def _belongs(self, graph: CompiledGraph) -> None:
-        """The code compiled now holds while this epoch lasts."""
-        epoch = self.epoch
-        graph.status = self.status
-        self._graphs.add(graph)
-        compat.guard_on(lambda: self.epoch == epoch, f"loka: {self.memory.demotions.stem} has another plan by now")
-
-    def _move(self) -> None:
-        self.epoch += 1
-        for graph in self._graphs:
-            forget(graph)
-        self._graphs.clear()
+        return True
 
     def _in_background(self, job: Callable[[], None]) -> None:
         """One thread, made when first needed; Python waits for it at exit."""
-        if os.getpid() != self._pid:
+        if not self.here:
             return
         if self._saver is None:
             self._saver = ThreadPoolExecutor(1, thread_name_prefix="loka-save")
         self._saver.submit(job)
+
+
+def _demoted(plan: Plan, site: Site, reason: str) -> Plan:
+    decision = plan.find(site)
+    return plan if decision is None else plan.with_decision(decision.demoted(reason))
+
+
+def _watched(plan: Plan, before: Plan | None) -> Plan:
+    """The plan to watch: what an earlier one lowers may still run."""
+    earlier = {} if before is None else before.decisions
+    lowered = {key: old for key, old in earlier.items() if old.recipes and not _lowers(plan.find(old.site))}
+    return replace(plan, decisions={**plan.decisions, **lowered}) if lowered else plan
+
+
+def _lowers(decision: Decision | None) -> bool:
+    return decision is not None and bool(decision.recipes)

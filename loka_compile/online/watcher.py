@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from loka_compile import compat
 from loka_compile.dispatch.plan import Decision, Plan
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
@@ -45,6 +46,8 @@ class Watcher(Observer):
         self.on_backward = on_backward
         self.plan: Plan | None = None
         self.strayed: dict[str, Strayed] = {}
+        self.tangents: dict[str, Tensor] = {}
+        """Gradients of the graph's outputs in the backward that was measured last, by the names of its inputs."""
         self._lock = threading.RLock()
         self._picks = generator_for(0, "drift")
         self._away = threading.local()
@@ -63,6 +66,7 @@ class Watcher(Observer):
 
         def timed(args: list[Any]) -> Any:
             start = time.perf_counter()
+            self._keep_tangents(gm.graph, args)
             out = boxed_run(args)
             self.on_backward(time.perf_counter() - start)
             return out
@@ -70,6 +74,11 @@ class Watcher(Observer):
         if is_backward:
             boxed_run, run.boxed_run = run.boxed_run, timed  # type: ignore[attr-defined]
         return run
+
+    def _keep_tangents(self, graph: fx.Graph, args: list[Any]) -> None:
+        if not getattr(self._away, "now", False):
+            given = dict(zip(graph.find_nodes(op="placeholder"), args, strict=True))
+            self.tangents = {node.name: given[node].detach() for node in compat.gradients_of_outputs(graph)}
 
     def observe(self, site: Site, lhs: Tensor, rhs: Tensor) -> None:
         if getattr(self._away, "now", False):
@@ -79,6 +88,24 @@ class Watcher(Observer):
             decision = self.plan.find(site) if self.plan is not None else None
             if decision is not None and decision.recipes and lhs.numel() and rhs.numel():
                 self._check(decision, lhs, rhs)
+
+    def forget(self) -> None:
+        """What was seen so far is of other weights, or of much smaller calls."""
+        with self._lock:
+            sites = [record.site for record in self.records.values()]
+            self.records, self.strayed = {}, {}
+            for site in sites:
+                self._register(site)
+
+    def strays(self, plan: Plan) -> str:
+        """Why a plan is not within the budgets on what was scored so far; empty if it is."""
+        with self._lock:
+            for record in self.records.values():
+                decision = plan.find(record.site)
+                for recipe in () if decision is None else decision.recipes:
+                    if recipe in record.scores and (reason := over_budget(record.scores[recipe], self.options)):
+                        return f"{record.site.key} in {recipe}: {reason}"
+            return ""
 
     def take_strayed(self) -> list[Strayed]:
         """What strayed since the last time this was asked."""

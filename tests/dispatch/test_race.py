@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.dispatch import kept_times
 from loka_compile.dispatch import race as race_module
-from loka_compile.dispatch import timing
 from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.plan import Candidate, Decision, Plan, Score
-from loka_compile.dispatch.race import MARGIN, QUIET, _margin, never_slower, simplified_or_written
+from loka_compile.dispatch.race import MARGIN, QUIET, Raced, _margin, never_slower, simplified_or_written, unknown
 from loka_compile.graph.site import Site
 from loka_compile.options import Options
 from loka_compile.target import TARGETS
@@ -34,8 +34,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def forget():
-    timing._file.cache_clear()
-    timing._times.cache_clear()
+    kept_times._file.cache_clear()
+    kept_times.times.cache_clear()
 
 
 def site(name):
@@ -65,9 +65,10 @@ class Builder:
         return call, [plan]
 
 
-def race(plan, builder, x=None, device="cpu", options=None):
+def race(plan, builder, x=None, device="cpu", options=None, floor=unknown):
     plans = plan if isinstance(plan, list) else [plan]
-    return never_slower(plans, builder, [torch.ones(2) if x is None else x], options or Options(), device)
+    raced = never_slower(plans, builder, [torch.ones(2) if x is None else x], options or Options(), device, (), floor)
+    return raced.plan, raced.built
 
 
 def test_a_faster_plan_stays_and_says_by_how_much(cache):
@@ -132,6 +133,46 @@ def test_a_graph_is_raced_once_for_all_processes(cache, seconds):
     assert len(builder.built) == 1
 
 
+def test_a_graph_whose_products_alone_take_longer_is_not_compiled(cache):
+    for _ in range(2):  # the second time from the verdict on disk
+        builder = Builder(0.002, 0.006)
+        plan, (_, artifacts) = race(plan_of(), builder, floor=lambda: 6_000.0)
+        assert [len(each.lowered) for each in builder.built] == [2] and artifacts[0].lowered
+        assert plan.raced.startswith("at least ") and plan.raced.endswith("products alone take as long, measured here")
+        assert 1.5 < float(plan.raced.split()[2].partition("x")[0]) < 3.1
+        forget()
+
+
+@pytest.mark.parametrize("floor_us", [0.0, 1_000.0, 2_200.0])
+def test_a_floor_that_is_not_far_below_decides_nothing(cache, floor_us):
+    builder = Builder(0.002, 0.006)
+    plan, _ = race(plan_of(), builder, floor=lambda: floor_us)
+    assert len(builder.built) == 2 and plan.raced.endswith("x the unplanned graph's speed, measured here")
+    assert "at least" not in plan.raced
+
+
+def test_finalists_race_without_the_unplanned_graph_too(cache):
+    plan = plan_of()
+    finalist = replace(plan, decisions={k: replace(d, chosen=UINT8) for k, d in plan.decisions.items()})
+    built = []
+
+    def build(of):
+        built.append(of)
+        return sleeping({INT8: 0.004, UINT8: 0.002}.get(of.decisions["a#0:output"].chosen, 0.009))
+
+    won, (_, artifacts) = race([plan, finalist], build, floor=lambda: 9_000.0)
+    assert won.decisions == finalist.decisions and artifacts == [0.002] and built == [plan, finalist]
+    assert "at least" in won.raced and "that of the plan made from single times" in won.raced
+
+
+@pytest.mark.parametrize("others, least, most", [([0.004], 6, 6), ([0.0021], 7, 32), ([], 6, 32)])
+def test_a_clear_race_is_short_and_a_close_one_is_not(others, least, most, cache):
+    calls = []
+    graphs = [lambda x: calls.append(1) or time.sleep(0.002), *(lambda x, s=s: time.sleep(s) for s in others)]
+    us = race_module._fastest_us([lambda *args, graph=graph: graph(*args) or () for graph in graphs], [None], ())
+    assert least <= len(calls) <= most and all(each > 1_900 for each in us)
+
+
 def test_another_size_is_another_race(cache):
     race(plan_of(), Builder(0.002, 0.006))
     forget()
@@ -173,7 +214,7 @@ def test_a_race_copies_anew_what_a_graph_writes(cache):
         return lambda x, y: (x.add_(1) * y.mul_(2),), []
 
     x, y = nn.Parameter(torch.zeros(2), requires_grad=False), torch.ones(2, requires_grad=True) * 1
-    plan = never_slower([plan_of()], build, [x, y], Options(), "cpu", written=[0, 1])[0]
+    plan = never_slower([plan_of()], build, [x, y], Options(), "cpu", written=[0, 1]).plan
     assert plan.raced or not plan.lowered
     assert torch.equal(x, torch.zeros(2)) and torch.equal(y, torch.ones(2))
 
@@ -189,7 +230,7 @@ def test_views_that_a_graph_writes_race_on_views_of_one_copy(cache):
 
         return call, []
 
-    plan = never_slower([plan_of()], build, [both[0], both], Options(), "cpu", written=[0])[0]
+    plan = never_slower([plan_of()], build, [both[0], both], Options(), "cpu", written=[0]).plan
     assert plan.raced or not plan.lowered
     assert len(seen) >= 12 and set(seen) == {((2,), (1, 2), 6.0)}
     assert torch.equal(both, torch.ones(2, 2))
@@ -245,15 +286,16 @@ def sleeping(seconds):
     return call, [seconds]
 
 
-def race_simplified(simplified, written, plan=None, code="a", options=None):
+def race_simplified(simplified, written, plan=None, code="a", options=None, floor=unknown):
     builds = []
 
     def build(plan):
         builds.append(plan)
         return sleeping(written)
 
-    given = [torch.ones(2)], options or Options(), "cpu"
-    return *simplified_or_written(plan or plan_of(), sleeping(simplified), build, code, *given), builds
+    given = [torch.ones(2)], options or Options(), "cpu", (), floor
+    raced, ratio = simplified_or_written(Raced(plan or plan_of(), sleeping(simplified)), build, code, *given)
+    return raced.plan, raced.built, ratio, builds
 
 
 def test_a_simplified_graph_that_is_faster_stays_and_says_so(cache):
@@ -263,6 +305,18 @@ def test_a_simplified_graph_that_is_faster_stays_and_says_so(cache):
     *_, builds = race_simplified(0.006, 0.002)  # the verdict is known
     assert not builds
     assert len(race_simplified(0.002, 0.006, code="another")[-1]) == 1
+
+
+def test_a_graph_as_written_whose_products_alone_take_longer_is_not_compiled(cache):
+    for _ in range(2):
+        plan, _, ratio, builds = race_simplified(0.002, 0.006, floor=lambda: 6_000.0)
+        assert not builds and 1.5 < ratio < 3.1
+        assert plan.raced == (
+            f"simplified, at least {ratio:.2f}x the speed of the graph as it was written, whose products alone take as "
+            "long, measured here"
+        )
+        forget()
+    assert len(race_simplified(0.002, 0.006, code="b", floor=lambda: 2_200.0)[-1]) == 1
 
 
 def test_a_simplified_graph_that_is_slower_goes(cache):
@@ -290,7 +344,8 @@ class Ranker(nn.Module):
 @pytest.mark.parametrize("wins", [True, False])
 def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
     if not wins:
-        monkeypatch.setattr(sys.modules["loka_compile.dispatch.race"], "_race", lambda *built: [0.5])
+        monkeypatch.setattr(sys.modules["loka_compile.dispatch.race"], "_race", lambda *built: [2.0, 1.0])
+        monkeypatch.setattr(sys.modules["loka_compile.backend"], "floor_of", lambda *graph: unknown)
     torch.manual_seed(0)
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
     compiled = torch.compile(model, backend="loka", options={"recipes": ()})

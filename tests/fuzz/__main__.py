@@ -1,62 +1,96 @@
-"""python -m tests.fuzz N SEED: N random programs, and what is wrong."""
+"""python -m tests.fuzz N SEED: N random programs, and what is wrong, each failure made small.
+
+The report counts programs, what was in them, how many graphs each pass rewrote, and what was not judged and why.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections import Counter
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from dataclasses import dataclass, field
 
 from tests.fuzz.check import check
 from tests.fuzz.grammar import KINDS, build
-from tests.fuzz.program import programs
+from tests.fuzz.judge import Verdict
+from tests.fuzz.program import Program
+from tests.fuzz.shrink import drawn, shrunk
+
+EVERY = 250
+"""Programs between two reports."""
+WHOLE = 200
+"""One program of so many is compiled whole, by loka and by Inductor."""
+SPREAD = 1_000_000
+"""Programs of one seed that no other has."""
+
+
+@dataclass
+class Report:
+    """kinds: pass and crash or wrong -> how often. shown: those of which a program was printed."""
+
+    first: int
+    began: float = field(default_factory=time.time)
+    tally: Counter[str] = field(default_factory=Counter)
+    fired: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    shown: set[str] = field(default_factory=set)
+
+    def add(self, source: str, features: set[str], verdict: Verdict) -> None:
+        words = [word.lower() for word in ("TRAINING", "DYNAMIC") if f"{word} = True" in source]
+        self.tally.update(["programs", *features, *words])
+        self.tally["graphs"] += verdict.graphs
+        self.tally["judged"] += not verdict.unsaid
+        self.fired.update(verdict.fired)
+        self.notes.update(verdict.notes)
+        if verdict.unsaid:
+            self.notes[verdict.unsaid[:160]] += 1
+        self.tally["failing"] += bool(verdict.wrong)
+        self.kinds.update(kinds_of(verdict))
+
+    def print(self) -> None:
+        print(f"\nseed {self.first}, {time.time() - self.began:.0f} s, {time.process_time():.0f} s of a processor")
+        for name in ("tally", "fired", "notes", "kinds"):
+            found = sorted(getattr(self, name).items(), key=lambda item: -item[1])
+            print(f"{name}: " + ", ".join(f"{each} {count}" for each, count in found))
+        sys.stdout.flush()
+
+
+def kinds_of(verdict: Verdict) -> list[str]:
+    return [f"{name} {'crash' if reason.startswith('crash') else 'wrong'}" for name, reason in verdict.wrong.items()]
+
+
+def judged(source: str) -> Verdict:
+    try:
+        return check(source)
+    except Exception:
+        return Verdict({"check": f"crash: {traceback.format_exc()[-1500:]}"})
+
+
+def show(program: Program, kind: str) -> None:
+    """Print the failure as small as it gets."""
+    fails = lambda less: kind in kinds_of(judged(build(less)[0]))  # noqa: E731
+    source, _ = build(shrunk(program, fails))
+    reason = next((why for name, why in judged(source).wrong.items() if kind.startswith(name)), "it is gone once more")
+    print(f"\n## {kind}: {reason[:1200]}\n```python\n{source}```", flush=True)
 
 
 def main(count: int, first: int) -> int:
-    wrong: dict[str, tuple[str, str]] = {}
-    tally: Counter[str] = Counter()
-    fired: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    start = time.time()
-
-    @seed(first)
-    @settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs(KINDS))
-    def judge(program):
+    report = Report(first)
+    for number in range(first * SPREAD, first * SPREAD + count):
+        program = drawn(number, KINDS)
         source, features = build(program)
-        found, passes, unsaid = check(source)
-        tally.update(["programs", *features, *(["training"] if "TRAINING = True" in source else [])])
-        fired.update(passes)
-        if unsaid:
-            tally[unsaid.partition(":")[0]] += 1
-        if found:
-            tally["wrong"] += 1
-        for name, reason in found.items():
-            kinds[f"{name} {'crash' if reason.startswith('crash') else 'wrong'}"] += 1
-            key = f"{name}: {'crash' if reason.startswith('crash') else 'wrong'}"
-            if key not in wrong or len(source) < len(wrong[key][1]):
-                wrong[key] = reason, source
-
-    judge()
-    print(
-        f"seed {first}, {time.time() - start:.0f} s",
-        dict(tally),
-        "fired",
-        dict(fired),
-        "failures",
-        dict(kinds),
-        sep="\n",
-    )
-    for key, (reason, source) in wrong.items():
-        print(f"\n## {key}: {reason}\n```python\n{source}```")
-    return len(wrong)
+        verdict = judged(source)
+        report.add(source, features, verdict)
+        for kind in kinds_of(verdict):
+            if kind not in report.shown:
+                report.shown.add(kind)
+                show(program, kind)
+        if report.tally["programs"] % EVERY == 0:
+            report.print()
+    report.print()
+    return report.tally["failing"]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.fuzz.program import Program, Step, Write
 
@@ -35,9 +36,9 @@ class Builder:
         self.ending = head[7:]
         self.module = nn.Module().train(self.training)
         self.names: dict[str, Any] = {"torch": torch, "nn": nn, "F": nn.functional, "self": self.module}
+        self.names |= {"batch": self.batch, "checkpoint": checkpoint}
         self.init: list[str] = []
         self.body: list[str] = []
-        self.functions: list[str] = []
         self.classes: list[str] = []
         self.inputs: dict[str, str] = {}
         self.live: list[str] = []
@@ -117,7 +118,10 @@ class Builder:
 
     def add_input(self, hint: str, expression: str) -> str:
         name = self.fresh(hint)
-        self.names[name] = eval(expression, self.names)
+        try:
+            self.names[name] = eval(expression, self.names)
+        except Exception as error:
+            raise Unfit from error
         self.inputs[name] = expression
         self.live.append(name)
         return name
@@ -142,13 +146,19 @@ class Builder:
             self.init.append(f"self.{name} = {expression}")
         return f"self.{name}"
 
+    def define(self, text: str) -> None:
+        """A class, or a function of the module, in front of the forward."""
+        exec(text, self.names)
+        self.classes += [*text.splitlines(), "", ""]
+
     def buffer(self, expression: str) -> str:
         self.features.add("buffers")
         return self.declare(expression, "buffer")
 
     @contextlib.contextmanager
-    def under(self, header: str, manager: Any) -> Iterator[None]:
+    def under(self, header: str) -> Iterator[None]:
         """Lines under a `with`."""
+        manager = eval(header, self.names)
         self.body.append("    " * self.indent + f"with {header}:")
         self.indent += 1
         before = len(self.body)
@@ -183,9 +193,30 @@ class Builder:
             part(self)
         self.pending = []
 
+    def differentiates(self, expressions: Sequence[str] = ()) -> bool:
+        """Whether autograd gives the gradients of these, or of what nobody has read."""
+        if not self.training:
+            return True
+        made = [eval(each, self.names) for each in expressions or self.unread]
+        sums = [each.float().sum() for each in made if each.is_floating_point() and each.requires_grad]
+        leaves = [x for x in (*(self.names[name] for name in self.inputs), *self.module.parameters()) if x.is_leaf]
+        leaves = [x for x in leaves if x.requires_grad]
+        try:
+            if sums and leaves:
+                torch.autograd.grad(sum(sums), leaves, retain_graph=True, allow_unused=True)
+        except RuntimeError:
+            return False
+        return True
+
     def result(self) -> str:
         """What the forward returns: what nobody has read, sometimes more."""
+        plain = self._results()[0]
+        both = [*plain, *self._results()[1]]
+        return ", ".join(both if self.differentiates(both) else plain)
+
+    def _results(self) -> tuple[list[str], list[str]]:
         self.picks = list(self.ending)
+        more: list[str] = []
         names = [name for name in self.unread if name not in self.inputs and self.names[name].dtype != torch.bool]
         names = names[-4:] or self.live[-1:]
         if self.chance(15):
@@ -194,12 +225,11 @@ class Builder:
             expression = view.format(inputs[self.pick(len(inputs))])
             with contextlib.suppress(Exception):
                 eval(expression, self.names)
-                names.append(expression)
-                self.features.add("input views returned")
+                more.append(expression)
         if self.chance(15):
-            more = self.live[self.pick(len(self.live))]
-            names += [more] if more not in names else []
-        return ", ".join(names)
+            again = self.live[self.pick(len(self.live))]
+            more += [again] if again not in names else []
+        return names, more
 
     def source(self, result: str) -> str:
         init = self.init or ["pass"]
@@ -207,21 +237,21 @@ class Builder:
             "import torch",
             "from torch import nn",
             "from torch.nn import functional as F",
+            *(["from torch.utils.checkpoint import checkpoint"] if any("checkpoint" in x for x in self.body) else []),
+            "",
             "",
             *self.classes,
-            "",
             "class Net(nn.Module):",
             "    def __init__(self):",
             "        super().__init__()",
             *(f"        {line}" for line in init),
             "",
-            *self.functions,
             f"    def forward(self, {', '.join(self.inputs)}):",
             *(f"        {line}" for line in self.body),
             f"        return {result}",
             "",
             "",
-            "def inputs():",
+            f"def inputs(batch={self.batch}):",
             *(f"    {name} = {expression}" for name, expression in self.inputs.items()),
             f"    return [{', '.join(self.inputs)}]",
             "",

@@ -16,14 +16,14 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parent / "kept").glob("*.py")), ids=lambda path: path.stem)
 def test_kept(path):
-    wrong, _, unsaid = check(path.read_text())
-    assert not unsaid
-    assert not wrong
+    verdict = check(path.read_text())
+    assert not verdict.unsaid
+    assert not verdict.wrong
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(KINDS))
 def test_random_programs(program):
     source, _ = build(program)
-    wrong, _, _ = check(source)
-    assert not wrong, f"{wrong}\n{source}"
+    verdict = check(source)
+    assert not verdict.wrong, f"{verdict.wrong}\n{source}"

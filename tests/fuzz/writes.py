@@ -96,6 +96,8 @@ def write(b: Builder, name: str) -> None:
     b.features.add("writes")
     b.features |= {"writes into inputs"} if target in b.inputs else set()
     if how == 3:
+        if b.training and "data" in THROUGH[view]:
+            raise Unfit  # autograd would not notice, and give what is saved by whoever runs
         target = b.let(THROUGH[view].format(t=target), "v")
         b.unread = [each for each in b.unread if each != target]
         b.features.add("writes through views")

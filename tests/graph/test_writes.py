@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from loka_compile import compat
 from loka_compile.graph.reader import read
-from loka_compile.graph.rerun import written_inputs
+from loka_compile.graph.rerun import is_training, written_inputs
 from loka_compile.graph.writes import written
 from loka_compile.passes import PIPELINE
-from loka_compile.passes.dynamo import is_training, run_on_dynamo
+from loka_compile.passes.dynamo import run_on_dynamo
 
 EPS = 1e-6
 

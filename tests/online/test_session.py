@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import loka_compile as loka
 from loka_compile.inspect.compiled import graphs_of
-from loka_compile.online import session as online
 from loka_compile.online.pace import AT_LEAST
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "op_by_op", "home")]
@@ -56,7 +55,7 @@ def no_count():
     counters.clear()
 
 
-def test_measured_calls_then_one_recompilation_into_the_planned_graph():
+def test_measured_calls_then_a_plan_and_dynamo_compiles_once():
     model, x = mlp(), torch.randn(64, 32)
     compiled = online_compile(model)
     with torch.no_grad():
@@ -70,7 +69,7 @@ def test_measured_calls_then_one_recompilation_into_the_planned_graph():
                 assert [row.outcome for row in explained.rows] == ["kept", "kept"]
         for _ in range(5):
             out = compiled(x)
-        assert compilations() == 2
+        assert compilations() == 1
         assert not torch.equal(out, model(x)) and (out - model(x)).norm() < 0.2 * model(x).norm()
     explained = loka.explain(compiled)
     assert explained.origin == "3 calls measured online" and len(loka.plan(compiled).lowered) == 2
@@ -86,7 +85,7 @@ def test_training_learns_from_real_gradients():
         model.zero_grad()
     compiled(x).square().sum().backward()
     roles = {decision.site.role for decision in loka.plan(compiled).lowered}
-    assert roles == {"output", "grad_input", "grad_weight"} and compilations() == 2
+    assert roles == {"output", "grad_input", "grad_weight"} and compilations() == 1
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         assert (parameter.grad - gradient).norm() < 0.3 * gradient.norm()
@@ -109,7 +108,7 @@ def test_other_batch_sizes_share_the_plan():
             out = compiled(torch.randn(batch, 32))
             assert out.shape == (batch, 16)
     assert len({id(session) for session in sessions_of(compiled)}) == 1
-    assert compilations() == 3  # measured, planned, planned for any batch
+    assert compilations() == 2  # for 64 rows, then for any number of them, as under Inductor
     assert len(loka.plan(compiled).lowered) == 2
 
 
@@ -203,7 +202,7 @@ def test_one_call_in_many_is_measured_again_and_changes_nothing():
             assert torch.equal(compiled(x), planned)
         assert torch.equal(torch.get_rng_state(), state)
     (session,) = sessions_of(compiled)
-    assert session.pace.measured == 3 and compilations() == 2
+    assert session.pace.measured == 3 and compilations() == 1
     assert "3 measured again" in loka.explain(compiled).notes[0]
 
 
@@ -242,11 +241,10 @@ def test_drift_demotes_a_site_once_and_for_good(home):
     messages = drift(compiled, outliers(x), 4 * AT_LEAST)
     assert len(messages) == 2 and "0#0:output strayed in fp8_tensorwise/" in messages[0]
     assert "MERE" in messages[0] and "budget 0.2" in messages[0] and str(home) in messages[0]
-    assert loka.plan(compiled).lowered == [] and compilations() == 3
+    assert loka.plan(compiled).lowered == [] and compilations() == 1
     assert torch.equal(compiled(x), model(x))
 
-    torch._dynamo.reset()  # a restart: sessions are gone, the file is not
-    online._sessions.clear()
+    torch._dynamo.reset()  # as a restart: sessions are gone, the file is not
     again = online_compile(model, **WATCHFUL)
     assert drift(again, x, 10) == [] and loka.plan(again).lowered == []
     assert all("demoted on 20" in row.reason for row in loka.explain(again).rows)
@@ -303,7 +301,7 @@ def test_two_models_of_one_class_do_not_mix():
             one(x), two(100 * x)
     (a,), (b,) = sessions_of(one), sessions_of(two)
     assert a is not b and a.first_calls == b.first_calls == 3
-    amax = [s._watcher.profile().sites["0#0:output"].lhs.amax for s in (a, b)]
+    amax = [s.watcher.profile().sites["0#0:output"].lhs.amax for s in (a, b)]
     assert amax == [1.0, 100.0]
 
 
@@ -341,7 +339,7 @@ def test_threads_measure_every_call_once():
     assert all(torch.equal(out, reference) for part in outs for out in part)
     (session,) = sessions_of(compiled)
     assert session.first_calls == 201
-    assert session._watcher.profile().sites["0#0:output"].calls == 201
+    assert session.watcher.profile().sites["0#0:output"].calls == 201
 
 
 def test_threads_are_served_while_one_measures():

@@ -1,0 +1,99 @@
+"""Measured times, kept on disk for this machine, thread count and torch version."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loka_compile import compat
+from loka_compile.kernels import int_mm
+from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.providers import PROVIDERS
+from loka_compile.processor import processor
+
+MEASURING = ("timing.py", "loops.py")
+"""What decides what a time means, beside this machine and the kernels."""
+
+
+def cache_dir() -> Path:
+    """Where measured times are kept: $LOKA_CACHE_DIR, else ~/.cache/loka."""
+    return Path(os.environ.get("LOKA_CACHE_DIR") or Path.home() / ".cache" / "loka")
+
+
+def key(*parts: Any) -> str:
+    return " ".join(str(part) for part in parts)
+
+
+@functools.cache
+def times() -> dict[str, float]:
+    """All that are known, by key; `save` after adding some."""
+    return _read()
+
+
+def recall(name: str) -> float | None:
+    return times().get(name)
+
+
+def remember(name: str, value: float) -> None:
+    times()[name] = value
+    save()
+
+
+def remembered(name: str, measure: Callable[[], float]) -> float:
+    """Measured once."""
+    if name not in times():
+        with measuring():
+            us = measure()
+        remember(name, us)
+    return times()[name]
+
+
+@contextlib.contextmanager
+def measuring() -> Iterator[None]:
+    """Outside of the compilation in progress; leaves the random state as it is."""
+    with compat.outside_compilation(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        yield
+
+
+# ---------------------------------------------------------------- the file
+
+
+@functools.cache
+def _file() -> Path:
+    """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
+    timing: a time is only comparable in them."""
+    providers = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
+    sources = [Path(str(module.__file__)) for module in (int_mm, quantization, *providers)]
+    sources += [Path(__file__).with_name(name) for name in MEASURING]
+    kernels = b"".join(source.read_bytes() for source in sources)
+    machine = f"{processor()} {os.cpu_count()} {torch.get_num_threads()} {torch.__version__}".encode() + kernels
+    return cache_dir() / f"times-{hashlib.sha256(machine).hexdigest()[:16]}.json"
+
+
+def _read() -> dict[str, float]:
+    try:
+        found = {str(k): float(v) for k, v in json.loads(_file().read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+        return {}  # measured anew
+    return {k: v for k, v in found.items() if 0 <= v < float("inf")}
+
+
+def save() -> None:
+    """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
+            json.dump({**_read(), **times()}, scratch, indent=0, sort_keys=True)
+        os.replace(scratch.name, _file())
+    except OSError:
+        pass  # a read-only home: the times last as long as the process

@@ -1,0 +1,261 @@
+"""The callable of one Dynamo graph: it changes what it runs inside, and Dynamo never compiles for that.
+
+Dynamo hands one graph to all who share its code. Who calls is known by the parameters at the call, and each has a
+session (session.py). Its first calls run op by op and are measured; then the graph is compiled, at a call, outside of
+Dynamo (compat/anew.py), so that no guard, no entry of Dynamo's cache and no stance has a say in it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from loka_compile import compat
+from loka_compile.dispatch.plan import Plan
+from loka_compile.graph.rerun import own_inputs, written_inputs
+from loka_compile.inspect.compiled import CompiledGraph, forget, show
+from loka_compile.online.owner import Owner, speaks
+from loka_compile.online.session import GROWN, Session
+from loka_compile.online.sessions import Sessions
+from loka_compile.options import Options
+from loka_compile.probe.session import EAGER_RANDOM
+
+Make = Callable[
+    [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan], Mapping[str, Tensor]],
+    tuple[Callable[..., Any], CompiledGraph],
+]
+"""Settles the plan from options, without what was demoted, and compiles the graph for inputs. The plan settled goes
+through the function; the last argument has gradients of the graph's outputs that were seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """What was compiled under one edition of a plan: for which sizes it holds, and calls of at most which size.
+
+    plan: that of the session, which others who call the graph may take over.
+    """
+
+    call: Callable[..., Any]
+    graph: CompiledGraph
+    edition: int
+    plan: Plan
+    holds: compat.Holds
+    size: int
+
+    @property
+    def lowers(self) -> bool:
+        return any(decision.recipes for decision in self.graph.stages.plan.decisions.values())
+
+
+@dataclass(eq=False)
+class Use:
+    """One who calls: the session, the graph op by op, what `explain` shows, and what checkpoints began with."""
+
+    session: Session
+    parameters: weakref.WeakSet[Tensor]
+    measured: list[tuple[Callable[..., Any], compat.Holds]] = field(default_factory=list)
+    shown: dict[int, CompiledGraph] = field(default_factory=dict)
+    begun: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = field(default_factory=weakref.WeakKeyDictionary)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where in a graph's inputs its parameters are, all its weights (parameters and buffers), and its data."""
+
+    parameters: tuple[int, ...]
+    weights: tuple[int, ...]
+    data: tuple[int, ...]
+
+    @classmethod
+    def of(cls, gm: fx.GraphModule, inputs: Sequence[Any]) -> Places:
+        nodes = gm.graph.find_nodes(op="placeholder")
+        tensors = [(i, x, node) for i, (x, node) in enumerate(zip(inputs, nodes, strict=True)) if isinstance(x, Tensor)]
+        parameters = tuple(i for i, x, _ in tensors if isinstance(x, nn.Parameter))
+        weights = tuple(i for i, _, node in tensors if i in parameters or compat.is_parameter_or_buffer(node))
+        return cls(parameters, weights, tuple(i for i, _, _ in tensors if i not in weights))
+
+
+class Calls:
+    """Of one Dynamo graph. graph: what `explain` shows of it before there is a plan."""
+
+    def __init__(
+        self, gm: fx.GraphModule, inputs: Sequence[Any], graph: CompiledGraph, make: Make, sessions: Sessions
+    ) -> None:
+        self._gm, self._graph, self._make, self._sessions = gm, graph, make, sessions
+        self._written = written_inputs(gm.graph)
+        self._places = Places.of(gm, inputs)
+        self._training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        self._uses: dict[tuple[int, ...], Use] = {}
+        self._code: list[Code] = []
+        self._making = threading.Lock()
+        # Traced here and now, so that Dynamo guards what it asks of sizes. The inputs are fakes in Dynamo's DDP
+        # optimizer, which calls what it is given once with fakes too: then the session's owner comes later.
+        self._fakes = any(map(compat.is_fake, inputs))
+        session = sessions.new() if self._fakes else self._use(inputs).session
+        self._first = session, self._captured(gm, inputs, session)
+
+    def run(self, *args: Any) -> Any:
+        if self._fakes and any(map(compat.is_fake, args)):
+            return self._first[1](*args)
+        use = self._use(args)
+        session = use.session
+        region = compat.checkpoint_region() if self._training else None
+        if region is not None and region in use.begun:  # a recomputation runs what its forward ran
+            with session.watcher.looking_away():
+                return use.begun[region](*args)
+        if session.watcher.strayed and session.demote():
+            self._hide(use)
+        size = sum(args[i].numel() for i in self._places.data)
+        code = self._code_for(use, args, size) or self._due(use, args, size)
+        if code is not None and id(code) not in use.shown:
+            self._show(use, id(code), code.graph)
+        if region is not None:
+            use.begun[region] = self._measured(use, args) if code is None else code.call
+        if code is None:
+            return self._measure(use, args, size)
+        return self._serve(use, code, args, region is not None) if code.lowers else code.call(*args)
+
+    # ------------------------------------------------------------ who calls
+
+    def _use(self, args: Sequence[Any]) -> Use:
+        use = self._uses.get(tuple([id(args[i]) for i in self._places.parameters]))
+        if use is None or not use.session.owner.alive:
+            return self._meet(args)
+        session = use.session
+        if session.plan is None or session.lowers:
+            weights = [args[i] for i in self._places.weights]
+            if session.owner.replaced(weights, self._training) and session.here:
+                session.start_over(weights)
+                self._hide(use)
+        return use
+
+    def _meet(self, args: Sequence[Any]) -> Use:
+        """Who has not called this graph before. The session may be one of another graph, for other sizes."""
+        self._uses = {key: use for key, use in self._uses.items() if use.session.owner.alive}
+        parameters, weights = ([args[i] for i in places] for places in (self._places.parameters, self._places.weights))
+        session = self._sessions.find(parameters)
+        if session is None:
+            session = self._first[0] if self._fakes and not self._uses else self._sessions.new()
+            session.owner = Owner(weights, [n for n, i in enumerate(self._places.weights) if i in self._written])
+            self._sessions.keep(parameters, session)
+        use = self._uses[tuple(map(id, parameters))] = Use(session, weakref.WeakSet(parameters))
+        self._show_waiting(use)
+        return use
+
+    # ------------------------------------------------------------ measure
+
+    def _measured(self, use: Use, args: Sequence[Any]) -> Callable[..., Any]:
+        """The graph op by op under the session's eyes."""
+        session, captured = self._first
+        if use.session is session:
+            return captured
+        run = next((run for run, holds in use.measured if holds(args)), None)
+        if run is None:
+            with compat.compiling_anew(self._gm, args) as anew:
+                run = self._captured(self._gm, anew.inputs, use.session)
+            use.measured.append((run, anew.holds()))
+        return run
+
+    def _captured(self, gm: fx.GraphModule, inputs: Sequence[Any], session: Session) -> Callable[..., Any]:
+        watcher, twin = session.watcher, compat.copy_dynamo_graph(gm)
+        return compat.capture(twin, inputs, joint=watcher.joint, inner=watcher.inner, patches=EAGER_RANDOM)
+
+    def _measure(self, use: Use, args: Sequence[Any], size: int) -> Any:
+        session, run = use.session, self._measured(use, args)
+        if not (session.measuring and session.here and speaks([args[i] for i in self._places.data])):
+            with session.watcher.looking_away():  # a health check, say: served, and nothing is learned from it
+                return run(*args)
+        start = time.perf_counter()
+        out = run(*args)
+        session.count(size, time.perf_counter() - start)
+        return out
+
+    # ------------------------------------------------------------ plan
+
+    def _code_for(self, use: Use, args: Sequence[Any], size: int) -> Code | None:
+        valid = use.session.valid
+        return next((c for c in self._code if c.edition in valid and size <= c.size and c.holds(args)), None)
+
+    def _due(self, use: Use, args: Sequence[Any], size: int) -> Code | None:
+        """Code for this call, compiled now if there is a plan to be made or one in force; None: it is measured."""
+        session = use.session
+        if not session.here or not self._making.acquire(blocking=False):
+            return None
+        try:
+            if session.plan is not None and size > GROWN * session.size:
+                session.grow()
+            if session.measuring:
+                return None
+            if session.plan is None:
+                session.adopt((code.edition, code.plan, code.size // GROWN) for code in self._code)
+            return self._code_for(use, args, size) or self._compile(use, args, size)
+        finally:
+            self._making.release()
+
+    def _compile(self, use: Use, args: Sequence[Any], size: int) -> Code:
+        session = use.session
+        with compat.compiling_anew(self._gm, args) as anew:
+            call, graph = self._make(
+                session.given(), anew.inputs, session.demoted(), session.settled, session.watcher.tangents
+            )
+        code = Code(call, graph, session.edition, session.plan, anew.holds(), GROWN * max(session.size, 1))
+        alive = {edition for each in self._uses.values() for edition in each.session.valid}
+        self._code = [each for each in self._code if each.edition in alive] + [code]
+        return code
+
+    # ------------------------------------------------------------ watch
+
+    def _serve(self, use: Use, code: Code, args: Sequence[Any], checkpointed: bool) -> Any:
+        """Compiled code that lowers something; now and then the call is measured again.
+
+        In inference beside the compiled call, whose result counts. In training in its place, as the backward's
+        operands are only seen by running it; not where what it saves goes through hooks.
+        """
+        session = use.session
+        hooked = checkpointed or (self._training and compat.saved_tensors_are_hooked())
+        if not hooked and session.here and session.pace.due() and session.busy.acquire(blocking=False):
+            try:
+                start = time.perf_counter()
+                out = self._again(use, args)
+                session.pace.add_measured(time.perf_counter() - start)
+            finally:
+                session.busy.release()
+            if self._training:
+                return out
+        start = time.perf_counter()
+        out = code.call(*args)
+        session.called(time.perf_counter() - start)
+        return out
+
+    def _again(self, use: Use, args: Sequence[Any]) -> Any:
+        run = self._measured(use, args)
+        if self._training:
+            return run(*args)
+        devices = sorted({x.get_device() for x in args if isinstance(x, Tensor) and x.is_cuda})
+        with torch.random.fork_rng(devices):
+            return run(*own_inputs(args, self._written))
+
+    # ------------------------------------------------------------ what explain shows
+
+    def _show(self, use: Use, key: int, graph: CompiledGraph) -> None:
+        use.shown[key] = graph.belonging_to(use.parameters, use.session.status)
+        show(use.shown[key])
+
+    def _hide(self, use: Use) -> None:
+        """What was compiled is not what runs any more."""
+        for graph in use.shown.values():
+            forget(graph)
+        use.shown.clear()
+        self._show_waiting(use)
+
+    def _show_waiting(self, use: Use) -> None:
+        if use.session.plan is None:
+            self._show(use, 0, self._graph)
+            use.session.waiting.add(use.shown[0])

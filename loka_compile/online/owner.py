@@ -1,0 +1,134 @@
+"""Whose call it is: the tensors that a plan was made for, recognised when the compiled graph is called.
+
+Dynamo hands one compiled graph to all instances of a class, to equal layers that are compiled one by one, and to a
+model whose weights were loaded anew. Who calls is known at the call only.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loka_compile.online import steps
+
+SAMPLE = 64
+"""Values of a tensor that are compared where its version does not tell."""
+REPLACED = 0.1
+"""A relative change of the sample from which on a tensor that keeps changing counts as another one."""
+STRICT = 3
+"""Changes of a tensor that are checked one and all; one that changes more often is compared by its sample."""
+PAUSE_ON_GPU = 100
+"""Calls between two looks at values on a GPU, each of which waits for it."""
+
+State = tuple[int, int, int]
+
+
+class Owner:
+    """One set of parameters, buffers and other weights. Holds none of them."""
+
+    def __init__(self, tensors: Sequence[Tensor], written: Collection[int] = ()) -> None:
+        """written: places of those that the graph itself writes, whose values tell nothing."""
+        steps.follow([tensor for tensor in tensors if isinstance(tensor, nn.Parameter)])
+        self._written = frozenset(written)
+        self._told = [place for place in range(len(tensors)) if place not in self._written]
+        self._changes = [0] * len(tensors)
+        self._calls = 0
+        self.take(tensors)
+
+    def take(self, tensors: Sequence[Tensor]) -> None:
+        """From now on these are meant, with the values they have."""
+        self.alive = True
+        self._refs = [weakref.ref(tensor, self._died) for tensor in tensors]
+        self._state = self._state_of(tensors)
+        self._samples = [(state, _sample(tensor)) for state, tensor in zip(self._state, tensors, strict=True)]
+        self._usual: list[int] | None = None
+
+    def _died(self, _: weakref.ref[Tensor]) -> None:
+        self.alive = False
+
+    def _state_of(self, tensors: Sequence[Tensor]) -> list[State]:
+        """Which tensors they are, how often each was written, and where it lies."""
+        return [
+            (id(tensor), 0 if place in self._written or tensor.is_inference() else tensor._version, tensor.data_ptr())
+            for place, tensor in enumerate(tensors)
+        ]
+
+    def replaced(self, tensors: Sequence[Tensor], training: bool) -> bool:
+        """Whether these are other tensors than before, or have other values than training steps made of them.
+
+        A step of a torch optimizer is known as one. What else changes values in training is told by a sample of them;
+        in inference it counts, however little it changes, until the same tensor was replaced `STRICT` times. One that
+        is written behind its version's back is found when its turn comes: at each call one tensor is looked at.
+        """
+        state = self._state_of(tensors)
+        if state != self._state and not self._is_usual(state, training):
+            changed = [i for i, (old, new) in enumerate(zip(self._state, state, strict=True)) if old != new]
+            replaced = any(self._is_replaced(i, tensors[i], state[i], training) for i in changed)
+            if replaced:
+                for place in changed:
+                    self._changes[place] += 1
+                return True
+            if training:
+                self._usual = _versions(self._state, state)
+        self._state = state
+        return not training and bool(self._told) and self._written_unseen(tensors)
+
+    def _is_usual(self, state: list[State], training: bool) -> bool:
+        """The same tensors, each written as often as between two training steps that were looked at: nothing new."""
+        return training and self._usual is not None and _versions(self._state, state) == self._usual
+
+    def _is_replaced(self, place: int, tensor: Tensor, new: State, training: bool) -> bool:
+        old = self._state[place]
+        same = old[0] == new[0] and old[2] == new[2]
+        if same and isinstance(tensor, nn.Parameter) and steps.only_steps(tensor, since=old[1]):
+            return False
+        if training or self._changes[place] >= STRICT:
+            return not _alike(tensor, self._samples[place][1])
+        return True
+
+    def _written_unseen(self, tensors: Sequence[Tensor]) -> bool:
+        self._calls += 1
+        place = self._told[self._calls % len(self._told)]
+        tensor, (then, sample) = tensors[place], self._samples[place]
+        if tensor.is_cuda and self._calls % PAUSE_ON_GPU:
+            return False
+        if then != self._state[place]:  # training steps since: these values are to compare with from now on
+            self._samples[place] = self._state[place], _sample(tensor)
+            return False
+        if torch.equal(_sample(tensor), sample) or sample.isnan().any():
+            return False
+        self._changes[place] += 1
+        return self._changes[place] <= STRICT or not _alike(tensor, sample)
+
+
+def speaks(args: Sequence[Any]) -> bool:
+    """Whether a call tells what later ones are like: it has rows, and values that are not all one and the same."""
+    given = [x for x in args if isinstance(x, Tensor) and not isinstance(x, nn.Parameter) and x.dim()]
+    if any(x.numel() == 0 for x in given):
+        return False
+    numbers = [x for x in given if x.is_floating_point() and x.layout is torch.strided and x.numel() > 1]
+    return not numbers or any(bool((x != x.flatten()[0]).any()) for x in numbers)
+
+
+def _versions(before: list[State], now: list[State]) -> list[int] | None:
+    """How often each was written between; None where one is another tensor, or lies elsewhere."""
+    pairs = list(zip(before, now, strict=True))
+    if any(old[0] != new[0] or old[2] != new[2] for old, new in pairs):
+        return None
+    return [new[1] - old[1] for old, new in pairs]
+
+
+@torch.no_grad()
+def _sample(tensor: Tensor) -> Tensor:
+    order = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim))  # as it lies, so that nothing is copied
+    flat = tensor.detach().permute(order).reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLE)].double().cpu()
+
+
+def _alike(tensor: Tensor, sample: Tensor) -> bool:
+    now = _sample(tensor)
+    return now.shape == sample.shape and float((now - sample).norm()) <= REPLACED * float(sample.norm())

@@ -1,0 +1,194 @@
+"""A backend that judges every Dynamo graph: as it is and rewritten, it is run op by op in float64 on its own inputs.
+
+    each pass of ours on Dynamo's graph, alone or behind those before it, for a CPU or a GPU
+    what makes another model of it, against its twin (twins.py)
+    those on ATen's graphs under a plan that lowers everything (lowered.py)
+
+The passes see the program's own dtypes. Float64 runs both graphs, so that they may differ by its rounding only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from loka_compile.graph.rerun import is_training
+from loka_compile.passes import PIPELINE, PassResult
+from loka_compile.passes.base import Pass
+from loka_compile.passes.dynamo import Change, run_on_dynamo
+from tests.fuzz import twins
+from tests.fuzz.lowered import Recipes, lowered
+from tests.fuzz.wide import InFloat64, differ, run, wide
+
+PASSES = (*PIPELINE.canonicalize, *PIPELINE.simplify, *PIPELINE.raising)
+TARGETS = {"cpu": "cpu", "cuda": "h100"}
+
+Values = list[Tensor | None]
+Comparison = Callable[[Sequence[Any], Values], str]
+"""What is wrong when a variant runs on these inputs, where the graph as written gives those values."""
+
+
+@dataclass
+class Verdict:
+    """wrong: pass -> what is wrong. fired: how many graphs each rewrote. unsaid: why the program says nothing. graphs:
+    Dynamo's, of all calls. notes: what was not as it is elsewhere."""
+
+    wrong: dict[str, str] = field(default_factory=dict)
+    fired: Counter[str] = field(default_factory=Counter)
+    unsaid: str = ""
+    graphs: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Judge:
+    """number: chooses recipes and schedules. stacks: the modules whose layers are left out. again: see check.py.
+    unsure: what is lowered is not what Dynamo's graph gives. skips: (stack, what was left out). results: of the graph
+    as written, under "", and without layers of a stack."""
+
+    verdict: Verdict
+    number: int
+    stacks: tuple[str, ...]
+    again: bool
+    unsure: bool = False
+    skips: list[tuple[str, PassResult]] = field(default_factory=list)
+    results: dict[str, Values] = field(default_factory=dict)
+
+    def backend(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        self.verdict.graphs += 1
+        training, found = is_training(inputs), []
+        for name, make in self._variants(gm, inputs, training):
+            try:
+                found += [(name, each) for each in make()]
+            except Exception as error:
+                if type(error).__module__.startswith("torch._dynamo"):
+                    raise
+                self.verdict.wrong[name] = f"crash: {type(error).__name__}: {error}"
+
+        def call(*args: Any) -> Any:
+            with torch.random.fork_rng(devices=()):
+                self._compare(gm, found, args, training)
+            return gm(*args)
+
+        return call
+
+    def _compare(
+        self, gm: fx.GraphModule, found: Sequence[tuple[str, Comparison]], args: Sequence[Any], training: bool
+    ) -> None:
+        self.results[""] = wanted = run(wide(gm), args, training)
+        for name, compare in found:
+            try:
+                reason = compare(args, wanted)
+            except Exception as error:
+                reason = f"crash: {type(error).__name__}: {error}"
+            if reason:
+                self.verdict.wrong[name] = reason
+
+    def _variants(
+        self, gm: fx.GraphModule, inputs: Sequence[Any], training: bool
+    ) -> Iterator[tuple[str, Callable[[], list[Comparison]]]]:
+        """(name, what makes the comparisons): some of all there are, by the number, for they take their time."""
+        device, rest = ("cuda", "cuda", "cpu")[self.number % 3], self.number // 3
+        latest = [gm]
+        if rest % 6 == 0:
+            for each in PASSES:
+                yield each.name, lambda each=each: self._alone(gm, each, device, training)
+        else:
+            yield "all", lambda: self._row(gm, device, training, latest)
+        rest //= 6
+        each, twin = twins.OF[rest % len(twins.OF)]
+        yield each.name, lambda: self._adapted(gm, each, twin, training)
+        for stack in self.stacks:
+            yield "compskip", lambda stack=stack: self._skipped(gm, stack, training)
+        if rest // 4 % 2 or self.again:
+            recipes = Recipes.of(rest // 8, device)
+            yield f"lowered, {device}", lambda: self._lowered(gm, latest[0], inputs, recipes, training)
+
+    def _alone(self, gm: fx.GraphModule, each: Pass, device: str, training: bool) -> list[Comparison]:
+        new, changes = run_on_dynamo(gm, (each,), device, TARGETS[device], training)
+        if not self._fired(changes, device):
+            return []
+        return [lambda args, wanted: differ(run(wide(new), args, training), wanted)]
+
+    def _row(self, gm: fx.GraphModule, device: str, training: bool, latest: list[fx.GraphModule]) -> list[Comparison]:
+        """All of them, one after the other; what is wrong is filed under the first behind which it is."""
+        latest[0], changes = run_on_dynamo(gm, PASSES, device, TARGETS[device], training)
+        fired = self._fired(changes, device)
+
+        def compare(args: Sequence[Any], wanted: Values) -> str:
+            reason = differ(run(wide(latest[0]), args, training), wanted)
+            for change in fired if reason else ():
+                after = fx.GraphModule(gm, change.after)
+                if early := differ(run(wide(after), args, training), wanted):
+                    self.verdict.wrong[change.name] = early
+                    return ""
+            return reason
+
+        return [compare] if fired else []
+
+    def _fired(self, changes: Sequence[Change], device: str) -> list[Change]:
+        fired = [change for change in changes if change.result.rewrites]
+        self.verdict.fired.update(f"{change.name}, {device}" for change in fired)
+        return fired
+
+    def _adapted(self, gm: fx.GraphModule, each: Pass, twin: twins.Twin, training: bool) -> list[Comparison]:
+        new, changes = run_on_dynamo(gm, (*twins.BEFORE, each), "cpu", "cpu", training)
+        if not changes[-1].result.rewrites:
+            return []
+        self.verdict.fired[each.name] += 1
+        before = fx.GraphModule(gm, changes[-1].before)
+        return [lambda args, _: differ(run(wide(new), args, training), run(twin(before), args, training))]
+
+    def _skipped(self, gm: fx.GraphModule, stack: str, training: bool) -> list[Comparison]:
+        """Compared by check.py with the program's modules."""
+        new, changes = run_on_dynamo(gm, (twins.skip(stack, self.number),), "cpu", "cpu", training)
+        if not changes[-1].result.rewrites:
+            return []
+        self.verdict.fired["compskip"] += 1
+        self.skips.append((stack, changes[-1].result))
+
+        def keep(args: Sequence[Any], wanted: Values) -> str:
+            self.results[stack] = run(wide(new), args, training)
+            return ""
+
+        return [keep]
+
+    def _lowered(
+        self, gm: fx.GraphModule, latest: fx.GraphModule, inputs: Sequence[Any], recipes: Recipes, training: bool
+    ) -> list[Comparison]:
+        """latest: after the passes on Dynamo's graph; as written, where each ran alone."""
+        try:
+            call = lowered(latest, inputs, recipes, self.verdict.fired)
+        except Exception as error:
+            if reason := _refused(lambda: lowered(gm, inputs, None, self.verdict.fired)):
+                self.verdict.notes[f"AOTAutograd refuses it: {reason}"] += 1
+                return []
+            raise error
+        plain = lowered(gm, inputs, None, self.verdict.fired) if self.again else None
+
+        def compare(args: Sequence[Any], wanted: Values) -> str:
+            with InFloat64():
+                if plain is not None and (reason := _refused(lambda: run(plain, args, training))):
+                    self.verdict.notes[f"AOTAutograd's graph does not run: {reason}"] += 1
+                    return ""
+                try:
+                    reason = differ(run(call, args, training), wanted if plain is None else run(plain, args, training))
+                except Exception as error:
+                    reason = f"crash: {type(error).__name__}: {error}"
+            self.unsure = bool(reason) and plain is None
+            return "" if self.unsure else reason
+
+        return [compare]
+
+
+def _refused(make: Callable[[], Any]) -> str:
+    try:
+        make()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:60]}"
+    return ""

@@ -1,0 +1,84 @@
+"""A Dynamo graph through AOTAutograd and all passes on ATen's graphs, under a plan that lowers every GEMM.
+
+Nothing is generated: the graphs that Inductor would be given are run operator by operator, in float64 (wide.py). What
+a plan rounds is not what is judged here, but what it multiplies, scales, transposes, pads, fuses and shares.
+"""
+
+from __future__ import annotations
+
+import unittest.mock
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.dispatch.plan import Candidate, Decision, Plan
+from loka_compile.graph.sites import annotate
+from loka_compile.kernels.providers import triton
+from loka_compile.passes import PIPELINE, PassResult
+from loka_compile.passes.stages import Stages
+
+CPU = (
+    "int8_rowwise aten", "uint8_affine aten", "bf16 aten", "fp8_rowwise aten", "uint8_affine onednn",
+    "fp8_blockwise emulated", "fp8_tensorwise aten", "uint8_rowwise aten", "fp16 aten",
+)  # fmt: skip
+GPU = ("fp8_rowwise triton", "bf16 triton", "fp8_rowwise triton", "fp8_tensorwise triton", "bf16 triton",
+       "fp8_blockwise triton", "bf16 aten", "int8_rowwise aten", "fp8_rowwise aten")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """One for all sites; or, with several, one after the other. Where it does not run, the next."""
+
+    device: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, number: int, device: str) -> Recipes:
+        """A choice among them, by a number."""
+        known = CPU if device == "cpu" else GPU
+        several = number % 4 == 3
+        first = number // 4 % len(known)
+        return cls(device, known[first:] + known[:first] if several else (known[first],))
+
+    def plan(self, graph: fx.Graph) -> Plan:
+        target, decisions = "cpu" if self.device == "cpu" else "h100", {}
+        for place, gemm in enumerate(annotate(graph)):
+            recipe, provider = self.names[place % len(self.names)].split()
+            decisions[gemm.site.key] = Decision(gemm.site, Candidate(recipe, provider), "all of them")
+        return Plan(target, decisions, origin="random")
+
+
+def lowered(
+    gm: fx.GraphModule, inputs: Sequence[Any], recipes: Recipes | None, fired: Counter[str]
+) -> Callable[..., Any]:
+    """What is called in place of the graph; without recipes as AOTAutograd leaves it. fired: rewrites by pass."""
+    stages: list[Stages] = []
+
+    def watch(name: str, graph: fx.Graph, run: Callable[[], PassResult]) -> None:
+        result = run()
+        if result.rewrites:
+            fired[name] += 1
+
+    def joint(graph: fx.Graph) -> None:
+        if recipes is not None:
+            stages.append(Stages(PIPELINE, recipes.plan(graph), recipes.device))
+            stages[-1].joint(graph, watch)
+
+    def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
+        if stages:
+            stages[-1].post_grad(module.graph, watch)
+            module.graph.lint()
+        module.recompile()
+        return lambda *args: fx.Interpreter(module).run(*args)
+
+    with unittest.mock.patch.object(triton, "_fp8_here", lambda: True):  # there is no GPU here to ask
+        call = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=joint, inner=inner)
+    return lambda *args: _flat(call(*args))
+
+
+def _flat(outs: Any) -> Iterator[Any]:
+    yield from outs if isinstance(outs, tuple | list) else (outs,)

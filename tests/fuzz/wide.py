@@ -1,0 +1,261 @@
+"""Running a program's graphs in float64, whatever dtypes they are written in, and comparing what they give.
+
+    wide(gm)      a Dynamo graph whose calls name float64 where they named another dtype of floats
+    InFloat64     under it ATen operators, and ours by their references, compute in float64: casts to fewer bits keep
+                  their values, nothing is rounded to an integer of a quantization, and scales are what they are
+
+So a rewritten graph, its quantizations and fused kernels included, is the original up to float64's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from loka_compile import compat
+from loka_compile.kernels import (
+    fm,
+    frozen_gemm,
+    frozen_gemm_norm,
+    gdpa,
+    gdpa_pffn,
+    gdpa_reference,
+    gemm_gradient,
+    gemm_norm,
+    grad_weight,
+    norm_quantize,
+    norm_quantize_backward,
+    norm_quantize_both,
+    quantize,
+    scaled_gemm,
+    triton_gemm,
+    triton_quantize,
+)
+
+BOUND = 1e-6
+"""Float64's rounding, through norms of rows that nearly vanish."""
+HALF, CASTS = (torch.float32, torch.float16, torch.bfloat16), ("float", "half", "bfloat16")
+FEW_BITS = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
+aten, loka = torch.ops.aten, torch.ops.loka
+
+
+# ---------------------------------------------------------------- a Dynamo graph
+
+
+def wide(gm: fx.GraphModule, with_eps: bool = True) -> fx.GraphModule:
+    """The graph in float64. with_eps: norms without an eps of their own keep that of the dtype they computed in."""
+    gm = compat.copy_dynamo_graph(gm)
+    swap = lambda x: torch.float64 if any(x is each for each in HALF) else x  # noqa: E731
+    for node in gm.graph.nodes:
+        node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), swap)
+        if with_eps and node.target in (torch.nn.functional.rms_norm, torch.rms_norm):
+            _with_eps(node)
+        if node.op == "call_method" and node.target in CASTS:
+            node.target = "double"
+        if node.op == "call_method" and _casts(node):
+            with gm.graph.inserting_after(node):
+                apart = gm.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(apart, delete_user_cb=lambda user, apart=apart: user is not apart)
+    gm.recompile()
+    return gm
+
+
+def _casts(node: fx.Node) -> bool:
+    """It makes another dtype of a tensor, so new memory, which a cast from float64 to float64 would not."""
+    new, old = (each.meta.get("example_value") if isinstance(each, fx.Node) else None for each in (node, node.args[0]))
+    named = node.target in ("to", "type", "type_as", "double", *CASTS)
+    return named and isinstance(new, Tensor) and isinstance(old, Tensor) and new.dtype != old.dtype
+
+
+def _with_eps(node: fx.Node) -> None:
+    names = ("input", "normalized_shape", "weight", "eps")
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    if given.get("eps") is None:
+        value = given["input"].meta["example_value"]
+        computed = torch.promote_types(value.dtype, torch.float32)
+        node.args, node.kwargs = (), {**given, "eps": torch.finfo(computed).eps}
+
+
+# ---------------------------------------------------------------- an ATen graph
+
+
+class InFloat64(TorchDispatchMode):
+    """ATen operators and ours on float64, in place of the dtypes that they name."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in OURS:
+            with self:
+                return OURS[func](*args, **kwargs)
+        if func is aten._int_mm.default:
+            return args[0] @ args[1]
+        if func is aten._scaled_mm.default:
+            return _scaled_mm(*args, **kwargs)
+        if func is aten.round.default and args[0].is_floating_point():
+            return args[0].clone()
+        floats = any(isinstance(each, Tensor) and each.is_floating_point() for each in args)
+        few = (*HALF, *FEW_BITS) if floats else HALF
+        swap = lambda x: torch.float64 if any(x is each for each in few) else x  # noqa: E731
+        return func(*map(swap, args), **{name: swap(each) for name, each in kwargs.items()})
+
+
+def _scaled_mm(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, *_: Any, **__: Any) -> Tensor:
+    return (a * scale_a) @ (b * scale_b)
+
+
+def _product(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, dtype: Any, _: Any = "") -> Tensor:
+    return scaled_gemm.reference(a, a_scale, b, b_scale, dtype)
+
+
+def _frozen_gemm(
+    a: Tensor, a_scale: Tensor | None, weight: Tensor, transposed: bool, dtype: Any, scaling: str, out_dtype: Any,
+    provider: str, more: int = 0,
+) -> Tensor:  # fmt: skip
+    q, scale = frozen_gemm.right_operand(weight, transposed, dtype, scaling, a.shape[-1], more)
+    return scaled_gemm.reference(a, a_scale, q, scale, out_dtype)
+
+
+def _frozen_mm(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    return a @ frozen_gemm.right_operand(weight, transposed, torch.bfloat16, "none", a.shape[-1])[0]
+
+
+def _frozen_onednn(a: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    return a @ (weight.mT if transposed else weight)
+
+
+def _frozen_int_mm(a: Tensor, weight: Tensor, transposed: bool, more: int = 0) -> tuple[Tensor, Tensor]:
+    q, scale = frozen_gemm.right_operand(weight, transposed, torch.int8, "row", a.shape[1], more)
+    assert scale is not None
+    return a @ q, torch.cat([scale, (q * scale).sum(0, keepdim=True)])
+
+
+def _frozen_gemm_norm(
+    a: Tensor, a_scale: Tensor | None, parameter: Tensor, transposed: bool, of: Any, bias: Any, residual: Any,
+    weight: Any, shift: Any, *more: Any,
+) -> Any:  # fmt: skip
+    """What it is defined to be, wherever the mean is taken out."""
+    b, scale = frozen_gemm_norm.rows_of(parameter.detach().clone(), transposed, of, a.shape[1])
+    return gemm_norm.reference(a, a_scale, b, scale, bias, residual, weight, shift, None, *more[:6])
+
+
+def _attention(q: Tensor, *more: Any) -> Tensor:
+    return torch.empty_like(q).copy_(gdpa_reference.reference(q, *more))  # as it lies
+
+
+def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> tuple[Tensor, ...]:
+    made = gdpa_reference.reference_backward(grad, q, k, v, *more)
+    return tuple(torch.empty_like(like).copy_(each) for like, each in zip((q, k, v), made, strict=True))
+
+
+OURS: dict[Any, Callable[..., Any]] = {
+    loka.quantize.default: quantize.reference,
+    loka.triton_quantize.default: triton_quantize.reference,
+    loka.scaled_gemm.default: _product,
+    loka.triton_gemm.default: triton_gemm.reference,
+    loka.frozen_gemm.default: _frozen_gemm,
+    loka.frozen_mm.default: _frozen_mm,
+    loka.frozen_onednn.default: _frozen_onednn,
+    loka.frozen_int_mm.default: _frozen_int_mm,
+    loka.any_frozen_int_mm.default: _frozen_int_mm,
+    loka.gemm_norm.default: gemm_norm.reference,
+    loka.frozen_gemm_norm.default: _frozen_gemm_norm,
+    loka.norm_quantize.default: norm_quantize.reference,
+    loka.norm_quantize_backward.default: norm_quantize_backward.reference,
+    loka.norm_quantize_both.default: norm_quantize_both.reference,
+    loka.gemm_gradient.default: gemm_gradient.reference,
+    loka.grad_weight.default: grad_weight.reference,
+    loka.fm.default: lambda *args: fm.reference(*args).contiguous(),
+    loka.gdpa.default: _attention,
+    loka.gdpa_backward.default: _attention_backward,
+    loka.pffn.default: lambda *args: gdpa_pffn.reference(*args).contiguous(),
+}
+
+
+# ---------------------------------------------------------------- running and comparing
+
+
+def copies(inputs: Sequence[Any], training: bool) -> tuple[list[Any], list[Tensor]]:
+    """(the inputs in float64 with their strides and aliases, the leaves that gradients are of)"""
+    bases: dict[Any, Tensor] = {}
+    leaves: list[Tensor] = []
+    found: list[Any] = []
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            found.append(x)
+            continue
+        key = x.untyped_storage().data_ptr(), x.dtype
+        if key not in bases:
+            base = _base(x)
+            base = base.double() if base.is_floating_point() else base
+            group = [y for y in tensors if y.untyped_storage().data_ptr() == key[0]]
+            if training and base.is_floating_point() and any(y.requires_grad for y in group):
+                leaves.append(base.requires_grad_())
+                base = base.clone()
+            bases[key] = base
+        base = bases[key]
+        whole = (base.shape, base.stride(), 0) == (x.shape, x.stride(), x.storage_offset())
+        view = base if whole else base.as_strided(x.shape, x.stride(), x.storage_offset())
+        found.append(view if x.requires_grad or not training else view.detach())
+    return found, leaves
+
+
+def _base(x: Tensor) -> Tensor:
+    """A copy of the tensor that x is a view of, where that is all of the memory; of the memory as it lies."""
+    root = x._base if x._base is not None else x
+    dense = root.untyped_storage().nbytes() == root.numel() * root.itemsize and root.storage_offset() == 0
+    if dense and root.dtype == x.dtype:
+        made = torch.empty_strided(root.shape, root.stride(), dtype=root.dtype)
+        return made.copy_(root.detach())
+    return x.detach().as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0).clone()
+
+
+def run(call: Callable[..., Any], inputs: Sequence[Any], training: bool) -> list[Tensor | None]:
+    """Outputs, the inputs as they were written, and gradients."""
+    args, leaves = copies(inputs, training)
+    torch.manual_seed(1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.set_grad_enabled(training):
+            outs = [each for each in call(*args) if isinstance(each, Tensor)]
+            weights = torch.Generator().manual_seed(2)
+            loss = [
+                (o * torch.randn(o.shape, generator=weights)).sum()
+                for o in outs
+                if o.requires_grad and o.is_floating_point()
+            ]
+            gradients = torch.autograd.grad(sum(loss), leaves, allow_unused=True) if loss and leaves else []
+    finally:
+        torch.set_default_dtype(before)
+    return [*outs, *(x for x in args if isinstance(x, Tensor)), *gradients]
+
+
+def differ(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None], bound: float = BOUND) -> str:
+    if len(found) != len(wanted):
+        return f"{len(found)} values, not {len(wanted)}"
+    for place, (a, b) in enumerate(zip(found, wanted, strict=True)):
+        if (a is None) != (b is None):
+            return f"value {place}: a gradient is there in one only"
+        if a is None or b is None:
+            continue
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return f"value {place}: {a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
+        a, b = a.detach().double(), b.detach().double()
+        known = torch.isfinite(b)
+        if not known.any():
+            continue
+        size = torch.where(known, b, 0.0).square().mean().sqrt().clamp(min=1e-6)
+        error = (torch.where(known, (a - b).abs(), 0.0).max() / size).item()
+        if not error <= bound:
+            return f"value {place}: wrong by {error:.1e}"
+    return ""
+
+
+_ = gdpa  # its operators have to be registered
