@@ -119,11 +119,12 @@ class Aten(Provider):
 
     def behind(self, recipe: Recipe, dtype: torch.dtype) -> Behind | None:
         if recipe.dtype == torch.int8 and recipe.affine:
-            return Behind(torch.int32, lambda x, step, least, c, sums: (x.float() * step * c + least * sums).to(dtype))
+            both = lambda x, step, least, c, sums: (x.float() * step * c + least * sums).to(dtype)  # noqa: E731
+            return Behind("affine", torch.int32, both)
         if recipe.dtype == torch.int8:
-            return Behind(torch.int32, lambda x, step, least, c, sums: (x.float() * step * c).to(dtype))
+            return Behind("scales", torch.int32, lambda x, step, least, c, sums: (x.float() * step * c).to(dtype))
         if recipe.scaling == "none" and recipe.dtype != dtype:
-            return Behind(recipe.dtype, lambda x, *_: x.to(dtype))
+            return Behind("cast", recipe.dtype, lambda x, *_: x.to(dtype))
         return None
 
     def timed(

@@ -32,10 +32,12 @@ class Frozen:
 class Behind:
     """What Inductor fuses with what reads the product.
 
-    made: dtype of what the kernel leaves, (M, N). finish(product, step, smallest, scale, sums): the result. Step and
-    smallest are (M, 1), of the rows, scale and sums (1, N), of the columns.
+    name: of what is done, by which its time is remembered. made: dtype of what the kernel leaves, (M, N).
+    finish(product, step, smallest, scale, sums): the result. Step and smallest are (M, 1), of the rows, scale and sums
+    (1, N), of the columns.
     """
 
+    name: str
     made: torch.dtype
     finish: Callable[..., Tensor]
 

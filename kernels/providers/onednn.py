@@ -81,7 +81,7 @@ class Onednn(Provider):
         return Frozen("loka.frozen_onednn", functools.partial(_rescaled, scaling))
 
     def behind(self, recipe: Recipe, dtype: torch.dtype) -> Behind | None:
-        return Behind(torch.float32, lambda x, step, *_: (x * step).to(dtype))
+        return Behind("step", torch.float32, lambda x, step, *_: (x * step).to(dtype))
 
     def timed(
         self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],

@@ -34,10 +34,20 @@ def finalists(plan: Plan, options: Options) -> list[Plan]:
     if not (TARGETS[plan.target].measured and options.min_speedup and options.race and plan.lowered) or ranged:
         return []
     limit = NEAR * time_us(plan)
-    uniform = (Candidate(recipe, name) for name in PROVIDERS for recipe in options.recipes)
-    others = (_uniform(plan, candidate) for candidate in uniform)
+    others = (_uniform(plan, candidate) for recipe in options.recipes for candidate in _candidates(plan, recipe))
     near = [other for other in others if other is not None and time_us(other) <= limit and _matters(plan, other)]
     return sorted(near, key=time_us)[:MOST]
+
+
+def _candidates(plan: Plan, recipe: str) -> list[Candidate]:
+    """Of the recipe those that were timed anywhere: PyTorch's own where there are any."""
+    timed = [candidate for name in PROVIDERS if _timed(plan, candidate := Candidate(recipe, name))]
+    return [each for each in timed if PROVIDERS[each.provider].native] or timed
+
+
+def _timed(plan: Plan, candidate: Candidate) -> bool:
+    scores = (decision.scores.get(str(candidate)) for decision in plan.decisions.values())
+    return any(score is not None and score.time_us is not None for score in scores)
 
 
 def time_us(plan: Plan) -> float:

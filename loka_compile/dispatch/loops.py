@@ -17,7 +17,7 @@ from torch import Tensor
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
 from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.providers.base import Provider
+from loka_compile.kernels.providers.base import Behind
 from loka_compile.recipes import Recipe
 
 VALUES = 2**22
@@ -71,14 +71,13 @@ def cast_length(recipe: Recipe, length: int) -> int:
     return min(LENGTHS, key=lambda known: abs(math.log2(known / length)))
 
 
-def rescale(provider: Provider, recipe: Recipe, dtype: torch.dtype) -> Extra | None:
-    """What bringing a product to the wanted dtype adds to a pointwise operator that reads it; None where the kernel
-    does it itself."""
-    behind, length = provider.behind(recipe, dtype), LENGTHS[-1]
+def rescale(behind: Behind | None, dtype: torch.dtype) -> Extra | None:
+    """What finishing a product adds to a pointwise operator that reads it; None where the kernel does it itself."""
     if behind is None:
         return None
-    inputs = functools.partial(_sums, made=behind.made, length=length)
-    name = f"rescale {provider.name} {recipe} to {_name(dtype)}"
+    length = LENGTHS[-1]
+    inputs = functools.partial(_product_and_scales, dtype=behind.made, length=length)
+    name = f"rescale {behind.name} {_name(behind.made)} to {_name(dtype)}"
     return Extra(Loop(name, functools.partial(_finished, finish=behind.finish), inputs), pointwise(dtype, length))
 
 
@@ -109,10 +108,8 @@ def _made_and_cast(x: Tensor, made: torch.dtype, scaling: str) -> tuple[Tensor, 
     return x.relu(), *_cast(x.relu(), made, scaling)
 
 
-def _finished(
-    x: Tensor, step: Tensor, least: Tensor, scale: Tensor, sums: Tensor, finish: Callable[..., Tensor]
-) -> tuple[Tensor, ...]:
-    return (finish(x, step, least, scale, sums).relu(),)
+def _finished(*made: Tensor, finish: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+    return (finish(*made).relu(),)
 
 
 def _product(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -126,10 +123,10 @@ def _wide(make: Make, dtype: torch.dtype, length: int) -> tuple[Tensor, ...]:
     return (make((VALUES // length, length), dtype),)
 
 
-def _sums(make: Make, made: torch.dtype, length: int) -> tuple[Tensor, ...]:
+def _product_and_scales(make: Make, dtype: torch.dtype, length: int) -> tuple[Tensor, ...]:
     rows, f = VALUES // length, torch.float32
     step, least, scale, sums = make((rows, 1), f), make((rows, 1), f), make((1, length), f), make((1, length), f)
-    return make((rows, length), made), step, least, scale, sums
+    return make((rows, length), dtype), step, least, scale, sums
 
 
 def _pair(make: Make, dtype: torch.dtype, sizes: Sizes) -> tuple[Tensor, ...]:

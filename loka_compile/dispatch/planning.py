@@ -100,7 +100,7 @@ def _plan_or_profile(options: Options, device: str) -> Options:
     """Of both, the plan where it was made on this hardware, else the profile; and then a warning says what differs."""
     plan: Plan = options.plan
     if HARDWARE not in changed_pins(plan, TARGETS[plan.target], device):
-        return replace(options, profile=None)
+        return replace(options, profile=None, on_other_hardware="refuse")
     options = replace(options, plan=None)
     said = "loka: the plan was made on other hardware, a new one is made from the profile:"
     hardware = changed_pins(plan, TARGETS[plan.target], device)[HARDWARE]

@@ -67,7 +67,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float
     if kernel > HOPELESS * beat_us:
         return Cost(kernel)
     cast_us = lambda elements, fused: elements * _extra_us(loops.cast(recipe, site.dtype, fused, sizes.K))  # noqa: E731
-    rescale = loops.rescale(PROVIDERS[provider], recipe, site.dtype)
+    rescale = loops.rescale(PROVIDERS[provider].behind(recipe, site.dtype), site.dtype)
     rescale_us = 0.0 if rescale is None else _extra_us(rescale)
     return Cost(kernel + rescale_us * sizes.out, casts(site, sizes, recipe, cast_us))
 
@@ -87,8 +87,8 @@ def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], marg
             if lost(site, sizes, recipe, candidate.provider):
                 continue
             if _kernel_us(site, sizes, recipe, candidate.provider, beat_us) <= HOPELESS * beat_us:
-                rescale = loops.rescale(PROVIDERS[candidate.provider], recipe, site.dtype)
-                extras += [rescale, *_cast_loops(site, sizes, recipe)]
+                behind = PROVIDERS[candidate.provider].behind(recipe, site.dtype)
+                extras += [loops.rescale(behind, site.dtype), *_cast_loops(site, sizes, recipe)]
         wanted |= {loop.name: loop for extra in extras if extra is not None for loop in extra.loops}
     _measure(wanted.values())
 
@@ -117,8 +117,7 @@ def _kernel_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us:
 
     def measure() -> float:
         a, b, out = _operands(sizes, lhs, rhs)
-        timed = PROVIDERS[provider].timed(a, b, _unit_scales(recipe, sizes), out, site.dtype)
-        return _best_us(timed, beat_us)
+        return _best_us(PROVIDERS[provider].timed(a, b, _unit_scales(recipe, sizes), out, site.dtype), beat_us)
 
     us = kept_times.remembered(_kernel_key(site, sizes, recipe, provider), measure)
     if us > LOST * max(beat_us, LAUNCH_US):

@@ -12,6 +12,7 @@ from loka_compile import compat
 from loka_compile.dispatch import loops
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
+from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.recipes import RECIPES
 
 WIDE = torch.float32
@@ -31,7 +32,8 @@ def test_loops_of_one_compilation_run_one_by_one():
     asked = [
         loops.cast(RECIPES["int8_rowwise"], WIDE, True, 64),
         loops.cast(RECIPES["bf16"], WIDE, False, 1024),
-        loops.rescale(RECIPES["uint8_affine"], WIDE),
+        loops.rescale(PROVIDERS["aten"].behind(RECIPES["uint8_affine"], WIDE), WIDE),
+        loops.rescale(PROVIDERS["onednn"].behind(RECIPES["int8_rowwise_w7"], WIDE), WIDE),
         loops.thin(site(thin), thin),
     ]
     parts = [loop for extra in asked for loop in extra.loops]
@@ -61,7 +63,7 @@ def test_unsigned_and_signed_bytes_by_rows_share_a_time():
 
 
 def test_what_a_kernel_does_itself_is_no_loop():
-    assert loops.rescale(RECIPES["fp8_rowwise"], WIDE) is None
-    assert loops.rescale(RECIPES["bf16"], torch.bfloat16) is None
+    assert PROVIDERS["aten"].behind(RECIPES["fp8_rowwise"], WIDE) is None is loops.rescale(None, WIDE)
+    assert PROVIDERS["aten"].behind(RECIPES["bf16"], torch.bfloat16) is None
     assert loops.thin(site(Sizes(1, 8, 1, 4)), Sizes(1, 8, 1, 4)) is None
     assert loops.thin(site(Sizes(8, 8, 2, 4)), Sizes(8, 8, 2, 4)) is None

@@ -16,8 +16,8 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Candidate, Decision, Plan
-from loka_compile.dispatch.providers import triton
 from loka_compile.graph.sites import annotate
+from loka_compile.kernels.providers import triton
 from loka_compile.passes import PIPELINE, PassResult
 from loka_compile.passes.stages import Stages
 
