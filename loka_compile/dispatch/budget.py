@@ -37,9 +37,12 @@ class Trial:
 
     def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int] | None = None) -> None:
         """written: places of the inputs that the graph writes, where that is known already."""
-        self._gm, self._inputs = gm, inputs
-        self._written = written_inputs(gm.graph) if written is None else written
+        self._gm, self._inputs, self._known = gm, inputs, written
         self._now: fx.GraphModule | None = None
+
+    @functools.cached_property
+    def _written(self) -> Collection[int]:
+        return written_inputs(self._gm.graph) if self._known is None else self._known
 
     @functools.cached_property
     def sites(self) -> list[Site]:

@@ -123,6 +123,7 @@ def test_another_library_has_to_win_by_more(times, monkeypatch):
     torchao = PROVIDERS["torchao"]
     monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
     monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
+    monkeypatch.setattr(type(torchao), "no_use", lambda *_: "")
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))

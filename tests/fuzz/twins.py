@@ -85,7 +85,8 @@ def _blocks(target: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
-    return F.silu(x, True) if inplace else x * (x + 3).clamp(0, 6) / 6  # in place it stays
+    y = x * (x + 3).clamp(0, 6) / 6
+    return x.copy_(y) if inplace else y
 
 
 def _windowed(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import loka_compile as loka
 
@@ -70,15 +69,6 @@ def test_a_batch_whose_size_is_unbacked() -> None:
             torch._dynamo.decorators.mark_unbacked(x, 0)
             torch.testing.assert_close(compiled(x), module(x), rtol=1e-4, atol=1e-4)
     assert "unbacked" in loka.explain(compiled).origin
-
-
-def test_a_checkpoint_around_the_call() -> None:
-    module = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
-    compiled = torch.compile(module, backend="loka", options={**LOWERS, "max_probe_overhead": 0.3})
-    for _ in range(8):
-        x = torch.randn(64, 16, requires_grad=True)
-        same_gradients(module, lambda x: checkpoint(compiled, x, use_reentrant=False), x)
-    assert "checkpoint" in loka.explain(compiled).origin
 
 
 @torch._dynamo.config.patch(compiled_autograd=True)

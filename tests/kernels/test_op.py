@@ -141,7 +141,8 @@ def test_contiguous_keeps_the_rest():
 
 
 def test_ours_are_registered_as_they_are_declared():
-    names = {each.stem for each in Path(op.__file__).parent.glob("*.py")}
+    folder = Path(op.__file__).parent
+    names = {".".join(each.relative_to(folder).with_suffix("").parts) for each in folder.rglob("[!_]*.py")}
     found = [each for name in names for each in vars(import_module(f"loka_compile.kernels.{name}")).values()]
     kinds = {each for each in found if isinstance(each, type) and issubclass(each, Op) and each is not Op}
     assert len(kinds) > 15
