@@ -34,6 +34,7 @@ from net_to_save import Net
 saved = torch.load("results.pt")
 net = Net()
 net.load_state_dict(saved["weights"])
+torch.set_num_threads(saved["threads"])
 assert "loka_compile" not in sys.modules
 with open("inference.bin", "rb") as file, torch.no_grad():
     assert torch.equal(torch.compiler.load_compiled_function(file)(net, saved["x"]), saved["out"])
@@ -87,6 +88,7 @@ def test_saved_with_a_profile_and_loaded_by_another_process(net, tmp_path):
     serving.save_compiled_function("inference.bin")
     training.save_compiled_function("training.bin")
     results = {"weights": net.state_dict(), "x": x, "out": out, "gradients": gradients}
+    results["threads"] = torch.get_num_threads()  # Dynamo guards on them
     torch.save(results, "results.pt")
     (tmp_path / "load.py").write_text(textwrap.dedent(LOAD))
     done = subprocess.run([sys.executable, "load.py"], capture_output=True, text=True, timeout=300)
