@@ -69,13 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         raise SystemExit(f"bench_kernels: {error}") from error
     results = []
     for module, specimen in kernel_list.specimens(arch, options.kernel):
-        result = Result(specimen.name, module, *modelled(specimen, arch))
-        makers = rivals(module, specimen.name, arch)
-        if options.dry_run:
-            result.skipped = {"loka": "dry run"} | {name: missing(name) or "dry run" for name in makers}
-        else:
-            race(result, specimen, makers, options.rounds)
-        results.append(result)
+        results.append(result_of(module, specimen, arch, 0 if options.dry_run else options.rounds))
     console.print(table(results, arch))
     device_name = torch.cuda.get_device_name() if device else None
     body = {"arch": arch, "device": device_name, "torch": torch.__version__, "rounds": options.rounds,
@@ -83,6 +77,17 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     if options.json:
         options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return body
+
+
+def result_of(module: str, specimen: Any, arch: str, rounds: int) -> Result:
+    """The launch beside its rivals; without rounds what would run."""
+    result = Result(specimen.name, module, *modelled(specimen, arch))
+    makers = rivals(module, specimen.name, arch)
+    if rounds:
+        race(result, specimen, makers, rounds)
+    else:
+        result.skipped = {"loka": "dry run"} | {name: missing(name) or "dry run" for name in makers}
+    return result
 
 
 def arch_here() -> str:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 import loka_compile as loka
 from examples import movielens, training
+from examples.bench import gpu_models
 from examples.kunlun import data, train
 from examples.kunlun.sizes import SIZES
 from examples.models.blocks import MultiHeadAttention, mlp_stack
@@ -97,12 +98,7 @@ def probed(name: str, training: bool, options: argparse.Namespace) -> tuple[nn.M
     torch.manual_seed(0)
     model, inputs = MODELS[name](options.batch)
     model, inputs = model.to(torch.bfloat16).train(training), in_bf16(inputs)
-    with torch.set_grad_enabled(training), loka.probe(model) as probe:
-        out = model(*inputs)
-        if training:
-            out.float().square().mean().backward()
-    model.zero_grad()
-    return model, inputs, probe.profile
+    return model, inputs, gpu_models.probed(model, inputs, training)
 
 
 def in_bf16(value: Any) -> Any:

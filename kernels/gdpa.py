@@ -171,17 +171,7 @@ class GdpaBackward(Op[T, GdpaGradients[T]]):
     name: ClassVar[str] = "gdpa_backward"
     values: ClassVar[Any] = GdpaGradients
     grad: T
-    q: T
-    k: T
-    v: T
-    cu_seqlens_q: T | None
-    cu_seqlens_k: T | None
-    max_seqlen_q: int
-    max_seqlen_k: int
-    activation: str
-    scale: float
-    scale_inside: bool
-    window: int
+    forward: Gdpa[T]
 
 
 def _run_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
@@ -198,7 +188,8 @@ def _run_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
 
 
 def _empty_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
-    return GdpaGradients(*(torch.empty_like(each) for each in (call.q, call.k, call.v)))
+    of = call.forward
+    return GdpaGradients(*(torch.empty_like(each) for each in (of.q, of.k, of.v)))
 
 
 declare(GdpaBackward, _empty_backward, _run_backward)
@@ -210,7 +201,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *GdpaBackward(grad, *ctx.saved_tensors, *ctx.rest)(), *[None] * 8
+    return *GdpaBackward(grad, Gdpa(*ctx.saved_tensors, *ctx.rest))(), *[None] * 8
 
 
 gdpa_op.register_autograd(_gradients, setup_context=_save)

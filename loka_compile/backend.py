@@ -104,7 +104,7 @@ def loka(
         return remember(*make(chosen, example_inputs))
     nothing_yet = Stages(pipeline, Plan(chosen.target, {}, origin="nothing yet"), device)
     graph = CompiledGraph.of(gm, example_inputs, chosen, nothing_yet, asked_with, (*changes, *simplified, *raised))
-    return Calls(gm, example_inputs, writes, graph, make, Sessions(gm, example_inputs, chosen)).run
+    return Calls(gm, last.reading, example_inputs, writes, graph, make, Sessions(gm, example_inputs, chosen)).run
 
 
 def as_written(

@@ -148,18 +148,10 @@ def kernels(dry: bool) -> dict[str, Callable[[], Result]]:
     [arch] = bench.chips.arch_of("sm_90" if dry else bench.arch_here())
     by_module = specimens_by_module(arch)
     longest = max(map(len, by_module.values()))
+    rounds = 0 if dry else 15
     turns = [(m, each[i]) for i in range(longest) for m, each in by_module.items() if i < len(each)]
 
-    def work(module: str, specimen: Any) -> Result:
-        result = bench.Result(specimen.name, module, *bench.modelled(specimen, arch))
-        makers = bench.rivals(module, specimen.name, arch)
-        if dry:
-            result.skipped = {"loka": "dry run"} | dict.fromkeys(makers, "dry run")
-        else:
-            bench.race(result, specimen, makers, rounds=15)
-        return vars(result)
-
-    return {f"{m}: {s.name}": lambda m=m, s=s: work(m, s) for m, s in turns}
+    return {f"{m}: {s.name}": lambda m=m, s=s: vars(bench.result_of(m, s, arch, rounds)) for m, s in turns}
 
 
 def specimens_by_module(arch: str) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ are imported inside the functions: importing this package costs nothing.
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
 from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
-from loka_compile.compat.draws import draw_like_inductor
+from loka_compile.compat.draws import cuda_devices, draw_like_inductor
 from loka_compile.compat.fakes import (
     concrete,
     fake_mode_of,
@@ -81,6 +81,7 @@ __all__ = [
     "compiling_side_by_side",
     "concrete",
     "copy_dynamo_graph",
+    "cuda_devices",
     "decomposition_table",
     "draw_like_inductor",
     "fake_mode_of",

@@ -15,6 +15,7 @@ import sympy
 import torch
 from torch import fx
 
+from loka_compile.compat.draws import cuda_devices
 from loka_compile.compat.fakes import is_fake
 
 Holds = Callable[[Sequence[Any]], bool]
@@ -115,10 +116,9 @@ def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
     from torch._guards import tracing
     from torch.utils._python_dispatch import _disable_current_modes
 
-    devices = sorted({x.get_device() for x in args if isinstance(x, torch.Tensor) and x.is_cuda})
     state = random.getstate()
     try:
-        with _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(devices):
+        with _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(cuda_devices(args)):
             anew = Anew(gm, args)
             with tracing(anew.context):
                 yield anew

@@ -9,7 +9,8 @@ same bits in another way, they are other ones, as reproducible.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +20,11 @@ _STEPS = 0x9E3779B9, 0xBB67AE85
 _FACTORS = 0xD2511F53, 0xCD9E8D57
 _CHUNK = 2**15
 """Numbers at a time: the words of so many stay in a core's cache."""
+
+
+def cuda_devices(values: Iterable[Any]) -> list[int]:
+    """The GPUs that tensors among the values lie on, for torch.random.fork_rng; the CPU's generator is always kept."""
+    return sorted({x.get_device() for x in values if isinstance(x, Tensor) and x.is_cuda})
 
 
 def draw_like_inductor(gm: fx.GraphModule) -> None:

@@ -41,7 +41,8 @@ class Trial:
         self._now: fx.GraphModule | None = None
 
     @functools.cached_property
-    def _written(self) -> Collection[int]:
+    def written(self) -> Collection[int]:
+        """Places of the inputs that the graph writes."""
         return written_inputs(self._gm.graph) if self._known is None else self._known
 
     @functools.cached_property
@@ -59,11 +60,11 @@ class Trial:
     def outputs(self, rewrite: Callable[[fx.Graph], None]) -> list[Any]:
         """After `rewrite` of the inference graph. Inputs and random state stay as they are."""
         traced, compiled = self._traced
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self._inputs)):
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
-                own = own_inputs([*map(compat.concrete, self._inputs)], self._written)
+                own = own_inputs([*map(compat.concrete, self._inputs)], self.written)
                 return list(compiled(*own))
 
     @functools.cached_property

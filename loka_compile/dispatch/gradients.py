@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -68,8 +68,7 @@ class Step:
 
     def gradients(self, rewrite: Callable[[fx.Graph], None]) -> list[Tensor | None]:
         """Of all inputs, op by op, after `rewrite` of the graph. What it was run on, and random state, stay."""
-        devices = sorted({x.get_device() for x in self.args if isinstance(x, Tensor) and x.is_cuda})
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.args)):
             module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
             rewrite(module.graph)
             with compat.outside_compilation():
@@ -90,11 +89,15 @@ class _Called(Exception):
     """A graph was called, with these arguments."""
 
 
-def step_of(gm: fx.GraphModule, inputs: Sequence[Any], seen: Mapping[str, Tensor]) -> Step | None:
+def step_of(
+    gm: fx.GraphModule, inputs: Sequence[Any], seen: Mapping[str, Tensor], written: Collection[int] | None = None
+) -> Step | None:
     """The training step of a Dynamo graph on real inputs; None where AOTAutograd finds nothing to differentiate.
 
-    seen: gradients of outputs that were seen, by the names of the joint graph's inputs (Watcher.tangents).
+    seen: gradients of outputs that were seen, by the names of the joint graph's inputs (Watcher.tangents). written:
+    places of the inputs that the graph writes, where that is known already.
     """
+    written = written_inputs(gm.graph) if written is None else written
     joints: list[fx.GraphModule] = []
 
     def joint(graph: fx.Graph) -> None:
@@ -111,9 +114,9 @@ def step_of(gm: fx.GraphModule, inputs: Sequence[Any], seen: Mapping[str, Tensor
     if not tangents:
         return None
     args: tuple[Any, ...] = ()
-    with compat.outside_compilation(), torch.random.fork_rng(devices=[]):
+    with compat.outside_compilation(), torch.random.fork_rng(compat.cuda_devices(inputs)):
         try:
-            compiled(*own_inputs([*map(compat.concrete, inputs)], written_inputs(gm.graph)))
+            compiled(*own_inputs([*map(compat.concrete, inputs)], written))
         except _Called as called:
             (args,) = called.args
     args = tuple(x.detach() if isinstance(x, Tensor) else x for x in args)

@@ -64,7 +64,7 @@ def settle(
         if compared and plan.lowered:
             plan = within_budget(plan, trial, options.max_output_error, rewriter)
         if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
-            step = step or step_of(gm, inputs, tangents)
+            step = step or step_of(gm, inputs, tangents, trial.written)
             if step is not None:
                 plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
         if not settled or any(changes(settled[0], plan)):

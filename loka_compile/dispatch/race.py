@@ -234,7 +234,7 @@ def _fastest_us(
     """
     order = random.Random(0)
     fastest, rounds = [math.inf] * len(calls), 0
-    with torch.random.fork_rng(_devices(inputs)):
+    with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own_inputs(inputs, written))
@@ -259,10 +259,6 @@ def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     if outputs and wanted:
         torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
-    if _devices(inputs):
+    if compat.cuda_devices(inputs):
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def _devices(inputs: Sequence[Any]) -> list[int]:
-    return sorted({x.get_device() for x in inputs if isinstance(x, Tensor) and x.is_cuda})

@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from loka_compile import compat
 from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.rerun import own_inputs
+from loka_compile.graph.facts import Reading
+from loka_compile.graph.rerun import is_training, own_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget, show
 from loka_compile.online.owner import Owner, speaks
 from loka_compile.online.places import Places
@@ -63,12 +64,13 @@ class Use:
 
 
 class Calls:
-    """Of one Dynamo graph. written: places of the inputs that it writes. graph: what `explain` shows of it before there
-    is a plan."""
+    """Of one Dynamo graph. reading: of it, not kept. written: places of the inputs that it writes. graph: what
+    `explain` shows of it before there is a plan."""
 
     def __init__(
         self,
         gm: fx.GraphModule,
+        reading: Reading,
         inputs: Sequence[Any],
         written: Collection[int],
         graph: CompiledGraph,
@@ -77,8 +79,8 @@ class Calls:
     ) -> None:
         self._gm, self._graph, self._make, self._sessions = gm, graph, make, sessions
         self._written = written
-        self._places = Places.of(gm, inputs)
-        self._training = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        self._places = Places.of(reading, inputs)
+        self._training = is_training(inputs)
         self._uses: dict[tuple[int, ...], Use] = {}
         self._code: list[Code] = []
         self._making = threading.Lock()
@@ -226,8 +228,7 @@ class Calls:
         run = self._measured(use, args)
         if self._training:
             return run(*args)
-        devices = sorted({x.get_device() for x in args if isinstance(x, Tensor) and x.is_cuda})
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(compat.cuda_devices(args)):
             return run(*own_inputs(args, self._written))
 
     # ------------------------------------------------------------ what explain shows

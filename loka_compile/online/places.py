@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from loka_compile import compat
-from loka_compile.graph.reader import read
+from loka_compile.graph.facts import Reading
 
 OPERANDS = {"linear": "weight", "mm": "mat2", "bmm": "mat2", "matmul": "other", "addmm": "mat2", "baddbmm": "batch2"}
 """The argument of a GEMM that is its weight, where it has one."""
@@ -26,8 +26,8 @@ class Places:
     data: tuple[int, ...]
 
     @classmethod
-    def of(cls, gm: fx.GraphModule, inputs: Sequence[Any]) -> Places:
-        nodes = gm.graph.find_nodes(op="placeholder")
+    def of(cls, reading: Reading, inputs: Sequence[Any]) -> Places:
+        nodes = reading.graph.find_nodes(op="placeholder")
         tensors = {i: node for i, (node, x) in enumerate(zip(nodes, inputs, strict=True)) if isinstance(x, Tensor)}
         parameters = tuple(i for i in tensors if isinstance(inputs[i], nn.Parameter))
         owned = {i for i, node in tensors.items() if i in parameters or compat.is_parameter_or_buffer(node)}
@@ -35,7 +35,7 @@ class Places:
         if not parameters:
             parameters = tuple(owned)
         several = [i for i in others if inputs[i].dim() > 1 and inputs[i].is_floating_point()]
-        loose = _weights_among(gm.graph, {i: others[i] for i in several}) if len(several) > 1 else ()
+        loose = _weights_among(reading, {i: others[i] for i in several}) if len(several) > 1 else ()
         weights = tuple(i for i in tensors if i in owned or i in loose)
         return cls(parameters, weights, loose, tuple(i for i in tensors if i not in weights))
 
@@ -45,9 +45,8 @@ class Places:
         return [n for n, i in numbers if i in written], [n for n, i in numbers if i in self.loose]
 
 
-def _weights_among(graph: fx.Graph, inputs: dict[int, fx.Node]) -> tuple[int, ...]:
+def _weights_among(reading: Reading, inputs: dict[int, fx.Node]) -> tuple[int, ...]:
     """Those of the inputs whose memory a GEMM reads where a weight stands."""
-    reading = read(graph)
     read_as_weights: set[int] = set()
     for node, fact in reading.facts.items():
         operand = reading.arg(node, OPERANDS[fact.op]) if fact.op in OPERANDS else None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from loka_compile import compat
 from loka_compile.graph.rerun import own_inputs, written_inputs
@@ -190,9 +190,8 @@ def profile_graph(
     if any(map(compat.is_fake, example_inputs)):
         raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
     observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4)
-    devices = sorted({x.get_device() for x in example_inputs if isinstance(x, Tensor) and x.is_cuda})
     twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.random.fork_rng(compat.cuda_devices(example_inputs)), torch.no_grad():
         run = compat.capture(twin, example_inputs, joint=observer.joint, inner=observer.inner)
         with compat.outside_compilation():
             run(*own_inputs([*map(compat.concrete, example_inputs)], written_inputs(gm.graph)))
