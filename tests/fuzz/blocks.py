@@ -14,13 +14,16 @@ def tokens(t: Tensor) -> bool:
     return t.is_floating_point() and t.dim() == 3 and t.shape[-1] >= 8
 
 
-def stack_of(b: Builder) -> str:
-    """A batch of tokens, of what is there or of its own."""
+def stack_of(b: Builder, served: bool = False) -> str:
+    """A batch of tokens, of what is there or of its own; where the block is `served` often in 16 bits."""
     try:
-        return b.tensor(tokens)
+        x = b.tensor(tokens)
     except Unfit:
         rows = b.tensor(norms.rows)
-        return b.let(f"{rows}.unsqueeze(1) * torch.linspace(-1, 1, {b.tokens}, dtype={rows}.dtype).unsqueeze(1)", "x")
+        x = b.let(f"{rows}.unsqueeze(1) * torch.linspace(-1, 1, {b.tokens}, dtype={rows}.dtype).unsqueeze(1)", "x")
+    if served and not half(b.value(x)) and b.chance(60):
+        x = b.let(b.of(f"{x}.bfloat16()", f"{x}.to(torch.bfloat16)", f"{x}.half()"), "x")
+    return x
 
 
 def projected(b: Builder, x: str, width: int) -> str:
@@ -65,7 +68,7 @@ ACT = ("F.gelu({0})", "F.relu({0})", "F.silu({0})", "{0}.relu().square()", "F.ha
 
 def gdpa(b: Builder) -> None:
     """act(q k^T) v: attention without a softmax."""
-    x = stack_of(b)
+    x = stack_of(b, served=not b.training)
     n = b.value(x).shape[-1]
     by_heads = b.chance(50)
     made = [projected(b, x, n) for _ in range(3)]
@@ -79,7 +82,7 @@ def gdpa(b: Builder) -> None:
 
 def pffn(b: Builder) -> None:
     """Kunlun's block: norm, attention by an activation to keys that are made for each sample, norm, residual."""
-    s = stack_of(b)
+    s = stack_of(b, served=not b.training)
     n, hidden = b.value(s).shape[-1], b.of(4, 8)
     summary = b.let(f"{s}.mean(1)", "m")
     sizes = f"(2, {hidden}, {n // 2})"
@@ -106,7 +109,7 @@ def mixed(b: Builder) -> None:
 
 def fm(b: Builder) -> None:
     """Wukong's factorization machine and the norm behind it."""
-    x = stack_of(b)
+    x = stack_of(b, served=not b.training)
     t, more = b.value(x).shape[1], norms.typed(b, x)
     y = b.declare(f"nn.Parameter(torch.randn({t}, 4{more}))", "y")
     out = b.let(
@@ -138,7 +141,7 @@ def chain(b: Builder) -> None:
 def experts(b: Builder) -> None:
     """Linears of one shape on different tensors, and a gate."""
     x = b.tensor(norms.rows)
-    n, many, more = b.value(x).shape[-1], 2 + b.pick(3), norms.typed(b, x)
+    n, many, more = b.value(x).shape[-1], b.of(4, 2, 6, 3), norms.typed(b, x)
     first = [b.let(f"F.relu({b.declare(f'nn.Linear({n}, 16{more})', 'linear')}({x}))", "e") for _ in range(many)]
     second = [b.let(f"{b.declare(f'nn.Linear(16, 8{more})', 'linear')}({e})", "e") for e in first]
     if b.chance(50):
@@ -230,15 +233,15 @@ def half(t: Tensor) -> bool:
 
 
 STEPS = {
-    "attention": (attention, 4),
-    "gdpa": (gdpa, 4),
-    "pffn": (pffn, 4),
-    "mixed": (mixed, 3),
-    "fm": (fm, 4),
+    "attention": (attention, 6),
+    "gdpa": (gdpa, 5),
+    "pffn": (pffn, 10),
+    "mixed": (mixed, 7),
+    "fm": (fm, 9),
     "chain": (chain, 3),
-    "experts": (experts, 3),
+    "experts": (experts, 7),
     "products": (products, 4),
-    "head": (head, 4),
+    "head": (head, 6),
     "tower": (tower, 10),
     "layers": (layers, 4),
 }

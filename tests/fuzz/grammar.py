@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.fuzz import blocks, norms, regions, tables, writes
+from tests.fuzz import blocks, memory, models, norms, regions, tables, writes
 from tests.fuzz.build import Builder
 from tests.fuzz.program import Program, Step
 
@@ -60,6 +60,8 @@ STEPS = {
     **blocks.STEPS,
     **tables.STEPS,
     **regions.STEPS,
+    **models.STEPS,
+    **memory.STEPS,
     "linear": (linear, 6),
     "several": (several, 3),
     "machine": (machine, 4),

@@ -48,29 +48,34 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Choice:
-    """What of all there is to judge. alone: each pass on the graph as written, not one after the other. recipes: of the
-    plan under which it is lowered, None where it is not."""
+    """What of all there is to judge. alone: each pass on the graph as written, not one after the other. mods: of those
+    that make another model, the first that does something. recipes: of the plan under which it is lowered, None where
+    it is not."""
 
     device: str
     alone: bool
-    twin: tuple[DynamoPass, twins.Twin]
+    mods: tuple[tuple[DynamoPass, twins.Twin], ...]
     recipes: Recipes | None
 
     @classmethod
     def of(cls, number: int) -> Choice:
         """By a number: all of it for each program would take its time."""
-        device, rest = ("cuda", "cuda", "cpu")[number % 3], number // 3
+        device, rest = ("cuda", "cuda", "cuda", "cpu")[number % 4], number // 4
         alone, rest = rest % 6 == 0, rest // 6
-        twin, rest = twins.OF[rest % len(twins.OF)], rest // len(twins.OF)
-        return cls(device, alone, twin, Recipes.of(rest // 5, device) if rest % 5 < 2 else None)
+        first, rest = ORDERS[rest % len(ORDERS)], rest // len(ORDERS)
+        mods = tuple(twins.OF[place % len(twins.OF)] for place in range(first, first + len(twins.OF)))
+        return cls(device, alone, mods, Recipes.of(rest // 2, device) if rest % 2 else None)
 
+
+ORDERS = (0, 1, 2, 3, 2, 3)
+"""Which of the mods is asked first; the last two find the least to do."""
 
 EVERY = (
-    Choice("cpu", True, twins.OF[0], None),
-    Choice("cpu", False, twins.OF[1], Recipes("cpu", ("int8_rowwise aten",))),
-    Choice("cuda", True, twins.OF[2], None),
-    Choice("cuda", False, twins.OF[3], Recipes("cuda", ("fp8_rowwise triton",))),
-    Choice("cuda", False, twins.OF[0], Recipes("cuda", ("bf16 triton",))),
+    Choice("cpu", True, twins.OF[:1], None),
+    Choice("cpu", False, twins.OF[1:2], Recipes("cpu", ("int8_rowwise aten",))),
+    Choice("cuda", True, twins.OF[2:3], None),
+    Choice("cuda", False, twins.OF[3:], Recipes("cuda", ("fp8_rowwise triton",))),
+    Choice("cuda", False, twins.OF[:1], Recipes("cuda", ("bf16 triton",))),
 )
 """All passes, for the programs that are kept."""
 
@@ -134,13 +139,17 @@ class Judge:
     def _chosen(
         self, gm: fx.GraphModule, inputs: Sequence[Any], training: bool, choice: Choice
     ) -> Iterator[tuple[str, Callable[[], list[Comparison]]]]:
-        latest, (mod, twin), recipes = [gm], choice.twin, choice.recipes
+        latest, recipes = [gm], choice.recipes
         if choice.alone:
             for each in PASSES:
                 yield each.name, lambda each=each: self._alone(gm, each, choice.device, training)
         else:
             yield "all", lambda: self._row(gm, choice.device, training, latest)
-        yield mod.name, lambda: self._adapted(gm, mod, twin, training)
+        for mod, twin in choice.mods:
+            done: list[Comparison] = []
+            yield mod.name, lambda mod=mod, twin=twin, done=done: self._adapted(gm, mod, twin, training, done)
+            if done:
+                break
         if recipes is not None:
             yield f"lowered, {choice.device}", lambda: self._lowered(gm, latest[0], inputs, recipes, training)
 
@@ -177,13 +186,17 @@ class Judge:
         self.verdict.fired.update(f"{change.name}, {device}" for change in fired)
         return fired
 
-    def _adapted(self, gm: fx.GraphModule, each: DynamoPass, twin: twins.Twin, training: bool) -> list[Comparison]:
+    def _adapted(
+        self, gm: fx.GraphModule, each: DynamoPass, twin: twins.Twin, training: bool, done: list[Comparison]
+    ) -> list[Comparison]:
+        """done: what is returned is put there too."""
         new, changes = self._passed((*twins.BEFORE, each), "cpu", training)
         if not changes[-1].result.rewrites:
             return []
         self.verdict.fired[each.name] += 1
         before = fx.GraphModule(gm, changes[-1].before)
-        return [lambda args, _: differ(run(wide(new), args, training), run(twin(before), args, training))]
+        done.append(lambda args, _: differ(run(wide(new), args, training), run(twin(before), args, training)))
+        return done
 
     def _skipped(self, gm: fx.GraphModule, stack: str, training: bool) -> list[Comparison]:
         """Compared by check.py with the program's modules."""
