@@ -8,14 +8,12 @@ from typing import Any
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph import aten
+from loka_compile.graph import strides
 from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.reader import run
 from loka_compile.graph.sizes import same_sizes
 
 INHERITED = ("nn_module_stack", "stack_trace", "source_fn_stack")
-_OF_STRIDES = {"as_strided", "view_as_real", "view_as_complex", "unfold"}
-"""Views that are of strides: they are given them, or want them to be certain ones."""
 
 
 def emit(reading: Reading, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -54,12 +52,11 @@ def replace(reading: Reading, old: fx.Node, new: fx.Node, alone: bool = False) -
     """
     have, want = reading.value(new), reading.value(old)
     if not same_sizes(have.stride(), want.stride()):
-        readers = _readers(reading, old)
-        if any(_sees_strides(reading, user) for user in readers):
+        lies = strides.otherwise(reading, old, new)
+        if lies is None:
             new = _laid_out(reading, old, new)
-        for user in readers:
-            if user.op == "call_method" and user.target == "view" and reading.op(user) == "view":
-                user.target = "reshape"
+        else:
+            _follow(reading, lies, new)
     new.meta = {**old.meta, "example_value": new.meta["example_value"]}
     reading.stand_for(new, old)
     inputs = old.all_input_nodes
@@ -88,25 +85,12 @@ def _only_gives_a_value(reading: Reading, node: fx.Node) -> bool:
     return node.op in CALLS and silent and not node.is_impure(impure_random=False)
 
 
-def _readers(reading: Reading, node: fx.Node) -> list[fx.Node]:
-    """The users of a node and of its views."""
-    found: dict[fx.Node, None] = {}
-    todo = list(node.users)
-    while todo:
-        user = todo.pop()
-        if user not in found:
-            found[user] = None
-            if user in reading.facts and reading.memory(user) & reading.memory(node):
-                todo += user.users
-    return list(found)
-
-
-def _sees_strides(reading: Reading, user: fx.Node) -> bool:
-    """Whether it matters to the user how its tensors are laid out, not only what they are."""
-    if user not in reading.facts or reading.facts[user].reason or reading.op(user) in _OF_STRIDES:
-        return True
-    to_bytes = reading.op(user) == "view" and "dtype" in reading.facts[user].given
-    return to_bytes or any(aten.is_foreign(call) for call in reading.facts[user].calls)
+def _follow(reading: Reading, lies: strides.Lies, new: fx.Node) -> None:
+    for node in lies.readers:
+        if strides.is_plain_view(reading, node):
+            node.target = "reshape"
+    for node in lies.joined:
+        reading.share(node, new)
 
 
 def _laid_out(reading: Reading, old: fx.Node, new: fx.Node) -> fx.Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     try:
         if compat.calls_graphs(node):
             return _run_graphs(reading, node, calls)
-        value = _call(reading, node)
+        value = call(node, reading.value)
         memory = reading.memory_of(value)
         memory = memory.union(*(each for each in map(reading.memory, inputs) if each & memory))
         mine = tuple(calls[start:])
@@ -135,11 +135,13 @@ def _is_graph(reading: Reading, node: fx.Node) -> bool:
     return isinstance(reading.value(node), fx.GraphModule)
 
 
-def _call(reading: Reading, node: fx.Node) -> Any:
-    args, kwargs = map_arg((node.args, node.kwargs), reading.value)
+def call(node: fx.Node, value: Callable[[fx.Node], Any], target: Any = None) -> Any:
+    """What the node gives on the values of its inputs; with another target than its own, if one is given."""
+    args, kwargs = map_arg((node.args, node.kwargs), value)
+    target = node.target if target is None else target
     if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
 
 
 def _takes(node: fx.Node) -> bool:

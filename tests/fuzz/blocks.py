@@ -241,7 +241,7 @@ STEPS = {
     "chain": (chain, 3),
     "experts": (experts, 7),
     "products": (products, 4),
-    "head": (head, 6),
+    "head": (head, 10),
     "tower": (tower, 10),
     "layers": (layers, 4),
 }

@@ -26,6 +26,15 @@ LARGER = 19
 def check(source: str, choices: tuple[Choice, ...] = (), again: bool = False) -> Verdict:
     """choices: what is judged; where none are given, some of all there is, which depends on the program. again: what is
     lowered is compared with AOTAutograd's own graph, of which random numbers may be others than eager mode's."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # memory that nobody has written is NaN, and not compared
+    try:
+        return _checked(source, choices, again)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _checked(source: str, choices: tuple[Choice, ...], again: bool) -> Verdict:
     verdict, program, number = Verdict(), load(source), zlib.crc32(source.encode())
     choices = choices or (Choice.of(number),)
     judge = Judge(verdict, number, choices, tuple(re.findall(r"self\.(blocks\d+) =", source)), again)
@@ -51,7 +60,7 @@ def check(source: str, choices: tuple[Choice, ...] = (), again: bool = False) ->
                 verdict.notes["Dynamo's graph differs from eager mode"] += 1
             if verdict.graphs == 1 and args is first:
                 _skips(source, *before, judge)
-    return check(source, choices, again=True) if judge.unsure and not again else verdict
+    return _checked(source, choices, again=True) if judge.unsure and not again else verdict
 
 
 def load(source: str) -> types.ModuleType:

@@ -26,7 +26,8 @@ CPU = (
     "fp8_blockwise emulated", "fp8_tensorwise aten", "uint8_rowwise aten", "fp16 aten",
 )  # fmt: skip
 GPU = ("fp8_rowwise triton", "bf16 triton", "fp8_rowwise triton", "fp8_tensorwise triton", "bf16 triton",
-       "fp8_blockwise triton", "bf16 aten", "int8_rowwise aten", "fp8_rowwise triton", "fp8_rowwise aten")  # fmt: skip
+       "fp8_blockwise triton", "fp8_rowwise triton", "bf16 aten", "int8_rowwise aten", "fp8_rowwise triton",
+       "fp8_rowwise aten")  # fmt: skip
 
 RECIPES = {"cpu": CPU, "cuda": GPU}
 

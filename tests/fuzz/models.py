@@ -183,7 +183,7 @@ def top_experts(b: Builder) -> None:
 
 
 STEPS = {
-    "mlp": (mlp, 10),
+    "mlp": (mlp, 13),
     "cross": (cross, 3),
     "gate": (gate, 4),
     "pooled": (pooled, 3),
