@@ -107,6 +107,8 @@ def _is_gradient(source: fx.Node) -> bool:
 
 def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
     """Why a tensor and its casts stay apart; empty if they become one. alone: nobody else may read it."""
+    if (dtype := source.meta["val"].dtype) not in FLOATS:
+        return f"it is {dtype}, and the op reads bfloat16, float16 and float32"
     for cast in casts:
         if cast.call.dtype not in FP8 or cast.call.scaling != "row":
             return f"it is quantized to {cast.call.dtype} by {cast.call.scaling}, not to FP8 by row"

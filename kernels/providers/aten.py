@@ -98,7 +98,8 @@ class Aten(Provider):
             return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
         if a_scale.dim() == 2:
             a_scale, b_scale = unit_strides(a_scale, b_scale)
-        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype  # CUDA's row-wise writes no other
+        wide = torch.float32 if out_dtype == torch.float64 else out_dtype  # CUDA's write no float64
+        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else wide  # CUDA's row-wise writes no other
         columns, scales = b.t().contiguous().t(), {"scale_a": a_scale, "scale_b": b_scale}  # it reads b by columns
         return torch._scaled_mm(a.contiguous(), columns, **scales, out_dtype=written).to(out_dtype)
 

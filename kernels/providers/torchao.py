@@ -54,7 +54,8 @@ class Torchao(Provider):
 
         if a_scale.dim() == 2:
             a_scale, b_scale = aten.unit_strides(a_scale, b_scale)
-        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else out_dtype
+        wide = torch.float32 if out_dtype == torch.float64 else out_dtype  # CUDA's write no float64
+        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else wide
         columns = b.t().contiguous().t()
         return addmm_float8_unwrapped_inference(a.contiguous(), a_scale, columns, b_scale, written).to(out_dtype)
 

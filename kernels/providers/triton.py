@@ -51,7 +51,8 @@ class Triton(Provider):
         from loka_compile.kernels.triton_gemm import triton_gemm
 
         repeatable = torch.are_deterministic_algorithms_enabled()
-        return triton_gemm(a, a_scale, b, b_scale, None, "none", out_dtype, repeatable)
+        written = torch.float32 if out_dtype == torch.float64 else out_dtype  # what it sums in
+        return triton_gemm(a, a_scale, b, b_scale, None, "none", written, repeatable).to(out_dtype)
 
 
 PROVIDER = Triton()

@@ -79,7 +79,7 @@ def compiled_whole(source: str) -> str:
 def show(program: Program, kind: str) -> None:
     """Print the failure as small as it gets."""
     fails = lambda less: kind in kinds_of(judged(build(less)[0]))  # noqa: E731
-    source, _ = build(program if kind.startswith("whole") else shrunk(program, fails))
+    source, _ = build(program if kind.startswith("whole") else shrunk(program, fails, seconds=30))
     reason = next((why for name, why in judged(source).wrong.items() if kind.startswith(name)), "")
     print(f"\n## {kind}: {reason[:1200]}\n```python\n{source}```", flush=True)
 
@@ -88,7 +88,11 @@ def main(count: int, first: int) -> int:
     report = Report(first)
     for number in range(first * SPREAD, first * SPREAD + count):
         program = drawn(number, KINDS)
-        source, features = build(program)
+        try:
+            source, features = build(program)
+        except Exception as error:
+            report.kinds[f"the generator fails: {type(error).__name__}"] += 1
+            continue
         verdict = judged(source)
         if number % WHOLE == WHOLE - 1 and "random" not in features:  # of which Inductor draws others
             report.tally["compiled whole"] += 1

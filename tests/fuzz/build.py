@@ -201,11 +201,11 @@ class Builder:
         """Whether autograd gives the gradients of these, or of what nobody has read."""
         if not self.training:
             return True
-        made = [eval(each, self.names) for each in expressions or self.unread]
-        sums = [each.float().sum() for each in made if each.is_floating_point() and each.requires_grad]
         leaves = [x for x in (*(self.names[name] for name in self.inputs), *self.module.parameters()) if x.is_leaf]
         leaves = [x for x in leaves if x.requires_grad]
         try:
+            made = [eval(each, self.names) for each in expressions or self.unread]
+            sums = [each.float().sum() for each in made if each.is_floating_point() and each.requires_grad]
             if sums and leaves:
                 torch.autograd.grad(sum(sums), leaves, retain_graph=True, allow_unused=True)
         except RuntimeError:

@@ -264,6 +264,13 @@ def test_refusals_by_hand(function, word):
     assert speak_of((each.reason for each in result.rejects), word) and not result.rewrites
 
 
+def test_float64_stays():
+    both = lambda x: (*quantize(x, E4M3, "row", -1), *quantize(x, E4M3, "row", -2))  # noqa: E731
+    graph = make_fx(both)(torch.randn(32, D).double()).graph
+    result = FuseCast()(graph, Context(NOTHING, "cuda"))
+    assert speak_of((each.reason for each in result.rejects), "torch.float64") and not result.rewrites
+
+
 def test_what_inductor_casts_on_the_way_stays():
     """A ReLU's gradient is point by point: it is computed again in each cast, two passes either way."""
     _, result = rewritten(lambda g: (quantize(g, E4M3, "row", -1), quantize(g, E4M3, "row", -2)), "none", weight=False)
