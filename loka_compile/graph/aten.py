@@ -102,7 +102,7 @@ def permutation(call: AtenCall) -> tuple[int, ...]:
         return ()
     returns = call.op._schema.returns if hasattr(call.op, "_schema") else ()
     plain = all(each.alias_info for each in returns) and all(isinstance(each, int) for each in tree_leaves(rest))
-    if x.is_complex() or not plain:
+    if x.is_complex() or not plain or name_of(call) == "detach":  # that one is of another gradient
         return ()
     sizes = _SIZES[: x.dim()]
     try:

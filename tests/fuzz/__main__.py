@@ -5,6 +5,7 @@ The report counts programs, what was in them, how many graphs each pass rewrote,
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import traceback
@@ -86,6 +87,7 @@ def show(program: Program, kind: str) -> None:
 
 def main(count: int, first: int) -> int:
     report = Report(first)
+    gc.set_threshold(50_000, 20, 50)  # compiling makes many objects, and few in circles
     for number in range(first * SPREAD, first * SPREAD + count):
         program = drawn(number, KINDS)
         try:
@@ -99,6 +101,8 @@ def main(count: int, first: int) -> int:
             if reason := compiled_whole(source):
                 verdict.wrong["whole"] = reason
         report.add(source, features, verdict)
+        if verdict.wrong:
+            print(f"program {number}: {', '.join(kinds_of(verdict))}")
         for kind in kinds_of(verdict):
             if kind not in report.shown:
                 report.shown.add(kind)

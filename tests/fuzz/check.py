@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.fuzz import twins
 from tests.fuzz.judge import Choice, Judge, Verdict
-from tests.fuzz.wide import differ
+from tests.fuzz.values import differ
 
 LARGER = 19
 """Rows of a second call, where sizes are dynamic."""

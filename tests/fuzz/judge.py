@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from loka_compile.passes.base import Context, DynamoPass
 from loka_compile.passes.dynamo import Change, Read, rewritten
 from tests.fuzz import twins
 from tests.fuzz.lowered import Recipes, lowered
-from tests.fuzz.wide import InFloat64, differ, run, wide
+from tests.fuzz.values import Shaken, differ, run, shaky
+from tests.fuzz.wide import InFloat64, wide
 
 PASSES = (*PIPELINE.canonicalize, *PIPELINE.simplify, *PIPELINE.raising)
 TARGETS = {"cpu": "cpu", "cuda": "h100"}
@@ -84,7 +86,8 @@ EVERY = (
 class Judge:
     """number: chooses schedules. choices: what is judged. stacks: the modules whose layers are left out. again: see
     check.py. unsure: what is lowered is not what Dynamo's graph gives. skips: (stack, what was left out). results: of
-    the graph as written, under "", and without layers of a stack."""
+    the graph as written, under "", and without layers of a stack. shaken: makes the values of the graph as written
+    where each on the way is another by more than rounding."""
 
     verdict: Verdict
     number: int
@@ -95,6 +98,7 @@ class Judge:
     skips: list[tuple[str, PassResult]] = field(default_factory=list)
     results: dict[str, Values] = field(default_factory=dict)
     read: Read = field(init=False)
+    shaken: Callable[[], Values] = field(init=False)
 
     def backend(self, gm: fx.GraphModule, inputs: Sequence[Any]) -> Any:
         self.verdict.graphs += 1
@@ -119,6 +123,7 @@ class Judge:
         self, gm: fx.GraphModule, found: Sequence[tuple[str, Comparison]], args: Sequence[Any], training: bool
     ) -> None:
         self.results[""] = wanted = run(wide(gm), args, training)
+        self.shaken = cache(lambda: run(Shaken(wide(gm)).run, args, training))
         for name, compare in found:
             try:
                 reason = compare(args, wanted)
@@ -126,6 +131,16 @@ class Judge:
                 reason = f"crash: {type(error).__name__}: {error}"
             if reason:
                 self.verdict.wrong[name] = reason
+
+    def _differ(self, found: Values, wanted: Values) -> str:
+        """What differs, and would not by rounding alone."""
+        reason = differ(found, wanted)
+        if not reason or len(found) != len(wanted) or not (places := shaky(self.shaken(), self.results[""])):
+            return reason
+        steady = lambda values: [None if place in places else x for place, x in enumerate(values)]  # noqa: E731
+        rest = differ(steady(found), steady(wanted))
+        self.verdict.notes["rounding alone makes another value of it"] += not rest
+        return rest
 
     def _variants(
         self, gm: fx.GraphModule, inputs: Sequence[Any], training: bool
@@ -163,7 +178,7 @@ class Judge:
         new, changes = self._passed((each,), device, training)
         if not self._fired(changes, device):
             return []
-        return [lambda args, wanted: differ(run(wide(new), args, training), wanted)]
+        return [lambda args, wanted: self._differ(run(wide(new), args, training), wanted)]
 
     def _row(self, gm: fx.GraphModule, device: str, training: bool, latest: list[fx.GraphModule]) -> list[Comparison]:
         """All of them, one after the other; what is wrong is filed under the first behind which it is."""
@@ -171,10 +186,10 @@ class Judge:
         fired = self._fired(changes, device)
 
         def compare(args: Sequence[Any], wanted: Values) -> str:
-            reason = differ(run(wide(latest[0]), args, training), wanted)
+            reason = self._differ(run(wide(latest[0]), args, training), wanted)
             for change in fired if reason else ():
                 after = fx.GraphModule(gm, change.after)
-                if early := differ(run(wide(after), args, training), wanted):
+                if early := self._differ(run(wide(after), args, training), wanted):
                     self.verdict.wrong[change.name] = early
                     return ""
             return reason
@@ -195,7 +210,7 @@ class Judge:
             return []
         self.verdict.fired[each.name] += 1
         before = fx.GraphModule(gm, changes[-1].before)
-        done.append(lambda args, _: differ(run(wide(new), args, training), run(twin(before), args, training)))
+        done.append(lambda args, _: self._differ(run(wide(new), args, training), run(twin(before), args, training)))
         return done
 
     def _skipped(self, gm: fx.GraphModule, stack: str, training: bool) -> list[Comparison]:
@@ -231,7 +246,8 @@ class Judge:
                     self.verdict.notes[f"AOTAutograd's graph does not run: {reason}"] += 1
                     return ""
                 try:
-                    reason = differ(run(call, args, training), wanted if plain is None else run(plain, args, training))
+                    found = run(call, args, training)
+                    reason = self._differ(found, wanted if plain is None else run(plain, args, training))
                 except Exception as error:
                     reason = f"crash: {type(error).__name__}: {error}"
             self.unsure = bool(reason) and plain is None

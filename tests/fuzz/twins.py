@@ -85,7 +85,7 @@ def _blocks(target: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
-    y = x * (x + 3).clamp(0, 6) / 6
+    y = torch.where(x < 3, torch.where(x > -3, x * (x + 3) / 6, 0.0), x)  # at the bends as F.hardswish differentiates
     return x.copy_(y) if inplace else y
 
 

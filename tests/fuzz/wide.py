@@ -1,4 +1,4 @@
-"""Running a program's graphs in float64, whatever dtypes they are written in, and comparing what they give.
+"""A program's graphs in float64, whatever dtypes they are written in; values.py runs and compares them.
 
     wide(gm)      a Dynamo graph whose calls name float64 where they named another dtype of floats
     InFloat64     under it ATen operators, and ours by their references, compute in float64: casts to fewer bits keep
@@ -9,7 +9,7 @@ So a rewritten graph, its quantizations and fused kernels included, is the origi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,8 +32,6 @@ from loka_compile.kernels import (
     triton_gemm,
 )
 
-BOUND = 1e-6
-"""Float64's rounding, through norms of rows that nearly vanish."""
 HALF, CASTS = (torch.float32, torch.float16, torch.bfloat16), ("float", "half", "bfloat16")
 FEW_BITS = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
 aten, loka = torch.ops.aten, torch.ops.loka
@@ -199,87 +197,6 @@ OURS: dict[Any, Callable[..., Any]] = {
     loka.gdpa_backward.default: _attention_backward,
     loka.pffn.default: lambda *args: gdpa_pffn.reference(*args).contiguous(),
 }
-
-
-# ---------------------------------------------------------------- running and comparing
-
-
-def copies(inputs: Sequence[Any], training: bool) -> tuple[list[Any], list[Tensor]]:
-    """(the inputs in float64 with their strides and aliases, the leaves that gradients are of)"""
-    bases: dict[Any, Tensor] = {}
-    leaves: list[Tensor] = []
-    found: list[Any] = []
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    for x in inputs:
-        if not isinstance(x, Tensor):
-            found.append(x)
-            continue
-        key = x.untyped_storage().data_ptr(), x.dtype
-        if key not in bases:
-            base = _base(x)
-            base = base.double() if base.is_floating_point() else base
-            group = [y for y in tensors if y.untyped_storage().data_ptr() == key[0]]
-            if training and base.is_floating_point() and any(y.requires_grad for y in group):
-                leaves.append(base.requires_grad_())
-                base = base.clone()
-            bases[key] = base
-        base = bases[key]
-        whole = (base.shape, base.stride(), 0) == (x.shape, x.stride(), x.storage_offset())
-        view = base if whole else base.as_strided(x.shape, x.stride(), x.storage_offset())
-        found.append(view if x.requires_grad or not training else view.detach())
-    return found, leaves
-
-
-def _base(x: Tensor) -> Tensor:
-    """A copy of the tensor that x is a view of, where that is all of the memory; of the memory as it lies."""
-    root = x._base if x._base is not None else x
-    dense = root.untyped_storage().nbytes() == root.numel() * root.itemsize and root.storage_offset() == 0
-    if dense and root.dtype == x.dtype:
-        made = torch.empty_strided(root.shape, root.stride(), dtype=root.dtype)
-        return made.copy_(root.detach())
-    return x.detach().as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0).clone()
-
-
-def run(call: Callable[..., Any], inputs: Sequence[Any], training: bool) -> list[Tensor | None]:
-    """Outputs, the inputs as they were written, and gradients."""
-    args, leaves = copies(inputs, training)
-    torch.manual_seed(1)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.set_grad_enabled(training):
-            outs = [each for each in call(*args) if isinstance(each, Tensor)]
-            weights = torch.Generator().manual_seed(2)
-            loss = [
-                (o * torch.randn(o.shape, generator=weights)).sum()
-                for o in outs
-                if o.requires_grad and o.is_floating_point()
-            ]
-            gradients = torch.autograd.grad(sum(loss), leaves, allow_unused=True) if loss and leaves else []
-    finally:
-        torch.set_default_dtype(before)
-    return [*outs, *(x for x in args if isinstance(x, Tensor)), *gradients]
-
-
-def differ(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None], bound: float = BOUND) -> str:
-    if len(found) != len(wanted):
-        return f"{len(found)} values, not {len(wanted)}"
-    for place, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        if (a is None) != (b is None):
-            return f"value {place}: a gradient is there in one only"
-        if a is None or b is None:
-            continue
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return f"value {place}: {a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
-        a, b = a.detach().double(), b.detach().double()
-        known = torch.isfinite(b)
-        if not known.any():
-            continue
-        size = torch.where(known, b, 0.0).square().mean().sqrt().clamp(min=1e-6)
-        error = (torch.where(known, (a - b).abs(), 0.0).max() / size).item()
-        if not error <= bound:
-            return f"value {place}: wrong by {error:.1e}"
-    return ""
 
 
 _ = gdpa  # its operators have to be registered

@@ -35,6 +35,14 @@ def test_one_operator_whatever_its_spelling() -> None:
     assert [reading.op(node) for node in graph.output_node().all_input_nodes] == ["relu"] * 6
 
 
+def test_what_cuts_the_gradient_is_no_view_like_the_others() -> None:
+    graph = graph_of(lambda x: (x.detach() * 2, x.data * 3, x.mT * 4), torch.randn(4, 8, requires_grad=True))
+    reading = read(graph)
+    permuted = {reading.op(node): reading.permuted(node) for node in graph.nodes if reading.op(node)}
+    assert permuted["detach"] is None
+    assert [order for _, order in filter(None, permuted.values())] == [(1, 0)]
+
+
 def test_running_statistics_are_written_in_training_only() -> None:
     module = nn.BatchNorm1d(8)
     for training, count in ((True, 3), (False, 0)):  # mean, variance, and the number of batches
