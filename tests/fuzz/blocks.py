@@ -233,7 +233,7 @@ def half(t: Tensor) -> bool:
 
 
 STEPS = {
-    "attention": (attention, 6),
+    "attention": (attention, 8),
     "gdpa": (gdpa, 5),
     "pffn": (pffn, 10),
     "mixed": (mixed, 7),

@@ -60,13 +60,14 @@ class Choice:
     recipes: Recipes | None
 
     @classmethod
-    def of(cls, number: int) -> Choice:
+    def of(cls, number: int, training: bool) -> Choice:
         """By a number: all of it for each program would take its time."""
         device, rest = ("cuda", "cuda", "cuda", "cpu")[number % 4], number // 4
         alone, rest = rest % 6 == 0, rest // 6
         first, rest = ORDERS[rest % len(ORDERS)], rest // len(ORDERS)
         mods = tuple(twins.OF[place % len(twins.OF)] for place in range(first, first + len(twins.OF)))
-        return cls(device, alone, mods, Recipes.of(rest // 2, device) if rest % 2 else None)
+        lower = rest % 8 < (6 if training else 3)  # there is more to do in training
+        return cls(device, alone, mods, Recipes.of(rest // 8, device) if lower else None)
 
 
 ORDERS = (0, 1, 2, 3, 2, 3)

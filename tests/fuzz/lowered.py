@@ -34,22 +34,26 @@ RECIPES = {"cpu": CPU, "cuda": GPU}
 
 @dataclass(frozen=True)
 class Recipes:
-    """One for all sites; or, with several, one after the other. Where it does not run, the next."""
+    """One for all sites; or, with several, one after the other. Where it does not run, the next. thin: products with
+    vectors too, which most plans keep as they are."""
 
     device: str
     names: tuple[str, ...]
+    thin: bool = True
 
     @classmethod
     def of(cls, number: int, device: str) -> Recipes:
         """A choice among them, by a number."""
         known = RECIPES[device]
-        several = number % 4 == 3
-        first = number // 4 % len(known)
-        return cls(device, known[first:] + known[:first] if several else (known[first],))
+        several, thin, number = number % 4 == 3, number // 4 % 3 == 0, number // 12
+        first = number % len(known)
+        return cls(device, known[first:] + known[:first] if several else (known[first],), thin)
 
     def plan(self, graph: fx.Graph) -> Plan:
         target, decisions = "cpu" if self.device == "cpu" else "h100", {}
         for place, gemm in enumerate(annotate(graph)):
+            if 1 in (gemm.site.N, gemm.site.K) and not self.thin:
+                continue
             recipe, provider = self.names[place % len(self.names)].split()
             decisions[gemm.site.key] = Decision(gemm.site, Candidate(recipe, provider), "all of them")
         return Plan(target, decisions, origin="random")

@@ -19,7 +19,7 @@ def mlp(b: Builder) -> None:
     """Linears, activations and dropout in one nn.Sequential, as most rankers end."""
     x = b.tensor(norms.rows)
     n, more = b.value(x).shape[-1], norms.typed(b, x)
-    act = b.of("nn.ReLU()", "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.GELU()", "nn.SiLU()", "nn.PReLU()")
+    act = b.of("nn.ReLU()", "nn.ReLU()", "nn.ReLU()", "nn.ReLU(inplace=True)", "nn.GELU()", "nn.SiLU()", "nn.PReLU()")
     act = act.replace("PReLU()", f"PReLU(dtype={b.value(x).dtype})")
     norm = b.of("", "", "", f"nn.LayerNorm(16{more}), ", f"nn.BatchNorm1d(16{more}), " * (b.value(x).dim() == 2))
     drop = f", nn.Dropout({b.of(0.5, 0.2)})" if b.chance(80) else ""
@@ -183,7 +183,7 @@ def top_experts(b: Builder) -> None:
 
 
 STEPS = {
-    "mlp": (mlp, 13),
+    "mlp": (mlp, 16),
     "cross": (cross, 3),
     "gate": (gate, 4),
     "pooled": (pooled, 3),
