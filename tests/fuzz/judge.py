@@ -246,11 +246,12 @@ class Judge:
                 if plain is not None and (reason := _refused(lambda: run(plain, args, training))):
                     self.verdict.notes[f"AOTAutograd's graph does not run: {reason}"] += 1
                     return ""
+                wanted = wanted if plain is None else run(plain, args, training)
                 try:
-                    found = run(call, args, training)
-                    reason = self._differ(found, wanted if plain is None else run(plain, args, training))
+                    found, reason = run(call, args, training), ""
                 except Exception as error:
-                    reason = f"crash: {type(error).__name__}: {error}"
+                    found, reason = wanted, f"crash: {type(error).__name__}: {error}"
+            reason = reason or self._differ(found, wanted)
             self.unsure = bool(reason) and plain is None
             return "" if self.unsure else reason
 

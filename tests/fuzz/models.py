@@ -56,9 +56,13 @@ def gate(b: Builder) -> None:
     n, more = b.value(x).shape[-1], norms.typed(b, x)
     small, wide = (b.declare(f"nn.Linear({sizes}{more})", "gate") for sizes in (f"{n}, 8", f"8, {n}"))
     made = b.let(
-        b.of(f"{wide}(F.relu({small}({x})))", f"{wide}({small}({x}).relu_()).sigmoid() * 2",
-             f"torch.sigmoid({wide}(F.silu({small}({x}.detach()))))"), "g",
-    )  # fmt: skip
+        b.of(
+            f"{wide}(F.relu({small}({x})))",
+            f"{wide}({small}({x}).relu_()).sigmoid() * 2",
+            f"torch.sigmoid({wide}(F.silu({small}({x}.detach()))))",
+        ),
+        "g",
+    )
     normed = b.let(f"{b.declare(f'nn.LayerNorm({n}{more})', 'norm')}({x})", "n") if b.chance(50) else x
     b.let(b.of(f"{normed} * {made}", f"{made} * {normed} + {x}", f"{made}.mul_({normed})"), "m")
 
@@ -77,11 +81,21 @@ def pooled(b: Builder) -> None:
     else:
         query = b.declare(f"nn.Parameter(torch.randn({n}{more}))", "query")
         scores = b.let(b.of(f"{x} @ {query}", f"({x} * {query}).sum(-1)", f"torch.einsum('btn,n->bt', {x}, {query})"))
-        out = b.of(f"{scores}.masked_fill(~{mask}, float('-inf'))", f"torch.where({mask}, {scores}, -1e4)",
-                   f"{scores}.masked_fill_(~{mask}, -1e4)", f"{scores} + (~{mask}) * -1e4")  # fmt: skip
+        out = b.of(
+            f"{scores}.masked_fill(~{mask}, float('-inf'))",
+            f"torch.where({mask}, {scores}, -1e4)",
+            f"{scores}.masked_fill_(~{mask}, -1e4)",
+            f"{scores} + (~{mask}) * -1e4",
+        )
         weights = b.let(f"{b.let(out, 's')}.softmax(-1).to({x}.dtype)", "w")
-        b.let(b.of(f"({weights}.unsqueeze(-1) * {x}).sum(1)", f"({weights}.unsqueeze(1) @ {x}).squeeze(1)",
-                   f"torch.einsum('bt,btn->bn', {weights}, {x})"), "m")  # fmt: skip
+        b.let(
+            b.of(
+                f"({weights}.unsqueeze(-1) * {x}).sum(1)",
+                f"({weights}.unsqueeze(1) @ {x}).squeeze(1)",
+                f"torch.einsum('bt,btn->bn', {weights}, {x})",
+            ),
+            "m",
+        )
 
 
 def in_time(b: Builder) -> None:
@@ -91,8 +105,11 @@ def in_time(b: Builder) -> None:
     ih, hh = (b.declare(f"nn.Linear({n}, 8{more})", "ih"), b.declare(f"nn.Linear(8, 8{more})", "hh"))
     h, outs = b.let(f"{x}.new_zeros({x}.shape[0], 8)", "h"), b.fresh("outs")
     b.run(f"{outs} = []")
-    step = b.of(f"torch.tanh({ih}({x}[:, t]) + {hh}({h}))", f"{h} + F.relu({ih}({x}.select(1, t)) * {hh}({h}))",
-                f"{h}.sigmoid() * {hh}({h}) + {ih}({x}[:, t])")  # fmt: skip
+    step = b.of(
+        f"torch.tanh({ih}({x}[:, t]) + {hh}({h}))",
+        f"{h} + F.relu({ih}({x}.select(1, t)) * {hh}({h}))",
+        f"{h}.sigmoid() * {hh}({h}) + {ih}({x}[:, t])",
+    )
     keep = b.of(f"{outs}.append({h})", f"{outs}.append({h}.clone())", f"{outs}.insert(0, {h})")
     b.run(f"for t in range({b.value(x).shape[1]}): {h} = {step}; {keep}")
     b.let(b.of(f"torch.stack({outs}, 1)", f"torch.cat({outs}, -1)", f"{outs}[-1]"), "o")
@@ -124,11 +141,16 @@ def towers(b: Builder) -> None:
     u, v = (b.let(b.of(f"F.normalize({y}, dim=-1)", f"F.normalize({y}, 2, -1)", y), "u") for y in made)
     logits = b.let(b.of(f"{u} @ {v}.t() / 0.07", f"torch.mm({u}, {v}.T) * 20", f"torch.einsum('id,jd->ij', {u}, {v})"))
     b.let(
-        b.of(f"{logits} - {logits}.diagonal().unsqueeze(1)", f"{logits}.diagonal().sigmoid()",
-             f"F.cross_entropy({logits}.float(), torch.arange({x}.shape[0]), reduction='none')",
-             f"{logits}.masked_fill(torch.eye({x}.shape[0], dtype=torch.bool), -1e4).logsumexp(-1)",
-             f"({u} * {v}).sum(-1)", f"F.cosine_similarity({u}, {v}, dim=-1)"), "l",
-    )  # fmt: skip
+        b.of(
+            f"{logits} - {logits}.diagonal().unsqueeze(1)",
+            f"{logits}.diagonal().sigmoid()",
+            f"F.cross_entropy({logits}.float(), torch.arange({x}.shape[0]), reduction='none')",
+            f"{logits}.masked_fill(torch.eye({x}.shape[0], dtype=torch.bool), -1e4).logsumexp(-1)",
+            f"({u} * {v}).sum(-1)",
+            f"F.cosine_similarity({u}, {v}, dim=-1)",
+        ),
+        "l",
+    )
 
 
 def computed_weight(b: Builder) -> None:
@@ -142,13 +164,16 @@ def computed_weight(b: Builder) -> None:
         return
     weight = b.declare(f"nn.Linear({n}, 8{more})", "linear")
     b.let(
-        b.of(f"F.linear({x}, {weight}.weight * torch.sigmoid({weight}.weight), {weight}.bias)",
-             f"F.linear({x}, F.normalize({weight}.weight, dim=1))",
-             f"{x} @ ({weight}.weight - {weight}.weight.mean(0)).t()",
-             f"F.linear({x}, {weight}.weight[:4], {weight}.bias[:4])",
-             f"F.linear({x}, torch.cat([{weight}.weight, {weight}.weight * 2]))",
-             f"torch.einsum('...d,ed->...e', {x}, {weight}.weight)"), "y",
-    )  # fmt: skip
+        b.of(
+            f"F.linear({x}, {weight}.weight * torch.sigmoid({weight}.weight), {weight}.bias)",
+            f"F.linear({x}, F.normalize({weight}.weight, dim=1))",
+            f"{x} @ ({weight}.weight - {weight}.weight.mean(0)).t()",
+            f"F.linear({x}, {weight}.weight[:4], {weight}.bias[:4])",
+            f"F.linear({x}, torch.cat([{weight}.weight, {weight}.weight * 2]))",
+            f"torch.einsum('...d,ed->...e', {x}, {weight}.weight)",
+        ),
+        "y",
+    )
 
 
 def pairs(b: Builder) -> None:
@@ -158,11 +183,17 @@ def pairs(b: Builder) -> None:
     w = b.declare(f"nn.Parameter(torch.randn({n}, {n}{more}) * 0.3)", "w")
     i, j = f"torch.triu_indices({t}, {t}, 1)[0]", f"torch.triu_indices({t}, {t}, 1)[1]"
     b.let(
-        b.of(f"({x} @ {x}.mT)[:, {i}, {j}]", f"({x}.sum(1).square() - {x}.square().sum(1)) * 0.5",
-             f"{x}[:, {i}] * {x}[:, {j}]", f"({x}[:, {i}] @ {w}) * {x}[:, {j}]",
-             f"torch.einsum('bid,de,bje->bij', {x}, {w}, {x})", f"torch.bmm({x}, {x}.mT).tril(-1).flatten(1)",
-             f"torch.einsum('bnd,bmd->bnm', {x}, {x}).flatten(1)"), "p",
-    )  # fmt: skip
+        b.of(
+            f"({x} @ {x}.mT)[:, {i}, {j}]",
+            f"({x}.sum(1).square() - {x}.square().sum(1)) * 0.5",
+            f"{x}[:, {i}] * {x}[:, {j}]",
+            f"({x}[:, {i}] @ {w}) * {x}[:, {j}]",
+            f"torch.einsum('bid,de,bje->bij', {x}, {w}, {x})",
+            f"torch.bmm({x}, {x}.mT).tril(-1).flatten(1)",
+            f"torch.einsum('bnd,bmd->bnm', {x}, {x}).flatten(1)",
+        ),
+        "p",
+    )
 
 
 def top_experts(b: Builder) -> None:
@@ -173,11 +204,14 @@ def top_experts(b: Builder) -> None:
     best, place = b.fresh("best"), b.fresh("place")
     b.run(f"{best}, {place} = {logits}.topk(2, -1)")
     weights = b.let(
-        b.of(f"torch.zeros_like({logits}).scatter_(1, {place}, {best}.softmax(-1))",
-             f"torch.zeros_like({logits}).scatter(1, {place}, {best}.softmax(-1))",
-             f"F.one_hot({place}, 4).to({x}.dtype).mul({best}.softmax(-1).unsqueeze(-1)).sum(1)",
-             f"{logits}.masked_fill({logits} < {best}[:, -1:], float('-inf')).softmax(-1)"), "w",
-    )  # fmt: skip
+        b.of(
+            f"torch.zeros_like({logits}).scatter_(1, {place}, {best}.softmax(-1))",
+            f"torch.zeros_like({logits}).scatter(1, {place}, {best}.softmax(-1))",
+            f"F.one_hot({place}, 4).to({x}.dtype).mul({best}.softmax(-1).unsqueeze(-1)).sum(1)",
+            f"{logits}.masked_fill({logits} < {best}[:, -1:], float('-inf')).softmax(-1)",
+        ),
+        "w",
+    )
     layers = [b.let(f"F.relu({b.declare(f'nn.Linear({n}, 16{more})', 'expert')}({x}))", "e") for _ in range(4)]
     b.let(f"(torch.stack([{', '.join(layers)}], 1) * {weights}.unsqueeze(-1)).sum(1)", "o")
 

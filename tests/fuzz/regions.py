@@ -93,6 +93,61 @@ def branch(b: Builder) -> None:
     b.unread += [] if y in b.unread else [y]
 
 
+REVERSED = """\
+class {name}(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return {forward}
+
+    @staticmethod
+    def backward(ctx, grad):
+        return {backward}, None
+"""
+
+
+def gradients(b: Builder) -> None:
+    """What has another gradient than its value says: straight through a rounding, reversed, scaled by a hook."""
+    x = b.tensor(norms.rows)
+    n, more = b.value(x).shape[-1], norms.typed(b, x)
+    b.features.add("own gradients")
+    style = b.pick(4)
+    if style == 0:
+        y = b.let(
+            b.of(
+                f"{x} + ({x}.round() - {x}).detach()",
+                f"{x} + ({x}.sign() - {x}).detach()",
+                f"{x}.detach() + 0.5 * ({x} - {x}.detach())",
+            ),
+            "g",
+        )
+    elif style == 1:
+        name = b.fresh("Reverse")
+        b.define(
+            REVERSED.format(
+                name=name,
+                forward=b.of("x.view_as(x)", "x * 1", "x.clone()"),
+                backward=b.of("-ctx.factor * grad", "grad.neg() * ctx.factor", "grad * 0.1"),
+            )
+        )
+        y = b.let(f"{name}.apply({x}, {b.of(1.0, 0.5)})", "g")
+    elif style == 2:
+        y = b.let(f"{b.declare(f'nn.Linear({n}, {n}{more})', 'linear')}({x})", "y")
+        if b.training and b.value(y).requires_grad:
+            b.run(f"{y}.register_hook(lambda grad: grad * {b.of(0.5, -1.0)})")
+    else:
+        y = b.let(f"{b.declare(f'nn.Linear({n}, {n}{more})', 'linear')}({x}.detach()) + {x}", "y")
+    b.let(
+        b.of(
+            f"{b.declare(f'nn.Linear({n}, 8{more})', 'linear')}({y})",
+            f"{y} * torch.sigmoid({y})",
+            f"F.layer_norm({y}, ({n},)) + {x}",
+            f"F.relu({y})",
+        ),
+        "h",
+    )
+
+
 STEPS = {
     "autocast": (autocast, 3),
     "no_grad": (no_grad, 2),
@@ -100,4 +155,5 @@ STEPS = {
     "broken": (broken, 2),
     "random": (random, 2),
     "branch": (branch, 1),
+    "gradients": (gradients, 3),
 }
