@@ -79,7 +79,7 @@ class Trial:
             return lambda *args: fx.Interpreter(self._now).run(*args)
 
         with torch.no_grad():
-            compiled = compat.capture(compat.copy_dynamo_graph(self._gm), self._inputs, joint=joint, inner=inner)
+            compiled = compat.capture(compat.forward_only(self._gm), self._inputs, joint=joint, inner=inner)
         return traced[0], compiled
 
 

@@ -197,6 +197,36 @@ def test_running_a_graph_leaves_inputs_buffers_and_random_state(fresh_dynamo):
     assert seen and grads == [True, True]
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_graph_with_a_region_without_gradients_is_run_forward_only(fresh_dynamo, writes):
+    """Such a region ends by switching gradients on again: a teacher that follows its student in the forward."""
+
+    class Teacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = nn.Linear(32, 16)
+            self.register_buffer("teacher", torch.randn(16, 32))
+
+        def forward(self, x):
+            with torch.no_grad():
+                if writes:
+                    self.teacher.mul_(0.9).add_(self.student.weight, alpha=0.1)
+                target = x @ self.teacher.T
+            return self.student(x), target
+
+    model, x, seen = Teacher(), torch.randn(8, 32), []
+
+    def backend(gm, inputs):
+        seen.append(Trial(gm, inputs).reference)
+        return gm.forward
+
+    out = torch.compile(model, backend=backend)(x)
+    assert torch.is_grad_enabled() and out[0].requires_grad
+    for found, wanted in zip(seen[0], out, strict=True):
+        assert not found.requires_grad
+        torch.testing.assert_close(found, wanted)
+
+
 # ---------------------------------------------------------------- errors
 
 
