@@ -112,13 +112,17 @@ class Anew:
 
 @contextlib.contextmanager
 def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
-    """Around compiling a Dynamo graph for the arguments of a call. The state of the random numbers is left alone."""
+    """Around compiling a Dynamo graph for the arguments of a call. The state of the random numbers is left alone.
+
+    Not while another thread compiles: what torch.fx patches and marks while it traces is the process's.
+    """
+    from torch._dynamo.convert_frame import compile_lock
     from torch._guards import tracing
     from torch.utils._python_dispatch import _disable_current_modes
 
     state = random.getstate()
     try:
-        with _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(cuda_devices(args)):
+        with compile_lock, _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(cuda_devices(args)):
             anew = Anew(gm, args)
             with tracing(anew.context):
                 yield anew
