@@ -11,7 +11,9 @@ smallest value a row, shape (..., R, 1, 2): x ~ q * step + smallest; `shifted`, 
 has by `row`, shape (..., R, 1, 1): x ~ (q - 128) * scale; `row7`, for int8, `row` in 7 bits, magnitudes of at most 64.
 Scales are float32.
 
-Zero slices give zeros: amax is floored at 1e-12. A value that is not finite must never become an ordinary number,
+Zero slices give zeros: amax is floored, in FP8 at 1e-12, in integers, which have no smaller numbers of their own to
+fall back on, at 1e-30 (gradients of a loss that is a mean over many rows are small, and none but zeros may become
+zeros). A value that is not finite must never become an ordinary number,
 and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; integers have no NaN, so the scale
 of its slice is not finite (scaling `tensor` would then spoil the whole tensor, so they refuse it). Nothing else needs
 clamping: amax maps to the largest value, and what division adds to it is rounded away.
@@ -31,6 +33,7 @@ from loka_compile.kernels.op import Op, T, declare
 
 BLOCK = 128
 AMAX_FLOOR = 1e-12
+INTEGER_FLOOR = 1e-30
 LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """Largest magnitude of each format that scales map amax to (int8 leaves -128 out, to stay symmetric)."""
 NARROWER = {"row7": 64.0, "shifted": 127.0}
@@ -147,7 +150,12 @@ def finite_or_nan(x: Tensor) -> Tensor:
 
 def _scale(amax: Tensor, dtype: torch.dtype, scaling: str = "") -> Tensor:
     """amax maps to the format's largest value; that of an int8 slice that is not finite is not finite either."""
-    return amax.clamp(min=AMAX_FLOOR) / NARROWER.get(scaling, LARGEST[dtype])
+    return amax.clamp(min=floor_of(dtype)) / NARROWER.get(scaling, LARGEST[dtype])
+
+
+def floor_of(dtype: torch.dtype) -> float:
+    """What amax is floored at."""
+    return INTEGER_FLOOR if dtype in INTEGERS else AMAX_FLOOR
 
 
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:

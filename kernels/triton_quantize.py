@@ -29,7 +29,7 @@ from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import FLOATS, FP8, largest
 from loka_compile.kernels.norm_quantize_kernel import to_int8
 from loka_compile.kernels.op import Op, T, declare
-from loka_compile.kernels.quantize import AMAX_FLOOR, BLOCK
+from loka_compile.kernels.quantize import BLOCK, floor_of
 
 PARTS = 1024
 """Largest magnitudes of a tensor that its first kernel leaves for the second to compare."""
@@ -221,7 +221,7 @@ def launches(
         "t_scale": t_scale if t_scale.numel() else None,
         "R": r,
     }
-    constants = {**shared, "SCALING": scaling, "FLOOR": AMAX_FLOOR}
+    constants = {**shared, "SCALING": scaling, "FLOOR": floor_of(q.dtype)}
     nbytes = moved(x, *seen.values(), q, scale, given_t, t_scale)
     return [*made, Launch(quantize_kernel, grid, args, constants, warps, 1, 0, nbytes)]
 

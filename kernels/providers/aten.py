@@ -93,9 +93,9 @@ class Aten(Provider):
         if a_scale.dim() > a.dim():  # affine: what its smallest values add goes by the columns' sums
             step, least = a_scale.unbind(-1)
             sums = dequantize(b, b_scale).sum(0, keepdim=True)
-            return (int_mm(a, b).float() * step * b_scale + least * sums).to(out_dtype)
+            return (int_mm(a, b).float() * (step * b_scale) + least * sums).to(out_dtype)
         if a.dtype in INTEGERS:
-            return (int_mm(a, b).float() * a_scale * b_scale).to(out_dtype)
+            return (int_mm(a, b).float() * (a_scale * b_scale)).to(out_dtype)
         if a_scale.dim() == 2:
             a_scale, b_scale = unit_strides(a_scale, b_scale)
         wide = torch.float32 if out_dtype == torch.float64 else out_dtype  # CUDA's write no float64
@@ -120,10 +120,10 @@ class Aten(Provider):
 
     def behind(self, recipe: Recipe, dtype: torch.dtype) -> Behind | None:
         if recipe.dtype == torch.int8 and recipe.affine:
-            both = lambda x, step, least, c, sums: (x.float() * step * c + least * sums).to(dtype)  # noqa: E731
+            both = lambda x, step, least, c, sums: (x.float() * (step * c) + least * sums).to(dtype)  # noqa: E731
             return Behind("affine", torch.int32, both)
         if recipe.dtype == torch.int8:
-            return Behind("scales", torch.int32, lambda x, step, least, c, sums: (x.float() * step * c).to(dtype))
+            return Behind("scales", torch.int32, lambda x, step, least, c, sums: (x.float() * (step * c)).to(dtype))
         if recipe.scaling == "none" and recipe.dtype != dtype:
             return Behind("cast", recipe.dtype, lambda x, *_: x.to(dtype))
         return None
@@ -162,12 +162,13 @@ def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
 def _rescaled(
     op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
 ) -> Any:
+    """The scales go first: of a row of 1e38 a sum times its scale is infinite, where that times the weight's is not."""
     acc, columns = op(a, weight, transposed, more)
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
-        return (acc.float() * a_scale * scale).to(out_dtype)
+        return (acc.float() * (a_scale * scale)).to(out_dtype)
     step, least = a_scale.unbind(-1)
-    return (acc.float() * step * scale + least * sums).to(out_dtype)
+    return (acc.float() * (step * scale) + least * sums).to(out_dtype)
 
 
 def _cast(a: Any, a_scale: None, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -112,18 +113,64 @@ class Anew:
 
 @contextlib.contextmanager
 def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
-    """Around compiling a Dynamo graph for the arguments of a call. The state of the random numbers is left alone."""
+    """Around compiling a Dynamo graph for the arguments of a call. The state of the random numbers is left alone.
+
+    Not while another thread compiles: what torch.fx patches while it traces is the process's.
+    """
+    from torch._dynamo.convert_frame import compile_lock
     from torch._guards import tracing
     from torch.utils._python_dispatch import _disable_current_modes
 
     state = random.getstate()
     try:
-        with _disable_current_modes(), _saving_as_it_is(), torch.random.fork_rng(cuda_devices(args)):
+        with (
+            compile_lock,
+            _others_called(),
+            _disable_current_modes(),
+            _saving_as_it_is(),
+            torch.random.fork_rng(cuda_devices(args)),
+        ):
             anew = Anew(gm, args)
             with tracing(anew.context):
                 yield anew
     finally:
         random.setstate(state)
+
+
+_tracing_thread: int | None = None
+
+
+@contextlib.contextmanager
+def _others_called() -> Iterator[None]:
+    """Other threads may call what is compiled meanwhile: under Inductor it was compiled at the first call, for good.
+
+    torch.fx marks the process, not the thread, as one that traces, and torch.compile refuses calls where it finds the
+    mark. It asks a function that it holds since it was called (torch._dynamo.eval_frame, seen with torch 2.13), so that
+    one gets another body for a while. Held under Dynamo's compile_lock.
+    """
+    global _tracing_thread
+    from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+
+    outer, body = _tracing_thread, is_fx_symbolic_tracing.__code__
+    _tracing_thread = threading.get_ident()
+    is_fx_symbolic_tracing.__code__ = _is_tracing_here.__code__
+    try:
+        yield
+    finally:
+        is_fx_symbolic_tracing.__code__, _tracing_thread = body, outer
+
+
+def _is_tracing_here() -> bool:
+    """Runs with the names of torch.fx._symbolic_trace, so that it imports its own."""
+    import threading
+
+    import torch
+    from torch.fx._symbolic_trace import is_fx_tracing
+
+    from loka_compile.compat import anew
+
+    here = anew._tracing_thread in (None, threading.get_ident())
+    return here and is_fx_tracing() and not torch.compiler.is_compiling()
 
 
 @contextlib.contextmanager

@@ -186,6 +186,16 @@ def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     return twin
 
 
+def forward_only(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a Dynamo graph that leaves gradients off where it is run without: the nodes by which a region without
+    them ends, that switch them on again (torch._C._set_grad_enabled, seen with torch 2.13), go."""
+    twin = copy_dynamo_graph(gm)
+    for node in twin.graph.find_nodes(op="call_function", target=torch._C._set_grad_enabled):
+        twin.graph.erase_node(node)
+    twin.recompile()
+    return twin
+
+
 def gradients_of_outputs(graph: fx.Graph) -> list[fx.Node]:
     """The inputs of a joint graph or a backward that are gradients of the forward's outputs, by the names that
     AOTAutograd gives them (tangents_1 and so on, the same in both, seen with torch 2.13)."""

@@ -58,14 +58,15 @@ class Trial:
         return output_error(self.outputs(functools.partial(rewriter, plan)), self.reference)
 
     def outputs(self, rewrite: Callable[[fx.Graph], None]) -> list[Any]:
-        """After `rewrite` of the inference graph. Inputs and random state stay as they are."""
+        """After `rewrite` of the inference graph, with what it wrote into its inputs (caches, codebooks, parameters of
+        an optimizer). Inputs and random state stay as they are."""
         traced, compiled = self._traced
         with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self._inputs)):
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
                 own = own_inputs([*map(compat.concrete, self._inputs)], self.written)
-                return list(compiled(*own))
+                return [*compiled(*own), *(own[place] for place in sorted(self.written))]
 
     @functools.cached_property
     def _traced(self) -> tuple[fx.GraphModule, Callable[..., Any]]:
@@ -79,7 +80,7 @@ class Trial:
             return lambda *args: fx.Interpreter(self._now).run(*args)
 
         with torch.no_grad():
-            compiled = compat.capture(compat.copy_dynamo_graph(self._gm), self._inputs, joint=joint, inner=inner)
+            compiled = compat.capture(compat.forward_only(self._gm), self._inputs, joint=joint, inner=inner)
         return traced[0], compiled
 
 

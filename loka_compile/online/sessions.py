@@ -67,5 +67,8 @@ def structure_of(gm: fx.GraphModule, parameters: Sequence[Tensor]) -> str:
 
 
 def _name(target: Any) -> str:
-    """A name without an address in it."""
-    return target if isinstance(target, str) else f"{target.__module__}.{getattr(target, '__name__', target)}"
+    """A name without an address in it. Methods of torch's own classes have no module, but a class (__objclass__)."""
+    if isinstance(target, str):
+        return target
+    home = getattr(target, "__module__", None) or getattr(target, "__objclass__", type(target)).__qualname__
+    return f"{home}.{getattr(target, '__name__', target)}"

@@ -197,6 +197,57 @@ def test_running_a_graph_leaves_inputs_buffers_and_random_state(fresh_dynamo):
     assert seen and grads == [True, True]
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_graph_with_a_region_without_gradients_is_run_forward_only(fresh_dynamo, writes):
+    """Such a region ends by switching gradients on again: a teacher that follows its student in the forward."""
+
+    class Teacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student = nn.Linear(32, 16)
+            self.register_buffer("teacher", torch.randn(16, 32))
+
+        def forward(self, x):
+            with torch.no_grad():
+                if writes:
+                    self.teacher.mul_(0.9).add_(self.student.weight, alpha=0.1)
+                target = x @ self.teacher.T
+            return self.student(x), target
+
+    model, x, seen = Teacher(), torch.randn(8, 32), []
+
+    def backend(gm, inputs):
+        seen.append(Trial(gm, inputs).reference)
+        return gm.forward
+
+    out = torch.compile(model, backend=backend)(x)
+    assert torch.is_grad_enabled() and out[0].requires_grad
+    for found, wanted in zip(seen[0], (*out, model.teacher) if writes else out, strict=True):
+        assert not found.requires_grad
+        torch.testing.assert_close(found, wanted)
+
+
+def test_what_a_graph_writes_into_its_inputs_counts(fresh_dynamo, op_by_op):
+    """Keys that go into a cache are outputs like any other."""
+
+    class Keys(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(32, 16)
+            self.register_buffer("cache", torch.zeros(8, 16))
+
+        def forward(self, x):
+            self.cache.copy_(self.fc(x))
+
+    model, x, given = Keys(), torch.randn(8, 32), {"recipes": ("fp8_tensorwise",), "min_speedup": 0, "measure_calls": 0}
+    for budget, lowered in ((INF, 1), (1e-4, 0)):
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="loka", options={**given, "max_output_error": budget})
+        with torch.no_grad():
+            compiled(x)
+        assert len(loka.plan(compiled).lowered) == lowered
+
+
 # ---------------------------------------------------------------- errors
 
 

@@ -22,14 +22,14 @@ AFFINE, INT8 = RECIPES["uint8_affine"], RECIPES["int8_rowwise"]
 sizes = st.integers(1, 70)
 
 
-@given(sizes, sizes, st.floats(-60, 60), st.floats(-3, 3), st.integers(0, 99))
+@given(sizes, sizes, st.floats(-90, 90), st.floats(-3, 3), st.integers(0, 99))
 def test_an_error_is_at_most_half_a_step(rows, columns, octaves, shift, seed):
     x = (torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) + shift) * 2**octaves
     q, scale = quantize(x, torch.uint8, "affine", -1)
     assert q.dtype == torch.uint8 and scale.shape == (rows, 1, 2)
     step, least = scale.unbind(-1)
     assert torch.equal(least, x.amin(1, keepdim=True))
-    span = (x.amax(1, keepdim=True) - least).clamp(min=1e-12)
+    span = (x.amax(1, keepdim=True) - least).clamp(min=1e-30)
     assert torch.equal(step, span / 255)
     slack = 4e-7 * x.abs().amax(1, keepdim=True)  # float32's own, where a row hardly varies
     assert ((dequantize(q, scale) - x).abs() <= 0.501 * step + slack).all()

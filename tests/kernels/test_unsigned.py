@@ -24,11 +24,11 @@ UINT8, INT8 = RECIPES["uint8_rowwise"], RECIPES["int8_rowwise"]
 sizes = st.integers(1, 70)
 
 
-@given(sizes, sizes, st.floats(-20, 20), st.integers(0, 99))
+@given(sizes, sizes, st.floats(-90, 90), st.integers(0, 99))
 def test_an_error_is_at_most_half_a_step(rows, columns, octaves, seed):
     x = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) * 2**octaves
     q, scale = quantize(x, torch.uint8, "row", -1)
-    assert q.dtype == torch.uint8 and torch.equal(scale, x.amax(1, keepdim=True).clamp(min=1e-12) / 255)
+    assert q.dtype == torch.uint8 and torch.equal(scale, x.amax(1, keepdim=True).clamp(min=1e-30) / 255)
     assert ((dequantize(q, scale) - x).abs() <= 0.501 * scale).all()
 
 

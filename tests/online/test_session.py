@@ -130,6 +130,19 @@ def test_a_graph_without_gemms():
         assert torch.equal(compiled(x), x.relu())
 
 
+def test_methods_of_tensors_called_as_functions():
+    """They have a class and no module: b.data = a.data calls torch._C.TensorBase.detach so."""
+
+    def call(x, w):
+        return torch._C.TensorBase.detach(x) @ torch.Tensor.relu(w)
+
+    x, w = torch.randn(16, 32), torch.randn(32, 16)
+    compiled = online_compile(call)
+    for _ in range(5):
+        torch.testing.assert_close(compiled(x, w), call(x, w), rtol=0.2, atol=0.5)
+    assert len(loka.plan(compiled).lowered) == 1
+
+
 def test_inputs_that_the_graph_writes_to_are_written_once():
     class Counting(nn.Module):
         def __init__(self):

@@ -54,6 +54,22 @@ def test_products_of_bytes(provider, name, m, k, n, left, right, seed):
     assert ((out.double() - exact).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-25, 1e-13, 1.0, 1e25, 1e38])
+@pytest.mark.parametrize("provider", ["aten", "onednn"])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_products_of_bytes_of_any_size(provider, name, size):
+    """Gradients of a mean over many rows are as small as that, and a missing value may be written as 1e38."""
+    recipe, generator = RECIPES[name], torch.Generator().manual_seed(0)
+    if reasons_against(provider, site(32, 64, 16, True), recipe, TARGETS["cpu"]):
+        return
+    x, w = torch.rand(32, 64, generator=generator) + 0.1, 0.01 * torch.randn(64, 16, generator=generator)
+    a = quantization.reference(x * size, *recipe.operand("lhs", False), -1)
+    b = quantization.reference(w, *recipe.operand("rhs", False), -2)
+    out, exact = PROVIDERS[provider].product(*a, *b, torch.float32).double(), (x * size).double() @ w.double()
+    error = (out - exact).norm() / exact.norm()
+    assert error < 0.02 or (size == 1e-38 and (out - exact).norm() < 1e-30), error  # amax is floored at 1e-30
+
+
 def test_where_nothing_is_refused_something_was_tested():
     """On any processor int8 has an exact kernel for signed and for unsigned activations."""
     for nonnegative in (False, True):
