@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from loka_compile.compat.faster_draws import drawing_many
+from loka_compile.compat.faster_masks import storing_masks
 from loka_compile.compat.instead import instead
 from loka_compile.compat.starting import compiler_started
 
@@ -72,7 +73,7 @@ def compile_inductor(
     artifacts: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
-        with _artifacts_into(artifacts), _loops_left_whole(), drawing_many():
+        with _artifacts_into(artifacts), _loops_left_whole(), drawing_many(), storing_masks():
             return compile_fx_inner(*args, **kwargs)
 
     hooks = {
