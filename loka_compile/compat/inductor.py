@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from loka_compile.compat.faster_draws import drawing_many
+from loka_compile.compat.faster_masks import storing_masks
+from loka_compile.compat.instead import instead
 from loka_compile.compat.starting import compiler_started
 
 GraphPass = Callable[[fx.Graph], None]
@@ -70,7 +73,7 @@ def compile_inductor(
     artifacts: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
-        with _artifacts_into(artifacts), _loops_left_whole():
+        with _artifacts_into(artifacts), _loops_left_whole(), drawing_many(), storing_masks():
             return compile_fx_inner(*args, **kwargs)
 
     hooks = {
@@ -95,7 +98,7 @@ def compiling_side_by_side() -> Iterator[None]:
         waiting.append((self, scope))
 
     try:
-        with _instead(AsyncCompile, "wait", wait):
+        with instead(AsyncCompile, "wait", wait):
             yield
     finally:
         for compiler, scope in waiting:
@@ -190,7 +193,7 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
             artifacts.append(self)
         return original(self, *args, **kwargs)
 
-    with _instead(CompiledFxGraph, "post_compile", post_compile):
+    with instead(CompiledFxGraph, "post_compile", post_compile):
         yield
 
 
@@ -214,19 +217,8 @@ def _loops_left_whole() -> Iterator[None]:
                 node.restore_loop_state(state)
             return nodes
 
-    with _instead(CppScheduling, "try_loop_split", try_loop_split):
+    with instead(CppScheduling, "try_loop_split", try_loop_split):
         yield
-
-
-@contextlib.contextmanager
-def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """An attribute replaced for a while."""
-    original = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 @contextlib.contextmanager
