@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from loka_compile.compat.few_files import in_few_files
+from loka_compile.compat.instead import instead
 from loka_compile.compat.starting import compiler_started
 
 GraphPass = Callable[[fx.Graph], None]
@@ -70,7 +72,7 @@ def compile_inductor(
     artifacts: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
-        with _artifacts_into(artifacts), _loops_left_whole():
+        with _artifacts_into(artifacts), _loops_left_whole(), in_few_files():
             return compile_fx_inner(*args, **kwargs)
 
     hooks = {
@@ -78,28 +80,9 @@ def compile_inductor(
         "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
     }
     compiler_started()
-    with _artifacts_into(artifacts), _tracing_apart():
+    with _artifacts_into(artifacts), _tracing_apart(), in_few_files():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
-
-
-@contextlib.contextmanager
-def compiling_side_by_side() -> Iterator[None]:
-    """Graphs compiled meanwhile are ready to be called only afterwards: their C++ is compiled in Inductor's pool while
-    the next one is traced (AsyncCompile.wait, which a generated module calls last; seen with torch 2.13)."""
-    from torch._inductor.async_compile import AsyncCompile
-
-    original, waiting = AsyncCompile.wait, []
-
-    def wait(self: Any, scope: dict[str, Any]) -> None:
-        waiting.append((self, scope))
-
-    try:
-        with _instead(AsyncCompile, "wait", wait):
-            yield
-    finally:
-        for compiler, scope in waiting:
-            original(compiler, scope)
 
 
 def compile_together(
@@ -190,7 +173,7 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
             artifacts.append(self)
         return original(self, *args, **kwargs)
 
-    with _instead(CompiledFxGraph, "post_compile", post_compile):
+    with instead(CompiledFxGraph, "post_compile", post_compile):
         yield
 
 
@@ -214,19 +197,8 @@ def _loops_left_whole() -> Iterator[None]:
                 node.restore_loop_state(state)
             return nodes
 
-    with _instead(CppScheduling, "try_loop_split", try_loop_split):
+    with instead(CppScheduling, "try_loop_split", try_loop_split):
         yield
-
-
-@contextlib.contextmanager
-def _instead(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """An attribute replaced for a while."""
-    original = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 @contextlib.contextmanager
