@@ -31,11 +31,11 @@ from loka_compile.compat.fakes import (
     running_fakes,
     tracing_fakes,
 )
+from loka_compile.compat.few_files import compiling_side_by_side
 from loka_compile.compat.inductor import (
     capture,
     compile_inductor,
     compile_together,
-    compiling_side_by_side,
     decomposition_table,
     faster_norms,
     graph_pass,

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from loka_compile.compat.faster_draws import drawing_many
 from loka_compile.compat.faster_masks import storing_masks
+from loka_compile.compat.few_files import in_few_files
 from loka_compile.compat.instead import instead
 from loka_compile.compat.starting import compiler_started
 
@@ -73,7 +74,7 @@ def compile_inductor(
     artifacts: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:  # the backward may be compiled after compile_fx has returned
-        with _artifacts_into(artifacts), _loops_left_whole(), drawing_many(), storing_masks():
+        with _artifacts_into(artifacts), _loops_left_whole(), drawing_many(), storing_masks(), in_few_files():
             return compile_fx_inner(*args, **kwargs)
 
     hooks = {
@@ -81,28 +82,9 @@ def compile_inductor(
         "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
     }
     compiler_started()
-    with _artifacts_into(artifacts), _tracing_apart():
+    with _artifacts_into(artifacts), _tracing_apart(), in_few_files():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
-
-
-@contextlib.contextmanager
-def compiling_side_by_side() -> Iterator[None]:
-    """Graphs compiled meanwhile are ready to be called only afterwards: their C++ is compiled in Inductor's pool while
-    the next one is traced (AsyncCompile.wait, which a generated module calls last; seen with torch 2.13)."""
-    from torch._inductor.async_compile import AsyncCompile
-
-    original, waiting = AsyncCompile.wait, []
-
-    def wait(self: Any, scope: dict[str, Any]) -> None:
-        waiting.append((self, scope))
-
-    try:
-        with instead(AsyncCompile, "wait", wait):
-            yield
-    finally:
-        for compiler, scope in waiting:
-            original(compiler, scope)
 
 
 def compile_together(

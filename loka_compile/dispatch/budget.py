@@ -45,10 +45,15 @@ class Trial:
         """Places of the inputs that the graph writes."""
         return written_inputs(self._gm.graph) if self._known is None else self._known
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The inference graph before any pass of ours."""
+        return self._traced[0].graph
+
     @functools.cached_property
     def sites(self) -> list[Site]:
         """Its GEMMs as they are compiled for."""
-        return [gemm.site for gemm in annotate(copy.deepcopy(self._traced[0].graph))]
+        return [gemm.site for gemm in annotate(copy.deepcopy(self.graph))]
 
     @functools.cached_property
     def reference(self) -> list[Any]:

@@ -5,7 +5,8 @@ shared, threads wait. So the graphs are compiled and take turns: the plan's, its
 verdict is kept on disk, by machine and torch version like all times, so that a graph is raced once and not in every
 process.
 
-A graph that takes longer in its products alone than a planned one takes in all has lost, and is not even compiled.
+A graph that takes longer in its products and attention alone than a planned one takes in all has lost, and is not
+even compiled.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _margin(plan: Plan, finalist: Plan) -> float:
 def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool) -> Plan:
     raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
     if at_least:
-        raced = f"at least {raced}, whose products alone take as long"
+        raced = f"at least {raced}, whose library calls alone take as long"
     if best:
         raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
     return replace(plan, raced=f"{raced}, measured here")
@@ -189,7 +190,7 @@ def simplified_or_written(
     if ratio >= 1:
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
-            said = f"at least {said}, whose products alone take as long"
+            said = f"at least {said}, whose library calls alone take as long"
         plan = replace(plan, raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, measured here"))))
         return replace(raced, plan=plan), ratio
     return Raced(kept, build(kept) if as_written is None else as_written), ratio

@@ -61,6 +61,11 @@ def _alone_us(site: Site, sizes: Sizes) -> float:
     return kept_times.remembered(kept_times.key("keep", site.dtype, sizes), measure)
 
 
+def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
+    """Microseconds of what `make` returns, which the name tells."""
+    return kept_times.remembered(name, lambda: _best_us(make()))
+
+
 def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> Cost:
     """The GEMM in a recipe. Only a lower bound, without casts, once the kernel alone is hopeless against beat_us."""
     kernel = _kernel_us(site, sizes, recipe, provider, beat_us)
