@@ -7,6 +7,7 @@
     fakes.py      fake tensors and symbolic sizes
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
+    sharded.py    parameters under FSDP2
     starting.py   Inductor's own start, ahead of time
 
 Nothing else in the project imports from `torch._inductor`, `torch._dynamo`, `torch._functorch`, `torch._guards` or
@@ -43,6 +44,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
+from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
 from loka_compile.compat.tracing import (
     calls_graphs,
@@ -113,6 +115,7 @@ __all__ = [
     "name_of_parameter",
     "original_of",
     "outside_compilation",
+    "parameters_at_calls",
     "recording",
     "region_here",
     "running_fakes",

@@ -80,7 +80,7 @@ class CompiledGraph:
 
     def shares_parameters(self, original: Any) -> bool:
         known = self.parameters
-        own = original.parameters() if isinstance(original, nn.Module) else ()
+        own = compat.parameters_at_calls(original) if isinstance(original, nn.Module) else ()
         return any(id(each) in known and known[id(each)]() is each for each in own)
 
     def called(self, args: Sequence[Any]) -> None:

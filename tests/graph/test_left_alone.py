@@ -33,12 +33,14 @@ class Lookup(nn.Module):
 
 
 def same_gradients(module: nn.Module, run: Callable[..., Any], *args: Tensor) -> None:
-    """Those of `run` are the module's own, to rounding."""
+    """Those of `run` are the module's own, to rounding, and sparse where those are."""
     module.zero_grad()
     run(*args).square().sum().backward()
+    sparse = [p.grad.is_sparse for p in module.parameters()]
     found = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in module.parameters()]
     module.zero_grad()
     module(*args).square().sum().backward()
+    assert sparse == [p.grad.is_sparse for p in module.parameters()]
     for mine, p in zip(found, module.parameters(), strict=True):
         expected = p.grad.to_dense() if p.grad.is_sparse else p.grad
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +16,8 @@ from pathlib import Path
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.online.ways import COLUMNS, Cell, cell
+from tests.online.cells import Cell, cell
+from tests.online.columns import COLUMNS
 
 LONGEST = timedelta(seconds=120)
 """That one rank waits for another: a cell that hangs fails, and so do those behind it."""
@@ -32,9 +34,9 @@ def cells(wanted: Sequence[tuple[str, str]]) -> list[Cell]:
 
 def _one_by_one(wanted: Sequence[tuple[str, str]], ranks: int) -> list[Cell]:
     if not ranks:
-        return [cell(*each) for each in wanted]
+        return [_said(*each) for each in wanted]
     with tempfile.TemporaryDirectory() as folder, _group(folder, 0, 1):
-        return [cell(*each) for each in wanted]
+        return [_said(*each) for each in wanted]
 
 
 def _by_processes(wanted: Sequence[tuple[str, str]], ranks: int) -> list[Cell]:
@@ -44,6 +46,17 @@ def _by_processes(wanted: Sequence[tuple[str, str]], ranks: int) -> list[Cell]:
     return [_worst([Cell(**each) for each in ranked]) for ranked in zip(*by_rank, strict=True)]
 
 
+def _said(row: str, column: str) -> Cell:
+    """The cell, said as soon as it is known: where one of many hangs, the last line tells which."""
+    start = time.process_time()
+    found = cell(row, column)
+    seconds = time.process_time() - start
+    off = f"outputs {found.outputs:.4f}, gradients {found.gradients:.4f} off"
+    said = f"{row} - {column}: {found.wrong or found.shows} ({off}, {seconds:.0f} s of CPU)"
+    print(said, file=sys.stderr, flush=True)
+    return found
+
+
 def _worst(ranked: Sequence[Cell]) -> Cell:
     return next((each for each in ranked if each.wrong), ranked[0])
 
@@ -51,7 +64,7 @@ def _worst(ranked: Sequence[Cell]) -> Cell:
 def _rank(rank: int, folder: str, ranks: int, wanted: Sequence[tuple[str, str]]) -> None:
     os.environ["LOKA_CACHE_DIR"] = f"{folder}/loka{rank}"
     with _group(folder, rank, ranks):
-        found = [asdict(cell(*each)) for each in wanted]
+        found = [asdict(_said(*each)) for each in wanted]
         dist.barrier()
     (Path(folder) / f"rank{rank}").write_text(json.dumps(found))
 
@@ -64,32 +77,3 @@ def _group(folder: str, rank: int, ranks: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def table(found: Sequence[Cell]) -> str:
-    """The cells as a table in Markdown, rows of the matrix down."""
-    rows = dict.fromkeys(each.row for each in found)
-    columns = dict.fromkeys(each.column for each in found)
-    shown = {(each.row, each.column): f"**{each.wrong}**" if each.wrong else each.shows for each in found}
-    lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[row, *(shown.get((row, column), "") for column in columns)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def main(names: Sequence[str]) -> int:
-    """Print the matrix, or the rows and columns that are named."""
-    from tests.online.ways import ROWS
-
-    rows = [name for name in ROWS if name in names] or list(ROWS)
-    columns = [name for name in COLUMNS if name in names] or list(COLUMNS)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LOKA_CACHE_DIR"] = folder
-        found = cells([(row, column) for row in rows for column in columns])
-    order = {each: i for i, each in enumerate((row, column) for row in rows for column in columns)}
-    found.sort(key=lambda each: order[each.row, each.column])
-    print(table(found))
-    return sum(bool(each.wrong) for each in found)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

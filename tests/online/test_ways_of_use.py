@@ -1,12 +1,12 @@
 """The matrix of ways to use torch.compile: eager's result within the budget, or Inductor's with the reason in explain;
-no crash where Inductor runs, and no other number of Dynamo's graphs (ways.py)."""
+no crash where Inductor runs, and no other number of Dynamo's graphs (matrix.py)."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.online import ranks
-from tests.online.ways import COLUMNS, ROWS
+from tests.online.matrix import CELLS, table
 
 IN_SHORT = {
     ("module", "inference"),
@@ -24,15 +24,13 @@ IN_SHORT = {
 }
 """Every row, and most columns; the whole matrix is slow."""
 
-CELLS = [(row, column) for row in ROWS for column in COLUMNS]
-
 
 @pytest.fixture(scope="session")
 def found(request):
     """The cells that this run asks for, by one start of processes for all of a kind."""
     wanted = [item.callspec.params["where"] for item in request.session.items if item.originalname == "test_a_cell"]
     found = {(each.row, each.column): each for each in ranks.cells(wanted)}
-    print(ranks.table([found[where] for where in wanted]))
+    print(table([found[where] for where in wanted]))
     return found
 
 
