@@ -85,7 +85,8 @@ def _blocks(target: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
-    y = torch.where(x < 3, torch.where(x > -3, x * (x + 3) / 6, 0.0), x)  # at the bends as F.hardswish differentiates
+    z = x.clone() if inplace else x
+    y = torch.where(z < 3, torch.where(z > -3, z * (z + 3) / 6, 0.0), z)  # at the bends as F.hardswish differentiates
     return x.copy_(y) if inplace else y
 
 
