@@ -24,12 +24,13 @@ from torch.nn import functional as F
 
 from loka_compile.graph.edit import drop, emit, replace
 from loka_compile.graph.facts import CALLS, Reading
+from loka_compile.graph.reshapes import is_reshape, keeps
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.rates import rates
 from loka_compile.passes.replication import Step, alike, of_one_row, step_of
-from loka_compile.passes.rowwise import WORK, Lead, Mixed, Wide, is_reshape, keeps, narrowed
+from loka_compile.passes.rowwise import WORK, Lead, Mixed, Wide, narrowed
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import fx
 
 from loka_compile.graph.edit import emit, size_arg
 from loka_compile.graph.facts import Reading
+from loka_compile.graph.reshapes import is_reshape
 from loka_compile.graph.sizes import same, same_sizes
-from loka_compile.passes.rowwise import is_reshape
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,13 @@ from torch.utils._pytree import tree_leaves
 from loka_compile.graph import aten
 from loka_compile.graph.edit import size_arg
 from loka_compile.graph.facts import Reading
+from loka_compile.graph.reshapes import is_reshape, keeps
 from loka_compile.graph.sizes import same_sizes
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 WORK = {"linear", "matmul", "mm", "bmm", "layer_norm", "rms_norm", "embedding_bag", "scaled_dot_product_attention"}
 """What is worth coming before a replication; all else only comes along."""
-RESHAPES = ("reshape", "view", "flatten", "unflatten", "view_as", "reshape_as")
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,6 @@ def narrowed(wide: Wide) -> Narrow:
     return rule(wide)
 
 
-def is_reshape(reading: Reading, node: fx.Node) -> bool:
-    return reading.op(node) in RESHAPES and reading.arg(node, "dtype") is None
-
-
 def _pointwise(wide: Wide) -> Narrow:
     reading, rank = wide.reading, wide.reading.rank(wide.node)
     for each in filter(reading.is_tensor, wide.node.all_input_nodes):
@@ -206,7 +202,11 @@ def _attention(wide: Wide) -> Narrow:
     return _as_written(wide)
 
 
-def _embedding_bag(wide: Wide) -> Narrow:
+def _embedding(wide: Wide) -> Narrow:
+    if wide.arg("scale_grad_by_freq"):
+        return "its gradient is scaled by how often an index comes"
+    if wide.name == "embedding":
+        return _on_main(wide)
     by_rows = wide.reading.rank(wide.narrow) == 2 and wide.lead == Lead(1, 1)
     if not by_rows or wide.arg("offsets") is not None or wide.arg("per_sample_weights") is not None:
         return "bags by offsets, or weighed by sample"
@@ -222,11 +222,6 @@ def _reshape(wide: Wide) -> Narrow:
         return f"its result has a size that its input lacks: {tuple(reading.shape(node))}"
     sizes = [size_arg(reading, node, wide.narrow, dim) for dim in range(lead.narrow)]
     return "reshape", (wide.narrow, *sizes, *own), {}
-
-
-def keeps(reading: Reading, node: fx.Node, source: fx.Node, dims: int) -> bool:
-    """Whether a reshape leaves that many leading dimensions as they are."""
-    return same_sizes(reading.shape(node)[:dims], reading.shape(source)[:dims])
 
 
 def _read_before(wide: Wide, dim: int) -> Any:
@@ -291,7 +286,7 @@ def _getitem(wide: Wide) -> Narrow:
 
 _RULES: dict[str, Callable[[Wide], Narrow]] = {
     "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
-    "scaled_dot_product_attention": _attention, "embedding": _on_main, "embedding_bag": _embedding_bag,
+    "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding,
     "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
     **dict.fromkeys((
         "squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split", "softmax",

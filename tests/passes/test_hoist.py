@@ -110,6 +110,11 @@ def test_tokens_side_by_side_are_split_too(free):
     assert seen.did == [("mix", "linear, split: columns 0-7 before they are repeated")]
 
 
+def test_rows_that_count_how_often_they_come_stay():
+    model = nn.Sequential(nn.Embedding(9, 4, scale_grad_by_freq=True), nn.Linear(4, 3))
+    assert not rewritten(Hoist(), lambda ids: model(ids.expand(N, -1)), torch.randint(9, (1, 2))).did
+
+
 def test_keys_and_values_of_a_history_are_made_once(free):
     class History(nn.Module):
         def __init__(self):
