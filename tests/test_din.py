@@ -79,7 +79,7 @@ def strides_between_breaks(model: nn.Module, x: Tensor) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", [False])
+@pytest.mark.parametrize("training", [False, True])
 def test_din_with_breaks_and_strided_views(fresh_dynamo: None, training: bool) -> None:
     torch.manual_seed(0)
     model, x = DIN().train(training), batch(0)
