@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from loka_compile import compat
 from loka_compile.dispatch import planning
 from loka_compile.dispatch.budget import Trial
+from loka_compile.dispatch.eager import eager_or_compiled
 from loka_compile.dispatch.floor import floor_of
 from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.progress import progress
@@ -95,8 +96,11 @@ def loka(
                 if ratio < 1:
                     reason = f"what it did was slower than the graph as written: {ratio:.2f}x its speed, measured here"
                     final, made = written, (*changes, *(change.undone(reason) for change in simplified))
-        compiled, artifacts = raced.built
-        graph = CompiledGraph.of(final, inputs, chosen, stages_of(settled(raced.plan)), asked_with, made)
+            ran = eager_or_compiled(raced, written, asked_for.reading, inputs, chosen, device, writes)
+        plan, (compiled, artifacts) = settled(raced.plan), ran.built
+        if ran is not raced:
+            final, made, plan = written, changes, replace(ran.plan, origin=plan.origin)
+        graph = CompiledGraph.of(final, inputs, chosen, stages_of(plan), asked_with, made)
         graph.artifacts = artifacts
         return compiled, graph
 

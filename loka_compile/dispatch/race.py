@@ -76,9 +76,9 @@ def never_slower(
     for hardware that is not here, where speed is no matter (min_speedup 0), and without real inputs.
     """
     plan = plans[0]
-    if not plan.lowered or not _can_race(plan, inputs, options, device):
+    if not plan.lowered or not can_race(plan, inputs, options, device):
         return Raced(plan, build(plan))
-    digests = [_digest(plans, index, inputs) for index in range(len(plans))]
+    digests = [digest_of(plans, index, inputs) for index in range(len(plans))]
     ratios = [kept_times.recall(f"race {digest}") for digest in digests]
     ran = _run(plans, build, inputs, device, written, floor) if None in ratios else None
     if ran is not None:
@@ -92,7 +92,7 @@ def never_slower(
         won = _won(plans[best], ratios, best, at_least)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
-    kept = _kept(plan, lost)
+    kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
 
 
@@ -118,15 +118,15 @@ def _run(
     floor: Floor,
 ) -> _Ran:
     """The unplanned graph is compiled only if the plans do not beat its floor."""
-    kept, values = _kept(plans[0], ""), [compat.concrete(value) for value in inputs]
+    kept, values = all_kept(plans[0], ""), [compat.concrete(value) for value in inputs]
     hopeful = time_us(plans[0]) * CLEAR <= floor()
     with compat.compiling_side_by_side() if device == "cpu" else contextlib.nullcontext():
         built = [_told(build, each) for each in (plans if hopeful else [*plans, kept])]
     if hopeful:
         with compat.outside_compilation():
-            us = _fastest_us([call for call, _ in built], values, written, ROUNDS)
+            us = fastest_us([call for call, _ in built], values, written, ROUNDS)
             if min(us) * CLEAR <= floor():
-                us = us if len(us) == 1 else _fastest_us([call for call, _ in built], values, written)
+                us = us if len(us) == 1 else fastest_us([call for call, _ in built], values, written)
                 return _Ran(built, us, [floor() / each for each in us], True)
         built.append(_told(build, kept))
     with compat.outside_compilation():
@@ -170,14 +170,14 @@ def simplified_or_written(
     how many times faster the simplified one was; infinite where nothing races.
     """
     plan, simplified = raced.plan, raced.built[0]
-    if not _can_race(plan, inputs, options, device):
+    if not can_race(plan, inputs, options, device):
         return raced, math.inf
-    key = f"race simplified {_digest([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
-    ratio, as_written, kept = kept_times.recall(key), None, _kept(plan, "the graph as it was written was faster")
+    key = f"race simplified {digest_of([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
+    ratio, as_written, kept = kept_times.recall(key), None, all_kept(plan, "the graph as it was written was faster")
     if ratio is None:
         values = [compat.concrete(value) for value in inputs]
         with compat.outside_compilation():
-            us = raced.us or _fastest_us([simplified], values, written, ROUNDS)[0]
+            us = raced.us or fastest_us([simplified], values, written, ROUNDS)[0]
         if us * CLEAR <= floor():
             ratio = floor() / us
             kept_times.remember(f"{key} against a floor", 1.0)
@@ -196,7 +196,7 @@ def simplified_or_written(
     return Raced(kept, build(kept) if as_written is None else as_written), ratio
 
 
-def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
+def can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
     target = TARGETS[plan.target]
     here = target.measured and target.device == device
     wanted = options.plan is None and options.min_speedup and options.race
@@ -204,13 +204,13 @@ def _can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) 
     return bool(here and wanted and real)
 
 
-def _kept(plan: Plan, reason: str) -> Plan:
+def all_kept(plan: Plan, reason: str) -> Plan:
     for decision in plan.lowered:
         plan = plan.with_decision(decision.lost(reason))
     return plan
 
 
-def _digest(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
+def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     """The plans' choices, sizes of the inputs, forward only or with its backward; and which of the plans is meant."""
     sizes = [(tuple(map(compat.concrete, x.shape)), x.dtype) if isinstance(x, Tensor) else str(x) for x in inputs]
     choices = [
@@ -222,11 +222,15 @@ def _digest(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
 
 def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
     """Microseconds of each graph, until one is clearly the fastest or enough is known."""
-    return _fastest_us(calls, inputs, written)
+    return fastest_us(calls, inputs, written)
 
 
-def _fastest_us(
-    calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int], most: int = MAX_ROUNDS
+def fastest_us(
+    calls: Sequence[Callable[..., Any]],
+    inputs: list[Any],
+    written: Collection[int],
+    most: int = MAX_ROUNDS,
+    least: int = ROUNDS,
 ) -> list[float]:
     """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
 
@@ -240,7 +244,7 @@ def _fastest_us(
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < ROUNDS or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
+        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
             for index in order.sample(range(len(calls)), len(calls)):
                 fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
             rounds += 1
