@@ -59,9 +59,14 @@ def loka(
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
     context = Context(Plan(chosen.target, {}), device, is_training(example_inputs))
     asked_for, changes = rewritten(came, pipeline.writing(adapting(chosen, compat.is_whole(gm))), context)
-    simpler, simplified = simplify(asked_for, pipeline, chosen, context, example_inputs)
+    writes = came.reading.written_inputs()
+    of_written = Trial(asked_for.gm, example_inputs, writes)
+    simpler, simplified, trial = simplify(asked_for, of_written, pipeline, chosen, context)
     last, raised = rewritten(simpler, pipeline.raising, context)
-    written, gm, writes = asked_for.gm, last.gm, came.reading.written_inputs()
+    written, gm = asked_for.gm, last.gm
+    if any(change.result.rewrites for change in raised):
+        trial = trial.of(gm)
+    traced = () if online else (of_written, trial)  # online each compilation has inputs of its own
 
     def make(
         given: Options,
@@ -85,12 +90,13 @@ def loka(
             )
 
         lowered = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
-        trial, final, made = Trial(gm, inputs, writes), gm, (*changes, *simplified, *raised)
+        of_written, trial = traced or (Trial(written, inputs, writes), Trial(gm, inputs, writes))
+        final, made = gm, (*changes, *simplified, *raised)
         with progress():
             plans = planning.settle(given, gm, inputs, lowered, device, demoted, online, tangents, trial)
             raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
             if any(change.result.rewrites for change in simplified):
-                floor, code = floor_of(Trial(written, inputs, writes), inputs), written.code + gm.code
+                floor, code = floor_of(of_written, inputs), written.code + gm.code
                 unsimplified = lambda kept: build(kept, written)  # noqa: E731
                 raced, ratio = simplified_or_written(raced, unsimplified, code, inputs, chosen, device, writes, floor)
                 if ratio < 1:
@@ -133,25 +139,34 @@ def as_written(
 
 
 def simplify(
-    written: Read, pipeline: Pipeline, chosen: Options, context: Context, inputs: Sequence[Any]
-) -> tuple[Read, tuple[Change, ...]]:
-    """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
-    many GEMMs in it and the profile given knows as many."""
+    written: Read, trial: Trial, pipeline: Pipeline, chosen: Options, context: Context
+) -> tuple[Read, tuple[Change, ...], Trial]:
+    """The graph after exact algebra, and with kernels for whole parts, as far as the plan given lowers as many GEMMs in
+    it and the profile given knows as many: after all passes, else pass by pass. And what was changed, and its trial.
+
+    trial: of the graph as it was written.
+    """
     given = chosen.plan or chosen.profile
-    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    target = given.target if isinstance(given, Plan) else chosen.target
     context = replace(context, plan=Plan(target, {}))
-    known = None  # of the graph, once it is asked for: that takes a trace
+    simpler, changes = rewritten(written, pipeline.simplify, context)
+    if not any(change.result.rewrites for change in changes):
+        return simpler, changes, trial
+    after = trial.of(simpler.gm)
+    if given is None or not planning.lost(given, trial, after):
+        return simpler, changes, after
+    graph, kept = written, []
     for each in pipeline.simplify:
         simpler, made = rewritten(graph, (each,), context)
-        if given is not None and any(change.result.rewrites for change in made):
-            known, after = known or planning.known(given, graph.gm, inputs), planning.known(given, simpler.gm, inputs)
-            if reason := planning.lost(given, known, after):
+        if any(change.result.rewrites for change in made):
+            after = trial.of(simpler.gm)
+            if reason := planning.lost(given, trial, after):
                 simpler, made = graph, tuple(change.undone(f"undone, as {reason}") for change in made)
             else:
-                known = after
+                trial = after
         graph = simpler
-        changes += made
-    return graph, tuple(changes)
+        kept += made
+    return graph, tuple(kept), trial
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable, SerializableCallable
 
+from loka_compile.compat.few_files import in_few_files
+
 
 class Serializable(SerializableCallable):
     """What compile_fx returned for a graph, in a class of the caller's own.
@@ -29,4 +31,5 @@ class Serializable(SerializableCallable):
 
     @classmethod
     def deserialize_compile_artifacts(cls, data: bytes) -> Any:
-        return BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts(data)
+        with in_few_files():  # where what was compiled here is found
+            return BundledAOTAutogradSerializableCallable.deserialize_compile_artifacts(data)

@@ -21,7 +21,7 @@ from loka_compile import compat
 from loka_compile.dispatch import progress
 from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.dispatch.plan import KEEP, Decision, Plan
-from loka_compile.graph.rerun import own_inputs, written_inputs
+from loka_compile.graph.rerun import is_training, own_inputs, written_inputs
 from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate
 
@@ -40,6 +40,10 @@ class Trial:
         self._gm, self._inputs, self._known = gm, inputs, written
         self._now: fx.GraphModule | None = None
 
+    def of(self, gm: fx.GraphModule) -> Trial:
+        """The same of another form of the graph."""
+        return Trial(gm, self._inputs, self.written)
+
     @functools.cached_property
     def written(self) -> Collection[int]:
         """Places of the inputs that the graph writes."""
@@ -50,10 +54,15 @@ class Trial:
         """The inference graph before any pass of ours."""
         return self._traced[0].graph
 
-    @functools.cached_property
+    @property
     def sites(self) -> list[Site]:
-        """Its GEMMs as they are compiled for."""
-        return [gemm.site for gemm in annotate(copy.deepcopy(self.graph))]
+        """Its GEMMs as they are compiled for, forward only."""
+        return self._traced[2]
+
+    @functools.cached_property
+    def all_sites(self) -> list[Site]:
+        """Its GEMMs as they are compiled for, forward and, in training, backward."""
+        return sites_of(self._gm, self._inputs) if is_training(self._inputs) else self.sites
 
     @functools.cached_property
     def reference(self) -> list[Any]:
@@ -65,7 +74,7 @@ class Trial:
     def outputs(self, rewrite: Callable[[fx.Graph], None]) -> list[Any]:
         """After `rewrite` of the inference graph, with what it wrote into its inputs (caches, codebooks, parameters of
         an optimizer). Inputs and random state stay as they are."""
-        traced, compiled = self._traced
+        traced, compiled, _ = self._traced
         with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self._inputs)):
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
@@ -74,19 +83,33 @@ class Trial:
                 return [*compiled(*own), *(own[place] for place in sorted(self.written))]
 
     @functools.cached_property
-    def _traced(self) -> tuple[fx.GraphModule, Callable[..., Any]]:
-        """The inference graph before any pass of ours, and what runs `_now` in its place."""
+    def _traced(self) -> tuple[fx.GraphModule, Callable[..., Any], list[Site]]:
+        """The inference graph before any pass of ours, what runs `_now` in its place, and the GEMMs."""
         traced: list[fx.GraphModule] = []
+        sites: list[Site] = []
 
         def joint(graph: fx.Graph) -> None:
             traced.append(fx.GraphModule(graph.owning_module, copy.deepcopy(graph)))
+            sites.extend(gemm.site for gemm in annotate(graph))
 
         def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
             return lambda *args: fx.Interpreter(self._now).run(*args)
 
         with torch.no_grad():
             compiled = compat.capture(compat.forward_only(self._gm), self._inputs, joint=joint, inner=inner)
-        return traced[0], compiled
+        return traced[0], compiled, sites
+
+
+def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
+    """The GEMMs of a graph, forward and, in training, backward, with sizes as they are compiled for."""
+    sites: list[Site] = []
+
+    def joint(graph: fx.Graph) -> None:
+        sites.extend(gemm.site for gemm in annotate(graph))
+
+    twin = compat.copy_dynamo_graph(gm)
+    compat.capture(twin, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
+    return sites
 
 
 def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -> Plan:

@@ -25,13 +25,11 @@ from loka_compile.dispatch.finalists import changes, finalists
 from loka_compile.dispatch.gradients import gradients_within_budget, step_of
 from loka_compile.dispatch.names import in_names_of, stands_for
 from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
-from loka_compile.dispatch.plan import Decision, Plan, PlanError, load_plan
+from loka_compile.dispatch.plan import Plan, PlanError, load_plan
 from loka_compile.dispatch.plan_diff import diff
 from loka_compile.graph.rerun import is_training
-from loka_compile.graph.site import Site
-from loka_compile.graph.sites import annotate
 from loka_compile.options import Options
-from loka_compile.probe.profile import Profile, SiteProfile, load_profile
+from loka_compile.probe.profile import Profile, load_profile
 from loka_compile.probe.session import profile_graph
 from loka_compile.target import TARGETS
 
@@ -53,14 +51,15 @@ def settle(
     are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of). trial:
     of this graph, where there is one already.
     """
-    plan = _made(options, gm, inputs, device)
+    trial = trial or Trial(gm, inputs)
+    plan = _made(options, gm, inputs, device, trial)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    trial, step, settled = trial or Trial(gm, inputs), None, []
+    step, settled = None, []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
-        plan = at_this_batch(plan, gm, inputs)
+        plan = at_this_batch(plan, trial, inputs)
         if compared and plan.lowered:
             plan = within_budget(plan, trial, options.max_output_error, rewriter)
         if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
@@ -72,16 +71,16 @@ def settle(
     return settled
 
 
-def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str) -> Plan:
+def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str, trial: Trial) -> Plan:
     """Given, dispatched from the profile that is given, or from a look at the first batch."""
     if options.plan is not None:
         return _given(options, device)
     if options.profile is not None:
-        plan = dispatch(_as_in(options.profile, gm, inputs), options=options)
+        plan = dispatch(_as_in(options.profile, trial, inputs), options=options)
         return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
-    plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), gm, inputs), options=options)
+    plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), trial, inputs), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 
 
@@ -111,20 +110,13 @@ def _plan_or_profile(options: Options, device: str) -> Options:
 
 def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any]) -> Options:
     """The options with the plan or the profile given in the names of this graph."""
-    return in_names_of(options, gm, lambda: sites_of(gm, inputs))
+    return in_names_of(options, gm, lambda: Trial(gm, inputs).all_sites)
 
 
-Known = list[Decision | None] | list[SiteProfile | None]
-"""What a plan or a profile has for each GEMM of a graph."""
-
-
-def known(given: Plan | Profile, gm: fx.GraphModule, inputs: Sequence[Any]) -> Known:
-    return [given.find(site) for site in sites_of(gm, inputs)]  # type: ignore[return-value]
-
-
-def lost(given: Plan | Profile, before: Known, after: Known) -> str:
+def lost(given: Plan | Profile, written: Trial, simpler: Trial) -> str:
     """What a simpler graph loses: GEMMs that the profile, or a pinned plan, which is refused then, would not know; or
     some that the plan lowers, here or at another batch. Empty if nothing."""
+    before, after = ([given.find(site) for site in trial.all_sites] for trial in (written, simpler))
     if (isinstance(given, Profile) or given.pins) and after.count(None) > before.count(None):
         return f"the {type(given).__name__.lower()} given knows GEMMs as they are written"
     if isinstance(given, Profile):
@@ -141,12 +133,12 @@ def _given(options: Options, device: str) -> Plan:
     return plan
 
 
-def _as_in(profile: Profile, gm: fx.GraphModule, inputs: Sequence[Any]) -> Profile:
+def _as_in(profile: Profile, trial: Trial, inputs: Sequence[Any]) -> Profile:
     """The profile with this graph's sizes, which depend on the batch where the graph was made for any."""
     if not any(isinstance(value, torch.SymInt) for value in inputs):
         return profile
     sites = dict(profile.sites)
-    for site in sites_of(gm, inputs):
+    for site in trial.all_sites:
         known = profile.find(site)
         if known is not None:
             key = next(key for key, each in sites.items() if each is known)
@@ -154,11 +146,11 @@ def _as_in(profile: Profile, gm: fx.GraphModule, inputs: Sequence[Any]) -> Profi
     return replace(profile, sites=sites)
 
 
-def at_this_batch(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> Plan:
+def at_this_batch(plan: Plan, trial: Trial, inputs: Sequence[Any]) -> Plan:
     """The choices for the batch at hand. Where the batch may change, guards hold it within the ranges of these."""
     if not any(decision.ranges for decision in plan.decisions.values()):
         return plan
-    for site in sites_of(gm, inputs):
+    for site in trial.all_sites:
         decision = plan.find(site)
         if decision is None or not decision.ranges:
             continue
@@ -168,15 +160,3 @@ def at_this_batch(plan: Plan, gm: fx.GraphModule, inputs: Sequence[Any]) -> Plan
         compat.guard_sizes(inputs, rows >= low, *([rows < high] if high is not None else []))
         plan = plan.with_decision(decision.at(here))
     return plan
-
-
-def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
-    """The GEMMs of a graph, forward and, in training, backward, with sizes as they are compiled for."""
-    sites: list[Site] = []
-
-    def joint(graph: fx.Graph) -> None:
-        sites.extend(gemm.site for gemm in annotate(graph))
-
-    twin = compat.copy_dynamo_graph(gm)
-    compat.capture(twin, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
-    return sites
