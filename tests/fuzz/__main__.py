@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tests.fuzz.check import check
 from tests.fuzz.grammar import KINDS, build
-from tests.fuzz.judge import Verdict
+from tests.fuzz.judge import SHAKY, Verdict
 from tests.fuzz.program import Program
 from tests.fuzz.shrink import drawn, shrunk
 from tests.fuzz.whole import whole
@@ -101,8 +101,8 @@ def main(count: int, first: int) -> int:
             if reason := compiled_whole(source):
                 verdict.wrong["whole"] = reason
         report.add(source, features, verdict)
-        if verdict.wrong:
-            print(f"program {number}: {', '.join(kinds_of(verdict))}")
+        if verdict.wrong or verdict.notes[SHAKY]:
+            print(f"program {number}: {', '.join(kinds_of(verdict)) or SHAKY}")
         for kind in kinds_of(verdict):
             if kind not in report.shown:
                 report.shown.add(kind)

@@ -31,6 +31,9 @@ from tests.fuzz.wide import InFloat64, wide
 PASSES = (*PIPELINE.canonicalize, *PIPELINE.simplify, *PIPELINE.raising)
 TARGETS = {"cpu": "cpu", "cuda": "h100"}
 
+SHAKY = "rounding alone makes another value of it"
+"""A note, where a pass's value differs and that says nothing."""
+
 Values = list[Tensor | None]
 Comparison = Callable[[Sequence[Any], Values], str]
 """What is wrong when a variant runs on these inputs, where the graph as written gives those values."""
@@ -140,7 +143,7 @@ class Judge:
             return reason
         steady = lambda values: [None if place in places else x for place, x in enumerate(values)]  # noqa: E731
         rest = differ(steady(found), steady(wanted))
-        self.verdict.notes["rounding alone makes another value of it"] += not rest
+        self.verdict.notes[SHAKY] += not rest
         return rest
 
     def _variants(
