@@ -105,7 +105,9 @@ def loka(
             ran = eager_or_compiled(raced, written, asked_for.reading, inputs, chosen, device, writes)
         plan, (compiled, artifacts) = settled(raced.plan), ran.built
         if ran is not raced:
-            final, made, plan = written, changes, replace(ran.plan, origin=plan.origin)
+            if final is not written:
+                made = (*changes, *(change.undone(ran.plan.raced) for change in simplified))
+            final, plan = written, replace(ran.plan, origin=plan.origin)
         graph = CompiledGraph.of(final, inputs, chosen, stages_of(plan), asked_with, made)
         graph.artifacts = artifacts
         return compiled, graph

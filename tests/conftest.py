@@ -54,7 +54,10 @@ def quantized(monkeypatch):
 
 @pytest.fixture
 def op_by_op(monkeypatch):
-    """loka's graphs run op by op after all passes: everything of a compilation but Inductor's code generation."""
+    """loka's graphs run op by op after all passes: everything of a compilation but Inductor's code generation. They do
+    not race eager, which would win against an interpreter."""
+    import importlib
+
     from torch import fx
 
     from loka_compile import compat
@@ -68,6 +71,8 @@ def op_by_op(monkeypatch):
         return compat.capture(gm, inputs, joint=joint, inner=inner, patches=patches), []
 
     monkeypatch.setattr(compat, "compile_inductor", compile_inductor)
+    backend = importlib.import_module("loka_compile.backend")
+    monkeypatch.setattr(backend, "eager_or_compiled", lambda raced, *_: raced)
 
 
 @pytest.fixture(scope="session")
