@@ -143,32 +143,25 @@ def as_written(
 def simplify(
     written: Read, trial: Trial, pipeline: Pipeline, chosen: Options, context: Context
 ) -> tuple[Read, tuple[Change, ...], Trial]:
-    """The graph after exact algebra, and with kernels for whole parts, as far as the plan given lowers as many GEMMs in
-    it and the profile given knows as many: after all passes, else pass by pass. And what was changed, and its trial.
+    """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
+    many GEMMs in it and the profile given knows as many. And what was changed, and a trial of the result.
 
     trial: of the graph as it was written.
     """
     given = chosen.plan or chosen.profile
-    target = given.target if isinstance(given, Plan) else chosen.target
+    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
     context = replace(context, plan=Plan(target, {}))
-    simpler, changes = rewritten(written, pipeline.simplify, context)
-    if not any(change.result.rewrites for change in changes):
-        return simpler, changes, trial
-    after = trial.of(simpler.gm)
-    if given is None or not planning.lost(given, trial, after):
-        return simpler, changes, after
-    graph, kept = written, []
     for each in pipeline.simplify:
         simpler, made = rewritten(graph, (each,), context)
         if any(change.result.rewrites for change in made):
             after = trial.of(simpler.gm)
-            if reason := planning.lost(given, trial, after):
+            if given is not None and (reason := planning.lost(given, trial, after)):
                 simpler, made = graph, tuple(change.undone(f"undone, as {reason}") for change in made)
             else:
                 trial = after
         graph = simpler
-        kept += made
-    return graph, tuple(kept), trial
+        changes += made
+    return graph, tuple(changes), trial
 
 
 def device_of(example_inputs: Sequence[Any]) -> str:

@@ -104,7 +104,7 @@ def compile_together(
 
     outputs = [_outputs_of(function, own) for function, own in zip(functions, inputs, strict=True)]
     both = [[*outs, *own] for outs, own in zip(outputs, inputs, strict=True)]
-    mode, counts = FakeTensorMode(shape_env=ShapeEnv()), set[int]()
+    mode, counts = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()), set[int]()  # constants
 
     def fakes_of(name: str, tensors: Sequence[Tensor]) -> list[Any]:
         rows = max(len(x) for x in tensors)

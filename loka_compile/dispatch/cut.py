@@ -91,12 +91,6 @@ def choose(problem: Problem, weight: float = 0.0) -> dict[str, int]:
     return {site: picks[site] for site in problem.sites}
 
 
-def greedy(problem: Problem) -> dict[str, int]:
-    """Every site by itself, as if it alone paid for its forms."""
-    alone = lambda choice: choice.us + sum(problem.forms[form] for form in choice.forms)  # noqa: E731
-    return {site: min(range(len(c)), key=lambda i: alone(c[i])) for site, c in problem.sites.items()}
-
-
 def frontier(problem: Problem) -> list[Point]:
     """From the fastest assignment to the least noisy, the corners of the convex frontier between time and noise.
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
-from loka_compile.dispatch.finalists import time_us
+from loka_compile.dispatch.finalists import saves_us, time_us
 from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.options import Options
@@ -40,6 +40,9 @@ MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
 """Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+LITTLE, FEW = 0.02, 4.0
+"""A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
+first where the plan saves so many times less than the graph takes at least."""
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
@@ -85,6 +88,8 @@ def never_slower(
         for digest, ratio in zip(digests, ran.ratios, strict=True):
             kept_times.remember(f"race {digest}", ratio)
             kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
+        if ran.saves is not None:
+            kept_times.remember(f"race {digests[0]} saves", ran.saves)
         ratios = ran.ratios
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
@@ -92,6 +97,9 @@ def never_slower(
         won = _won(plans[best], ratios, best, at_least)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
+    if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
+        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, measured here: "
+        lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
 
@@ -100,13 +108,15 @@ def never_slower(
 class _Ran:
     """The graphs that were compiled, the unplanned one the last if it was, and what each took.
 
-    against_floor: ratios are to what the unplanned graph takes at least.
+    against_floor: ratios are to what the unplanned graph takes at least. saves: which share of the unplanned graph's
+    time, where that is too little for planned graphs to be compiled; ratios are 0 then.
     """
 
     built: Sequence[Built]
     us: Sequence[float]
     ratios: Sequence[float]
     against_floor: bool
+    saves: float | None = None
 
 
 def _run(
@@ -117,11 +127,19 @@ def _run(
     written: Collection[int],
     floor: Floor,
 ) -> _Ran:
-    """The unplanned graph is compiled only if the plans do not beat its floor."""
+    """The unplanned graph is compiled only if the plans do not beat its floor; and they only if there is something to
+    win."""
     kept, values = all_kept(plans[0], ""), [compat.concrete(value) for value in inputs]
-    hopeful = time_us(plans[0]) * CLEAR <= floor()
+    saved, unplanned = max(map(saves_us, plans)), []
+    if saved * FEW <= floor():
+        unplanned = [_told(build, kept)]
+        with compat.outside_compilation():
+            us = fastest_us([unplanned[0][0]], values, written, ROUNDS)
+        if saved <= LITTLE * us[0]:
+            return _Ran(unplanned, us, [0.0] * len(plans), False, saved / us[0])
+    hopeful = not unplanned and time_us(plans[0]) * CLEAR <= floor()
     with compat.compiling_side_by_side() if device == "cpu" else contextlib.nullcontext():
-        built = [_told(build, each) for each in (plans if hopeful else [*plans, kept])]
+        built = [_told(build, each) for each in (plans if hopeful or unplanned else [*plans, kept])] + unplanned
     if hopeful:
         with compat.outside_compilation():
             us = fastest_us([call for call, _ in built], values, written, ROUNDS)

@@ -47,6 +47,13 @@ def plan_of(target="cpu", *names):
     return Plan(target, {decision.site.key: decision for decision in decisions})
 
 
+def timed_plan(before, after):
+    """Of two sites that take so many microseconds each, before and lowered."""
+    scores = {"keep": Score(time_us=before), str(INT8): Score(time_us=after)}
+    decisions = {key: replace(d, scores=scores) for key, d in plan_of().decisions.items()}
+    return replace(plan_of(), decisions=decisions)
+
+
 class Builder:
     """Builds graphs that take as long as they are told, and remembers what it built."""
 
@@ -142,6 +149,26 @@ def test_a_graph_whose_products_alone_take_longer_is_not_compiled(cache):
         assert plan.raced.endswith("library calls alone take as long, measured here")
         assert 1.5 < float(plan.raced.split()[2].partition("x")[0]) < 3.1
         forget()
+
+
+def test_a_plan_that_saves_too_little_to_tell_is_not_compiled(cache):
+    for _ in range(2):  # the second time from the verdict on disk
+        builder = Builder(0.001, 0.010)
+        plan, (_, artifacts) = race(timed_plan(1_000.0, 950.0), builder, floor=lambda: 2_000.0)
+        assert [len(each.lowered) for each in builder.built] == [0] and not artifacts[0].lowered and not plan.lowered
+        for decision in plan.decisions.values():
+            saves = float(decision.reason.removeprefix("all that is lowered saves ").partition("%")[0])
+            assert 0.5 < saves <= 1.0 and decision.reason.endswith("too little for a race to tell")
+        forget()
+
+
+@pytest.mark.parametrize("before, after, floor_us", [(1_000.0, 800.0, 2_000.0), (1_000.0, 950.0, 300.0)])
+def test_a_plan_that_may_save_more_races(cache, before, after, floor_us):
+    """A twenty-fifth of the graph's time, found when that was run; or a third of what it takes at least."""
+    builder = Builder(0.002, 0.010)
+    plan, (_, artifacts) = race(timed_plan(before, after), builder, floor=lambda: floor_us)
+    assert len(builder.built) == 2 and plan.lowered and artifacts[0].lowered
+    assert plan.raced.endswith("x the unplanned graph's speed, measured here")
 
 
 @pytest.mark.parametrize("floor_us", [0.0, 1_000.0, 2_200.0])
@@ -257,8 +284,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op, one_thread):
+def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op, one_thread, monkeypatch):
     """Op by op a quantized product is slower than a plain one: that is what the race is for."""
+    monkeypatch.setattr(race_module, "saves_us", lambda plan: float("inf"))  # by single times it is clear before
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)), torch.randn(8, 32)
     with loka.probe(model) as probe, torch.no_grad():

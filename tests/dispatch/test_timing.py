@@ -13,6 +13,7 @@ import torch
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, timing
 from loka_compile.dispatch.cost import Cost
+from loka_compile.dispatch.loops import cast
 from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.sizes import Sizes
 from loka_compile.graph.site import Site
@@ -84,6 +85,13 @@ def test_a_cast_is_timed_compiled(cache):
     assert recipe_us(site(), SIZES, RECIPES["int8_rowwise"], "aten") > 0
     keys = [key for key in json.loads(kept_times._file().read_text()) if key.startswith("loop")]
     assert {key.split()[1] for key in keys} == {"cast", "rescale", "pointwise"}
+
+
+def test_casts_of_every_format_are_timed_compiled(cache):
+    """Also those that few models ask for: FP8's traced no more than half."""
+    casts = [cast(recipe, torch.float32, False, 64) for recipe in RECIPES.values()]
+    timing._measure([loop for each in casts for loop in each.loops])
+    assert all(timing._extra_us(each) > 0 for each in casts)
 
 
 def test_a_time_is_measured_once(cache, cheap_casts, clock):
