@@ -24,6 +24,7 @@ from loka_compile import compat
 from loka_compile.graph.edit import emit, replace, size_arg
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import needed
+from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
@@ -56,7 +57,7 @@ def _groups(reading: Reading) -> list[list[fx.Node]]:
     linears come before each of them. In the order of the graph."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
-    read = needed(reading.graph)  # what nothing reads has no gradient; as part of a larger product it would have zeros
+    read, learning = needed(reading.graph), differentiated(reading)
     for node in reading.graph.nodes:
         is_linear = reading.op(node) == "linear"
         level[node] = max((level[each] for each in node.all_input_nodes), default=0) + is_linear
@@ -67,7 +68,7 @@ def _groups(reading: Reading) -> list[list[fx.Node]]:
         dtypes = {reading.value(each).dtype for each in (node, x, weight)}
         if of_parameters and reading.rank(x) > 1 and reading.rank(weight) == 2 and len(dtypes) == 1:
             sizes = str(reading.shape(x)), str(reading.shape(weight))
-            key = level[node], *sizes, bias is None, dtypes.pop(), reading.value(x).device
+            key = node in learning, level[node], *sizes, bias is None, dtypes.pop(), reading.value(x).device
             found.setdefault(key, []).append(node)
     groups = [group for group in found.values() if len(group) > 1]
     return [group for group in groups if len({reading.arg(node, "input") for node in group}) == len(group)]

@@ -11,7 +11,6 @@ norm and is none stays, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -155,15 +154,15 @@ def _parts(reading: Reading, found: Norm | Gate) -> list[fx.Node]:
     """What is computed from what is read to the last node."""
     if isinstance(found, Gate):
         return [found.sigmoid, found.last]
-    return between(found.last, (found.x, found.of))
+    return between(reading, found.last, found.x)
 
 
-def between(last: fx.Node, starts: Collection[fx.Node]) -> list[fx.Node]:
-    """`last` and the calls it depends on, up to `starts`."""
+def between(reading: Reading, last: fx.Node, x: fx.Node) -> list[fx.Node]:
+    """`last` and the calls it depends on, up to x, or to what is x made anew: all that one norm of x stands for."""
     found, todo = {last: None}, [last]
     while todo:
         for each in todo.pop().all_input_nodes:
-            if each not in found and each not in starts and each.op in CALLS:
+            if each not in found and each.op in CALLS and not reading.same(each, x):
                 found[each] = None
                 todo.append(each)
     return list(found)

@@ -19,7 +19,7 @@ from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unchanged_par
 from loka_compile.graph.splice import hand_over, put, splice, splice_call
 from loka_compile.kernels import frozen_gemm_norm, gemm_norm
 from loka_compile.kernels import norm_quantize as norms
-from loka_compile.kernels import norm_quantize_backward as gradients
+from loka_compile.kernels import norm_quantize_backward as norm_gradients
 from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels import scaled_gemm as gemm
 from loka_compile.kernels.epilogue import GemmNorm
@@ -58,10 +58,10 @@ class Lower:
             _write_out(node, NormQuantize.of(node), _as_it_was)
         for node in quantizes:
             _write_out(node, Quantize.of(node), lambda call: quantization.reference(*call.args))
-        calls = ((node, NormQuantizeBackward.of(node)) for node in NormQuantizeBackward.calls(graph))
-        alone = [(node, call) for node, call in calls if not one_pass_less(call)]
-        for node, call in alone:
-            _write_out(node, call, gradients.reference)
+        gradients = NormQuantizeBackward.calls(graph)
+        alone = [node for node in gradients if not one_pass_less(NormQuantizeBackward.of(node))]
+        for node in alone:  # read anew: what it takes may be one that was written out just now
+            _write_out(node, NormQuantizeBackward.of(node), norm_gradients.reference)
         if quantizes or wide or alone:
             graph.eliminate_dead_code()
         graph.lint()

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import needed
+from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
@@ -55,12 +56,12 @@ class Merge:
 def _groups(reading: Reading) -> list[list[fx.Node]]:
     """Linears of parameters that read one tensor, all with a bias or all without, widest first."""
     found: dict[object, list[fx.Node]] = {}
-    read = needed(reading.graph)  # what nothing reads has no gradient; as part of a larger product it would have zeros
+    read, learning = needed(reading.graph), differentiated(reading)
     for node in [each for each in reading.graph.nodes if each in read and reading.op(each) == "linear"]:
         x, weight, bias = (reading.arg(node, name) for name in ("input", "weight", "bias"))
         of_parameters = all(each is None or each.op in ("placeholder", "get_attr") for each in (weight, bias))
         if of_parameters and reading.rank(weight) == 2:
-            key = x, bias is None, reading.value(weight).dtype, reading.value(node).dtype
+            key = node in learning, x, bias is None, reading.value(weight).dtype, reading.value(node).dtype
             found.setdefault(key, []).append(node)
     width = lambda node: width_of(reading, node)  # noqa: E731
     return [sorted(group, key=width, reverse=True) for group in found.values() if len(group) > 1]

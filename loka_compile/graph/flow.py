@@ -1,0 +1,33 @@
+"""Where gradients flow: what no output is differentiated by has no gradient, and as part of something larger it would
+have zeros."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+from loka_compile.graph.facts import Reading
+
+
+def differentiated(reading: Reading) -> set[fx.Node]:
+    """The nodes from which gradients flow to an output, if inputs have any."""
+    found: set[fx.Node] = set()
+    for node in reversed(reading.graph.nodes):
+        if node.op != "output" and not (node in found and _lets_through(reading, node)):
+            continue
+        for each in node.all_input_nodes:
+            found.add(each)
+            found.update(writer for memory in reading.memory(each) for writer in reading.writers.get(memory, ()))
+    return found
+
+
+def _lets_through(reading: Reading, node: fx.Node) -> bool:
+    """Not what is detached, computed without gradients, or no real or complex number."""
+    fact = reading.facts[node]
+    if fact.writes or fact.reason:
+        return True
+    if fact.op == "detach" or (fact.region is not None and not fact.region.grad):
+        return False
+    values = [each for each in tree_leaves(fact.value) if isinstance(each, torch.Tensor)]
+    return any(each.is_floating_point() or each.is_complex() for each in values)
