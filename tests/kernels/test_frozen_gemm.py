@@ -84,7 +84,7 @@ def test_integer_form_equals_the_unfrozen_computation(transposed):
     assert columns.shape == (2, 48)
     scale, sums = columns
     expected = unfrozen(a, a_scale, weight, transposed, torch.int8, "row", torch.float32, "aten")
-    assert torch.equal(acc.float() * a_scale * scale, expected)
+    assert torch.equal(acc.float() * (a_scale * scale), expected)
     right = quantization.dequantize(*module.quantized(weight, transposed, torch.int8, "row", 130))
     torch.testing.assert_close(sums, right.sum(0))
 
