@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 import loka_compile as loka
 from examples.models.samples import MODELS
 
-
 LEAST, ASKED = 0.98, 1.1
 """Of the better of eager and Inductor, each model; over Inductor, in geometric mean."""
 WARM_UP = 6
