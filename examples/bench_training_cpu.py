@@ -1,6 +1,6 @@
 """Training steps of eight models on this CPU: eager, Inductor and loka in turns.
 
-    python examples/bench_training_cpu.py [--models Wukong BST] [--batch 512] [--rounds 15] [--json FILE]
+    python examples/bench_training_cpu.py [--models Wukong BST] [--batch 512] [--rounds 15] [--exact] [--json FILE]
 
 A step is the model's forward, a mean cross-entropy, and the backward; no optimizer, which is the same for all. Every
 variant trains a copy of the same model from one seed. Times are medians of rounds in turns, measured here; `--cpu-time`
@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 import loka_compile as loka
 from examples.models.samples import MODELS
-
 
 LEAST, ASKED = 0.98, 1.1
 """Of the better of eager and Inductor, each model; over Inductor, in geometric mean."""
@@ -70,10 +69,11 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, object]:
     make, draw = MODELS[name]
     model, inputs = make().train(), draw(options.batch)
     models = {variant: copy.deepcopy(model) for variant in VARIANTS}
+    chosen = {"recipes": (), "measure_calls": 0} if options.exact else None
     calls: dict[str, Callable[..., Tensor]] = {
         "eager": models["eager"],
         "Inductor": torch.compile(models["Inductor"], isolate_recompiles=True),
-        "loka": torch.compile(models["loka"], backend="loka", isolate_recompiles=True),
+        "loka": torch.compile(models["loka"], backend="loka", isolate_recompiles=True, options=chosen),
     }
     labels = torch.rand_like(models["eager"](*inputs).detach()).round()
 
@@ -108,6 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
+    parser.add_argument("--exact", action="store_true", help="loka without low precision: every product in float32")
     parser.add_argument("--cpu-time", action="store_true", help="count this process' CPU seconds, not the clock's")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     options = parser.parse_args(argv)

@@ -19,7 +19,8 @@ def int_mm(a: Tensor, b: Tensor) -> Tensor:
     m, k, n = (int(compat.guard_free(size == 1)) for size in (*a.shape, b.shape[1]))
     if not (m or k or n):
         return _exact_int_mm(a, b)
-    a, b = torch.nn.functional.pad(a, (0, k, 0, m)), torch.nn.functional.pad(b, (0, n, 0, k))
+    a = torch.nn.functional.pad(a, (0, k, 0, m)) if m or k else a
+    b = torch.nn.functional.pad(b, (0, n, 0, k)) if n or k else b  # a weight, which is not copied for one row
     return _exact_int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
 
 

@@ -61,6 +61,8 @@ class Op(Generic[T, Values]):
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
         """The call with these arguments, as the op takes them. Raises TypeError where they are not its."""
+        if not kwargs and not _parts(cls) and len(args) == len(_own(cls)):
+            return cls(*args)
         names = [field.name for field, _ in _arguments(cls)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
             raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
@@ -224,6 +226,12 @@ def _is_part(hint: Any) -> bool:
     return is_dataclass(get_origin(hint))
 
 
+@functools.cache
+def _parts(kind: Any) -> Mapping[str, Any]:
+    """Fields that are dataclasses themselves, and which; at every call of an op: kept."""
+    return {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+
+
 def _flat(call: Any) -> Iterator[Any]:
     for field in fields(call):
         value = getattr(call, field.name)
@@ -234,6 +242,6 @@ def _flat(call: Any) -> Iterator[Any]:
 
 
 def _filled(kind: Any, given: Mapping[str, Any]) -> Any:
-    parts = {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+    parts = _parts(kind)
     own = {field.name: given[field.name] for field, _ in _own(kind) if field.name in given}
     return kind(**own, **{name: _filled(part, given) for name, part in parts.items()})

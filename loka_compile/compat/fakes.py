@@ -46,6 +46,8 @@ def is_fake(value: Any) -> bool:
 
 def guard_free(value: Any) -> bool:
     """Whether a possibly symbolic condition is known to be true, without adding a guard."""
+    if isinstance(value, bool):
+        return value
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return bool(statically_known_true(value))

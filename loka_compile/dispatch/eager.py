@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx
 
 from loka_compile import compat
@@ -38,7 +39,7 @@ def eager_or_compiled(
     """
     if device != "cpu" or compat.is_ahead_of_time() or not can_race(raced.plan, inputs, options, device):
         return raced
-    if _reason_against(reading):
+    if _reason_against(reading, inputs):
         return raced
     key = f"race eager {digest_of([raced.plan], 0, inputs)} {hashlib.sha256(gm.code.encode()).hexdigest()[:24]}"
     ratio = kept_times.recall(key)
@@ -62,8 +63,10 @@ def _times_faster(raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], writt
     return compiled / eager
 
 
-def _reason_against(reading: Reading) -> str:
+def _reason_against(reading: Reading, inputs: Sequence[Any]) -> str:
     """Why the graph may not run op by op; empty if it may."""
+    if any(isinstance(value, torch.SymInt) for value in inputs):
+        return "it is for any batch, and where eager is faster at a small one it is not at a large one"
     for node in reading.graph.nodes:
         if compat.calls_graphs(node):
             return f"{node.name} runs a graph of its own"

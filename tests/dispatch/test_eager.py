@@ -127,3 +127,12 @@ def test_training_in_eager_gives_its_gradients() -> None:
     for its, ours in zip(*grads, strict=True):
         torch.testing.assert_close(ours, its)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_code_for_any_batch_stays_compiled() -> None:
+    """A small batch says nothing of the large ones that the same code serves."""
+    compiled = torch.compile(nn.Linear(4, 4), backend="loka", options={"measure_calls": 0}, dynamic=True)
+    with torch.no_grad():
+        compiled(torch.randn(2, 4))
+        compiled(torch.randn(3, 4))
+    assert "as in eager" not in str(loka.explain(compiled))
