@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +60,7 @@ class CompiledGraph:
         """Taken before compilation, which owns and changes the graph."""
         module = compat.copy_dynamo_graph(gm)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-        fake_inputs = [node.meta.get("example_value", value) for node, value in zip(placeholders, inputs, strict=True)]
+        fake_inputs = [_example(node, value) for node, value in zip(placeholders, inputs, strict=True)]
         place = next((i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)), -1)
         region = compat.region_here()
         return cls(module, fake_inputs, options, stages, asked, region, _by_id(inputs), changes=changes, _place=place)
@@ -105,6 +106,16 @@ class CompiledGraph:
     def _lines(self) -> set[tuple[str, int]]:
         traces = (node.meta.get("stack_trace") or "" for node in self.module.graph.nodes)
         return {(file, int(line)) for t in traces for file, line in re.findall(r'File "([^"]+)", line (\d+)', t)}
+
+
+def _example(node: fx.Node, value: Any) -> Any:
+    """What stands for an input of a graph. A list, as compiled autograd hands over its inputs, holds real tensors, and
+    the call empties it: what the graph takes out of it stands for them."""
+    example = node.meta.get("example_value", value)
+    if not isinstance(example, list):
+        return example
+    taken = {user.args[1]: user.meta.get("example_value") for user in node.users if user.target is operator.getitem}
+    return [taken.get(place) for place in range(len(example))]
 
 
 def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
