@@ -135,6 +135,18 @@ def _forward_of(original: Any) -> list[Any]:
     return [type(original).forward if isinstance(original, nn.Module) else original]
 
 
+def _named_in(original: Any) -> list[nn.Module]:
+    """The modules that a function closes over or reads as globals; of a module none, which has its own."""
+    function = inspect.unwrap(original)
+    if isinstance(original, nn.Module) or not inspect.isfunction(function):
+        return []
+    try:
+        seen = inspect.getclosurevars(function)
+    except ValueError:  # what it closes over is not there yet
+        return []
+    return [each for each in (*seen.nonlocals.values(), *seen.globals.values()) if isinstance(each, nn.Module)]
+
+
 def _forwards_inside(original: Any) -> list[Any]:
     """Those of the modules in a module, torch's own aside, which everybody has."""
     functions = {type(each).forward for each in original.modules()} if isinstance(original, nn.Module) else set()
@@ -188,6 +200,9 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     found = [graph for graph in candidates if graph.shares_parameters(original)]
     # code compiled for a twin, or for parameters that were replaced or stand for its own
     found = found or [graph for graph in candidates if graph.shares_lines(_forward_of(original))]
+    for module in _named_in(original):  # called behind a graph break, DistributedDataParallel's, say
+        if not any(graph.shares_parameters(module) for graph in found):
+            found += [graph for graph in candidates if graph.shares_parameters(module)]
     found = found or [graph for graph in candidates if graph.shares_names(original)]
     found = found or [graph for graph in candidates if graph.shares_lines(_forwards_inside(original))]
     if not found:

@@ -130,6 +130,27 @@ def group():
     dist.destroy_process_group()
 
 
+def test_a_function_around_distributed_training(net, group):
+    """DistributedDataParallel breaks the graph, and the model's own are those of the function too."""
+
+    class Own(nn.Module):  # Dynamo compiles no frames of torch's own modules
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x)
+
+    spread = nn.parallel.DistributedDataParallel(Own())
+    compiled = compiled_of(lambda x: spread(x) * 2)
+    for _ in range(4):
+        x = torch.randn(64, 32, requires_grad=True)
+        out = compiled(x)
+        assert near(out, net(x) * 2)
+        out.square().sum().backward()
+    assert lowered(compiled) == (6, 6)
+
+
 def test_a_collective_in_the_graph(net, group):
     import torch.distributed._functional_collectives as collectives
 
