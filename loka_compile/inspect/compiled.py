@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -59,7 +60,7 @@ class CompiledGraph:
         """Taken before compilation, which owns and changes the graph."""
         module = compat.copy_dynamo_graph(gm)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-        fake_inputs = [node.meta.get("example_value", value) for node, value in zip(placeholders, inputs, strict=True)]
+        fake_inputs = [_example(node, value) for node, value in zip(placeholders, inputs, strict=True)]
         place = next((i for i, value in enumerate(inputs) if isinstance(value, nn.Parameter)), -1)
         region = compat.region_here()
         return cls(module, fake_inputs, options, stages, asked, region, _by_id(inputs), changes=changes, _place=place)
@@ -107,6 +108,16 @@ class CompiledGraph:
         return {(file, int(line)) for t in traces for file, line in re.findall(r'File "([^"]+)", line (\d+)', t)}
 
 
+def _example(node: fx.Node, value: Any) -> Any:
+    """What stands for an input of a graph. A list, as compiled autograd hands over its inputs, holds real tensors, and
+    the call empties it: what the graph takes out of it stands for them."""
+    example = node.meta.get("example_value", value)
+    if not isinstance(example, list):
+        return example
+    taken = {user.args[1]: user.meta.get("example_value") for user in node.users if user.target is operator.getitem}
+    return [taken.get(place) for place in range(len(example))]
+
+
 def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
     """The parameters among them. (A WeakSet compares tensors by value.)"""
     return {id(value): weakref.ref(value) for value in values if isinstance(value, nn.Parameter)}
@@ -122,6 +133,18 @@ def _lines_of(function: Any) -> set[tuple[str, int]]:
 
 def _forward_of(original: Any) -> list[Any]:
     return [type(original).forward if isinstance(original, nn.Module) else original]
+
+
+def _named_in(original: Any) -> list[nn.Module]:
+    """The modules that a function closes over or reads as globals; of a module none, which has its own."""
+    function = inspect.unwrap(original)
+    if isinstance(original, nn.Module) or not inspect.isfunction(function):
+        return []
+    try:
+        seen = inspect.getclosurevars(function)
+    except ValueError:  # what it closes over is not there yet
+        return []
+    return [each for each in (*seen.nonlocals.values(), *seen.globals.values()) if isinstance(each, nn.Module)]
 
 
 def _forwards_inside(original: Any) -> list[Any]:
@@ -177,6 +200,9 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     found = [graph for graph in candidates if graph.shares_parameters(original)]
     # code compiled for a twin, or for parameters that were replaced or stand for its own
     found = found or [graph for graph in candidates if graph.shares_lines(_forward_of(original))]
+    for module in _named_in(original):  # called behind a graph break, DistributedDataParallel's, say
+        if not any(graph.shares_parameters(module) for graph in found):
+            found += [graph for graph in candidates if graph.shares_parameters(module)]
     found = found or [graph for graph in candidates if graph.shares_names(original)]
     found = found or [graph for graph in candidates if graph.shares_lines(_forwards_inside(original))]
     if not found:

@@ -77,6 +77,8 @@ def told(row: str, column: str, backend: str) -> Story:
             explained = loka.explain(act.compiled)
         except ValueError as error:
             story.origin = str(error)
+        except Exception as error:
+            story.failed = f"explain: {type(error).__name__}: {error}"
         else:
             story.lowered, story.sites = len(explained.lowered), len(explained.found)
             story.origin = explained.origin

@@ -105,11 +105,50 @@ def test_nested_tensors(net):
     assert "whose memory cannot be told" in loka.explain(compiled).origin
 
 
+def test_compiled_autograd_of_a_function(net):
+    """Its graphs are found by their lines, and a backward that autograd traced has those of the forward."""
+
+    def score(x):
+        return net(x) * 2
+
+    compiled, backward = compiled_of(score), compiled_of(lambda loss: loss.backward())
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        for _ in range(2):
+            x = torch.randn(64, 32, requires_grad=True)
+            backward(compiled(x).square().sum())
+            (expected,) = torch.autograd.grad(score(x).square().sum(), x)
+            assert near(x.grad, expected)
+    explained = loka.explain(compiled)
+    assert "compiled autograd" in explained.origin
+    assert len(explained.found) == 6, explained.found
+
+
 @pytest.fixture
 def group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+def test_a_function_around_distributed_training(net, group):
+    """DistributedDataParallel breaks the graph, and the model's own are those of the function too."""
+
+    class Own(nn.Module):  # Dynamo compiles no frames of torch's own modules
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x)
+
+    spread = nn.parallel.DistributedDataParallel(Own())
+    compiled = compiled_of(lambda x: spread(x) * 2)
+    for _ in range(4):
+        x = torch.randn(64, 32, requires_grad=True)
+        out = compiled(x)
+        assert near(out, net(x) * 2)
+        out.square().sum().backward()
+    assert lowered(compiled) == (6, 6)
 
 
 def test_a_collective_in_the_graph(net, group):
