@@ -287,7 +287,7 @@ def _getitem(wide: Wide) -> Narrow:
 _RULES: dict[str, Callable[[Wide], Narrow]] = {
     "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
     "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding,
-    "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
+    "detach": _on_main, "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
     **dict.fromkeys((
         "squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split", "softmax",
         "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "linalg_vector_norm",

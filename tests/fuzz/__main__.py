@@ -93,7 +93,7 @@ def main(count: int, first: int) -> int:
         try:
             source, features = build(program)
         except Exception as error:
-            report.kinds[f"the generator fails: {type(error).__name__}"] += 1
+            report.kinds[f"the generator fails at {number}: {type(error).__name__}: {str(error)[:80]}"] += 1
             continue
         verdict = judged(source)
         if number % WHOLE == WHOLE - 1 and "random" not in features:  # of which Inductor draws others
