@@ -33,9 +33,9 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 # The one look behind the public API: the kernels' own launches, and the model printed beside them.
-kernel_list = importlib.import_module("loka_compile.inspect.kernel_list")
-kernel_report = importlib.import_module("loka_compile.inspect.kernel_report")
-chips = importlib.import_module("loka_compile.inspect.chips")
+kernel_list = importlib.import_module("loka_compile.machine.kernel_list")
+kernel_report = importlib.import_module("loka_compile.machine.kernel_report")
+chips = importlib.import_module("loka_compile.spec.chips")
 
 FLUSH_BYTES = 512 * 2**20  # more than any L2 (or MI300X's 256 MiB of Infinity Cache)
 EPS = 1e-6

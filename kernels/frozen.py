@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.fingerprint import Blocks
+from loka_compile.kernels.quantize import quantize as quantization
 
 SAMPLES = 64
 LOOK_EVERY = 8

@@ -22,47 +22,47 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Options": "loka_compile.options",
-    "adapt": "loka_compile.adapt",
-    "CompSkip": "loka_compile.compskip",
-    "suggest_compskip": "loka_compile.suggest",
-    "OptionsError": "loka_compile.options",
-    "Plan": "loka_compile.dispatch.plan",
-    "PlanError": "loka_compile.dispatch.plan",
-    "load_plan": "loka_compile.dispatch.plan",
+    "Options": "loka_compile.spec.options",
+    "adapt": "loka_compile.mods.adapt",
+    "CompSkip": "loka_compile.spec.compskip",
+    "suggest_compskip": "loka_compile.mods.suggest",
+    "OptionsError": "loka_compile.spec.options",
+    "Plan": "loka_compile.spec.plan",
+    "PlanError": "loka_compile.spec.plan",
+    "load_plan": "loka_compile.spec.plan",
     "dispatch": "loka_compile.dispatch.choose",
     "Profile": "loka_compile.probe.profile",
     "ProfileError": "loka_compile.probe.profile",
     "load_profile": "loka_compile.probe.profile",
     "probe": "loka_compile.probe.session",
-    "stratified_sample": "loka_compile.probe.sampling",
+    "stratified_sample": "loka_compile.sampling.stratified",
     "explain": "loka_compile.inspect.explain",
     "records": "loka_compile.inspect.records",
     "plan": "loka_compile.inspect.records",
-    "gdpa": "loka_compile.kernels.gdpa",
+    "gdpa": "loka_compile.kernels.gdpa.gdpa",
     "preview": "loka_compile.preview.api",
-    "pffn": "loka_compile.kernels.gdpa_pffn",
-    "fm": "loka_compile.kernels.fm",
+    "pffn": "loka_compile.kernels.gdpa.gdpa_pffn",
+    "fm": "loka_compile.kernels.fm.fm",
 }
 
 __all__ = ["__version__", *_EXPORTS]
 
 if TYPE_CHECKING:
-    from loka_compile.adapt import adapt
-    from loka_compile.compskip import CompSkip
     from loka_compile.dispatch.choose import dispatch
-    from loka_compile.dispatch.plan import Plan, PlanError, load_plan
     from loka_compile.inspect.explain import explain
     from loka_compile.inspect.records import plan, records
-    from loka_compile.kernels.fm import fm
-    from loka_compile.kernels.gdpa import gdpa
-    from loka_compile.kernels.gdpa_pffn import pffn
-    from loka_compile.options import Options, OptionsError
+    from loka_compile.kernels.fm.fm import fm
+    from loka_compile.kernels.gdpa.gdpa import gdpa
+    from loka_compile.kernels.gdpa.gdpa_pffn import pffn
+    from loka_compile.mods.adapt import adapt
+    from loka_compile.mods.suggest import suggest_compskip
     from loka_compile.preview.api import preview
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
-    from loka_compile.probe.sampling import stratified_sample
     from loka_compile.probe.session import probe
-    from loka_compile.suggest import suggest_compskip
+    from loka_compile.sampling.stratified import stratified_sample
+    from loka_compile.spec.compskip import CompSkip
+    from loka_compile.spec.options import Options, OptionsError
+    from loka_compile.spec.plan import Plan, PlanError, load_plan
 
 
 def __getattr__(name: str) -> Any:

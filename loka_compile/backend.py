@@ -1,11 +1,11 @@
 """The story of a compilation: what `torch.compile(model, backend="loka")` does with one graph.
 
-    1. read the options
-    2. run the passes on the Dynamo graph, with those asked for that change the model, then exact algebra
-    3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
-    4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced, and
-       so is a graph that exact algebra made simpler
-    5. keep what is needed to tell the story again (inspect/)
+1. read the options
+2. run the passes on the Dynamo graph, with those asked for that change the model, then exact algebra
+3. settle the plan: given, or dispatched from a profile, or learned online: then the first calls are only measured
+4. hand the graph to AOTAutograd and Inductor, our passes in their two hooks; plans made here are raced, and
+   so is a graph that exact algebra made simpler
+5. keep what is needed to tell the story again (inspect/)
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 from torch import Tensor, fx
 
 from loka_compile import compat
-from loka_compile.dispatch import planning
-from loka_compile.dispatch.budget import Trial
-from loka_compile.dispatch.eager import eager_or_compiled
-from loka_compile.dispatch.floor import floor_of
-from loka_compile.dispatch.plan import Plan
 from loka_compile.dispatch.progress import progress
-from loka_compile.dispatch.race import never_slower, simplified_or_written
 from loka_compile.graph.left_alone import reason_to_leave
 from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
+from loka_compile.inspect.versions import source_fingerprint
 from loka_compile.online import Calls, Sessions, forget_sessions, learns
-from loka_compile.options import Options
 from loka_compile.passes import PIPELINE, Pipeline
-from loka_compile.passes.adapting import adapting
+from loka_compile.passes.adapt.adapting import adapting
 from loka_compile.passes.base import Context
 from loka_compile.passes.dynamo import Change, Read, rewritten
 from loka_compile.passes.stages import Stages
-from loka_compile.versions import source_fingerprint
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Plan
+from loka_compile.trial import planning
+from loka_compile.trial.budget import Trial
+from loka_compile.trial.eager import eager_or_compiled
+from loka_compile.trial.floor import floor_of
+from loka_compile.trial.race import never_slower, simplified_or_written
 
 
 def loka(

@@ -144,7 +144,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from loka_compile.dispatch.plan_diff import diff
+    from loka_compile.spec.plan_diff import diff
 
     difference = diff(plan_in(arguments.a), plan_in(arguments.b))
     print(difference)
@@ -152,7 +152,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _suggest(arguments: argparse.Namespace) -> int:
-    from loka_compile.suggest import suggest_compskip
+    from loka_compile.mods.suggest import suggest_compskip
 
     model, args, kwargs = example(arguments.factory)
     try:
@@ -173,8 +173,8 @@ def _suggest(arguments: argparse.Namespace) -> int:
 def _kernels(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from loka_compile.inspect import kernel_report
-    from loka_compile.inspect.chips import arch_of
+    from loka_compile.machine import kernel_report
+    from loka_compile.spec.chips import arch_of
 
     try:
         archs = arch_of(*(arguments.target or ()))

@@ -1,11 +1,11 @@
 """The pipeline: which pass runs on which graph, in order. One file a pass; see base.py for what a pass is.
 
-    canonicalize   the Dynamo graph: one form for what can be written in many
-    (adapt)        what the options ask for: adapting.py
-    simplify       the Dynamo graph: exact algebra, and what a kernel of ours does whole
-    raising        the Dynamo graph: what AOTAutograd is to leave whole
-    joint          the inference graph, or forward and backward in one, in ATen operators
-    post_grad      the inference graph, or the forward and the backward graph after partitioning
+canonicalize   the Dynamo graph: one form for what can be written in many
+(adapt)        what the options ask for: adapting.py
+simplify       the Dynamo graph: exact algebra, and what a kernel of ours does whole
+raising        the Dynamo graph: what AOTAutograd is to leave whole
+joint          the inference graph, or forward and backward in one, in ATen operators
+post_grad      the inference graph, or the forward and the backward graph after partitioning
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from loka_compile.passes.base import Context, DynamoPass, GraphPass, Pass, PassResult, Reject, Rewrite
-from loka_compile.passes.batch import Batch
-from loka_compile.passes.canonicalize import Canonicalize
-from loka_compile.passes.fold_dropout import FoldDropout
-from loka_compile.passes.fuse import Fuse
-from loka_compile.passes.fuse_backward import FuseBackward
-from loka_compile.passes.fuse_cast import FuseCast
-from loka_compile.passes.hoist import Hoist
-from loka_compile.passes.lower import Lower
-from loka_compile.passes.merge import Merge
-from loka_compile.passes.mix_tokens import MixTokens
-from loka_compile.passes.precision import Precision
-from loka_compile.passes.raise_fm import RaiseFm
-from loka_compile.passes.raise_gdpa import RaiseGdpa
-from loka_compile.passes.raise_norms import RaiseNorms
-from loka_compile.passes.raise_pffn import RaisePffn
-from loka_compile.passes.reassociate import Reassociate
-from loka_compile.passes.share import Share
-from loka_compile.passes.thin import Thin
+from loka_compile.passes.joint.fold_dropout import FoldDropout
+from loka_compile.passes.joint.precision import Precision
+from loka_compile.passes.joint.share import Share
+from loka_compile.passes.post_grad.fuse import Fuse
+from loka_compile.passes.post_grad.fuse_backward import FuseBackward
+from loka_compile.passes.post_grad.fuse_cast import FuseCast
+from loka_compile.passes.post_grad.lower import Lower
+from loka_compile.passes.post_grad.thin import Thin
+from loka_compile.passes.raising.raise_fm import RaiseFm
+from loka_compile.passes.raising.raise_gdpa import RaiseGdpa
+from loka_compile.passes.raising.raise_norms import RaiseNorms
+from loka_compile.passes.raising.raise_pffn import RaisePffn
+from loka_compile.passes.simplify.batch import Batch
+from loka_compile.passes.simplify.canonicalize import Canonicalize
+from loka_compile.passes.simplify.hoist import Hoist
+from loka_compile.passes.simplify.merge import Merge
+from loka_compile.passes.simplify.mix_tokens import MixTokens
+from loka_compile.passes.simplify.reassociate import Reassociate
 
 __all__ = ["PIPELINE", "Context", "Pass", "PassResult", "Pipeline", "Reject", "Rewrite"]
 

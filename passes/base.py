@@ -1,8 +1,8 @@
 """What a pass is, what it may know, what it returns, and how it is run.
 
-    Pass            looks at a graph in a Context, rewrites it in place, and returns a PassResult:
-    Rewrite         what it did, and where
-    Reject          what it looked at and left, and why; all of them are in `loka.explain`
+Pass            looks at a graph in a Context, rewrites it in place, and returns a PassResult:
+Rewrite         what it did, and where
+Reject          what it looked at and left, and why; all of them are in `loka.explain`
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import ClassVar, Protocol, TypeVar
 
 from torch import fx
 
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import SITE_META, module_name
+from loka_compile.spec.plan import Plan
 
 Found = TypeVar("Found")
 Looked = TypeVar("Looked", contravariant=True)

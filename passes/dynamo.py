@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.apart import write_apart
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.reader import read
 from loka_compile.graph.sites import module_name
 from loka_compile.passes.base import Context, DynamoPass, PassResult, Reject, rejected, run
+from loka_compile.spec.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

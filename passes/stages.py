@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import fx
 
 from loka_compile.dispatch.pin import check_model
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.sites import annotate
 from loka_compile.passes import GraphPass, PassResult, Pipeline
 from loka_compile.passes.base import Context, run
+from loka_compile.spec.plan import Plan
 
 Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
 """Called with a pass's name, the graph, and what runs the pass on it: how a record sees before and after."""

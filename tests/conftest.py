@@ -40,7 +40,7 @@ def fresh_dynamo():
 @pytest.fixture
 def quantized(monkeypatch):
     """The tensors quantized so far in the test, weights that are frozen among them."""
-    from loka_compile.kernels import quantize as quantization
+    from loka_compile.kernels.quantize import quantize as quantization
 
     tensors, original = [], quantization.reference
 
@@ -99,7 +99,7 @@ def sites_of():
 @pytest.fixture(scope="session")
 def plan_for(sites_of):
     """plan_for(recipe, fn, *args): a plan made by hand, every GEMM of `fn` in `recipe` (where `only` agrees)."""
-    from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
+    from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
 
     def plan(recipe, fn, *args, provider="", target="cpu", only=lambda site: True, dynamic=None):
         provider = provider or ("emulated" if recipe == "fp8_blockwise" else "aten")

@@ -12,13 +12,13 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.records import code
 from loka_compile.passes import PIPELINE, Pass, PassResult, Pipeline
 from loka_compile.passes.dynamo import run_on_dynamo
 from loka_compile.passes.stages import Stages
-from loka_compile.processor import processor
+from loka_compile.spec.plan import Plan
+from loka_compile.spec.processor import processor
 
 INT_MM = "loka.scaled_gemm" if processor().int_mm_saturates else "_int_mm"
 """What an int8 product of aten's is in generated code: one call that Inductor sees, or an op of ours around two."""

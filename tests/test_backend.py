@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import KEPT
 from loka_compile.probe.score import emulate, sqnr_db
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.plan import KEPT
+from loka_compile.spec.recipes import RECIPES
 
 SIGNED = [name for name, recipe in RECIPES.items() if not recipe.unsigned]
 """Recipes for operands of any sign; tests/kernels/test_unsigned.py has the others."""
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 AGREE_DB = 40.0
 """A sum in another order moves a value over a rounding edge now and then, so two runs of one recipe agree in
 decibels, not bit by bit; 29 dB is what one product in e4m3 keeps."""
+
 
 class EmulatedLinear(torch.autograd.Function):
     """A linear whose three products are in a recipe's numerics: what a compiled one must agree with."""

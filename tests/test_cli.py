@@ -13,8 +13,8 @@ import sympy
 import torch
 
 from loka_compile import __version__, cli
-from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan
-from loka_compile.graph.site import Site
+from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
+from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
 
 LOKA = Path(sys.executable).with_name("loka")

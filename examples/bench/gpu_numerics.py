@@ -137,9 +137,7 @@ def norm_backward(device: str, dtype: torch.dtype) -> Iterator[Output]:
         yield Output(key, got, want, BF16, 2.0**-14 * want.abs().max())
 
 
-def normed(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str
-) -> Tensor:
+def normed(x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str) -> Tensor:
     """Norm and activation in the dtype of x."""
     parts = x.unflatten(-1, (-1, block or x.shape[-1]))
     parts = parts - parts.mean(-1, keepdim=True) if norm == "layer" else parts
@@ -220,7 +218,7 @@ def factorization_machine(device: str, tokens: int) -> Iterator[Output]:
     wide, other = x.double(), y.double()
     o = wide @ (wide.mT @ other)
     flat = o.flatten(1)
-    want = ((flat - flat.mean(1, keepdim=True)) / (flat.var(1, unbiased=False, keepdim=True) + EPS).sqrt())
+    want = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, unbiased=False, keepdim=True) + EPS).sqrt()
     lost = (HALF_ULP[BF16] * (wide @ wide.mT).abs() @ other.abs()).flatten(1) / flat.std(1, keepdim=True)
     slack = lost + lost.mean(1, keepdim=True) * (1 + want.abs())
     yield Output("out", got.flatten(1), want, BF16, slack)

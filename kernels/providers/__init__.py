@@ -14,10 +14,10 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers.base import Provider
-from loka_compile.recipes import Recipe
-from loka_compile.target import Target, target_of
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target, target_of
 
 
 def found(folders: Iterable[str]) -> dict[str, Provider]:

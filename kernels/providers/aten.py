@@ -23,16 +23,16 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels import frozen
-from loka_compile.kernels import quantize as quantization
-from loka_compile.kernels.int_mm import goes_by_parts, int_mm, int_mm_into
+from loka_compile.kernels.gemm.int_mm import goes_by_parts, int_mm, int_mm_into
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.providers.base import Behind, Frozen, Provider, is_batch
-from loka_compile.kernels.quantize import INTEGERS, dequantize
-from loka_compile.processor import processor
-from loka_compile.recipes import RECIPES, Recipe
-from loka_compile.target import Target
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.kernels.quantize.quantize import INTEGERS, dequantize
+from loka_compile.spec.processor import processor
+from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 INT8_MAX_K = (2**31 - 1) // 127**2
 UINT8_MAX_K = (2**31 - 1) // (255 * 127)

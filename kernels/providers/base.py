@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
-from loka_compile.recipes import Recipe
-from loka_compile.target import Target
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Provider:
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """(a * a_scale) @ (b * b_scale), as kernels/product.py specifies it."""
+        """(a * a_scale) @ (b * b_scale), as kernels/gemm/product.py specifies it."""
         raise NotImplementedError
 
     def traced(self, a: Tensor, a_scale: Tensor | None) -> str:

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers.base import Provider, is_batch, missing
-from loka_compile.recipes import BLOCK, Recipe
-from loka_compile.target import Target
+from loka_compile.spec.recipes import BLOCK, Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 
 class DeepGemm(Provider):

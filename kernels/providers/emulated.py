@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
-from loka_compile.kernels.product import reference
+from loka_compile.kernels.gemm.product import reference
 from loka_compile.kernels.providers.base import Provider
-from loka_compile.recipes import RECIPES, Recipe
-from loka_compile.target import Target
+from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 
 class Emulated(Provider):

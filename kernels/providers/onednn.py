@@ -26,14 +26,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels import frozen
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.providers.base import Behind, Frozen, Provider, is_batch
-from loka_compile.processor import processor
-from loka_compile.recipes import Recipe
-from loka_compile.target import Target
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.processor import processor
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 MAX_K = (2**31 - 1) // (255 * 127)
 """Longest contraction whose int32 sums cannot overflow."""

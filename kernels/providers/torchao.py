@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers import aten
 from loka_compile.kernels.providers.base import Provider, missing
-from loka_compile.processor import processor
-from loka_compile.recipes import Recipe
-from loka_compile.target import Target
+from loka_compile.spec.processor import processor
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 
 class Torchao(Provider):

@@ -1,6 +1,6 @@
-"""triton: loka's own FP8 GEMM (kernels/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
+"""triton: loka's own FP8 GEMM (kernels/gemm/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
 
-It multiplies bfloat16 as well, where what stands behind the product can ride in its epilogue (kernels/gemm_norm.py);
+It multiplies bfloat16 as well, where what stands behind the product can ride in its epilogue (gemm_norm.py);
 otherwise aten's kernels have nothing it could better, and Inductor fuses with them.
 """
 
@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers.base import Provider, missing
-from loka_compile.recipes import Recipe
-from loka_compile.target import Target
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 ALIGNED = 16
 OTHER_FP8 = ("mi300x",)
@@ -22,7 +22,7 @@ OTHER_FP8 = ("mi300x",)
 
 
 class Triton(Provider):
-    """epilogue: one scale of all operands would cost no less, and blocks are summed apart (passes/fuse.py)."""
+    """epilogue: one scale of all operands would cost no less, and blocks are summed apart (fuse.py)."""
 
     name: ClassVar[str] = "triton"
     speaks: ClassVar[tuple[str, ...]] = ("bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
@@ -48,7 +48,7 @@ class Triton(Provider):
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        from loka_compile.kernels.triton_gemm import triton_gemm
+        from loka_compile.kernels.gemm.triton_gemm import triton_gemm
 
         repeatable = torch.are_deterministic_algorithms_enabled()
         written = torch.float32 if out_dtype == torch.float64 else out_dtype  # what it sums in

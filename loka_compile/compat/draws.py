@@ -55,9 +55,7 @@ def _randint(low: int, high: int, size: Sequence[int], seed: Tensor) -> Tensor:
     return _numbers(size, seed, torch.int64, lambda a, b: ((b % span) * (2**32 % span) + a % span) % span + low)
 
 
-def _numbers(
-    size: Sequence[int], seed: Tensor, dtype: torch.dtype, make: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _numbers(size: Sequence[int], seed: Tensor, dtype: torch.dtype, make: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     out, key = torch.empty(tuple(size), dtype=dtype, device=seed.device), int(seed) & _WORD
     flat = out.view(-1)
     for start in range(0, flat.numel(), _CHUNK):

@@ -19,13 +19,13 @@ from loka_compile.dispatch import roofline
 from loka_compile.dispatch.cost import Cast, Cost, Form
 from loka_compile.dispatch.judge import FOREIGN, FREE, Judged, judge_all, pick, problem, ride_of
 from loka_compile.dispatch.pin import pins
-from loka_compile.dispatch.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
 from loka_compile.dispatch.ranges import batch_of, ranges
-from loka_compile.dispatch.sizes import Sizes
 from loka_compile.kernels.providers import EMULATED, PROVIDERS
-from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, ProfileError
-from loka_compile.target import TARGETS
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import TARGETS
 
 
 def dispatch(profile: Profile, target: str | None = None, options: Options | None = None) -> Plan:

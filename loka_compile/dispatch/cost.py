@@ -1,6 +1,6 @@
 """What a candidate costs at a site: its kernel, and the casts of its operands, which other sites may share.
 
-One tensor in one form (format, scaling, axis) is cast once for all sites that read it so, as passes/precision.py does.
+One tensor in one form (format, scaling, axis) is cast once for all sites that read it so, as precision.py does.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.kernels.quantize import ROWS
-from loka_compile.recipes import Recipe
+from loka_compile.kernels.quantize.quantize import ROWS
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
 
 Form = tuple[str, ...]
 """A tensor in a format: its name, dtype, scaling, the axis that is scaled along where there is one, and the rows and
@@ -28,7 +28,7 @@ class Cast:
     made_by: key of the site whose kernel could make the tensor in its epilogue, "" if there is none. Where it does, the
     cast rides there for nothing, if it can (`rides`), or takes `apart_us`, as a kernel of its own.
     beside_us: of a form with one scale a column, where another site has the tensor by rows in the same format, as one
-    op makes both (passes/fuse_cast.py); 0 where there is none.
+    op makes both (passes/post_grad/fuse_cast.py); 0 where there is none.
     """
 
     form: Form

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 
 from loka_compile.dispatch import cut, roofline, timing
 from loka_compile.dispatch.cost import Cast, Cost, Form
-from loka_compile.dispatch.plan import KEPT, Candidate, Score
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers import EMULATED, PROVIDERS, padded, reasons_against
-from loka_compile.options import Options
 from loka_compile.probe import segments
 from loka_compile.probe.profile import SiteProfile
-from loka_compile.recipes import RECIPES
-from loka_compile.target import Target
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import KEPT, Candidate, Score
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import Target
 
 FREE = Cost(0.0)
 """Of emulation, which shows numerics and is never timed."""

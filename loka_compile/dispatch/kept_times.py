@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from loka_compile import compat
-from loka_compile.kernels import int_mm
-from loka_compile.kernels import quantize as quantization
+from loka_compile.kernels.gemm import int_mm
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.processor import processor
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.processor import processor
 
 MEASURING = ("timing.py", "loops.py")
 """What decides what a time means, beside this machine and the kernels."""

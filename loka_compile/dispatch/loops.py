@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers.base import Behind
-from loka_compile.recipes import Recipe
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
 
 VALUES = 2**22
 LENGTHS = (16, 64, 1024)

@@ -18,12 +18,12 @@ from typing import Any
 
 from torch import fx
 
-from loka_compile.dispatch.plan import Decision, Plan
-from loka_compile.graph.site import Site
 from loka_compile.graph.sites import module_name, source_line
-from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.probe.segments import SegmentScore
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.site import Site
 
 ROOT = "self"
 SHOWN = 4

@@ -12,10 +12,10 @@ from importlib import metadata
 
 import torch
 
-from loka_compile.dispatch.plan import Plan, PlanError
-from loka_compile.graph.site import Site
-from loka_compile.processor import processor
-from loka_compile.target import Target
+from loka_compile.spec.plan import Plan, PlanError
+from loka_compile.spec.processor import processor
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import Target
 
 HARDWARE = "hardware"
 WHAT_TO_DO = "make the plan anew here, or drop its pins knowingly: load_plan(path).unpinned()"

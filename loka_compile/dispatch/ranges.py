@@ -19,11 +19,11 @@ import sympy
 
 from loka_compile.dispatch.cost import Cast, Cost
 from loka_compile.dispatch.judge import FREE, Judged, judge, judge_all, pick, problem
-from loka_compile.dispatch.plan import Candidate, Range
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, SiteProfile
-from loka_compile.target import Target
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Candidate, Range
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import Target
 
 MEASURED_AT = (4, 64, 1024)
 """Batches that are measured beside the one that was observed and, if that is larger, four times it."""

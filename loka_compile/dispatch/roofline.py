@@ -6,7 +6,7 @@ Inductor can fuse with what makes the tensor only adds writing the narrow values
 reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of grad_weight's
 operands span the batch, and what makes those goes row by row: a pass for the amax, and a kernel of its own. In FP8 with
 one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
-(passes/fuse_cast.py).
+(passes/post_grad/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
 epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
@@ -26,13 +26,13 @@ import sympy
 import torch
 
 from loka_compile.dispatch.cost import Cost, casts
-from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.kernels.norm_quantize import FP8
+from loka_compile.kernels.norm_quantize.norm_quantize import FP8
 from loka_compile.kernels.providers import FUSING, PROVIDERS, padded
-from loka_compile.recipes import RECIPES, Recipe
-from loka_compile.target import Target
+from loka_compile.spec.plan import Candidate
+from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import Target
 
 
 def keep_us(site: Site, sizes: Sizes, target: Target) -> float:

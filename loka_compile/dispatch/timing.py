@@ -26,12 +26,12 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times, loops, progress
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
-from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.recipes import RECIPES, Recipe
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.plan import Candidate
+from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
 
 REPEATS = 7
 MIN_TOTAL_US, MAX_TOTAL_US = 10_000, 100_000

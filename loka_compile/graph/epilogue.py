@@ -17,8 +17,8 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.graph.sizes import same_sizes
-from loka_compile.kernels.norm_quantize import NormQuantize
-from loka_compile.kernels.norm_quantize_backward import NormQuantizeBackward
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
+from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm", "sum"]

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from loka_compile.compskip import CompSkip, pattern_of
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.layers import Branch, Call, branch_of, differ, effects, reaching
+from loka_compile.spec.compskip import CompSkip, pattern_of
 
 _PRODUCTS = ("matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention")
 _SOFTMAX = ("softmax", "scaled_dot_product_attention")

@@ -19,8 +19,8 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only, sum_beside
-from loka_compile.graph.site import Operand, Role, Site
 from loka_compile.graph.sizes import same_sizes
+from loka_compile.spec.site import Operand, Role, Site
 
 aten = torch.ops.aten
 

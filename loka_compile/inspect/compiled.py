@@ -15,9 +15,9 @@ import torch
 from torch import fx, nn
 
 from loka_compile import compat
-from loka_compile.options import Options
 from loka_compile.passes.dynamo import Change
 from loka_compile.passes.stages import Stages
+from loka_compile.spec.options import Options
 
 _orders = itertools.count()
 

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from loka_compile.dispatch.plan import KEEP, Decision, Plan
-from loka_compile.graph.site import Site
 from loka_compile.inspect import render
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.notes import notes, refusals_of, skipped
 from loka_compile.inspect.records import Record, rebuild
 from loka_compile.kernels.providers import EMULATED, runner
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.plan import KEEP, Decision, Plan
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import TARGETS
 
 Outcome = Literal["lowered", "kept", "refused", "missing", "gone", "pending", "absent", "planned"]
 """lowered: the planned kernel is in the generated code. kept: as the plan says. refused: a pass left the site alone

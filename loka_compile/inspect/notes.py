@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from loka_compile.graph.site import Site
 from loka_compile.inspect.compiled import CompiledGraph
 from loka_compile.inspect.records import Record
 from loka_compile.inspect.unseen import unseen
-from loka_compile.passes.precision import Precision
+from loka_compile.passes.joint.precision import Precision
+from loka_compile.spec.site import Site
 
 
 def notes(graph: CompiledGraph, record: Record) -> Iterator[str]:

@@ -15,13 +15,13 @@ from typing import Any
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import KEPT, Decision, Plan
 from loka_compile.graph.epilogue import is_backward
-from loka_compile.graph.site import Site
 from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.unseen import OPAQUE
 from loka_compile.passes import PassResult, Reject, Rewrite
+from loka_compile.spec.plan import KEPT, Decision, Plan
+from loka_compile.spec.site import Site
 
 
 @dataclass(frozen=True)

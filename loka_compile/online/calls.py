@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.rerun import is_training, own_inputs
 from loka_compile.inspect.compiled import CompiledGraph, forget, show
@@ -26,7 +25,8 @@ from loka_compile.online.owner import Owner, speaks
 from loka_compile.online.places import Places
 from loka_compile.online.session import GROWN, Session
 from loka_compile.online.sessions import Sessions
-from loka_compile.options import Options
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Plan
 
 Make = Callable[
     [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan], Mapping[str, Tensor]],

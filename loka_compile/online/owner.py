@@ -32,9 +32,7 @@ State = tuple[int, int, int]
 class Owner:
     """One set of parameters, buffers and other weights. Holds none of them."""
 
-    def __init__(
-        self, tensors: Sequence[Tensor], written: Collection[int] = (), loose: Collection[int] = ()
-    ) -> None:
+    def __init__(self, tensors: Sequence[Tensor], written: Collection[int] = (), loose: Collection[int] = ()) -> None:
         """written: places of those that the graph itself writes, whose values tell nothing. loose: of those that may
         be data after all: they are if they change from call to call while these are measured."""
         steps.follow([tensor for tensor in tensors if isinstance(tensor, nn.Parameter)])

@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from loka_compile.dispatch.plan import Decision, Plan
-from loka_compile.graph.site import Site
 from loka_compile.inspect.compiled import CompiledGraph, forget
 from loka_compile.online.memory import Memory
 from loka_compile.online.owner import Owner
 from loka_compile.online.pace import Pace
 from loka_compile.online.watcher import Watcher
-from loka_compile.options import Options
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.site import Site
 
 SAVE_EVERY = 10_000
 """Calls between two saves of the profile, in the background (LoKA Probe's interval)."""

@@ -14,7 +14,7 @@ from loka_compile import compat
 from loka_compile.graph.sites import module_name
 from loka_compile.online.memory import Memory
 from loka_compile.online.session import Session
-from loka_compile.options import Options
+from loka_compile.spec.options import Options
 
 _sessions: weakref.WeakValueDictionary[Any, Session] = weakref.WeakValueDictionary()  # they live with compiled code
 

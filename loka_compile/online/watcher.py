@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor, fx
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Decision, Plan
-from loka_compile.graph.site import Site
-from loka_compile.options import Options
 from loka_compile.probe.distribution import generator_for
 from loka_compile.probe.observer import COLUMNS, Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
 
 ROWS = 256
 """Most rows of a call that a site is scored on."""

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from loka_compile.inspect.chips import CHIPS, Chip
 from loka_compile.preview import torch_patches
-from loka_compile.target import TARGETS, Target
+from loka_compile.spec.chips import CHIPS, Chip
+from loka_compile.spec.target import TARGETS, Target
 
 ARCHS = {chip.target: chip.arch for chip in CHIPS.values() if chip.target} | {"h200": "sm_90"}
 """What is compiled for a target."""

@@ -17,7 +17,7 @@ from typing import Any
 from loka_compile.preview.model import Rates, rates_of
 from loka_compile.preview.result import Preview, Side, side_from_json
 from loka_compile.preview.transport import Source
-from loka_compile.target import TARGETS
+from loka_compile.spec.target import TARGETS
 
 GPUS = tuple(name for name, target in TARGETS.items() if target.device == "cuda")
 SIDES = ("eager", "inductor", "loka", "torchao rowwise", "torchao tensorwise")
@@ -168,14 +168,14 @@ def _plans(
 ) -> tuple[dict[str, str], str]:
     """Plans as JSON by target; or why there are none."""
     if plan is not None:
-        from loka_compile.dispatch.plan import Plan, load_plan
+        from loka_compile.spec.plan import Plan, load_plan
 
         made = plan if isinstance(plan, Plan) else load_plan(plan)
         return dict.fromkeys(targets, made.to_json()), ""
     if profile is not None:
         from loka_compile.dispatch.choose import dispatch
-        from loka_compile.options import Options
         from loka_compile.probe.profile import Profile, load_profile
+        from loka_compile.spec.options import Options
 
         known = profile if isinstance(profile, Profile) else load_profile(profile)
         return {name: dispatch(known, options=Options(target=name)).to_json() for name in targets}, ""

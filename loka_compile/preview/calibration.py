@@ -19,7 +19,7 @@ from typing import Any
 
 from loka_compile.preview.model import Rates, kernel_us, rates_of
 from loka_compile.preview.result import Kernel, Preview, Side
-from loka_compile.target import TARGETS
+from loka_compile.spec.target import TARGETS
 
 FORMAT, VERSION = "loka-calibration", 1
 FEWEST = 3

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from loka_compile.inspect import ttir
-from loka_compile.inspect.chips import CHIPS
-from loka_compile.inspect.machine_code import CompileError, compile_for, read
 from loka_compile.kernels.launch import Launch
+from loka_compile.machine import ttir
+from loka_compile.machine.machine_code import CompileError, compile_for, read
 from loka_compile.preview import torch_calls
+from loka_compile.spec.chips import CHIPS
 
 CONFIGURATIONS = 6
 """Of those Inductor would time on a GPU, so many are compiled at most: the first one that does not spill is shown."""

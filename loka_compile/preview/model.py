@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from loka_compile.target import TARGETS, Target
+from loka_compile.spec.target import TARGETS, Target
 
 GRAPH_LAUNCH = 0.5e-6
 """Seconds a kernel adds when a CUDA graph starts it: 3.4 µs a kernel where it runs for 2.9 (NVIDIA, "Getting Started

@@ -1,4 +1,4 @@
-"""loka's side by the plan that wins the race of dispatch/in_context.py; the clock is the modelled time of every launch.
+"""loka's side by the plan that wins the race of trial/in_context.py; the clock is the modelled time of every launch.
 
 Where even that, or the passes that need no plan, would be slower than what Inductor makes of the model as it is, all of
 it is taken back: loka's side is never slower than Inductor's, as modelled.
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from loka_compile.dispatch.in_context import TRIES, Part, Step, back, families, fastest
-from loka_compile.dispatch.plan import Decision, Plan
-from loka_compile.options import PASS_NAMES
 from loka_compile.preview.model import Rates, kernel_us
 from loka_compile.preview.result import Kernel, Side, side_from_json
+from loka_compile.spec.options import PASS_NAMES
+from loka_compile.spec.plan import Decision, Plan
+from loka_compile.trial.in_context import TRIES, Part, Step, back, families, fastest
 
 SAME = 1e-6
 """Share of a step's time by which sums of equal terms may differ."""

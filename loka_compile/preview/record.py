@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from loka_compile.graph.sites import SITE_META, module_name
-from loka_compile.inspect.machine_code import CompileError
 from loka_compile.kernels.launch import Launch
+from loka_compile.machine.machine_code import CompileError
 from loka_compile.preview import launches, torch_calls
 from loka_compile.preview.result import Kernel
 

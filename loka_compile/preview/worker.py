@@ -35,11 +35,11 @@ def _sides(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from loka_compile.preview import shim
 
     shim.load()  # before torch
-    from loka_compile.dispatch.plan import parse_plan
     from loka_compile.preview import sides, transport
     from loka_compile.preview.model import Rates
     from loka_compile.preview.raced import raced
     from loka_compile.preview.result import side_from_json
+    from loka_compile.spec.plan import parse_plan
 
     model, args, kwargs = cast(*transport.unpack(request["source"]), request["dtype"])
     plan = parse_plan(request["plan"]).unpinned() if request["plan"] else None
@@ -67,10 +67,10 @@ def _plan(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import torch
 
     from loka_compile.dispatch.choose import dispatch
-    from loka_compile.options import Options
     from loka_compile.preview import transport
     from loka_compile.preview.sides import step
     from loka_compile.probe.session import probe
+    from loka_compile.spec.options import Options
 
     model, args, kwargs = cast(*transport.unpack(request["source"]), request["dtype"])
     if not isinstance(model, torch.nn.Module):
@@ -83,8 +83,8 @@ def _plan(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _measure(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from loka_compile.dispatch.plan import parse_plan
     from loka_compile.preview import measure, transport
+    from loka_compile.spec.plan import parse_plan
 
     model, args, kwargs = cast(*transport.unpack(request["source"]), request["dtype"])
     plan = parse_plan(request["plan"]).unpinned() if request["plan"] else None

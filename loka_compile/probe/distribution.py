@@ -11,7 +11,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
+from loka_compile.spec.site import Site
 
 ROWS, MAX_ROWS = 128, 1024
 """Rows kept while measuring; more of them where rows are short, so that quantiles have values to rest on."""

@@ -1,9 +1,9 @@
 """Which model describes an operand, and whether it does: the self-check that falls back to real rows.
 
-    activation   a Gaussian over its features (gaussian.py), of low rank beyond a memory budget (low_rank.py)
-    weight       a matrix normal (matrix_normal.py)
-    gradient     scales and directions apart (gradient.py)
-    rows         real rows (rows.py), where what is drawn does not look like what was seen
+activation   a Gaussian over its features (gaussian.py), of low rank beyond a memory budget (low_rank.py)
+weight       a matrix normal (matrix_normal.py)
+gradient     scales and directions apart (gradient.py)
+rows         real rows (rows.py), where what is drawn does not look like what was seen
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.probe.gaussian import learner
 from loka_compile.probe.gradient import GradientLearner, GradientModel
 from loka_compile.probe.low_rank import LowRank
 from loka_compile.probe.matrix_normal import FlipFlop, MatrixNormal
 from loka_compile.probe.rows import Rows
+from loka_compile.spec.site import Site
 
 Kind = Literal["activation", "weight", "gradient"]
 MODELS: dict[str, Any] = {"gaussian": LowRank, "matrix_normal": MatrixNormal, "gradient": GradientModel, "rows": Rows}

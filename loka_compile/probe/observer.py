@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx
 
 from loka_compile.graph.equal import equal
-from loka_compile.graph.site import Site
 from loka_compile.graph.sites import GEMMS, SITE_META, annotate, operands
 from loka_compile.probe import segments
 from loka_compile.probe.distribution import generator_for, sample_dim
@@ -21,7 +20,8 @@ from loka_compile.probe.pairs import PAIRS, estimate
 from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, subsample
 from loka_compile.probe.statistics import OperandStatistics
-from loka_compile.recipes import RECIPES, Recipe
+from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.site import Site
 
 COLUMNS = 256
 """Columns of the right operand that a call is scored on."""

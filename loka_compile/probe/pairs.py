@@ -15,10 +15,10 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.probe.score import ErrorScore, emulate, product, runs, score
 from loka_compile.probe.statistics import OperandStats
-from loka_compile.recipes import Recipe
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
 
 PAIRS = 100
 ROWS, COLUMNS = 64, 128
@@ -113,9 +113,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean - half, mean + half)
 
 
-def _scores(
-    recipe: Recipe, site: Site, lhs: OperandStats, rhs: OperandStats, a: Tensor, b: Tensor
-) -> list[ErrorScore]:
+def _scores(recipe: Recipe, site: Site, lhs: OperandStats, rhs: OperandStats, a: Tensor, b: Tensor) -> list[ErrorScore]:
     # an outlier that is hardly ever drawn still sets the scale of its tensor
     amax = max(lhs.amax, a.abs().max().item()), max(rhs.amax, b.abs().max().item())
     out, reference = emulate(recipe, a, b, site.gradient, amax), product(a, b)

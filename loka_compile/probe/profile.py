@@ -20,12 +20,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
 from loka_compile.probe.models import MODELS, Model
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.segments import SegmentScore, Source
 from loka_compile.probe.statistics import OperandStats
+from loka_compile.spec.site import Site
 
 FORMAT = "loka-profile"
 VERSION = 3
@@ -68,7 +68,6 @@ class SiteProfile:
         known = [self.scores[recipe]] if recipe in self.scores else []
         known += [self.drawn[recipe].cautious] if recipe in self.drawn else []
         return known[0].worst(known[-1]) if known else None
-
 
     def worst_segment(self, recipe: str) -> tuple[str, float, int]:
         """Name, MERE and scored rows of the segment that a recipe harms most."""

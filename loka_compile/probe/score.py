@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loka_compile.kernels import quantize
-from loka_compile.kernels.product import reference
-from loka_compile.recipes import BLOCK, Recipe
+from loka_compile.kernels.gemm.product import reference
+from loka_compile.kernels.quantize import quantize
+from loka_compile.spec.recipes import BLOCK, Recipe
 
 FLOOR = 1e-2
 """Smallest denominator of a relative error, in units of the root mean square of the reference's row."""

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loka_compile.graph.site import Site
-from loka_compile.probe.sampling import Sample, stratified_sample
 from loka_compile.probe.score import ErrorScore, emulate, product, runs, score
-from loka_compile.probe.source_quality import Assessment, assess
-from loka_compile.recipes import Recipe
+from loka_compile.sampling.source_quality import Assessment, assess
+from loka_compile.sampling.stratified import Sample, stratified_sample
+from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.site import Site
 
 LabelsOf = Callable[..., Mapping[str, Any]]
 """Called with what the model is called with: feature -> a label, integer or string, for each row of the batch."""

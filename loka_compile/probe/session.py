@@ -1,14 +1,14 @@
 """loka.probe: run a model on calibration batches and learn where low precision is safe.
 
-    with loka.probe(model) as probe:
-        for batch in batches:
-            loss(model(batch)).backward()       # or forward only, under no_grad
-    probe.save("model.profile")
+with loka.probe(model) as probe:
+    for batch in batches:
+        loss(model(batch)).backward()       # or forward only, under no_grad
+probe.save("model.profile")
 
-    with loka.probe(model, call=model.calculate_loss) as probe:     # what is compiled is another method
-        model.calculate_loss(batch).backward()
-    with loka.probe(model, call=train_step) as probe:               # or a function, called through the probe
-        probe.call(batch)
+with loka.probe(model, call=model.calculate_loss) as probe:     # what is compiled is another method
+    model.calculate_loss(batch).backward()
+with loka.probe(model, call=train_step) as probe:               # or a function, called through the probe
+    probe.call(batch)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from loka_compile.probe.observer import Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
 from loka_compile.probe.segments import LabelsOf, Watch
-from loka_compile.recipes import Recipe
+from loka_compile.spec.recipes import Recipe
 
 RECOMPILE_LIMIT = 64
 """Graphs that one frame of a probed model may be compiled into, in the probe alone: every new static shape is one."""

@@ -14,7 +14,7 @@ import torch
 from datasketches import tdigest_float
 from torch import Tensor
 
-from loka_compile.kernels.quantize import AMAX_FLOOR, LARGEST
+from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, LARGEST
 from loka_compile.probe.distribution import Reservoir, generator_for, sample_rows
 from loka_compile.probe.models import Kind, Model, checked, learn, name_of
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from loka_compile import compat
 from loka_compile.compat.faster_draws import WORDS
-from loka_compile.processor import processor
+from loka_compile.spec.processor import processor
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

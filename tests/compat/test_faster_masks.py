@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loka_compile import compat
-from loka_compile.processor import processor
+from loka_compile.spec.processor import processor
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

@@ -12,16 +12,16 @@ import torch
 from loka_compile.dispatch import cut, judge, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost, casts
-from loka_compile.dispatch.plan import KEPT, Candidate, parse_plan
-from loka_compile.graph.site import Operand, Site
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.options import Options
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, ProfileError, SiteProfile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.segments import SegmentScore, Source
 from loka_compile.probe.statistics import OperandStats
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import KEPT, Candidate, parse_plan
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Operand, Site
 
 GOOD = ErrorScore(0.02, 40.0, 0.01)
 LARGE = (1, 16384, 8192, 8192)
@@ -198,7 +198,7 @@ def test_a_producer_that_emits_low_precision_makes_it_nearly_free():
 
 
 def test_a_gradient_is_looked_at_once_where_both_its_products_are_in_fp8():
-    """passes/fuse_cast.py quantizes it by rows and by columns in one op; of another format it is looked at twice."""
+    """fuse_cast.py quantizes it by rows and by columns in one op; of another format it is looked at twice."""
     rows, wide = 65536, 2048
     g = Operand("g", "mul.Tensor")
     back = profiled((1, rows, wide, wide)), profiled((1, wide, wide, rows))

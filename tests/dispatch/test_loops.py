@@ -10,10 +10,10 @@ import torch
 
 from loka_compile import compat
 from loka_compile.dispatch import loops
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
 
 WIDE = torch.float32
 

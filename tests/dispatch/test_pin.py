@@ -11,8 +11,8 @@ from torch import nn
 
 import loka_compile as loka
 from loka_compile.dispatch.pin import check_hardware, check_model, cpu, pins
-from loka_compile.dispatch.plan import PlanError, load_plan
-from loka_compile.target import TARGETS
+from loka_compile.spec.plan import PlanError, load_plan
+from loka_compile.spec.target import TARGETS
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 

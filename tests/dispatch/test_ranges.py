@@ -17,16 +17,16 @@ import loka_compile as loka
 from loka_compile.dispatch import judge, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost
-from loka_compile.dispatch.plan import KEPT, Candidate, Decision, Plan, Range, parse_plan
 from loka_compile.dispatch.ranges import Batch, batch_of, changes, few, line, measured_at, numbers, ranges, times
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.options import Options
 from loka_compile.probe.profile import Profile, SiteProfile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.statistics import OperandStats
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan, Range, parse_plan
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import TARGETS
 
 S, T = (sympy.Symbol(name, integer=True, positive=True) for name in ("s77", "s12"))
 INT8, BF16 = Candidate("int8_rowwise", "aten"), Candidate("bf16", "aten")

@@ -8,12 +8,12 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.plan import Candidate
 from loka_compile.dispatch.roofline import cost, emits, fuses, keep_us, takes_epilogue
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Operand, Site
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.plan import Candidate
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Operand, Site
+from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import TARGETS
 
 H100 = TARGETS["h100"]
 FLOPS, BYTES = 0.78, 3.35e12 * 0.92
@@ -90,7 +90,7 @@ def test_what_the_backward_reads_is_written_beside_the_result():
 
 
 def test_only_plain_operands_and_rows_have_an_epilogue():
-    """What passes/fuse.py would refuse is not priced as fused: an activation behind a product of blocks is a pass."""
+    """What fuse.py would refuse is not priced as fused: an activation behind a product of blocks is a pass."""
     sizes = Sizes(1, 4096, 1024, 1024)
     bare, before = site(sizes, static_rhs=True), replace(site(sizes, static_rhs=True), epilogue="activation")
     behind = 2 * 2 * 4096 * 1024 / BYTES * 1e6 + 2
@@ -98,7 +98,7 @@ def test_only_plain_operands_and_rows_have_an_epilogue():
         us = [cost(each, sizes, RECIPES[recipe], H100, "triton").kernel_us for each in (bare, before)]
         assert us[1] - us[0] == pytest.approx(more), recipe
         assert fuses(Candidate(recipe, "triton"), bare) == (more == 0.0) and not fuses(Candidate(recipe, "aten"), bare)
-    of_gradient = replace(before, role="grad_input", gradient="lhs")  # kernels/gemm_gradient.py
+    of_gradient = replace(before, role="grad_input", gradient="lhs")  # kernels/gemm/gemm_gradient.py
     assert [fuses(Candidate(recipe, "triton"), of_gradient) for recipe in ("bf16", "fp8_rowwise")] == [True, False]
 
 

@@ -14,10 +14,10 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times, timing
 from loka_compile.dispatch.cost import Cost
 from loka_compile.dispatch.loops import cast
-from loka_compile.dispatch.plan import Candidate
-from loka_compile.dispatch.sizes import Sizes
-from loka_compile.graph.site import Site
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.plan import Candidate
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.sizes import Sizes
 
 SIZES = Sizes(1, 64, 48, 32)
 

@@ -12,14 +12,14 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from examples import bench_kernels as bench
-from loka_compile.inspect import kernel_list
 from loka_compile.kernels.launch import Launch, Specimen
+from loka_compile.machine import kernel_list
 
 FP8 = torch.float8_e4m3fn
 
 
 def toy_specimens(arch: str, name: str = "") -> list[tuple[str, Specimen]]:
-    path = Path(__file__).parents[1] / "inspect" / "toy_kernels.py"
+    path = Path(__file__).parents[1] / "machine" / "toy_kernels.py"
     spec = importlib.util.spec_from_file_location("toy_kernels", path)
     sys.modules["toy_kernels"] = toys = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(toys)

@@ -11,7 +11,7 @@ from examples.models.bst import BST
 from examples.models.din import DIN
 from examples.models.ple import PLE
 from examples.models.sasrec import SASRec
-from loka_compile.dispatch.gradients import gradient_error
+from loka_compile.trial.gradients import gradient_error
 
 COUNT, LENGTH, ROWS = 40, 6, 256
 MODELS = {

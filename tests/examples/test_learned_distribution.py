@@ -11,11 +11,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import loka_compile as loka
 from examples import movielens, training
 from examples.models.dcnv2 import DCNv2
-from loka_compile.dispatch.plan import KEPT
 from loka_compile.probe.low_rank import LowRank
 from loka_compile.probe.pairs import estimate
 from loka_compile.probe.profile import Profile
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.plan import KEPT
+from loka_compile.spec.recipes import RECIPES
 
 UNDERFLOWS = "cross.1.linear#0:grad_weight"
 """Its gradient lies below what fp16 can hold."""

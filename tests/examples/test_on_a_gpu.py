@@ -81,7 +81,7 @@ def test_a_checkout_that_is_not_installed_is_laid_out(tmp_path):
     lines = (
         f"import sys; sys.path[:0] = [{str(site)!r}, {packages!r}]",
         "from torch._dynamo.backends.registry import lookup_backend, list_backends",
-        "import loka_compile.kernels.fm, loka_compile.passes.base",
+        "import loka_compile.kernels.fm.fm, loka_compile.passes.base",
         "print(lookup_backend('loka').__module__, loka_compile.__file__)",
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", "\n".join(lines)], capture_output=True, text=True)

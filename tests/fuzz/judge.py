@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE, PassResult
 from loka_compile.passes.base import Context, DynamoPass
 from loka_compile.passes.dynamo import Change, Read, rewritten
+from loka_compile.spec.plan import Plan
 from tests.fuzz import twins
 from tests.fuzz.lowered import Recipes, lowered
 from tests.fuzz.values import Shaken, differ, run, shaky

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from loka_compile.compskip import CompSkip
 from loka_compile.passes import PassResult
+from loka_compile.passes.adapt.block_norm import EPS, BlockNorm, block_norm, block_of
+from loka_compile.passes.adapt.compskip import Skip
+from loka_compile.passes.adapt.hard_swish import HardSwish
+from loka_compile.passes.adapt.no_bias import NoBias
+from loka_compile.passes.adapt.windowed_attention import WindowedAttention
 from loka_compile.passes.base import DynamoPass
-from loka_compile.passes.block_norm import EPS, BlockNorm, block_norm, block_of
-from loka_compile.passes.canonicalize import Canonicalize
-from loka_compile.passes.compskip import Skip
-from loka_compile.passes.hard_swish import HardSwish
-from loka_compile.passes.no_bias import NoBias
-from loka_compile.passes.windowed_attention import WindowedAttention
+from loka_compile.passes.simplify.canonicalize import Canonicalize
+from loka_compile.spec.compskip import CompSkip
 from tests.fuzz.wide import wide
 
 WINDOW = 1

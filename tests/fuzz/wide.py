@@ -17,20 +17,13 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loka_compile import compat
-from loka_compile.kernels import (
-    fm,
-    frozen,
-    frozen_gemm_norm,
-    gdpa,
-    gdpa_pffn,
-    gdpa_reference,
-    gemm_norm,
-    norm_quantize,
-    norm_quantize_backward,
-    product,
-    quantize,
-    triton_gemm,
-)
+from loka_compile.kernels import frozen
+from loka_compile.kernels.fm import fm
+from loka_compile.kernels.gdpa import gdpa, gdpa_pffn, gdpa_reference
+from loka_compile.kernels.gemm import product, triton_gemm
+from loka_compile.kernels.gemm_norm import frozen_gemm_norm, gemm_norm
+from loka_compile.kernels.norm_quantize import norm_quantize, norm_quantize_backward
+from loka_compile.kernels.quantize import quantize
 
 HALF, CASTS = (torch.float32, torch.float16, torch.bfloat16), ("float", "half", "bfloat16")
 FEW_BITS = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import loka_compile as loka
-from loka_compile.graph.site import Site
+from loka_compile.spec.site import Site
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 D = 512

@@ -10,7 +10,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from loka_compile.graph.splice import splice
-from loka_compile.kernels.quantize import quantize
+from loka_compile.kernels.quantize.quantize import quantize
 
 NAMES = {
     "nn_module_stack": {"a": ("L['self'].a", torch.nn.Linear)},

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import Plan, load_plan
+from loka_compile.spec.plan import Plan, load_plan
 
 STORED = Path(__file__).parent / "stored"
 

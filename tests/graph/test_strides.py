@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.reader import read
 from loka_compile.passes import Context
-from loka_compile.passes.mix_tokens import MixTokens
+from loka_compile.passes.simplify.mix_tokens import MixTokens
+from loka_compile.spec.plan import Plan
 from tests.passes.exact import named
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from loka_compile.dispatch.plan import KEEP, Candidate, Decision, Plan, Score
 from loka_compile.inspect.compiled import CompiledGraph
+from loka_compile.spec.plan import KEEP, Candidate, Decision, Plan, Score
 
 
 class Net(nn.Module):

@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import Plan
-from loka_compile.graph.site import Site
 from loka_compile.inspect import explain as module
 from loka_compile.inspect import render
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.explain import Explanation, Row, explain_plan
+from loka_compile.spec.plan import Plan
+from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
 
 
@@ -119,7 +119,7 @@ def test_another_gemm_of_the_same_name(case, monkeypatch):
 
 
 def test_a_pass_that_refuses_says_why(case, monkeypatch):
-    from loka_compile.passes import precision
+    from loka_compile.passes.joint import precision
 
     monkeypatch.setattr(precision, "check", lambda gemm, decision, context: "it is Tuesday")
     explanation = explain_graphs(monkeypatch, graphs_of(case.compiled)[0])

@@ -9,12 +9,12 @@ import torch
 from torch import fx
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import Plan
 from loka_compile.inspect.notes import _left, refusals_of, skipped
 from loka_compile.inspect.records import records
 from loka_compile.passes import PIPELINE, Context, PassResult
 from loka_compile.passes.base import rejected, run
-from loka_compile.passes.thin import Thin
+from loka_compile.passes.post_grad.thin import Thin
+from loka_compile.spec.plan import Plan
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from torch import nn
 
 from loka_compile.kernels.providers import PROVIDERS, reasons_against
 from loka_compile.kernels.providers.aten import frozen_int_mm
-from loka_compile.kernels.quantize import dequantize, quantize
+from loka_compile.kernels.quantize.quantize import dequantize, quantize
 from loka_compile.probe.score import emulate, sqnr_db
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.target import TARGETS
 from tests.helpers import compile_op_by_op
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

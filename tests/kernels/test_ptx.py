@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from loka_compile.kernels import ptx
-from loka_compile.kernels.quantize import dequantize, quantize
+from loka_compile.kernels.quantize.quantize import dequantize, quantize
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TANH = 2.0**-11

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import KEPT
-from loka_compile.kernels.int_mm import int_mm, int_mm_into
+from loka_compile.kernels.gemm.int_mm import int_mm, int_mm_into
 from loka_compile.kernels.providers import reasons_against
-from loka_compile.kernels.quantize import dequantize, quantize
+from loka_compile.kernels.quantize.quantize import dequantize, quantize
 from loka_compile.probe.score import emulate, sqnr_db
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.plan import KEPT
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.target import TARGETS
 from tests.helpers import compile_op_by_op
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

@@ -1,6 +1,6 @@
 """The matrix of ways of use: who is compiled (a row, rows.py) and how it is called (a column, columns.py).
 
-    python -m tests.online.matrix [row or column ...]     prints it, cell by cell as they come, then as a table
+python -m tests.online.matrix [row or column ...]     prints it, cell by cell as they come, then as a table
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from loka_compile import compat
-from loka_compile.dispatch.plan import Plan
 from loka_compile.graph.apart import write_apart
 from loka_compile.graph.reader import read
 from loka_compile.inspect.records import code
 from loka_compile.passes import Context, PassResult
+from loka_compile.spec.plan import Plan
 
 FREE = {"flops": 1.0, "bandwidth": float("inf"), "launch": 0.0}
 """Rates under which every FLOP saved pays."""

@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import loka_compile as loka
-from loka_compile.compskip import CompSkip
-from loka_compile.dispatch.plan import Plan
 from loka_compile.passes import PIPELINE, Context
-from loka_compile.passes.compskip import Skip
-from loka_compile.passes.mods import MODS
-from loka_compile.passes.windowed_attention import WindowedAttention
+from loka_compile.passes.adapt.compskip import Skip
+from loka_compile.passes.adapt.mods import MODS
+from loka_compile.passes.adapt.windowed_attention import WindowedAttention
+from loka_compile.spec.compskip import CompSkip
+from loka_compile.spec.plan import Plan
 from tests.passes.exact import rewritten
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

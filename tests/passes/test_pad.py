@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch.plan import parse_plan
 from loka_compile.graph.sites import annotate
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers import PROVIDERS, triton
+from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.passes import Context
-from loka_compile.passes.precision import Precision
+from loka_compile.passes.joint.precision import Precision
+from loka_compile.spec.plan import parse_plan
 from tests.helpers import compile_op_by_op, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo", "with_fp8")

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loka_compile.dispatch.plan import KEPT, parse_plan
-from loka_compile.options import PASS_NAMES
 from loka_compile.passes import PIPELINE
+from loka_compile.spec.options import PASS_NAMES
+from loka_compile.spec.plan import KEPT, parse_plan
 from tests.helpers import compile_op_by_op, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

@@ -216,6 +216,7 @@ def test_a_buffer_updated_between_two_reads() -> None:
             torch.testing.assert_close(compiled(x), twin(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(module.queue, twin.queue, rtol=1e-12, atol=1e-12)
 
+
 # ---------------------------------------------------------------- buffers
 
 

@@ -14,9 +14,9 @@ from torch import nn
 import loka_compile as loka
 from examples.kunlun.pffn import GDPA
 from examples.models.wukong import FactorizationMachineBlock
-from loka_compile.dispatch.plan import Plan, parse_plan
 from loka_compile.preview import timeline
 from loka_compile.preview.model import kernel_us
+from loka_compile.spec.plan import Plan, parse_plan
 
 
 def mlp(layers: int = 2) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

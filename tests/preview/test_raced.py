@@ -8,12 +8,12 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.plan import KEEP, Candidate, Decision, Plan, Score, parse_plan
-from loka_compile.graph.site import Site
 from loka_compile.preview.model import kernel_us, rates_of
 from loka_compile.preview.raced import raced, step_of
 from loka_compile.preview.result import Kernel, Side
-from loka_compile.target import TARGETS
+from loka_compile.spec.plan import KEEP, Candidate, Decision, Plan, Score, parse_plan
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import TARGETS
 
 RATES = rates_of(TARGETS["h100"])
 

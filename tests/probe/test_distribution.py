@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.graph.site import Site
 from loka_compile.probe.distribution import (
     MAX_ROWS,
     MAX_VALUES,
@@ -16,6 +15,7 @@ from loka_compile.probe.distribution import (
     sample_dim,
     sample_rows,
 )
+from loka_compile.spec.site import Site
 
 
 def fill(*tensors, seed=0):

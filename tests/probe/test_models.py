@@ -4,10 +4,10 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.graph.site import Operand, Site
 from loka_compile.probe.models import checked, kind_of
 from loka_compile.probe.rows import SAVED, Rows
 from loka_compile.probe.statistics import OperandStatistics
+from loka_compile.spec.site import Operand, Site
 
 
 def site(role="output", gradient="", producer="", static=False):

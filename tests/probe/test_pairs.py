@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loka_compile.graph.site import Site
 from loka_compile.probe.pairs import Estimated, Interval, estimate, interval, looks
 from loka_compile.probe.statistics import OperandStatistics, OperandStats
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
 
 SIZES = (1, 500, 48, 40)
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.kernels import quantize
+from loka_compile.kernels.quantize import quantize
 from loka_compile.probe.score import (
     ErrorScore,
     emulate,
@@ -20,7 +20,7 @@ from loka_compile.probe.score import (
     sqnr_db,
     subsample,
 )
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.recipes import RECIPES
 
 
 def normal(*shape, seed=0, scale=1.0):

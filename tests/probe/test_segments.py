@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.graph.site import Site
 from loka_compile.probe.score import ErrorScore, emulate, product, score
 from loka_compile.probe.segments import FEW, ROWS, Labels, SegmentScore, Watch, rows_dim, unsafe
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
 
 GENERATOR = torch.Generator().manual_seed(0)
 

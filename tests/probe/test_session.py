@@ -12,7 +12,7 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.probe import session
 from loka_compile.probe.session import ProbeError
-from loka_compile.recipes import RECIPES
+from loka_compile.spec.recipes import RECIPES
 
 
 class Mlp(nn.Module):

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.graph.site import Operand, Site
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers import PROVIDERS, reasons_against
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Operand, Site
+from loka_compile.spec.target import TARGETS
 
 KINDS = {
     "ones": lambda shape, g: torch.ones(shape),

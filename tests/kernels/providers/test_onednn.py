@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.graph.site import Operand, Site
-from loka_compile.kernels import quantize as quantization
 from loka_compile.kernels.providers import reasons_against
 from loka_compile.kernels.providers.onednn import frozen_onednn
-from loka_compile.processor import processor
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.kernels.quantize import quantize as quantization
+from loka_compile.spec.processor import processor
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Operand, Site
+from loka_compile.spec.target import TARGETS
 from tests.helpers import sqnr_db
 
 pytestmark = [

@@ -11,13 +11,13 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.graph.site import Operand, Site
 from loka_compile.kernels.providers import PROVIDERS, padded, reasons_against, runner
 from loka_compile.kernels.providers.aten import INT8_MAX_K, UINT8_MAX_K
 from loka_compile.kernels.providers.base import missing
-from loka_compile.processor import processor
-from loka_compile.recipes import RECIPES
-from loka_compile.target import TARGETS
+from loka_compile.spec.processor import processor
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Operand, Site
+from loka_compile.spec.target import TARGETS
 
 CPU, H100 = TARGETS["cpu"], TARGETS["h100"]
 SYMBOL = sympy.Symbol("s0", integer=True, positive=True)
@@ -173,7 +173,7 @@ def test_operands_that_are_quantized_by_rows_only_are_not_flipped(provider):
 
 NEWCOMER = """
 import torch
-from loka_compile.kernels.product import reference
+from loka_compile.kernels.gemm.product import reference
 from loka_compile.kernels.providers.base import Behind, Provider
 
 class Newcomer(Provider):

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.kernels.product import reference
+from loka_compile.kernels.gemm.product import reference
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.processor import processor
+from loka_compile.spec.processor import processor
 from tests.helpers import sqnr_db
-from tests.kernels.test_scaled_gemm import EIGHT_BIT, assert_product, operands
+from tests.kernels.gemm.test_scaled_gemm import EIGHT_BIT, assert_product, operands
 
 pytest.importorskip("torchao")
 int8 = pytest.param(

@@ -1,0 +1,66 @@
+"""The activations of loka::gdpa in Triton, with their derivatives, for float32 scores.
+
+Softmax is one exponential a score; here the activation stands in the main loop between two tensor-core products, so its
+instructions decide.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from loka_compile.kernels.norm_quantize.norm_quantize_kernel import gated, upper_tail
+
+
+@triton.jit
+def activated(s, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "gelu":
+        size = tl.abs(s)
+        return tl.maximum(s, 0.0) - size * upper_tail(size)
+    elif ACTIVATION == "gelu_approx":
+        return gated(s, s * (1.5957691216 + 0.0713548162726 * s * s))
+    elif ACTIVATION == "relu":
+        return tl.maximum(s, 0.0)
+    elif ACTIVATION == "relu_squared":
+        s = tl.maximum(s, 0.0)
+        return s * s
+    elif ACTIVATION == "leaky_relu":
+        return tl.maximum(s, 0.01 * s)
+    elif ACTIVATION == "silu":
+        return gated(s, s)
+    elif ACTIVATION == "hard_swish":
+        return s * tl.minimum(tl.maximum(tl.fma(s, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
+    else:
+        tl.static_assert(ACTIVATION == "identity")
+        return s
+
+
+@triton.jit
+def with_derivative(s, ACTIVATION: tl.constexpr):
+    """(activation, its derivative)"""
+    if ACTIVATION == "gelu":
+        size = tl.abs(s)
+        tail = upper_tail(size)
+        below = tl.where(s > 0, 1.0 - tail, tail)
+        return s * below, below + s * (0.3989422804 * tl.exp2((size * -0.7213475204444817) * size))
+    elif ACTIVATION == "gelu_approx":
+        below = gated(1.0, s * (1.5957691216 + 0.0713548162726 * s * s))
+        y = s * below
+        return y, below + y * (1.0 - below) * (1.5957691216 + 0.2140644488178 * s * s)
+    elif ACTIVATION == "relu":
+        return tl.maximum(s, 0.0), tl.where(s > 0, 1.0, 0.0)
+    elif ACTIVATION == "relu_squared":
+        s = tl.maximum(s, 0.0)
+        return s * s, 2.0 * s
+    elif ACTIVATION == "leaky_relu":
+        return tl.maximum(s, 0.01 * s), tl.where(s > 0, 1.0, 0.01)
+    elif ACTIVATION == "silu":
+        below = gated(1.0, s)
+        y = s * below
+        return y, below + y * (1.0 - below)
+    elif ACTIVATION == "hard_swish":
+        slope = tl.where(s > 3.0, 1.0, tl.where(s < -3.0, 0.0, s * (1.0 / 3.0) + 0.5))
+        return activated(s, ACTIVATION), slope
+    else:
+        tl.static_assert(ACTIVATION == "identity")
+        return s, tl.full(s.shape, 1.0, tl.float32)

@@ -1,0 +1,131 @@
+"""Kunlun's PFFN block: generalized dot-product attention with the norms and residuals it is deployed with.
+
+    ln  = LayerNorm(q)                              over a token's H * D values, without affine
+    z   = act(ln k^T) v + ln                        by head: loka::gdpa
+    out = RMSNorm(z) + q                            over a token's H * D values, without affine
+
+A token feed-forward whose two weight matrices are k and v, made for each sample. `pffn` is composed: gdpa is one kernel
+on a GPU; the norms and residuals are plain operations, which torch.compile makes one kernel before it and one after.
+On a GPU, where nobody asks for gradients and nothing is jagged, it is
+
+    out = loka::pffn(x, k, v, activation, scale, scale_inside, eps, eps_out)
+
+all of it in one, which the pass raise_pffn also puts into graphs. x (B, T, H * D), a token's heads side by side; k, v
+(B, H, S, D); out as x. eps is LayerNorm's, eps_out RMSNorm's. The kernel takes 16-bit dtypes and up to 128 keys
+(`reasons_against`); else the reference.
+Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels.gdpa import gdpa_pffn_kernel as kernel
+from loka_compile.kernels.gdpa.gdpa import gdpa
+from loka_compile.kernels.gdpa.gdpa_reference import ACTIVATIONS
+from loka_compile.kernels.launch import arch_of
+from loka_compile.kernels.op import Op, T, declare
+
+
+def pffn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    activation: str | Sequence[str] = "gelu",
+    scale: float = 1.0,
+    scale_inside: bool = False,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    eps: float = 1e-5,
+    eps_out: float | None = None,
+) -> Tensor:
+    """The PFFN block; see the module's docstring. Operands as loka.gdpa takes them; out as q. Norms are of float32.
+    eps_out: RMSNorm's, where it is not LayerNorm's."""
+    eps_out = eps if eps_out is None else eps_out
+    if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
+        x = Pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)()
+        return x.unflatten(-1, (q.shape[1], q.shape[3])).transpose(1, 2)
+    jagged = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    jagged |= {"max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k}
+    return _composed(q, k, v, eps, eps_out, activation=activation, scale=scale, scale_inside=scale_inside, **jagged)
+
+
+def _composed(q: Tensor, k: Tensor, v: Tensor, eps: float, eps_out: float, **attention: Any) -> Tensor:
+    """Norms and residuals in plain operations, around gdpa with these arguments."""
+    wide = q.to(torch.promote_types(q.dtype, torch.float32))
+    centred = wide - wide.mean((1, -1), keepdim=True)
+    ln = centred * torch.rsqrt(centred.square().mean((1, -1), keepdim=True) + eps)
+    attended = gdpa(ln.to(q.dtype), k, v, **attention)
+    z = attended.to(wide.dtype) + ln
+    return (z * torch.rsqrt(z.square().mean((1, -1), keepdim=True) + eps_out) + wide).to(q.dtype)
+
+
+def _in_one(q: Tensor, k: Tensor, v: Tensor, *offsets: Tensor | None) -> bool:
+    """Whether loka::pffn's kernel does it: on a GPU, dense, and without a gradient."""
+    if not q.is_cuda or any(each is not None for each in offsets) or kernel.reasons_against(q, k):
+        return False
+    return not (torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v)))
+
+
+# ---------------------------------------------------------------- the op
+
+
+@dataclass(frozen=True)
+class Pffn(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "pffn"
+    x: T
+    k: T
+    v: T
+    activation: str
+    scale: float
+    scale_inside: bool
+    eps: float
+    eps_out: float
+
+
+def reference(
+    x: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, eps: float, eps_out: float
+) -> Tensor:
+    """The specification of loka::pffn."""
+    q = x.unflatten(-1, (k.shape[1], -1)).transpose(1, 2)
+    out = _composed(q, k, v, eps, eps_out, activation=activation, scale=scale, scale_inside=scale_inside)
+    return out.transpose(1, 2).flatten(2)
+
+
+def check(x: Tensor, k: Tensor, v: Tensor, activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"loka::pffn: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    shapes = f"got {x.dtype} {tuple(x.shape)}, {k.dtype} {tuple(k.shape)} and {v.dtype} {tuple(v.shape)}"
+    if x.dim() != 3 or k.dim() != 4 or k.shape != v.shape or not x.dtype == k.dtype == v.dtype:
+        raise ValueError(f"loka::pffn: x is (B, T, H * D), k and v (B, H, S, D), of one dtype; {shapes}")
+    if x.shape[0] != k.shape[0] or x.shape[2] != k.shape[1] * k.shape[3]:
+        raise ValueError(f"loka::pffn: x has k's sequences, and tokens of H * D values; {shapes}")
+
+
+def run(call: Pffn[Tensor]) -> Tensor:
+    x, k, v, *rest = call.args
+    check(x, k, v, call.activation)
+    if not x.is_cuda or kernel.reasons_against(x, k):
+        return reference(x, k, v, *rest).contiguous()
+    k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (k, v))
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    kernel.launch(x, k, v, out, *rest, arch_of(x)).run()
+    return out
+
+
+def empty(call: Pffn[Tensor]) -> Tensor:
+    check(call.x, call.k, call.v, call.activation)
+    return torch.empty_like(call.x, memory_format=torch.contiguous_format)
+
+
+declare(Pffn, empty, run)

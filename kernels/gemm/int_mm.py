@@ -1,0 +1,44 @@
+"""Products of bytes in int32, exact on every processor: PyTorch's `_int_mm` made safe."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loka_compile import compat
+from loka_compile.kernels.quantize.quantize import INTEGERS
+from loka_compile.spec.processor import processor
+
+
+def int_mm(a: Tensor, b: Tensor) -> Tensor:
+    """torch._int_mm of (M, K), int8 or on CPUs uint8, and (K, N), int8, whatever the sizes and the processor.
+
+    The CPU's misreads the strides of a matrix with a dimension of 1 and returns wrong numbers (seen with torch 2.13:
+    M = 1 and strides (1, 1)), so such a dimension is padded to 2.
+    """
+    m, k, n = (int(compat.guard_free(size == 1)) for size in (*a.shape, b.shape[1]))
+    if not (m or k or n):
+        return _exact_int_mm(a, b)
+    a = torch.nn.functional.pad(a, (0, k, 0, m)) if m or k else a
+    b = torch.nn.functional.pad(b, (0, n, 0, k)) if n or k else b  # a weight, which is not copied for one row
+    return _exact_int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
+
+
+def goes_by_parts(a: Tensor) -> bool:
+    """Whether an integer product of `a` is two calls of torch._int_mm: one would saturate on this processor."""
+    return a.device.type == "cpu" and a.dtype in INTEGERS and processor().int_mm_saturates
+
+
+def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
+    """Where pairs of products are added in 16 bits the right operand goes in by parts that are small enough for that:
+    twice its half, rounded down, and the bit that is left."""
+    if goes_by_parts(a):
+        return 2 * torch._int_mm(a, b >> 1) + torch._int_mm(a, b & 1)
+    return torch._int_mm(a, b)
+
+
+def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """int_mm into `out`: (M, N) int32, contiguous."""
+    if 1 in (*a.shape, b.shape[1]) or goes_by_parts(a):
+        return out.copy_(int_mm(a, b))
+    return torch._int_mm(a, b, out=out)

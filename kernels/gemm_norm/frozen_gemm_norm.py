@@ -1,0 +1,111 @@
+"""loka::frozen_gemm_norm: loka::gemm_norm with a parameter that is quantized once, not at every call.
+
+    out, scale, statistics, product = frozen_gemm_norm(a, a_scale, parameter, transposed, b_dtype, *epilogue, centered)
+
+parameter: (K, N), or (N, K) with `transposed` (a linear's), quantized to `b_dtype` by rows along K, or cast to it where
+it is a 16-bit float; padded with zeros along K to what a has. The rest as in loka::gemm_norm.
+centered: for a `layer` norm of whole rows, with no residual and nothing saved, whose bias is a parameter too. A row's
+mean is that of parameter and bias over N, taken out of both before they are quantized:
+
+    y - mean(y) = a @ (W - mean of W over N) + (bias - mean(bias))
+
+so what is left to the kernel is an RMSNorm, and the quantization's steps are not spent on what the norm would remove.
+Raises ValueError where such a mean is not all that `layer` takes away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels import frozen
+from loka_compile.kernels.gemm_norm import gemm_norm
+from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm, behind, empty_outputs, product_dtype
+from loka_compile.kernels.norm_quantize.norm_quantize import FP8
+from loka_compile.kernels.op import Op, T, declare
+from loka_compile.kernels.providers.aten import frozen_mm
+
+
+@dataclass(frozen=True)
+class FrozenGemmNorm(Op[T, Fused[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "frozen_gemm_norm"
+    values: ClassVar[Any] = Fused
+    a: T
+    a_scale: T | None
+    parameter: T
+    transposed: bool
+    b_dtype: torch.dtype
+    epilogue: Epilogue[T]
+    centered: bool = False
+
+
+def rows_of(
+    parameter: Tensor, transposed: bool, of: torch.dtype, k: int, centered: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The parameter as loka::gemm_norm reads it: (N, k), contiguous, and its scales (N, 1)."""
+
+    def make(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        tensor = without_mean(tensor, 0 if transposed else 1) if centered else tensor
+        q, scale = frozen.right_operand(tensor, transposed, of, "row" if of in FP8 else "none", k)
+        return q.mT.contiguous(), None if scale is None else scale.reshape(-1, 1)
+
+    return frozen.frozen(parameter, ("rows", transposed, of, k, centered), make)
+
+
+def without_mean(tensor: Tensor, dim: int) -> Tensor:
+    """In float32, or float64."""
+    wide = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return wide - wide.mean(dim, keepdim=True)
+
+
+def can_center(n: int, epilogue: Epilogue[Any]) -> bool:
+    """Whether the mean that the norm takes away is one of the product, and nothing else asks for it."""
+    whole = epilogue.norm == "layer" and epilogue.block in (0, n)
+    return whole and epilogue.residual is None and not epilogue.save
+
+
+def columns(call: FrozenGemmNorm[Tensor]) -> int:
+    return call.parameter.shape[0 if call.transposed else 1]
+
+
+def quantized(call: FrozenGemmNorm[Tensor]) -> GemmNorm[Tensor]:
+    """The call with the parameter as it is now."""
+    rows = rows_of(call.parameter, call.transposed, call.b_dtype, call.a.shape[1], call.centered)
+    return GemmNorm(call.a, call.a_scale, *rows, call.epilogue)
+
+
+def composed(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
+    """The op as a CPU runs it fast: a frozen product of 16 bits, Inductor does the rest. See loka::gemm_norm's."""
+    call = replace(call, centered=False)  # which changes no value
+    if call.b_dtype in FP8:
+        return gemm_norm.reference(quantized(call))
+    p = frozen_mm(call.a, call.parameter, call.transposed).float()
+    return behind(p if call.a_scale is None else p * call.a_scale, product_dtype(call.a), call.epilogue)
+
+
+def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
+    epilogue, n = call.epilogue, columns(call)
+    if call.centered and not can_center(n, epilogue):
+        what = f"norm {epilogue.norm!r} by {epilogue.block or n} of {n}"
+        raise ValueError(f"loka::{call.name}: no mean to take out beforehand of {what}")
+    made = quantized(call)
+    if call.centered:
+        bias = epilogue.bias
+        if bias is not None:
+            bias = frozen.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
+        made = replace(made, epilogue=replace(epilogue, norm="rms", bias=bias))
+    return made()
+
+
+def empty(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
+    """Of its sizes alone: a parameter that is none yet is not quantized."""
+    b = call.parameter if call.transposed else call.parameter.mT
+    return empty_outputs(GemmNorm(call.a, call.a_scale, b, None, call.epilogue))
+
+
+frozen_gemm_norm = declare(FrozenGemmNorm, empty, run)

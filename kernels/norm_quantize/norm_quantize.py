@@ -1,0 +1,307 @@
+"""loka::norm_quantize: a row's norm, its activation and its quantization in one pass over memory.
+
+    out, scale, statistics = norm_quantize(x, weight, bias, given, norm, block, activation, dtype, eps, save)
+
+    n = x * rstd                     norm `rms`;  (x - mean) * rstd  `layer`;  x  `none`
+    y = activation(n * weight + bias)
+    out ~ y / scale
+
+x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). weight, bias: (N,) or None.
+block: 0, or the length of the blocks of a row, all alike, whose statistics are taken by themselves; `rms` with 256 is
+BlockNorm. activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
+dtype: of out. An 8-bit one is quantized as loka::quantize does: with one scale a row, shape (..., 1), or with `given`,
+one float32 in a tensor of shape (1,), by which y is divided and then clamped; int8 takes no given scale, as it has no
+NaN. A wider dtype is not scaled. scale is empty, shape (0,), where none is made.
+statistics: float32, what the backward needs, with `save`: (..., S), rstd of each block (S = blocks), for `layer` mean
+and then rstd of each block; else S = 0.
+
+All is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32: beyond
+|x| = 1e18 or so rstd is 0. What is not finite becomes NaN in FP8, in its own place (a norm spreads a NaN over its
+block); an int8 row that holds such a value has a scale that is not finite.
+Raises ValueError on other names, dtypes and shapes. Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
+from loka_compile.kernels.norm_quantize.norm_quantize_kernel import norm_quantize_kernel
+from loka_compile.kernels.op import Op, T, declare, dense
+from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, finite_or_nan, finite_size
+
+NORMS = ("none", "rms", "layer")
+ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
+HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (*HALVES, torch.float32)
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
+LONGEST_ROW = 32768
+"""Values of a row that the kernel holds in registers; longer ones take the reference."""
+
+
+# ---------------------------------------------------------------- the declaration, the specification
+
+
+class Normed(NamedTuple, Generic[T]):
+    out: T
+    scale: T
+    statistics: T
+
+
+@dataclass(frozen=True)
+class NormQuantize(Op[T, Normed[T]]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "norm_quantize"
+    values: ClassVar[Any] = Normed
+    x: T
+    weight: T | None
+    bias: T | None
+    given: T | None
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    eps: float
+    save: bool
+
+
+def reference(call: NormQuantize[Tensor]) -> Normed[Tensor]:
+    """The specification; see the module's docstring."""
+    check(call)
+    wide = call.x.to(torch.promote_types(call.x.dtype, torch.float32))
+    y, statistics = normalize(wide, call.norm, call.block, call.eps)
+    y = activate(affine(y, call.weight, call.bias), call.activation)
+    out, scale = quantize_rows(y, call.given, call.dtype)
+    return Normed(out, scale, statistics if call.save else statistics.new_empty((*statistics.shape[:-1], 0)))
+
+
+def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:
+    """(n, statistics)"""
+    if norm == "none":
+        return x, x.new_empty((*x.shape[:-1], 0))
+    blocks = x.unflatten(-1, (-1, block or x.shape[-1]))
+    if norm == "rms":
+        rstd = torch.rsqrt(blocks.square().mean(-1, keepdim=True) + eps)
+        return (blocks * rstd).flatten(-2), rstd.squeeze(-1)
+    mean = blocks.mean(-1, keepdim=True)
+    centred = blocks - mean
+    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return (centred * rstd).flatten(-2), torch.cat([mean, rstd], -2).squeeze(-1)
+
+
+def affine(n: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    n = n if weight is None else n * weight.to(n.dtype)
+    return n if bias is None else n + bias.to(n.dtype)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    if activation == "silu":
+        return x * torch.sigmoid(x)
+    functions = {"relu": torch.relu, "hard_swish": torch.nn.functional.hardswish, "gelu": torch.nn.functional.gelu}
+    return functions[activation](x) if activation in functions else x
+
+
+def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(out, scale) of float32 values; rows are along the last dimension."""
+    if dtype in FLOATS or dtype == torch.float64:
+        return y.to(dtype), y.new_empty(0, dtype=torch.float32)
+    top = largest(dtype)
+    if given is not None:
+        y = finite_or_nan(y) / given.to(y.dtype)
+        return y.clamp(-top, top).to(dtype), y.new_empty(0, dtype=torch.float32)
+    if dtype == torch.int8:
+        scale = y.abs().amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+        return (y / scale).round().to(dtype), scale.float()
+    scale = finite_size(y).amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+    return finite_or_nan(y / scale).to(dtype), scale.float()
+
+
+def largest(dtype: torch.dtype) -> float:
+    """What amax maps to."""
+    return 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+
+
+def check(call: NormQuantize[Tensor]) -> None:
+    op, x, given, dtype = f"loka::{call.name}", call.x, call.given, call.dtype
+    if x.dim() < 1 or x.shape[-1] == 0 or x.dtype not in (*FLOATS, torch.float64):
+        raise ValueError(f"{op}: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
+    check_norm(op, x.shape[-1], call.weight, call.bias, call.norm, call.block, call.activation)
+    if dtype not in (*FLOATS, *FP8, torch.int8, torch.float64):
+        raise ValueError(f"{op}: out cannot be {dtype}")
+    if given is not None and (dtype not in FP8 or given.shape != (1,)):
+        raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
+
+
+def check_norm(
+    op: str, n: int, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str
+) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"{op}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if block < 0 or (block and n % block):
+        raise ValueError(f"{op}: rows of {n} values have no whole blocks of {block}")
+    for name, each in (("weight", weight), ("bias", bias)):
+        if each is not None and each.shape != (n,):
+            raise ValueError(f"{op}: {name} must have shape ({n},), got {tuple(each.shape)}")
+
+
+# ---------------------------------------------------------------- its launches
+
+
+def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> Launch:
+    """x and out: contiguous."""
+    x, out, scale, statistics = call.x, *outputs
+    n = x.shape[-1]
+    rows = x.numel() // n
+    length = call.block or n
+    blocks = n // length
+    bb, bl = triton.next_power_of_2(blocks), triton.next_power_of_2(length)
+    values = 32 if blocks > 1 else 64  # a thread's: several rows, so that loads are in flight together
+    lanes = 64 if arch.startswith("gfx") else 32
+    warps = max(4, min(16, bb * bl // (lanes * values)))
+    bm = max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1))))
+    args = {
+        "x": x,
+        "weight": call.weight,
+        "bias": call.bias,
+        "given": call.given,
+        "out": out,
+        "scale": scale if scale.numel() else None,
+        "statistics": statistics if statistics.numel() else None,
+        "rows": rows,
+    }
+    constants = {
+        "N": n,
+        "BLOCKS": blocks,
+        "EPS": call.eps,
+        "NORM": call.norm,
+        "ACTIVATION": call.activation,
+        "TOP": 0.0 if out.dtype in FLOATS else largest(out.dtype),
+        "FLOOR": AMAX_FLOOR,
+        "EVEN_ROWS": rows % bm == 0,
+        "BM": bm,
+        "BB": bb,
+        "BL": bl,
+    }
+    nbytes = moved(x, call.weight, call.bias, *outputs)
+    return Launch(norm_quantize_kernel, (triton.cdiv(rows, bm),), args, constants, warps, 1, 0, nbytes)
+
+
+# ---------------------------------------------------------------- the op
+
+
+def run(call: NormQuantize[Tensor]) -> Normed[Tensor]:
+    x = call.x
+    if not x.is_cuda or x.shape[-1] > LONGEST_ROW or x.dtype == torch.float64:
+        return dense(reference)(call)
+    check(call)
+    outputs = empty_outputs(call)
+    launch(replace(call, x=x.contiguous()), outputs, arch_of(x)).run()
+    return outputs
+
+
+norm_quantize = declare(NormQuantize, dense(reference), run)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    call: Any = NormQuantize.bind(*inputs)
+    x, made = call.x, Normed(*output)
+    alone = (call.norm, call.activation, call.weight, call.bias) == ("none", "relu", None, None)
+    if alone and call.dtype == x.dtype:
+        x = made.out  # not above 0 where x is not, and read by what follows anyway
+    ctx.save_for_backward(x, call.weight, call.bias, made.statistics)
+    ctx.call = replace(call, x=None, weight=None, bias=None, given=None)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    from loka_compile.kernels.norm_quantize.norm_quantize_backward import (
+        NormQuantizeBackward,  # which imports this module
+    )
+
+    call = ctx.call
+    if call.dtype not in (*FLOATS, torch.float64):
+        raise RuntimeError(f"loka::{call.name}: {call.dtype} has no gradient; quantize after the norm in training")
+    x, weight, bias, statistics = ctx.saved_tensors
+    rows = x.reshape(-1, x.shape[-1])
+    if call.norm != "none" and not statistics.shape[-1]:  # nothing was saved
+        statistics = normalize(rows.to(statistics.dtype), call.norm, call.block, call.eps)[1]
+    kept = statistics.new_empty((rows.shape[0], 0)) if call.norm == "none" else statistics.flatten(0, -2)
+    made = NormQuantizeBackward(
+        grad=grad.reshape(rows.shape),
+        x=rows,
+        statistics=kept,
+        weight=weight,
+        bias=bias,
+        norm=call.norm,
+        block=call.block,
+        activation=call.activation,
+        dtype=x.dtype,
+        copied=False,
+        summed=False,
+        gain=1.0,
+    )()
+    grad_weight = None if weight is None else made.grad_weight
+    grad_bias = None if bias is None else made.grad_bias
+    return made.out.reshape(x.shape), grad_weight, grad_bias, *[None] * 7
+
+
+norm_quantize.register_autograd(_backward, setup_context=_keep)
+
+
+def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
+    """What the kernel writes."""
+    x, dtype = call.x, call.dtype
+    scaled = call.given is None and dtype in (*FP8, torch.int8)
+    scale = x.new_empty((*x.shape[:-1], 1) if scaled else (0,), dtype=torch.float32)
+    saved = statistics_shape(x, call.norm if call.save else "none", call.block)
+    statistics = x.new_empty(saved, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return Normed(x.new_empty(x.shape, dtype=dtype), scale, statistics)
+
+
+def statistics_shape(x: Tensor, norm: str, block: int) -> tuple[int, ...]:
+    n = x.shape[-1]
+    return *x.shape[:-1], {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n))
+
+
+def specimens(arch: str) -> list[Specimen]:
+    """At the field's shapes, beside what Inductor runs without fusing the quantization."""
+    fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
+
+    def specimen(
+        norm: str, activation: str, rows: int, n: int, block: int = 0, weights: int = 0, **more: torch.dtype
+    ) -> Specimen:
+        dtype = more.get("dtype", fp8)
+        x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
+        weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
+        call = NormQuantize(x, weight, bias, None, norm, block, activation, dtype, 1e-6, False)
+        outputs = empty_outputs(call)
+        made = launch(call, outputs, arch)
+        words = ["norm_quantize", norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation]
+        name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
+        size = moved(x)
+        unfused = (("norm, activation", 0, 2 * size), ("quantize", 0, size + moved(*outputs)))
+        return Specimen(name, made, unfused if norm != "none" and dtype == fp8 else (), ("wide_loads", "wide_stores"))
+
+    return [
+        specimen("none", "none", 65536, 512),
+        specimen("layer", "relu", 65536, 512, weights=2),
+        specimen("rms", "relu", 65536, 512),
+        specimen("rms", "silu", 65536, 512, weights=1),
+        specimen("rms", "hard_swish", 65536, 512, block=256),
+        specimen("layer", "gelu", 65536, 512, weights=2),
+        specimen("rms", "relu", 4096, 512, weights=1),
+        specimen("layer", "relu", 262144, 256, weights=2),
+        specimen("rms", "silu", 65536, 768, weights=1),
+        specimen("rms", "hard_swish", 16384, 1024, block=256),
+        specimen("rms", "relu", 4096, 4096, weights=1),
+        specimen("rms", "relu", 65536, 512, weights=1, dtype=torch.bfloat16),
+        specimen("rms", "relu", 65536, 512, weights=1, dtype=torch.int8),
+    ]

@@ -1,0 +1,162 @@
+"""Settling the plan of one graph: given, dispatched from a profile, or from a look at the first batch.
+
+A plan that is given is followed to the letter. One that is made here is tried first (budget.py): the rewritten graph's
+outputs are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most
+noise for the time they save, until the error is within `max_output_error`; in training its gradients too
+(gradients.py).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import fx
+
+from loka_compile import compat
+from loka_compile.dispatch.choose import dispatch
+from loka_compile.dispatch.names import in_names_of, stands_for
+from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
+from loka_compile.graph.rerun import is_training
+from loka_compile.probe.profile import Profile, load_profile
+from loka_compile.probe.session import profile_graph
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Plan, PlanError, load_plan
+from loka_compile.spec.plan_diff import diff
+from loka_compile.spec.target import TARGETS
+from loka_compile.trial.budget import Rewriter, Trial, within_budget
+from loka_compile.trial.finalists import changes, finalists
+from loka_compile.trial.gradients import gradients_within_budget, step_of
+
+
+def settle(
+    options: Options,
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    rewriter: Rewriter,
+    device: str = "cpu",
+    demoted: Mapping[str, str] = MappingProxyType({}),
+    online: bool = False,
+    tangents: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    trial: Trial | None = None,
+) -> list[Plan]:
+    """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
+
+    demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
+    are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of). trial:
+    of this graph, where there is one already.
+    """
+    trial = trial or Trial(gm, inputs)
+    plan = _made(options, gm, inputs, device, trial)
+    plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
+    compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
+    step, settled = None, []
+    for plan in plans:
+        for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
+            plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
+        plan = at_this_batch(plan, trial, inputs)
+        if compared and plan.lowered:
+            plan = within_budget(plan, trial, options.max_output_error, rewriter)
+        if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
+            step = step or step_of(gm, inputs, tangents, trial.written)
+            if step is not None:
+                plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
+        if not settled or any(changes(settled[0], plan)):
+            settled.append(plan)
+    return settled
+
+
+def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str, trial: Trial) -> Plan:
+    """Given, dispatched from the profile that is given, or from a look at the first batch."""
+    if options.plan is not None:
+        return _given(options, device)
+    if options.profile is not None:
+        plan = dispatch(_as_in(options.profile, trial, inputs), options=options)
+        return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
+    if any(compat.is_fake(value) for value in inputs):
+        return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
+    plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), trial, inputs), options=options)
+    return replace(plan, origin="a look at the first batch, forward only")
+
+
+def read(options: Options, device: str = "cpu") -> Options:
+    """The options with the plan or the profile that they give as a path, read: once a compilation. Of both one is left,
+    by the hardware."""
+    plan, profile = options.plan, options.profile
+    if plan is not None and not isinstance(plan, Plan):
+        options = replace(options, plan=load_plan(plan))
+    if profile is not None and not isinstance(profile, Profile):
+        options = replace(options, profile=load_profile(profile))
+    return options if options.plan is None or options.profile is None else _plan_or_profile(options, device)
+
+
+def _plan_or_profile(options: Options, device: str) -> Options:
+    """Of both, the plan where it was made on this hardware, else the profile; and then a warning says what differs."""
+    plan: Plan = options.plan
+    if HARDWARE not in changed_pins(plan, TARGETS[plan.target], device):
+        return replace(options, profile=None, on_other_hardware="refuse")
+    options = replace(options, plan=None)
+    said = "loka: the plan was made on other hardware, a new one is made from the profile:"
+    hardware = changed_pins(plan, TARGETS[plan.target], device)[HARDWARE]
+    difference = str(diff(plan, dispatch(options.profile, options=options)))
+    warnings.warn("\n  ".join([said, f"hardware: {hardware}", *difference.splitlines()]), stacklevel=2)
+    return options
+
+
+def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any]) -> Options:
+    """The options with the plan or the profile given in the names of this graph."""
+    return in_names_of(options, gm, lambda: Trial(gm, inputs).all_sites)
+
+
+def lost(given: Plan | Profile, written: Trial, simpler: Trial) -> str:
+    """What a simpler graph loses: GEMMs that the profile, or a pinned plan, which is refused then, would not know; or
+    some that the plan lowers, here or at another batch. Empty if nothing."""
+    before, after = ([given.find(site) for site in trial.all_sites] for trial in (written, simpler))
+    if (isinstance(given, Profile) or given.pins) and after.count(None) > before.count(None):
+        return f"the {type(given).__name__.lower()} given knows GEMMs as they are written"
+    if isinstance(given, Profile):
+        return ""
+    lowered = [sum(bool(d.recipes) for d in found if d is not None) for found in (before, after)]  # type: ignore[union-attr]
+    return "the plan given lowers GEMMs as they are written" if lowered[1] < lowered[0] else ""
+
+
+def _given(options: Options, device: str) -> Plan:
+    plan: Plan = options.plan
+    if options.target not in ("cpu", plan.target):
+        raise PlanError(f"the plan is for {plan.target}, target={options.target!r} was asked for: leave target out")
+    check_hardware(plan, TARGETS[plan.target], device)
+    return plan
+
+
+def _as_in(profile: Profile, trial: Trial, inputs: Sequence[Any]) -> Profile:
+    """The profile with this graph's sizes, which depend on the batch where the graph was made for any."""
+    if not any(isinstance(value, torch.SymInt) for value in inputs):
+        return profile
+    sites = dict(profile.sites)
+    for site in trial.all_sites:
+        known = profile.find(site)
+        if known is not None:
+            key = next(key for key, each in sites.items() if each is known)
+            sites[key] = replace(known, site=site)
+    return replace(profile, sites=sites)
+
+
+def at_this_batch(plan: Plan, trial: Trial, inputs: Sequence[Any]) -> Plan:
+    """The choices for the batch at hand. Where the batch may change, guards hold it within the ranges of these."""
+    if not any(decision.ranges for decision in plan.decisions.values()):
+        return plan
+    for site in trial.all_sites:
+        decision = plan.find(site)
+        if decision is None or not decision.ranges:
+            continue
+        rows = decision.rows(site)
+        here = compat.hint_of(rows, inputs)
+        low, high = decision.bounds(here)
+        compat.guard_sizes(inputs, rows >= low, *([rows < high] if high is not None else []))
+        plan = plan.with_decision(decision.at(here))
+    return plan

@@ -1,0 +1,287 @@
+"""Never slower: before a plan is final, the planned graph races the unplanned one on the inputs at hand.
+
+Times of single GEMMs do not add up to a graph's: Inductor fuses differently around a quantized product, caches are
+shared, threads wait. So the graphs are compiled and take turns: the plan's, its finalists' and the unplanned one. The
+verdict is kept on disk, by machine and torch version like all times, so that a graph is raced once and not in every
+process.
+
+A graph that takes longer in its products and attention alone than a planned one takes in all has lost, and is not
+even compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loka_compile import compat
+from loka_compile.dispatch import kept_times, progress
+from loka_compile.graph.rerun import own_inputs
+from loka_compile.spec.options import Options
+from loka_compile.spec.plan import Plan
+from loka_compile.spec.target import TARGETS
+from loka_compile.trial.finalists import saves_us, time_us
+
+ROUNDS, MAX_ROUNDS = 5, 31
+ENOUGH_SECONDS = 1.0
+"""Rounds go on until they took this long, within these counts."""
+CLEAR = 1.25
+"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
+MARGIN = 1.01
+"""What a finalist has to win by: a race does not tell less."""
+QUIET = 0.01
+"""Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+LITTLE, FEW = 0.02, 4.0
+"""A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
+first where the plan saves so many times less than the graph takes at least."""
+
+Built = tuple[Callable[..., Any], list[Any]]
+"""A compiled callable and its artifacts."""
+Floor = Callable[[], float]
+"""Microseconds that a graph takes at least; asked for only where it matters."""
+
+
+def unknown() -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The winner and its compiled graph. us: what a call takes, where that was measured now."""
+
+    plan: Plan
+    built: Built
+    us: float | None = None
+
+
+def never_slower(
+    plans: Sequence[Plan],
+    build: Callable[[Plan], Built],
+    inputs: Sequence[Any],
+    options: Options,
+    device: str,
+    written: Collection[int] = (),
+    floor: Floor = unknown,
+) -> Raced:
+    """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
+
+    plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
+    the graph writes. floor: of the unplanned graph. Nothing races where a plan was given, where it lowers nothing or is
+    for hardware that is not here, where speed is no matter (min_speedup 0), and without real inputs.
+    """
+    plan = plans[0]
+    if not plan.lowered or not can_race(plan, inputs, options, device):
+        return Raced(plan, build(plan))
+    digests = [digest_of(plans, index, inputs) for index in range(len(plans))]
+    ratios = [kept_times.recall(f"race {digest}") for digest in digests]
+    ran = _run(plans, build, inputs, device, written, floor) if None in ratios else None
+    if ran is not None:
+        for digest, ratio in zip(digests, ran.ratios, strict=True):
+            kept_times.remember(f"race {digest}", ratio)
+            kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
+        if ran.saves is not None:
+            kept_times.remember(f"race {digests[0]} saves", ran.saves)
+        ratios = ran.ratios
+    best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
+    if ratios[best] >= 1:
+        at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
+        won = _won(plans[best], ratios, best, at_least)
+        return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
+    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
+    if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
+        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, measured here: "
+        lost += "too little for a race to tell"
+    kept = all_kept(plan, lost)
+    return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """The graphs that were compiled, the unplanned one the last if it was, and what each took.
+
+    against_floor: ratios are to what the unplanned graph takes at least. saves: which share of the unplanned graph's
+    time, where that is too little for planned graphs to be compiled; ratios are 0 then.
+    """
+
+    built: Sequence[Built]
+    us: Sequence[float]
+    ratios: Sequence[float]
+    against_floor: bool
+    saves: float | None = None
+
+
+def _run(
+    plans: Sequence[Plan],
+    build: Callable[[Plan], Built],
+    inputs: Sequence[Any],
+    device: str,
+    written: Collection[int],
+    floor: Floor,
+) -> _Ran:
+    """The unplanned graph is compiled only if the plans do not beat its floor; and they only if there is something to
+    win."""
+    kept, values = all_kept(plans[0], ""), [compat.concrete(value) for value in inputs]
+    saved, unplanned = max(map(saves_us, plans)), []
+    if saved * FEW <= floor():
+        unplanned = [_told(build, kept)]
+        with compat.outside_compilation():
+            us = fastest_us([unplanned[0][0]], values, written, ROUNDS)
+        if saved <= LITTLE * us[0]:
+            return _Ran(unplanned, us, [0.0] * len(plans), False, saved / us[0])
+    hopeful = not unplanned and time_us(plans[0]) * CLEAR <= floor()
+    with compat.compiling_side_by_side() if device == "cpu" else contextlib.nullcontext():
+        built = [_told(build, each) for each in (plans if hopeful or unplanned else [*plans, kept])] + unplanned
+    if hopeful:
+        with compat.outside_compilation():
+            us = fastest_us([call for call, _ in built], values, written, ROUNDS)
+            if min(us) * CLEAR <= floor():
+                us = us if len(us) == 1 else fastest_us([call for call, _ in built], values, written)
+                return _Ran(built, us, [floor() / each for each in us], True)
+        built.append(_told(build, kept))
+    with compat.outside_compilation():
+        us = _race([call for call, _ in built], values, written)
+    return _Ran(built, us, [us[-1] / each for each in us[:-1]], False)
+
+
+def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
+    progress.say(f"compiling the graph with {len(plan.lowered)} of {len(plan.decisions)} GEMMs lowered, to race it")
+    return build(plan)
+
+
+def _margin(plan: Plan, finalist: Plan) -> float:
+    """Half the noise is worth some time, as among a site's kernels (judge.py)."""
+    before, after = (sum(d.score.noise for d in each.lowered) for each in (plan, finalist))
+    return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
+
+
+def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool) -> Plan:
+    raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
+    if at_least:
+        raced = f"at least {raced}, whose library calls alone take as long"
+    if best:
+        raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
+    return replace(plan, raced=f"{raced}, measured here")
+
+
+def simplified_or_written(
+    raced: Raced,
+    build: Callable[[Plan], Built],
+    code: str,
+    inputs: Sequence[Any],
+    options: Options,
+    device: str,
+    written: Collection[int] = (),
+    floor: Floor = unknown,
+) -> tuple[Raced, float]:
+    """The compiled graph, or the one that the exact passes made it of, unplanned, where that is faster.
+
+    build: compiles the latter. code: of both graphs, to know the race by. floor: of the latter. Returns the winner, and
+    how many times faster the simplified one was; infinite where nothing races.
+    """
+    plan, simplified = raced.plan, raced.built[0]
+    if not can_race(plan, inputs, options, device):
+        return raced, math.inf
+    key = f"race simplified {digest_of([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
+    ratio, as_written, kept = kept_times.recall(key), None, all_kept(plan, "the graph as it was written was faster")
+    if ratio is None:
+        values = [compat.concrete(value) for value in inputs]
+        with compat.outside_compilation():
+            us = raced.us or fastest_us([simplified], values, written, ROUNDS)[0]
+        if us * CLEAR <= floor():
+            ratio = floor() / us
+            kept_times.remember(f"{key} against a floor", 1.0)
+        else:
+            as_written = _told(build, kept)
+            with compat.outside_compilation():
+                us, written_us = _race([simplified, as_written[0]], values, written)
+            ratio = written_us / us
+        kept_times.remember(key, ratio)
+    if ratio >= 1:
+        said = f"{ratio:.2f}x the speed of the graph as it was written"
+        if kept_times.recall(f"{key} against a floor"):
+            said = f"at least {said}, whose library calls alone take as long"
+        plan = replace(plan, raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, measured here"))))
+        return replace(raced, plan=plan), ratio
+    return Raced(kept, build(kept) if as_written is None else as_written), ratio
+
+
+def can_race(plan: Plan, inputs: Sequence[Any], options: Options, device: str) -> bool:
+    target = TARGETS[plan.target]
+    here = target.measured and target.device == device
+    wanted = options.plan is None and options.min_speedup and options.race
+    real = not any(compat.is_fake(value) for value in inputs)
+    return bool(here and wanted and real)
+
+
+def all_kept(plan: Plan, reason: str) -> Plan:
+    for decision in plan.lowered:
+        plan = plan.with_decision(decision.lost(reason))
+    return plan
+
+
+def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
+    """The plans' choices, sizes of the inputs, forward only or with its backward; and which of the plans is meant."""
+    sizes = [(tuple(map(compat.concrete, x.shape)), x.dtype) if isinstance(x, Tensor) else str(x) for x in inputs]
+    choices = [
+        [(key, str(d.chosen), d.site.shape, str(d.site.dtype)) for key, d in plan.decisions.items()] for plan in plans
+    ]
+    raced = plans[0].target, choices, index, sizes, torch.is_grad_enabled()
+    return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
+
+
+def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
+    """Microseconds of each graph, until one is clearly the fastest or enough is known."""
+    return fastest_us(calls, inputs, written)
+
+
+def fastest_us(
+    calls: Sequence[Callable[..., Any]],
+    inputs: list[Any],
+    written: Collection[int],
+    most: int = MAX_ROUNDS,
+    least: int = ROUNDS,
+) -> list[float]:
+    """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
+
+    Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
+    two graphs, one five times as fast, that they were alike (seen).
+    """
+    order = random.Random(0)
+    fastest, rounds = [math.inf] * len(calls), 0
+    with torch.random.fork_rng(compat.cuda_devices(inputs)):
+        progress.say(f"racing {len(calls)} graphs")
+        for call in calls:  # the first call generates code, quantizes weights, and does not count
+            _seconds(call, own_inputs(inputs, written))
+        start = time.perf_counter()
+        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
+            for index in order.sample(range(len(calls)), len(calls)):
+                fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
+            rounds += 1
+    return [1e6 * seconds for seconds in fastest]
+
+
+def _close(seconds: Sequence[float]) -> bool:
+    """Whether another one than the fastest may turn out to be it."""
+    first, *others = sorted(seconds)
+    return not others or others[0] < CLEAR * first
+
+
+def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
+    """Of one call, in training of its backward too; gradients go nowhere."""
+    start = time.perf_counter()
+    outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
+    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    if outputs and wanted:
+        torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
+    if compat.cuda_devices(inputs):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

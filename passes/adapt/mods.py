@@ -1,0 +1,40 @@
+"""Mods: opt-in passes that change the model itself, on the Dynamo graph, where norms and activations are still whole.
+
+    no_bias      every bias but the final heads'
+    block_norm   RMSNorm over blocks of 256, without weights, for LayerNorm and RMSNorm
+    hard_swish   for SiLU and the swish gate n * sigmoid(n)
+
+LoKA Mods: each alone is small, together they let a model train in FP8 and its norms ride in the GEMMs' epilogues. The
+model computes something else afterwards and has to be trained that way; adapt.py does the same to modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from loka_compile.passes.adapt.block_norm import BlockNorm
+from loka_compile.passes.adapt.hard_swish import HardSwish
+from loka_compile.passes.adapt.no_bias import NoBias
+from loka_compile.passes.base import DynamoPass
+from loka_compile.passes.dynamo import Change, run_on_dynamo
+from loka_compile.passes.simplify.canonicalize import Canonicalize
+
+MODS: dict[str, DynamoPass] = {each.name: each for each in (NoBias(), BlockNorm(), HardSwish())}
+"""By name, in the order they are applied."""
+
+
+def asked(names: Sequence[str]) -> tuple[DynamoPass, ...]:
+    """The mods of these names, in the order they are applied."""
+    return tuple(mod for name, mod in MODS.items() if name in names)
+
+
+def modified(
+    gm: fx.GraphModule, names: Sequence[str], device: str = "cpu"
+) -> tuple[fx.GraphModule, tuple[Change, ...]]:
+    """A copy of the graph, in canonical form, with these mods applied, and what each did. The same graph where there is
+    none to apply."""
+    passes = asked(names)
+    gm, changes = run_on_dynamo(gm, (Canonicalize(), *passes) if passes else (), device)
+    return gm, tuple(change for change in changes if change.adapts)

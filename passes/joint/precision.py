@@ -1,0 +1,129 @@
+"""precision: the plan's recipes become explicit quantize and scaled GEMM nodes.
+
+Works on the inference graph and on the joint forward and backward graph, so a training step's three GEMMs of a
+linear are rewritten by one rule. In the joint graph autograd is done: gradients pass quantization straight through.
+One quantize serves all consumers of a tensor that want it in the same format and scaled along the same dimension.
+
+Where a kernel wants multiples of 16, zeros are added to both operands before they are quantized, which changes neither
+their scales nor the product; the columns that are too many are left out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
+from loka_compile.graph.splice import splice
+from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
+from loka_compile.kernels.providers import padded, reasons_against, runner
+from loka_compile.kernels.quantize.quantize import ROWS, Quantize, with_zeros
+from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
+from loka_compile.spec.plan import Decision
+from loka_compile.spec.recipes import RECIPES
+from loka_compile.spec.site import Site
+from loka_compile.spec.target import TARGETS, target_of
+
+Quantized = tuple[fx.Node, fx.Node | None]
+
+
+@dataclass(frozen=True)
+class Precision:
+    name: ClassVar[str] = "precision"
+    runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        shared: dict[Any, Quantized] = {}
+        for gemm in annotate(graph):
+            decision = context.plan.find(gemm.site)
+            reason = check(gemm, decision, context)
+            if decision is None or reason:
+                rejects.append(rejected(gemm.node, reason))
+                continue
+            recipe, planned = decision.chosen.recipe, decision.chosen.provider
+            provider = _runner(gemm, decision, context)
+            larger = padded(provider, gemm.site, RECIPES[recipe], target_of(context.device))
+            rewrite(gemm, recipe, provider, larger, shared)
+            where = provider if provider == planned else f"{provider} here ({planned} on {context.plan.target})"
+            did = filter(None, (f"{recipe} by {where}", gemm.site.padding(larger)))
+            rewrites.append(Rewrite(gemm.site.key, ", ".join(did)))
+        if rewrites:
+            graph.eliminate_dead_code()
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+def check(gemm: Gemm, decision: Decision | None, context: Context) -> str:
+    """Why the GEMM stays as it is; empty if it is to be rewritten."""
+    if decision is None:
+        return "the plan has no decision for this site"
+    if not decision.lowered:
+        return decision.reason or "the plan keeps it"
+    if not gemm.site.dtype.is_floating_point:
+        return f"operands are {gemm.site.dtype}, not floating point"
+    if not _runner(gemm, decision, context):
+        recipe, provider = RECIPES[decision.chosen.recipe], decision.chosen.provider
+        against = reasons_against(provider, gemm.site, recipe, target_of(context.device))
+        return f"{decision.chosen} cannot run here: {'; '.join(against)}"
+    return ""
+
+
+def _runner(gemm: Gemm, decision: Decision, context: Context) -> str:
+    chosen, target = decision.chosen, TARGETS[context.plan.target]
+    return runner(chosen.provider, gemm.site, RECIPES[chosen.recipe], target, context.device)
+
+
+def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: dict[Any, Quantized]) -> None:
+    """Replace one GEMM by quantized operands and loka::scaled_gemm, which runs at the sizes of `larger`."""
+    recipe, site, node = RECIPES[recipe_name], gemm.site, gemm.node
+    k, n = int(larger.K - site.K), int(larger.N - site.N)
+    dtype, scaling = recipe.operand("lhs", site.gradient == "lhs")
+    lhs, rhs, bias, alpha, beta = operands(node)  # as they are now: an operand may have been a GEMM rewritten before
+    a, a_scale = _quantized(node, lhs, dtype, scaling, -1, (0, k), shared)
+    dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
+    b, b_scale = _quantized(node, rhs, dtype, scaling, -2, (k, n), shared)
+
+    def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
+        out = ScaledGemm(a, a_scale, b, b_scale, site.dtype, provider)()
+        return out[..., :-n].contiguous() if n else out  # as the GEMM's result lies
+
+    out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
+    if bias is not None:
+        out = splice(node, functools.partial(_add_bias, alpha=alpha, beta=beta), [out, bias])
+    node.replace_all_uses_with(out)
+    node.graph.erase_node(node)
+
+
+def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+    return (out if alpha == 1 else alpha * out) + (bias if beta == 1 else beta * bias)
+
+
+def _quantized(
+    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, more: tuple[int, int],
+    shared: dict[Any, Quantized],
+) -> Quantized:  # fmt: skip
+    """The operand with `more` rows and columns of zeros, in few bits, and its scale, made once for all transposed forms
+    of one tensor."""
+    base, flipped = unflip(operand)
+    if flipped:
+        axis, more = -3 - axis, more[::-1]  # -1 <-> -2
+    key = base, dtype, scaling, axis if scaling in (*ROWS, "block") else None, more
+    if key not in shared:
+        if scaling == "none":
+            shared[key] = splice(before, lambda x: with_zeros(x, *more).to(dtype), [base]), None
+        else:
+            shared[key] = splice(before, lambda x: Quantize(with_zeros(x, *more), dtype, scaling, axis)(), [base])
+    q, scale = shared[key]
+    if not flipped:
+        return q, scale
+    one_scale = scale is None or scale.meta["val"].dim() == 1
+    return splice(before, _flip, [q]), scale if one_scale else splice(before, _flip, [scale])
+
+
+def _flip(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(-1, -2)

@@ -1,0 +1,196 @@
+"""fuse: a GEMM, its bias, the norm of its output, the activation and the quantization become one op.
+
+    scaled_gemm -> (bias, residual) -> (norm, activation) -> (quantize by rows)
+                                         loka::gemm_norm, where the plan has its kernel
+    norm, activation -> quantize by rows
+                                         loka::norm_quantize, where no GEMM is before
+
+Norms and activations are those that raise_norms made one op of. Each removes a pass over memory, or two, and a launch.
+What a norm reads may be read by others too, by a backward or as the next residual: then the kernel writes it as well.
+Works on CUDA; on a CPU, and where a plan is judged by emulation, Inductor fuses what is written out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from operator import getitem
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from loka_compile.graph.epilogue import VIEWS
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
+from loka_compile.graph.splice import hand_over, splice, splice_call
+from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
+from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm
+from loka_compile.kernels.norm_quantize.norm_quantize import FLOATS, FP8, NormQuantize
+from loka_compile.kernels.quantize.quantize import Quantize
+from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
+from loka_compile.passes.post_grad._chain import Chain, check, pattern, shorter
+from loka_compile.passes.post_grad.lower import PAD
+
+aten = torch.ops.aten
+ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, *VIEWS)
+"""Beside graph inputs, products and the values of ops: what Inductor does not fuse with the norm that reads it."""
+
+
+@dataclass(frozen=True)
+class Fuse:
+    name: ClassVar[str] = "fuse"
+    runs_on: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites: list[Rewrite] = []
+        rejects: list[Reject] = []
+        for node in in_place_of_gemms(graph, ScaledGemm.target()):
+            _gemm(node, rewrites, rejects)
+        if rewrites:
+            graph.eliminate_dead_code()  # what was fused is not looked at again
+        for node in Quantize.calls(graph):
+            _norm(node, rewrites, rejects)
+        if rewrites:
+            graph.eliminate_dead_code()
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    chain, key = pattern(gemm), gemm.meta[SITE_META].key
+    if chain.last is gemm:
+        if chain.stopped:
+            rejects.append(rejected(gemm, chain.stopped))
+        return
+    reason = check(chain)
+    if reason:
+        rejects.append(rejected(gemm, reason))
+    while reason and (less := shorter(chain)) is not None:
+        chain, reason = less, check(less)
+    if reason:
+        return
+    if chain.stopped:
+        rejects.append(rejected(gemm, chain.stopped))
+    rewrites.append(Rewrite(key, _names(chain)))
+    _rewrite(chain)
+
+
+def _names(chain: Chain) -> str:
+    norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
+    added = ["bias"] * (chain.bias is not None) + ["residual"] * (chain.residual is not None)
+    named = (norm.norm, norm.activation) if norm is not None else ()
+    parts = [*added, *(each for each in named if each != "none")]
+    parts += ["quantization"] * (chain.quantize is not None)
+    return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept
+
+
+def _rewrite(chain: Chain) -> None:
+    gemm, last = chain.gemm, chain.last
+    call = fused_call(chain)
+    at = chain.sums[0] if chain.kept else last  # others may read it before the norm does
+    made = Fused(*splice_call(at, call, _of_matrices, **{SITE_META: gemm.meta[SITE_META]}))
+    if chain.quantize is not None:
+        hand_over(chain.quantize, (made.out, made.scale))
+    else:
+        last.replace_all_uses_with(_viewed_as(made.out, last, chain))
+    if chain.norm is not None and chain.kept:
+        for user in NormQuantize.taken(chain.norm, "statistics"):
+            user.replace_all_uses_with(_of_rows(made.statistics, chain.norm))
+        at.replace_all_uses_with(_viewed_as(made.product, at, chain))
+
+
+def fused_call(chain: Chain) -> GemmNorm:
+    """The chain as one op; its right operand, scale and residual still as they are in the graph."""
+    gemm = ScaledGemm.of(chain.gemm)
+    plain = Epilogue(chain.bias, chain.residual, None, None, None, "none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
+    epilogue = plain
+    if chain.norm is not None:
+        norm = NormQuantize.of(chain.norm)
+        epilogue = replace(
+            plain,
+            weight=norm.weight,
+            shift=norm.bias,
+            norm=norm.norm,
+            block=norm.block,
+            activation=norm.activation,
+            dtype=norm.dtype,
+            eps=norm.eps,
+        )
+    if chain.quantize is not None:
+        epilogue = replace(epilogue, dtype=Quantize.of(chain.quantize).dtype)
+    return GemmNorm(gemm.a, gemm.a_scale, gemm.b, gemm.b_scale, epilogue)
+
+
+def _of_matrices(call: GemmNorm[Tensor]) -> Fused[Tensor]:
+    """With a linear's weight, one scale for each of its rows, and the residual as a matrix."""
+    residual, scale = call.epilogue.residual, call.b_scale
+    scale = None if scale is None else scale.reshape(-1, 1)
+    rows = None if residual is None else residual.reshape(-1, residual.shape[-1])
+    return replace(call, b=call.b.mT, b_scale=scale, epilogue=replace(call.epilogue, residual=rows))()
+
+
+def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
+    """A matrix in the shape of a node of the chain, which the last view before it gave."""
+    if node.meta["val"].dim() == 2:
+        return made
+    view = [each for each in chain.path[: chain.path.index(node) + 1] if each.target in VIEWS][-1]
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(aten.reshape.default, (made, view.args[1]))
+    new.meta = dict(node.meta)
+    return new
+
+
+def _of_rows(statistics: fx.Node, norm: fx.Node) -> fx.Node:
+    """A matrix's statistics for the rows that a norm reads."""
+    x = NormQuantize.of(norm).x
+    if x.meta["val"].dim() == 2:
+        return statistics
+    rows: fx.Node = splice(norm, lambda s, x: s.reshape(*x.shape[:-1], s.shape[-1]), [statistics, x])
+    return rows
+
+
+# ---------------------------------------------------------------- without a GEMM
+
+
+def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    """loka::norm_quantize to FP8 for one to a wide dtype and the quantization of its result."""
+    cast = Quantize.of(quantize)
+    padding = cast.x if cast.x.target is PAD else None
+    value, views = padding.all_input_nodes[0] if padding is not None else cast.x, []
+    while value.target in VIEWS:
+        views.append(value)
+        value = value.all_input_nodes[0]
+    norm = NormQuantize.made(value, "out")
+    if norm is None:
+        return
+    reason = check_norm(norm, quantize, [value, *views])
+    if padding is not None:
+        reason = f"its result is padded to {padding.meta['val'].shape[-1]} columns"
+    if reason:
+        rejects.append(rejected(norm, reason))
+        return
+    call = replace(NormQuantize.of(norm), dtype=cast.dtype, save=False)
+    hand_over(quantize, splice_call(quantize, call, _quantized_rows))
+    rewrites.append(Rewrite(module_name(norm), "norm, activation and quantization in one pass"))
+
+
+def _quantized_rows(call: NormQuantize[Tensor]) -> tuple[Tensor, Tensor]:
+    made = replace(call, x=call.x.reshape(-1, call.x.shape[-1]))()
+    return made.out, made.scale
+
+
+def check_norm(norm: fx.Node, quantize: fx.Node, values: list[fx.Node]) -> str:
+    """Why a norm and a quantization stay two; empty if they become one."""
+    cast, call = Quantize.of(quantize), NormQuantize.of(norm)
+    x, dtype, scaling, axis = call.x, cast.dtype, cast.scaling, cast.axis
+    others = [user.name for value in values for user in value.users if user not in (quantize, *values)]
+    if dtype not in FP8 or (scaling, axis) != ("row", -1):
+        return f"it is quantized to {dtype} by {scaling} along {axis}, not to FP8 by row along -1"
+    if others:
+        return f"its result is also read by {', '.join(others[:3])}"
+    matrix = cast.x.meta["val"]
+    if values[0].meta["val"].dtype not in FLOATS or matrix.dim() != 2:
+        return f"it is no matrix of floats, but of shape {tuple(matrix.shape)}"
+    library = x.op == "placeholder" or x.target in ALONE or x.target is getitem or ScaledGemm.matches(x)
+    if not library or call.given is not None:
+        return f"Inductor fuses it with {x.name}, which it reads"
+    return ""

@@ -1,0 +1,308 @@
+"""loka::gdpa: the reference against float64 arithmetic written out, sequence by sequence and head by head."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import loka_compile as loka
+from loka_compile.kernels.gdpa import gdpa_backward as backward
+from loka_compile.kernels.gdpa import gdpa_kernel as forward
+from loka_compile.kernels.gdpa.gdpa_reference import ACTIVATIONS, LEAK
+from loka_compile.kernels.launch import arch_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FORMULAS = {
+    "gelu": lambda s: s * torch.special.ndtr(s),
+    "gelu_approx": lambda s: s * torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (s + 0.044715 * s**3)),
+    "relu": lambda s: s * (s > 0),
+    "relu_squared": lambda s: s * s * (s > 0),
+    "leaky_relu": lambda s: s * torch.where(s > 0, 1.0, LEAK),
+    "silu": lambda s: s / (1 + torch.exp(-s)),
+    "hard_swish": lambda s: s * (s + 3).clamp(0, 6) / 6,
+    "identity": lambda s: s,
+}
+
+
+def sequences(x, cu_seqlens):
+    """(H, T, D) of each sequence in float64."""
+    if cu_seqlens is None:
+        return list(x.double())
+    ends = cu_seqlens.tolist()
+    return [x[a:b].double().transpose(0, 1) for a, b in pairwise(ends)]
+
+
+def oracle(q, k, v, cu_q, cu_k, activation, scale, inside, window):
+    """In float64, and how large the products summed up are: what rounding is measured by. Below a dtype's normal
+    numbers rounding is by steps as large as at the smallest of them."""
+    outs, sizes, least = [], [], torch.finfo(q.dtype).smallest_normal
+    for a, b, c in zip(*(sequences(*each) for each in ((q, cu_q), (k, cu_k), (v, cu_k))), strict=True):
+        scores = a @ b.mT * (scale if inside else 1.0)
+        if window is not None:
+            i, j = torch.arange(a.shape[1], device=q.device), torch.arange(b.shape[1], device=q.device)
+            scores = scores * ((i[:, None] - j[None, :]).abs() <= window)
+        p = FORMULAS[activation](scores) * (1.0 if inside else scale)
+        outs.append(p @ c)
+        sizes.append((p.abs().clamp(min=least) + abs(scale) * a.abs() @ b.abs().mT) @ c.abs())
+    join = torch.stack if cu_q is None else lambda parts: torch.cat([each.transpose(0, 1) for each in parts])
+    return join(outs), join(sizes).clamp(min=least)
+
+
+def offsets(lengths, dtype=torch.int32):
+    return torch.tensor([0, *lengths]).cumsum(0).to(DEVICE, dtype)
+
+
+def draw(lengths_q, lengths_k, heads, width, dtype, seed, jagged):
+    """q, k, v, cu_q, cu_k; jagged is a pair. Of what is dense all lengths are the first one."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(lengths, is_jagged):
+        shape = (sum(lengths), heads, width) if is_jagged else (len(lengths), heads, lengths[0], width)
+        return (torch.randn(shape, generator=generator) / width**0.25).to(DEVICE, dtype)
+
+    q, k, v = make(lengths_q, jagged[0]), make(lengths_k, jagged[1]), make(lengths_k, jagged[1])
+    return q, k, v, *(offsets(n) if yes else None for n, yes in zip((lengths_q, lengths_k), jagged, strict=True))
+
+
+def kernel(q, k, v, cu_q, cu_k, activation, scale, inside, window, grad=None):
+    """What the op does with tensors on a GPU: out, or with a gradient (dq, dk, dv).
+
+    Triton 3.7's interpreter multiplies and rounds bfloat16 wrongly: there the same values go through it in float32.
+    """
+    longest = [x.shape[-2] if cu is None else int(cu.diff().max()) for x, cu in ((q, cu_q), (k, cu_k))]
+    dtype, arch = q.dtype, arch_of(q) if q.is_cuda else "sm_90"
+    if not q.is_cuda and dtype == torch.bfloat16:
+        q, k, v, grad = (None if each is None else each.float() for each in (q, k, v, grad))
+    rest = cu_q, cu_k, *longest, activation, scale, inside, -1 if window is None else window, arch
+    if grad is None:
+        out = torch.full_like(q, 99)
+        forward.launch(q, k, v, out, *rest).run()
+        return out.to(dtype)
+    grads = [torch.full_like(each, 99) for each in (q, k, v)]
+    for launch in backward.launches(grad, q, k, v, *grads, *rest):
+        launch.run()
+    return [each.to(dtype) for each in grads]
+
+
+def lengths(batch, most=70):
+    each = st.one_of(st.sampled_from([0, 1, 2, 17, 64]), st.integers(0, most))
+    return st.lists(each, min_size=batch, max_size=batch)
+
+
+@st.composite
+def cases(draw_from, most=70):
+    batch = draw_from(st.integers(1, 4))
+    return {
+        "lengths_q": draw_from(lengths(batch, most)),
+        "lengths_k": draw_from(lengths(batch, most)),
+        "jagged": draw_from(st.tuples(st.booleans(), st.booleans())),
+        "heads": draw_from(st.integers(1, 3)),
+        "width": draw_from(st.sampled_from([1, 7, 16, 33])),
+        "seed": draw_from(st.integers(0, 2**31)),
+    }, {
+        "activation": draw_from(st.sampled_from(list(ACTIVATIONS))),
+        "scale": draw_from(st.sampled_from([1.0, 1 / 37, -0.5])),
+        "inside": draw_from(st.booleans()),
+        "window": draw_from(st.one_of(st.none(), st.integers(0, 80))),
+    }
+
+
+def public(q, k, v, cu_q, cu_k, activation, scale, inside, window, **more):
+    options = {"activation": activation, "scale": scale, "scale_inside": inside, "window": window}
+    return loka.gdpa(q, k, v, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, **options, **more)
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases())
+def test_reference_against_float64(case):
+    operands, options = draw(dtype=torch.float32, **case[0]), case[1]
+    out = public(*operands, **options)
+    expected, sizes = oracle(*operands, **options)
+    assert out.shape == operands[0].shape and out.dtype == torch.float32
+    assert ((out - expected).abs() <= 3e-6 * sizes + 1e-9).all()
+
+
+HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+SUBNORMAL = (
+    {"lengths_q": [109, 0], "lengths_k": [110, 17], "jagged": (False, True), "heads": 2, "width": 1, "seed": 2},
+    {"activation": "gelu", "scale": 1 / 37, "inside": True, "window": None},
+)
+"""Scores so small that activations are below float16's normal numbers."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(150), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+@example(case=SUBNORMAL, dtype=torch.float16)
+def test_kernel_against_float64(case, dtype):
+    """Within the rounding of activations to the operands' dtype, and of what comes out."""
+    operands, options = draw(dtype=dtype, **case[0]), case[1]
+    out = kernel(*operands, **options)
+    expected, sizes = oracle(*operands, **options)
+    assert ((out - expected).abs() <= 1.01 * HALF_ULP[dtype] * (sizes + expected.abs()) + 1e-7).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(150), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_gradients_of_the_kernel_against_float64(case, dtype):
+    """Within the rounding of the result, and of terms that may cancel: what moves the exact gradients when the operands
+    move by as much as rounding may."""
+    q, k, v, cu_q, cu_k = draw(dtype=dtype, **case[0])
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(case[0]["seed"])).to(q)
+    got = kernel(q, k, v, cu_q, cu_k, **case[1], grad=grad)
+    exact = [each.double() for each in (q, k, v, grad)]
+
+    def gradients(q, k, v, grad):
+        leaves = [each.detach().requires_grad_() for each in (q, k, v)]
+        out, _ = oracle(*leaves, cu_q, cu_k, **case[1])
+        return torch.autograd.grad((out * grad).sum(), leaves, allow_unused=True, materialize_grads=True)
+
+    def moved(seed):
+        signs = torch.Generator().manual_seed(seed)
+        by = [torch.randint(0, 2, each.shape, generator=signs) * 2 - 1 for each in exact]
+        return gradients(*(each * (1 + HALF_ULP[dtype] * sign) for each, sign in zip(exact, by, strict=True)))
+
+    rms = lambda x: x.square().mean().sqrt() if x.numel() else x.sum()  # noqa: E731
+    for a, b, *others in zip(got, gradients(*exact), *map(moved, range(4)), strict=True):
+        assert a.shape == b.shape
+        condition = max(rms(other - b) for other in others)
+        assert rms(a - b) <= 2 * HALF_ULP[dtype] * rms(b) + condition + 1e-6
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_and_derivatives_to_float32(activation):
+    """One query of 1 against keys of all values: the scores are the keys."""
+    scores = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-100.0, 100.0, -3.01, 2.99, 1e-4, -1e-4])])
+    scores = scores[(scores.abs() - 3).abs() > 1e-6]  # where the derivative of hard swish jumps
+    k = torch.zeros(1, 1, 16, len(scores))
+    k[0, 0, 0] = scores
+    k, q = k.mT.contiguous(), torch.zeros(1, 1, 1, 16)
+    q[..., 0] = 1
+    s = scores.double().requires_grad_()
+    expected = FORMULAS[activation](s)
+    [slope] = torch.autograd.grad(expected.sum(), s)
+    out = kernel(k, q, q, None, None, activation, 1.0, False, None)[0, 0, :, 0]
+    dq, _, _ = kernel(k, q, q, None, None, activation, 1.0, False, None, grad=q.expand_as(k))
+    torch.testing.assert_close(out.double(), expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(dq[0, 0, :, 0].double(), slope, rtol=3e-6, atol=3e-6)
+
+
+def test_the_kernels_take_any_strides_and_give_the_same_bits():
+    q, k, v, *_ = draw([50], [70], 2, 24, torch.float16, 7, (False, False))
+    options = None, None, "gelu", 0.5, False, 9
+    first = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    q, k, v = (each.transpose(1, 2).contiguous().transpose(1, 2) for each in (q, k, v))
+    second = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert second[0].stride() == q.stride()
+
+
+def test_what_is_not_finite_stays_in_its_sequence():
+    q, k, v, cu_q, cu_k = draw([20, 30], [140, 7], 2, 16, torch.float16, 8, (True, True))
+    options = cu_q, cu_k, "silu", 1.0, False, None
+    clean = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    q[:20], k[:140], v[:140] = float("nan"), float("inf"), float("nan")
+    harmed = [kernel(q, k, v, *options), *kernel(q, k, v, *options, grad=q)]
+    for a, b, first in zip(clean, harmed, (20, 20, 140, 140), strict=True):
+        assert torch.equal(a[first:], b[first:])
+        assert not b[:first].isfinite().any()
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+def test_specimens_are_launches_on_no_memory(arch):
+    listed = forward.specimens(arch) + backward.specimens(arch)
+    assert len({each.name for each in listed}) == len(listed)
+    assert all(each.launch.args["q"].is_meta and each.launch.flops for each in listed)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("inside", "window", "jagged"), [(False, None, False), (True, 2, False), (False, 20, True)])
+def test_gradcheck_of_the_reference(activation, inside, window, jagged):
+    operands = draw([55, 0, 3] if jagged else [5, 5], [64, 2, 0] if jagged else [7, 7], 2, 3, torch.float64, 1,
+                    (jagged, jagged))  # fmt: skip
+    leaves = [each.requires_grad_() for each in operands[:3]]
+
+    def run(*qkv):
+        return public(*qkv, *operands[3:], activation, 0.5, inside, window)
+
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    op = torch.ops.loka.gdpa.default
+    longest = [64, 64] if jagged else [5, 7]
+    rest = *operands[3:], *longest, activation, 0.5, inside, -1 if window is None else window
+    grads = [torch.autograd.grad(f.sin().sum(), leaves) for f in (run(*leaves), op(*leaves, *rest))]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("jagged", [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_opcheck(jagged, dtype):
+    q, k, v, cu_q, cu_k = draw([9, 9], [4, 4], 2, 8, dtype, 2, jagged)
+    q, k, v = (each.requires_grad_() for each in (q, k, v))
+    torch.library.opcheck(torch.ops.loka.gdpa.default, (q, k, v, cu_q, cu_k, 9, 4, "silu", 0.5, False, 3))
+
+
+def test_one_activation_a_head():
+    q, k, v, *_ = draw([9, 9], [4, 4], 4, 8, torch.float32, 3, (False, False))
+    names = ["relu", "relu", "gelu", "relu"]
+    out = loka.gdpa(q, k, v, activation=names, scale=0.5)
+    for head, name in enumerate(names):
+        alone = loka.gdpa(*(each[:, head : head + 1] for each in (q, k, v)), activation=name, scale=0.5)
+        torch.testing.assert_close(out[:, head : head + 1], alone)
+
+
+def test_compiled_on_cpu_it_is_plain_operations_with_a_dynamic_length():
+    seen = []
+
+    def backend(gm, inputs):
+        seen.extend(node.target for node in gm.graph.nodes if node.op == "call_function")
+        return gm.forward
+
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]  # of other tests
+    run = torch.compile(lambda *qkv: loka.gdpa(*qkv, window=2), backend=backend, fullgraph=True, dynamic=True)
+    for length in (53, 61):
+        q, k, v, *_ = draw([length], [length], 1, 8, torch.float32, 4, (False, False))
+        torch.testing.assert_close(run(q.cpu(), k.cpu(), v.cpu()), loka.gdpa(q, k, v, window=2).cpu())
+    assert seen and not [target for target in seen if "loka" in str(target)]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1
+
+
+def test_a_band_is_not_the_square():
+    """A window of 16 in 512 computes three blocks of 16 keys for each of queries, not 512."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    q, k, v, *_ = draw([512], [512], 1, 8, torch.float32, 5, (False, False))
+    with FlopCounterMode(display=False) as counted:
+        loka.gdpa(q.cpu(), k.cpu(), v.cpu(), window=16)
+    assert counted.get_total_flops() == 2 * 2 * 512 * 48 * 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "softmax"}, "activation must be one of gelu, .*got 'softmax'"),
+        ({"activation": ["relu"]}, r"1 activations for q of shape \(2, 3, 5, 8\): one a head"),
+        ({"q": torch.ones(2, 3, 5, 8, dtype=torch.int64)}, "must have one float dtype, got torch.int64"),
+        ({"q": torch.ones(2, 3, 5, 8).double()}, "must have one float dtype, got torch.float64, torch.float32"),
+        ({"q": torch.ones(2, 5, 8)}, r"q is \(B, H, T, D\) without cu_seqlens_q, got shape \(2, 5, 8\)"),
+        ({"k": torch.ones(2, 3, 4, 9)}, "k and v have one shape"),
+        ({"q": torch.ones(3, 3, 5, 8)}, "q has 3 sequences, k and v have 2"),
+        ({"cu_seqlens_q": offsets([5])}, r"q is \(total, H, D\) with cu_seqlens_q"),
+        ({"q": torch.ones(10, 3, 8), "cu_seqlens_q": torch.tensor([0.0, 5.0, 10.0])}, "vector of int32 or int64"),
+        ({"window": -1}, "window must be at least 0"),
+    ],
+)
+def test_bad_arguments(change, message):
+    args = {"q": torch.ones(2, 3, 5, 8), "k": torch.ones(2, 3, 4, 8), "v": torch.ones(2, 3, 4, 8)} | change
+    with pytest.raises(ValueError, match=message):
+        loka.gdpa(args.pop("q"), args.pop("k"), args.pop("v"), **args)
+
+
+def test_a_sequence_longer_than_was_said_is_an_error():
+    q, k, v, cu_q, _ = draw([5, 9], [4, 4], 1, 8, torch.float32, 6, (True, False))
+    with pytest.raises(IndexError):
+        loka.gdpa(q.cpu(), k.cpu(), v.cpu(), cu_seqlens_q=cu_q.cpu(), max_seqlen_q=8)

@@ -1,0 +1,291 @@
+"""FP8 training: what products read by rows and by columns is quantized by one op, with the same gradients.
+
+The graphs are those of a CUDA device, run op by op here, where an op computes its reference.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from loka_compile.kernels.norm_quantize.norm_quantize_backward import norm_quantize_backward
+from loka_compile.kernels.quantize.quantize import quantize
+from loka_compile.passes import PIPELINE, Context
+from loka_compile.passes.post_grad.fuse_cast import FuseCast
+from tests.helpers import count_ops, skipped, speak_of, sqnr_db
+from tests.passes.post_grad.test_fuse_backward import NOTHING, D, loka_ops, run, stack, with_fp8  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "with_fp8")]
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+B = 272  # the next multiple of 16 above a prime
+ROWS = "quantized"
+BOTH = "quantized by rows and, transposed, by columns"
+IN_ONE = "quantized by rows and, transposed, by columns in one op"
+WITH_NORM = "with its activation, quantized by rows and, transposed, by columns"
+WITHOUT = PIPELINE.select({"fuse_cast": False})
+UNLOWERED = PIPELINE.select({"lower": False})
+
+
+@pytest.fixture
+def in_fp8(plan_for):
+    """in_fp8(model, recipe, roles): the model's linears in FP8 by loka's kernels, the others as they are."""
+
+    def plan(
+        model, recipe="fp8_rowwise", roles=("output", "grad_input", "grad_weight"), x=None, dtype=torch.bfloat16,
+        provider="triton",
+    ):  # fmt: skip
+        x = torch.randn(B, D) if x is None else x
+        model, x = copy.deepcopy(model).to(dtype), x.to(dtype).requires_grad_()
+        only = lambda site: site.role in roles  # noqa: E731
+        return plan_for(recipe, model, x, provider=provider, target="h100", only=only)
+
+    return plan
+
+
+def trained(model, x, plan, dtype=torch.bfloat16, **more):
+    """As `run`; the batch is no symbol, which FP8 would have to be a multiple of 16."""
+    return run(copy.deepcopy(model), x, dtype, plan, **{"dynamic": False, **more})
+
+
+def found(captured, graph="backward"):
+    """(what was done, what was refused)"""
+    result = captured.results["fuse_cast", graph]
+    return [each.did for each in result.rewrites], [each.reason for each in result.rejects]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_a_gradient_is_quantized_where_it_is_made(in_fp8, norm, bias):
+    model = stack(norm, bias=bias)
+    plan, x = in_fp8(model), torch.randn(B, D)
+    captured, *_ = trained(model, x, plan)
+    before, *_ = trained(model, x, plan, pipeline=WITHOUT)
+    assert found(captured) == ([BOTH, BOTH], [])
+    ops = {"loka.norm_quantize_backward": 2, "loka.scaled_gemm": 4}
+    assert loka_ops(before, "backward") == loka_ops(captured, "backward") == ops
+    made = captured.graphs["backward"].find_nodes(
+        op="call_function", target=torch.ops.loka.norm_quantize_backward.default
+    )
+    assert [node.args[8:11] for node in made] == [(E4M3, True, bias)] * 2
+    amaxes = [each.ops("backward")["aten.amax"] for each in (before, captured)]
+    assert amaxes == [6, 2]  # a gradient's rows and columns, and a weight's columns
+
+
+def test_the_operands_lie_as_the_products_read_them(in_fp8):
+    """Along R, contiguous; else the kernel would copy them."""
+    model = stack(bias=False)
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model))
+    gemms = captured.graphs["backward"].find_nodes(op="call_function", target=torch.ops.loka.scaled_gemm.default)
+    lhs = [node.args[0] for node in gemms if node.args[0].meta["val"].shape[1] == B]
+    assert [node.meta["val"].stride() for node in lhs] == [(B, 1)] * 2
+    assert not any(node.target is torch.ops.aten.permute.default for node in lhs)
+    saved = captured.graphs["forward"].output_node().args[0]
+    narrow = [node.meta["val"] for node in saved if node is not None and node.meta["val"].dtype == E4M3]
+    assert [(each.shape, each.stride()) for each in narrow] == [((B, D), (1, B))] * 2
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_the_gradients_are_those_of_the_parts(in_fp8, activation, bias):
+    """In float32 to the bit, but that Inductor's gelu rounds otherwise. In bfloat16 a gradient is no longer rounded to
+    it before FP8 rounds 16 times as coarsely."""
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = stack(activation=activation, bias=bias, layers=3)
+        plan, x = in_fp8(model, dtype=dtype), torch.randn(B, D)
+        captured, fused, exact, _ = trained(model, x, plan, dtype)
+        _, apart, *_ = trained(model, x, plan, dtype, pipeline=WITHOUT)
+        assert found(captured)[0] == [BOTH] * 3
+        if dtype == torch.float32:
+            likeness = [torch.equal(a, b) or sqnr_db(a, b) for a, b in zip(fused, apart, strict=True)]
+            assert all(each is True or (each > 50 and activation is nn.GELU) for each in likeness), likeness
+            continue
+        lost = [sqnr_db(b, e) - sqnr_db(a, e) for a, b, e in zip(fused, apart, exact, strict=True)]
+        smooth = activation is nn.GELU  # a ReLU's slope jumps where FP8 rounds its argument across 0
+        assert sum(lost) / len(lost) < (0.5 if smooth else 2), lost  # over ten draws 0.1 and -0.2 dB
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, nn.Identity])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
+def test_a_norms_result_is_quantized_where_it_is_made(in_fp8, norm, activation):
+    """But a ReLU's alone: its gradient keeps the result wide, so the backward quantizes that by columns."""
+    model = stack(lambda n: norm(n) if norm is not nn.Identity else norm(), activation)
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, provider="aten"))
+    wide = (norm, activation) == (nn.Identity, nn.ReLU)
+    assert found(captured, "forward") == ([IN_ONE] + [WITH_NORM] * (not wide), [])
+    assert loka_ops(captured, "forward").get("loka.norm_quantize_both", 0) == (not wide)
+
+
+def test_a_product_leaves_the_norm_to_it(in_fp8):
+    """The product is written for the backward in any case; with the norm in its epilogue the result would be too."""
+    captured, *_ = trained(model := stack(), torch.randn(B, D), in_fp8(model))
+    did = [each.did for each in captured.results["fuse", "forward"].rewrites]
+    assert did == ["with bias in its epilogue", "with bias, layer, relu in its epilogue, the product written too"]
+    assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
+    assert loka_ops(captured, "forward") == {
+        "loka.triton_quantize": 1, "loka.gemm_norm": 2, "loka.norm_quantize_both": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, None])
+def test_a_prime_batch_of_sequences(in_fp8, dynamic):
+    """The second batch is a symbol; 16 times that is known to be a multiple of 16."""
+    model, x = stack(nn.RMSNorm), torch.randn(257, 16, D)
+    plan = in_fp8(model, x=torch.randn(3, 16, D))
+    captured, *_ = trained(model, x, plan, dynamic=dynamic)
+    assert found(captured) == ([BOTH, BOTH], []) and captured.compilations == 1
+    assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
+    assert ("Sym(" in captured.code("backward")) == (dynamic is None)
+
+
+def test_rows_that_are_padded_stay(in_fp8):
+    model = stack(bias=False)
+    x = torch.randn(257, D)
+    plan = in_fp8(model, x=x)
+    captured, fused, *_ = trained(model, x, plan)
+    padded = "it is padded to (272, 64), and the op's copy has no zeros"
+    assert found(captured) == ([], [padded, padded]) and found(captured, "forward")[0] == []
+    _, apart, *_ = trained(model, x, plan, pipeline=WITHOUT)
+    assert all(map(torch.equal, fused, apart))
+
+
+def test_another_reader_keeps_it_wide(in_fp8):
+    model = stack(bias=False)
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, roles=("output", "grad_input")))
+    did, reasons = found(captured)
+    assert not did and all(each.startswith("its result is also read by mm") for each in reasons) and len(reasons) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [("fp8_tensorwise", "it is quantized to torch.float8_e5m2 by tensor, not to FP8 by row"),
+     ("fp8_blockwise", "it is quantized to torch.float8_e4m3fn by block, not to FP8 by row")],
+)  # fmt: skip
+def test_other_scalings_stay(in_fp8, recipe, reason):
+    model = stack(bias=False)
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, recipe))
+    assert found(captured) == ([], [reason] * 2)
+
+
+def test_twice_is_once(in_fp8):
+    model = stack()
+    captured, *_ = trained(model, torch.randn(B, D), in_fp8(model), pipeline=UNLOWERED)
+    for name in ("forward", "backward"):
+        graph = captured.graphs[name]
+        before = graph.python_code("self").src
+        again = FuseCast()(graph, Context(NOTHING, "cuda"))
+        assert not again.rewrites and graph.python_code("self").src == before
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_without_the_pattern_nothing_is_touched(in_fp8, device):
+    model = stack(bias=False)
+    plan = in_fp8(model) if device == "cpu" else NOTHING
+    with_it, without = (
+        trained(model, torch.randn(B, D), plan, device=device, pipeline=each)[0] for each in (PIPELINE, WITHOUT)
+    )
+    for name in ("forward", "backward"):
+        nothing = skipped(with_it, "fuse_cast", name) if device == "cpu" else found(with_it, name) == ([], [])
+        assert nothing and with_it.code(name) == without.code(name)
+
+
+# ---------------------------------------------------------------- graphs by hand
+
+
+def rewritten(function, norm="rms", rows=32, weight=True):
+    """(graph, what the pass returned) of function(gradient, wide, of its x), the gradient behind a norm."""
+
+    def whole(grad, x, statistics, w):
+        out = norm_quantize_backward(
+            grad, x, statistics, w if weight else None, None, norm, 0, "relu", torch.bfloat16, False, False, 1.0
+        )
+        return function(out[0]), out[4]
+
+    x, statistics = torch.randn(rows, D, dtype=torch.bfloat16), torch.rand(rows, int(norm == "rms"))
+    args = torch.randn_like(x), x, statistics, torch.ones(D, dtype=torch.bfloat16)
+    gm = make_fx(whole, tracing_mode="fake")(*args)
+    before = gm(*args)
+    result = FuseCast()(gm.graph, Context(NOTHING, "cuda"))
+    gm.recompile()
+    after = gm(*args)
+    for new, old in zip(torch.utils._pytree.tree_leaves(after), torch.utils._pytree.tree_leaves(before), strict=True):
+        assert new.dtype == old.dtype and new.shape == old.shape
+        assert not new.numel() or sqnr_db(new.float(), old.float()) > 25
+    return gm.graph, result
+
+
+def test_one_rounding_less():
+    """What is quantized was not rounded to bfloat16 before: no farther from float64's gradient, by rows and columns."""
+    torch.manual_seed(0)
+    grad, x, w = torch.randn(512, D).bfloat16(), torch.randn(512, D).bfloat16(), (1 + torch.randn(D) / 4).bfloat16()
+    statistics = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5)
+    args = grad, x, statistics, w, None, "rms", 0, "gelu"
+    wider = *(each.double() for each in args[:4]), *args[4:]
+    exact = norm_quantize_backward(*wider, torch.float64, False, False, 1.0)[0]
+    wide = norm_quantize_backward(*args, torch.bfloat16, False, False, 1.0)[0]
+    out, scale, copied, copied_scale, *_ = norm_quantize_backward(*args, E4M3, True, False, 1.0)
+    for (q, s), axis in (((out, scale), -1), ((copied.t(), copied_scale.t()), -2)):
+        twice, step = quantize(wide, E4M3, "row", axis)
+        assert sqnr_db(q.double() * s, exact) > sqnr_db(twice.double() * step, exact) - 0.01
+
+
+def test_rows_alone_leave_no_copy():
+    graph, result = rewritten(lambda g: quantize(g, E5M2, "row", -1))
+    assert [each.did for each in result.rewrites] == [ROWS]
+    assert count_ops(graph)["loka.quantize"] == 0
+    [made] = graph.find_nodes(op="call_function", target=torch.ops.loka.norm_quantize_backward.default)
+    assert made.args[8:10] == (E5M2, False)
+
+
+def test_columns_alone_and_through_views_and_transposes():
+    graph, result = rewritten(lambda g: quantize(g.view(8, 4, D).view(32, D).t(), E4M3, "row", -1))
+    assert [each.did for each in result.rewrites] == [BOTH] and count_ops(graph)["loka.quantize"] == 0
+    graph, result = rewritten(lambda g: (quantize(g.t(), E4M3, "row", -2), quantize(g, E4M3, "row", -2)))
+    assert [each.did for each in result.rewrites] == [BOTH] and count_ops(graph)["loka.quantize"] == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (lambda g: (quantize(g, E4M3, "row", -1), quantize(g, E5M2, "row", -2)), "torch.float8_e5m2"),
+        (lambda g: (quantize(g, E4M3, "row", -1), g.view(8, 4, D).relu()), "read by relu"),
+        (lambda g: (quantize(g, E4M3, "row", -1), g), "read by output"),
+        (lambda g: quantize(g, torch.int8, "row", -1), "torch.int8"),
+        (lambda g: quantize(g.view(8, 4, D), E4M3, "row", -1), "(8, 4, 64)"),
+        (lambda g: quantize(g.view(16, 128), E4M3, "row", -1), "(16, 128)"),
+    ],
+)
+def test_refusals_by_hand(function, word):
+    _, result = rewritten(function)
+    assert speak_of((each.reason for each in result.rejects), word) and not result.rewrites
+
+
+def test_float64_stays():
+    both = lambda x: (*quantize(x, E4M3, "row", -1), *quantize(x, E4M3, "row", -2))  # noqa: E731
+    graph = make_fx(both)(torch.randn(32, D).double()).graph
+    result = FuseCast()(graph, Context(NOTHING, "cuda"))
+    assert speak_of((each.reason for each in result.rejects), "torch.float64") and not result.rewrites
+
+
+def test_what_inductor_casts_on_the_way_stays():
+    """A ReLU's gradient is point by point: it is computed again in each cast, two passes either way."""
+    _, result = rewritten(lambda g: (quantize(g, E4M3, "row", -1), quantize(g, E4M3, "row", -2)), "none", weight=False)
+    assert not result.rewrites and not result.rejects
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_one_row_and_none(rows):
+    def both(x):
+        return quantize(x, E4M3, "row", -1), quantize(x, E4M3, "row", -2)
+
+    x = torch.randn(rows, D)
+    gm = make_fx(both, tracing_mode="fake")(x)
+    before = gm(x)
+    assert [each.did for each in FuseCast()(gm.graph, Context(NOTHING, "cuda")).rewrites] == [IN_ONE]
+    gm.recompile()
+    for new, old in zip(torch.utils._pytree.tree_leaves(gm(x)), torch.utils._pytree.tree_leaves(before), strict=True):
+        assert new.shape == old.shape and torch.equal(new.float(), old.float())

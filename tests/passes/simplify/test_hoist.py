@@ -1,0 +1,295 @@
+"""hoist: what comes before the repetition, what does not and why, and the same numbers for any small module."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from loka_compile import compat
+from loka_compile.passes.simplify import _rates as rates
+from loka_compile.passes.simplify.hoist import Hoist
+from tests.helpers import speak_of
+from tests.passes.exact import FREE, agrees, named, rewritten
+
+pytestmark = pytest.mark.usefixtures("fresh_dynamo")
+
+N = 7  # candidates
+LINEAR = F.linear
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Every split pays."""
+    monkeypatch.setattr(rates, "CPU", rates.Rates(**FREE))
+
+
+REPEATS = {
+    "expand": lambda u: u.expand(N, -1),
+    "expand_as": lambda u: u.expand_as(torch.empty(N, u.shape[1])),
+    "broadcast_to": lambda u: torch.broadcast_to(u, (N, u.shape[-1])),
+    "repeat": lambda u: u.repeat(N, 1),
+    "repeat_interleave": lambda u: u.repeat_interleave(N, 0),
+    "torch.repeat_interleave": lambda u: torch.repeat_interleave(u, N, dim=0),
+    "index": lambda u: u[torch.zeros(N, dtype=torch.long)],
+    "index_select": lambda u: u.index_select(0, torch.zeros(N, dtype=torch.long)),
+    "from a vector": lambda u: u[0].expand(N, -1),
+    "unsqueeze, expand, reshape": lambda u: u.unsqueeze(1).expand(-1, N, -1).reshape(-1, u.shape[-1]),
+    "unsqueeze, repeat, flatten": lambda u: u.unsqueeze(0).repeat(N, 1, 1).flatten(0, 1),
+}
+
+
+def values(nodes):
+    return [node.meta["example_value"] for node in nodes]
+
+
+class Ranker(nn.Module):
+    """A user tower, its result repeated for every candidate, and a top that reads both."""
+
+    def __init__(self, repeat=REPEATS["expand"], first=False, inplace=False):
+        super().__init__()
+        self.tower = nn.Sequential(
+            nn.Linear(6, 16), nn.LayerNorm(16), nn.ReLU(inplace), nn.Dropout(0.1), nn.Linear(16, 8)
+        )
+        self.top = nn.Sequential(nn.Linear(8 + 5, 12), nn.ReLU(inplace), nn.Linear(12, 1))
+        self.repeat, self.first = repeat, first
+
+    def forward(self, user, item):
+        user = self.tower(self.repeat(user))
+        return self.top(torch.cat([user, item] if self.first else [item, user], -1))
+
+
+@pytest.mark.parametrize(("dynamic", "inplace"), [(None, False), (None, True), (True, False)])
+@pytest.mark.parametrize("form", REPEATS)
+def test_a_tower_runs_on_one_row(form, dynamic, inplace):
+    user, item = torch.randn(1, 6), torch.randn(N, 5)
+    seen = agrees(Hoist(), Ranker(REPEATS[form], inplace=inplace).eval(), user, item, dynamic=dynamic)
+    done = [subject for subject, did in seen.did if "before its input is repeated" in did]
+    assert done == ["tower.0", "tower.1", "tower.4"]
+    rows = [compat.concrete(x.numel() // x.shape[-1]) for x in values(named(seen.graphs[0], LINEAR))]
+    assert rows == [1, 1, N, N]
+
+
+@pytest.mark.parametrize("repeat", ["repeat_interleave", "unsqueeze, expand, reshape", "unsqueeze, repeat, flatten"])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_many_users_each_repeated(repeat, dynamic, free):
+    user, item = torch.randn(3, 6), torch.randn(3 * N, 5)
+    seen = agrees(Hoist(), Ranker(REPEATS[repeat]).eval(), user, item, dynamic=dynamic)
+    assert [subject for subject, _ in seen.did] == ["tower.0", "tower.1", "tower.4", "top.0"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_linear_over_user_and_item_is_split_and_the_users_part_is_its_bias(first, dynamic, free):
+    seen = agrees(Hoist(), Ranker(first=first).eval(), torch.randn(1, 6), torch.randn(N, 5), dynamic=dynamic)
+    assert seen.did[-1] == ("top.0", f"linear, split: columns {'0-7' if first else '5-12'} before they are repeated")
+    assert not named(seen.graphs[0], torch.add) and not named(seen.graphs[0], torch.cat)
+    once, rest = named(seen.graphs[0], LINEAR)[2:4]
+    assert once.meta["example_value"].shape == (1, 12) and rest.meta["example_value"].shape[0] == N
+
+
+def test_a_split_that_does_not_pay_says_so():
+    seen = agrees(Hoist(), Ranker().eval(), torch.randn(1, 6), torch.randn(N, 5))
+    assert "splitting off 8 of its columns saves 0 us and adds 6 us for 7 rows (modelled)" in seen.reasons
+
+
+def test_tokens_side_by_side_are_split_too(free):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.mix = nn.Embedding(9, 4), nn.Linear(5 * 4, 3)
+
+        def forward(self, user, item):
+            user = self.table(user.expand(item.shape[0], -1))
+            return self.mix(torch.cat([user, self.table(item)], dim=1).flatten(1))
+
+    seen = agrees(Hoist(), Tokens(), torch.randint(9, (1, 2)), torch.randint(9, (N, 3)))
+    assert seen.did == [("mix", "linear, split: columns 0-7 before they are repeated")]
+
+
+def test_rows_that_count_how_often_they_come_stay():
+    model = nn.Sequential(nn.Embedding(9, 4, scale_grad_by_freq=True), nn.Linear(4, 3))
+    assert not rewritten(Hoist(), lambda ids: model(ids.expand(N, -1)), torch.randint(9, (1, 2))).did
+
+
+def test_keys_and_values_of_a_history_are_made_once(free):
+    class History(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, history, item):
+            history = history.expand(item.shape[0], -1, -1)
+            heads = lambda x: x.unflatten(-1, (2, 4)).transpose(1, 2)  # noqa: E731
+            q, k, v = heads(self.q(item.unsqueeze(1))), heads(self.k(history)), heads(self.v(history))
+            return F.scaled_dot_product_attention(q, k, v).flatten(1)
+
+    seen = agrees(Hoist(), History(), torch.randn(1, 5, 8), torch.randn(N, 8), dynamic=True)
+    assert [subject for subject, _ in seen.did] == ["k", "v"]
+    assert any(reason.startswith("scaled_dot_product_attention: ") for reason in seen.reasons)
+
+
+def test_dropout_in_training_draws_anew():
+    seen = rewritten(Hoist(), Ranker().train(), torch.randn(1, 6), torch.randn(N, 5))
+    assert [subject for subject, _ in seen.did] == ["tower.0", "tower.1"]
+    assert speak_of(seen.reasons, "dropout")
+
+
+def test_batch_norm_reads_all_rows_in_training():
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4))
+    repeated = lambda u: model(u.expand(N, -1))  # noqa: E731
+    seen = rewritten(Hoist(), repeated, torch.randn(1, 6))
+    assert not seen.did and "batch_norm in training reads all rows" in seen.reasons[0]
+    model.eval()
+    assert rewritten(Hoist(), repeated, torch.randn(1, 6)).did == [("model.1", "linear before its input is repeated")]
+
+
+def test_what_is_written_in_place_stays():
+    def scribbled(u, w):
+        wide = u.repeat(N, 1)
+        out = F.linear(wide, w)
+        wide[:, 0] = 1.0
+        return out, F.linear(wide, w)
+
+    u, w = torch.randn(1, 6), torch.randn(4, 6)
+    seen = rewritten(Hoist(), scribbled, u, w)
+    assert not seen.did
+    torch.testing.assert_close(seen.out, scribbled(u, w))
+
+
+def test_a_source_written_to_later_stays():
+    def later(u, w):
+        wide = u.repeat(N, 1)
+        u.mul_(2)
+        return F.linear(wide, w)
+
+    w = torch.randn(4, 6)
+    seen = rewritten(Hoist(), later, torch.ones(1, 6), w)
+    assert not seen.did
+    torch.testing.assert_close(seen.out, F.linear(torch.ones(N, 6), w))
+
+
+def test_what_leaves_the_graph_is_ones_own_memory():
+    seen = rewritten(Hoist(), lambda u, w: F.linear(u.expand(N, -1), w), torch.randn(1, 6), torch.randn(4, 6))
+    assert seen.did and seen.out.is_contiguous()
+    seen.out.add_(1)  # and can be written to
+
+
+def test_a_norm_over_the_repeated_dimension_stays():
+    seen = rewritten(Hoist(), lambda u: F.layer_norm(u.expand(N, 6), (N, 6)), torch.randn(1, 6))
+    assert not seen.did and "it normalises over 2 dimensions, and the replication reaches them" in seen.reasons[0]
+
+
+def test_activations_alone_are_not_worth_it():
+    seen = rewritten(Hoist(), lambda u, i: (u.expand(N, -1).relu() * 2 + i).sum(), torch.randn(1, 6), torch.randn(N, 6))
+    assert not seen.did and not seen.reasons
+
+
+def test_one_row_for_one_row_is_no_repetition():
+    seen = rewritten(Hoist(), lambda u, w: F.linear(u.expand(1, -1), w), torch.randn(1, 6), torch.randn(4, 6))
+    assert not seen.did
+
+
+def test_each_part_of_a_broken_graph():
+    class Broken(Ranker):
+        def forward(self, user, item):
+            user = self.tower(self.repeat(user))
+            torch._dynamo.graph_break()
+            return self.top(torch.cat([item, user], -1))
+
+    seen = agrees(Hoist(), Broken().eval(), torch.randn(1, 6), torch.randn(N, 5))
+    assert len(seen.results) == 2 and [subject for subject, _ in seen.did] == ["tower.0", "tower.1", "tower.4"]
+
+
+# ---------------------------------------------------------------- any small module
+
+CHAIN = {
+    "linear": lambda m, x: m.square(x),
+    "relu": lambda m, x: F.relu(x, inplace=False),
+    "relu_": lambda m, x: F.relu(x + 0, inplace=True),
+    "gate": lambda m, x: x * x.sigmoid(),
+    "norm": lambda m, x: m.norm(x),
+    "rms": lambda m, x: F.rms_norm(x, (4,), m.scale),
+    "softmax": lambda m, x: x.softmax(-1),
+    "heads": lambda m, x: x.unflatten(-1, (2, 2)).transpose(-1, -2).flatten(-2),
+    "slice": lambda m, x: torch.cat([x[..., 2:], x[..., :2]], dim=-1),
+    "split": lambda m, x: torch.stack(list(x.split(2, -1)), -1).flatten(-2),
+    "parameter": lambda m, x: x + m.scale,
+    "mean": lambda m, x: x - x.mean(-1, keepdim=True),
+    "matmul": lambda m, x: x @ m.square.weight,
+}  # fmt: skip
+MEET = {
+    "cat": lambda m, u, i: m.both(torch.cat([u, i], -1)),
+    "cat thrice": lambda m, u, i: m.thrice(torch.cat([i, u, i], -1)),
+    "two users": lambda m, u, i: m.thrice(torch.cat([u, i, u.relu()], -1)),
+    "users alone": lambda m, u, i: m.both(torch.cat([u, u * 2], -1)) * i,
+    "times": lambda m, u, i: m.square(u * i),
+    "dot": lambda m, u, i: m.square(u) * i,
+}
+SOURCES = {
+    "one": ((1, 4), lambda u: u.expand(N, -1), (N, 4)),
+    "repeated": ((1, 4), lambda u: u.repeat(N, 1), (N, 4)),
+    "a batch each": ((3, 4), lambda u: u.repeat_interleave(N, 0), (3 * N, 4)),
+    "tiled": ((3, 4), lambda u: u.repeat(N, 1), (3 * N, 4)),
+    "lists": ((3, 4), lambda u: u.unsqueeze(1).expand(-1, N, -1), (3, N, 4)),
+    "lists, flat": ((3, 4), lambda u: u.unsqueeze(1).expand(-1, N, -1).reshape(-1, 4), (3 * N, 4)),
+    "history": ((1, 2, 4), lambda u: u.expand(N, -1, -1), (N, 2, 4)),
+}
+
+
+class Small(nn.Module):
+    def __init__(self, source, first, meet, last):
+        super().__init__()
+        torch.manual_seed(0)
+        self.square, self.norm, self.scale = nn.Linear(4, 4), nn.LayerNorm(4), nn.Parameter(torch.randn(4))
+        self.both, self.thrice = nn.Linear(8, 4), nn.Linear(12, 4, bias=False)
+        self.source, self.first, self.meet, self.last = source, first, meet, last
+
+    def forward(self, user, item):
+        user = SOURCES[self.source][1](user)
+        for name in self.first:
+            user = CHAIN[name](self, user)
+        out = MEET[self.meet](self, user, item)
+        for name in self.last:
+            out = CHAIN[name](self, out)
+        return out, user.sum()
+
+
+chains = st.lists(st.sampled_from(sorted(CHAIN)), max_size=4)
+
+
+@given(st.sampled_from(sorted(SOURCES)), chains, st.sampled_from(sorted(MEET)), chains, st.sampled_from([None, True]))
+# A size that was read before what has it was made.
+@example("history", ["heads", "parameter"], "users alone", ["heads", "parameter"], True)
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.generate],  # each example is compiled: shrinking one takes minutes
+)
+def test_any_small_module_keeps_its_numbers(free, source, first, meet, last, dynamic):
+    torch._dynamo.reset()
+    user, _, item = SOURCES[source]
+    torch.manual_seed(2)
+    seen = agrees(Hoist(), Small(source, first, meet, last), torch.randn(user), torch.randn(item), dynamic=dynamic)
+    if {"linear", "norm", "rms", "matmul"} & set(first) or meet != "times":
+        assert seen.did
+
+
+class Strided(nn.Module):
+    """The result is read by its strides: every other row, as they lie in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, user):
+        wide = self.linear(user.expand(N, -1))
+        return wide.as_strided((N // 2, 8), (16, 1)) + wide.view(-1)[: N // 2].unsqueeze(1)
+
+
+def test_what_reads_strides_sees_those_that_were():
+    assert agrees(Hoist(), Strided(), torch.randn(1, 6)).did
