@@ -32,7 +32,14 @@ from examples.metrics import Race
 # The one look behind the public API: the ops themselves.
 quantize, norm_quantize, backward, gemm_norm, frozen, frozen_norm = (
     importlib.import_module(f"loka_compile.kernels.{name}")
-    for name in ("quantize", "norm_quantize", "norm_quantize_backward", "gemm_norm", "frozen_gemm", "frozen_gemm_norm")
+    for name in (
+        "quantize.quantize",
+        "norm_quantize.norm_quantize",
+        "norm_quantize.norm_quantize_backward",
+        "gemm_norm.gemm_norm",
+        "gemm.frozen_gemm",
+        "gemm_norm.frozen_gemm_norm",
+    )
 )
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 EPS = 1e-5

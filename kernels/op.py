@@ -38,7 +38,7 @@ from typing_extensions import TypeVar  # typing's takes no default before Python
 T = TypeVar("T", default=fx.Node)
 Values = TypeVar("Values", default=Any)
 _Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
-"""Of a tensor: its sizes, its strides, what it is of and where."""
+"""A tensor's sizes, strides, dtype and device."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Op(Generic[T, Values]):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """As the op takes them."""
+        """The arguments in the order the op takes them."""
         return tuple(_flat(self))
 
     @classmethod
@@ -106,7 +106,7 @@ class Op(Generic[T, Values]):
 
     @classmethod
     def place(cls, value: str) -> int:
-        """Of a value among those that the op returns. Raises ValueError on a name that is none of theirs."""
+        """The place of a value among those that the op returns. Raises ValueError on a name that is none of theirs."""
         if value not in cls.values._fields:
             raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}, and no {value!r}")
         return int(cls.values._fields.index(value))
@@ -194,7 +194,7 @@ _TYPES = {
 
 
 def schema(kind: type[Op[Any, Any]]) -> str:
-    """As torch.library has it."""
+    """The op's schema, as torch.library writes it."""
     arguments = []
     for field, hint in _arguments(kind):
         default = "" if field.default is MISSING else f"={_default(field.default)}"
@@ -204,7 +204,7 @@ def schema(kind: type[Op[Any, Any]]) -> str:
 
 
 def _default(value: Any) -> str:
-    """As schemas have it: strings are quoted."""
+    """A default value as schemas write it: strings are quoted."""
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

@@ -92,6 +92,6 @@ def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:
     """What makes another model of a graph does not look into the graphs that its nodes call; warns of each."""
     for node in filter(compat.calls_graphs, graph.nodes):
         where, what = module_name(node), getattr(node.target, "__name__", str(node.target))
-        reason = f"what runs inside of {what} there stays as it was; loka.adapt, without it, changes the modules"
+        reason = f"{what} runs a function of its own, which is left alone; loka.adapt(model) changes its modules"
         warnings.warn(f"loka: {name}: {where}: {reason}", stacklevel=2)
         yield replace(rejected(node, reason), pass_name=name)

@@ -99,7 +99,8 @@ def sites_of():
 @pytest.fixture(scope="session")
 def plan_for(sites_of):
     """plan_for(recipe, fn, *args): a plan made by hand, every GEMM of `fn` in `recipe` (where `only` agrees)."""
-    from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
+    from loka_compile.spec.decision import KEPT, Candidate, Decision
+    from loka_compile.spec.plan import Plan
 
     def plan(recipe, fn, *args, provider="", target="cpu", only=lambda site: True, dynamic=None):
         provider = provider or ("emulated" if recipe == "fp8_blockwise" else "aten")

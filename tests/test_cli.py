@@ -13,7 +13,8 @@ import sympy
 import torch
 
 from loka_compile import __version__, cli
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
+from loka_compile.spec.decision import KEPT, Candidate, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name if page.parent == ROOT else f"docs-{page.name}")
@@ -20,6 +20,14 @@ def test_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in blocks:
         exec(compile(block, str(page), "exec"), namespace)
+
+
+def test_files_that_are_named_are_there() -> None:
+    for page in PAGES:
+        written = re.findall(r"^```python (\S+)$", page.read_text(), re.M)  # CONTRIBUTING.md has a reader write these
+        for name in re.findall(r"`([\w/]+/[\w/]+\.py)`", page.read_text()):
+            there = (ROOT / name).exists() or (ROOT / "loka_compile" / name).exists() or name in written
+            assert there or name.startswith("torchao/"), f"{page.name} names {name}"
 
 
 def test_links_lead_somewhere() -> None:

@@ -20,7 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # The one look behind the public API: importing a kernel's module registers its op.
-for name in ("norm_quantize_both", "gemm_norm", "gemm_gradient", "grad_weight", "triton_quantize", "gdpa_pffn", "fm"):
+for name in (
+    "norm_quantize.norm_quantize_both", "gemm_norm.gemm_norm", "gemm.gemm_gradient", "gemm.grad_weight",
+    "quantize.triton_quantize", "gdpa.gdpa_pffn", "fm.fm",
+):  # fmt: skip
     importlib.import_module(f"loka_compile.kernels.{name}")
 OPS = torch.ops.loka
 

@@ -29,13 +29,13 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize.norm_quantize import HALVES, NORMS, affine, normalize
+from loka_compile.kernels.norms import HALVES, NORMS, affine, normalize
 from loka_compile.kernels.op import Op, T, contiguous, declare
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64
 MOST_WIDTH = 256
-"""Of a token: a sample's tokens are held at once."""
+"""Most tokens of a sample, which are held at once, and most values of a token."""
 
 
 def fm(

@@ -90,7 +90,7 @@ def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
 
 @dataclass(frozen=True)
 class Gdpa(Op[T, T]):
-    """Of one activation for all heads. window: -1 for none."""
+    """Attention with one activation for all heads. window: -1 for none."""
 
     name: ClassVar[str] = "gdpa"
     q: T
@@ -135,7 +135,7 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """As the kernels read it: rows contiguous. (A gradient may be expanded from one number.)"""
+    """The tensor with contiguous rows, as the kernels read it. (A gradient may be expanded from one number.)"""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

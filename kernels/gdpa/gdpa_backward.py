@@ -96,7 +96,7 @@ def launches(
     cu_seqlens_k: Tensor | None, max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float,
     scale_inside: bool, window: int, arch: str,
 ) -> tuple[Launch, Launch]:  # fmt: skip
-    """Of dq, and of dk and dv. The last dimension of all tensors contiguous."""
+    """The launches for dq, and for dk and dv. The last dimension of all tensors is contiguous."""
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     product = products(q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_k, window)

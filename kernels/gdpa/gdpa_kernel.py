@@ -14,7 +14,7 @@ from torch import Tensor
 
 from loka_compile.kernels.gdpa.gdpa_activation import activated
 from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize.norm_quantize import HALVES
+from loka_compile.kernels.norms import HALVES
 
 RESIDENT = 128
 """Keys a program can hold together with their values."""

@@ -14,12 +14,12 @@ from torch import Tensor
 from loka_compile.kernels.gdpa.gdpa_activation import activated
 from loka_compile.kernels.gdpa.gdpa_kernel import RESIDENT, WIDEST, strides, tile
 from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize.norm_quantize import HALVES
+from loka_compile.kernels.norms import HALVES
 
 MOST_VALUES = 256
-"""Of a token, its heads' widths filled up to powers of two."""
+"""Most values of a token, counting its heads' widths filled up to powers of two."""
 MOST_HEADS = 8
-"""They are written out one by one."""
+"""Most heads: the kernel writes them out one by one."""
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from loka_compile.kernels.gemm import triton_gemm_launch
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize.norm_quantize import HALVES
+from loka_compile.kernels.norms import HALVES
 from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 
 # ---------------------------------------------------------------- the declaration, the specification
@@ -58,7 +58,7 @@ def check(call: GradWeight[Tensor]) -> None:
 
 
 def launches(call: GradWeight[Tensor], outputs: WeightGradient[Tensor], arch: str) -> list[Launch]:
-    """Of loka::triton_gemm, with the sums. Operands contiguous."""
+    """The launches of loka::triton_gemm that also sum for the bias. Operands are contiguous."""
     a, (out, total) = call.grad.t(), outputs
     return triton_gemm_launch.launches(a, None, call.x, None, None, out, "none", True, arch, total)
 

@@ -38,7 +38,7 @@ def product(call: ScaledGemm[Tensor]) -> Tensor:
 
 
 def empty_output(call: ScaledGemm[Tensor]) -> Tensor:
-    """As every provider gives it: the reference would ask for sizes to know what a scale is of."""
+    """The output, without values, of any provider. The reference would guard on sizes to know what a scale is of."""
     return call.a.new_empty((*call.a.shape[:-1], call.b.shape[-1]), dtype=call.out_dtype)
 
 

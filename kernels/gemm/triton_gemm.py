@@ -24,7 +24,7 @@ from torch import Tensor
 from loka_compile.kernels.gemm.product import reference as product
 from loka_compile.kernels.gemm.triton_gemm_launch import launches, prepared, scalings
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize.norm_quantize import ACTIVATIONS, FLOATS, FP8, HALVES, activate
+from loka_compile.kernels.norms import ACTIVATIONS, FLOATS, FP8, HALVES, activate
 
 # ---------------------------------------------------------------- the specification
 

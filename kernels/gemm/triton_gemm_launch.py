@@ -9,8 +9,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels.gemm.triton_gemm_kernel import finish_kernel, triton_gemm_kernel
 from loka_compile.kernels.launch import Launch, Specimen, moved
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.quantize.quantize import BLOCK
+from loka_compile.spec.chips import CHIPS
 
 PRECISE_K = 1024
 """Longest contraction that Hopper sums in its FP8 tensor cores alone."""
@@ -18,7 +19,6 @@ LONG = 4096
 """Contraction that may be split."""
 FINISH = 1024
 """Values a program of the second kernel of a split contraction adds up."""
-SMS = {"sm_89": 142, "sm_90": 132, "sm_100": 148, "sm_120": 188, "gfx942": 304, "gfx950": 256}
 TILES = {
     "sm_90": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
     "sm_90 twice": [(64, 128, 4), (64, 64, 4)],
@@ -38,7 +38,7 @@ def configuration(
 ) -> tuple[int, int, int, int, int, int]:
     """(rows, columns, step along K, warps, stages, parts of K): the largest tile of which there are enough to fill the
     chip; of a long contraction the largest, in parts."""
-    amd, sms = arch.startswith("gfx"), SMS.get(arch, 132)
+    amd, sms = arch.startswith("gfx"), (CHIPS[arch] if arch in CHIPS else CHIPS["sm_90"]).sms
     family = arch if arch in TILES else "gfx" if amd else "sm"
     bk = (128 if itemsize == 1 or not amd else 64) // itemsize
     stages = 3 if family in ("sm_90", "sm_100") else 2

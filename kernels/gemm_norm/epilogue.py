@@ -19,8 +19,10 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor
 
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8, NormQuantize
+from loka_compile.kernels import norms
+from loka_compile.kernels.norm_quantize import norm_quantize
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.op import Op, T
 
 WIDE = (*norms.FLOATS, torch.float64)
@@ -68,7 +70,7 @@ class GemmNorm(Op[T, Fused[T]]):
 
 
 def product_dtype(a: Tensor) -> torch.dtype:
-    """Of the product where it is written."""
+    """The dtype of the product where it is written."""
     return torch.bfloat16 if a.dtype in FP8 else a.dtype
 
 
@@ -80,7 +82,7 @@ def behind(p: Tensor, dtype: torch.dtype, epilogue: Epilogue[Tensor]) -> Fused[T
     if epilogue.norm == "lazy":
         y = norms.activate(norms.affine(p, epilogue.weight, None), epilogue.activation)
         return Fused(*norms.quantize_rows(y, epilogue.given, epilogue.dtype), sums_of_squares(p), kept)
-    return Fused(*norms.reference(of_rows(p, epilogue)), kept)
+    return Fused(*norm_quantize.reference(of_rows(p, epilogue)), kept)
 
 
 def of_rows(p: Tensor, epilogue: Epilogue[Tensor]) -> NormQuantize[Tensor]:
@@ -122,7 +124,7 @@ def empty_outputs(call: GemmNorm[Tensor]) -> Fused[Tensor]:
     """What the kernels write."""
     epilogue, product = call.epilogue, empty_product(call)
     m, n = product.shape
-    written = norms.empty_outputs(of_rows(product, epilogue))
+    written = norm_quantize.empty_outputs(of_rows(product, epilogue))
     if epilogue.norm == "lazy":
         kept = torch.float64 if product.dtype == torch.float64 else torch.float32
         written = written._replace(statistics=product.new_empty((m, -(-n // LAZY)), dtype=kept))

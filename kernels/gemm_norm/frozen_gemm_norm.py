@@ -24,7 +24,7 @@ from torch import Tensor
 from loka_compile.kernels import frozen
 from loka_compile.kernels.gemm_norm import gemm_norm
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm, behind, empty_outputs, product_dtype
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.providers.aten import frozen_mm
 
@@ -58,7 +58,7 @@ def rows_of(
 
 
 def without_mean(tensor: Tensor, dim: int) -> Tensor:
-    """In float32, or float64."""
+    """The tensor less its mean along `dim`, in float32 or float64."""
     wide = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
     return wide - wide.mean(dim, keepdim=True)
 
@@ -103,7 +103,7 @@ def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
 
 
 def empty(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
-    """Of its sizes alone: a parameter that is none yet is not quantized."""
+    """The outputs, from sizes alone: a fake parameter is not quantized."""
     b = call.parameter if call.transposed else call.parameter.mT
     return empty_outputs(GemmNorm(call.a, call.a_scale, b, None, call.epilogue))
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loka_compile.kernels import norms
 from loka_compile.kernels.gemm_norm.epilogue import (
     WIDE,
     Fused,
@@ -34,8 +35,7 @@ from loka_compile.kernels.gemm_norm.epilogue import (
 )
 from loka_compile.kernels.gemm_norm.gemm_norm_launch import compiles_for, launches
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.op import contiguous, declare, dense
 
 # ---------------------------------------------------------------- the specification

@@ -54,7 +54,7 @@ def affine(y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.conste
 
 @triton.jit
 def load_tile(x, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """In float32, (BM, BN); 0 beyond the edges."""
+    """A tile of x in float32, (BM, BN); 0 beyond the edges."""
     if TMA:
         tile = x.load([m, n])
     else:

@@ -32,18 +32,22 @@ import triton
 from torch import Tensor
 
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
+from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 from loka_compile.kernels.norm_quantize.norm_quantize_kernel import norm_quantize_kernel
+from loka_compile.kernels.norms import (
+    FLOATS,
+    FP8,
+    LONGEST_ROW,
+    activate,
+    affine,
+    check_norm,
+    largest,
+    normalize,
+    quantize_rows,
+    statistics_shape,
+)
 from loka_compile.kernels.op import Op, T, declare, dense
-from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, finite_or_nan, finite_size
-
-NORMS = ("none", "rms", "layer")
-ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
-HALVES = (torch.bfloat16, torch.float16)
-FLOATS = (*HALVES, torch.float32)
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
-LONGEST_ROW = 32768
-"""Values of a row that the kernel holds in registers; longer ones take the reference."""
-
+from loka_compile.kernels.quantize.quantize import AMAX_FLOOR
 
 # ---------------------------------------------------------------- the declaration, the specification
 
@@ -82,52 +86,6 @@ def reference(call: NormQuantize[Tensor]) -> Normed[Tensor]:
     return Normed(out, scale, statistics if call.save else statistics.new_empty((*statistics.shape[:-1], 0)))
 
 
-def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:
-    """(n, statistics)"""
-    if norm == "none":
-        return x, x.new_empty((*x.shape[:-1], 0))
-    blocks = x.unflatten(-1, (-1, block or x.shape[-1]))
-    if norm == "rms":
-        rstd = torch.rsqrt(blocks.square().mean(-1, keepdim=True) + eps)
-        return (blocks * rstd).flatten(-2), rstd.squeeze(-1)
-    mean = blocks.mean(-1, keepdim=True)
-    centred = blocks - mean
-    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
-    return (centred * rstd).flatten(-2), torch.cat([mean, rstd], -2).squeeze(-1)
-
-
-def affine(n: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    n = n if weight is None else n * weight.to(n.dtype)
-    return n if bias is None else n + bias.to(n.dtype)
-
-
-def activate(x: Tensor, activation: str) -> Tensor:
-    if activation == "silu":
-        return x * torch.sigmoid(x)
-    functions = {"relu": torch.relu, "hard_swish": torch.nn.functional.hardswish, "gelu": torch.nn.functional.gelu}
-    return functions[activation](x) if activation in functions else x
-
-
-def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(out, scale) of float32 values; rows are along the last dimension."""
-    if dtype in FLOATS or dtype == torch.float64:
-        return y.to(dtype), y.new_empty(0, dtype=torch.float32)
-    top = largest(dtype)
-    if given is not None:
-        y = finite_or_nan(y) / given.to(y.dtype)
-        return y.clamp(-top, top).to(dtype), y.new_empty(0, dtype=torch.float32)
-    if dtype == torch.int8:
-        scale = y.abs().amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
-        return (y / scale).round().to(dtype), scale.float()
-    scale = finite_size(y).amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
-    return finite_or_nan(y / scale).to(dtype), scale.float()
-
-
-def largest(dtype: torch.dtype) -> float:
-    """What amax maps to."""
-    return 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
-
-
 def check(call: NormQuantize[Tensor]) -> None:
     op, x, given, dtype = f"loka::{call.name}", call.x, call.given, call.dtype
     if x.dim() < 1 or x.shape[-1] == 0 or x.dtype not in (*FLOATS, torch.float64):
@@ -137,20 +95,6 @@ def check(call: NormQuantize[Tensor]) -> None:
         raise ValueError(f"{op}: out cannot be {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
         raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
-
-
-def check_norm(
-    op: str, n: int, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str
-) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"{op}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    if block < 0 or (block and n % block):
-        raise ValueError(f"{op}: rows of {n} values have no whole blocks of {block}")
-    for name, each in (("weight", weight), ("bias", bias)):
-        if each is not None and each.shape != (n,):
-            raise ValueError(f"{op}: {name} must have shape ({n},), got {tuple(each.shape)}")
 
 
 # ---------------------------------------------------------------- its launches
@@ -222,10 +166,6 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    from loka_compile.kernels.norm_quantize.norm_quantize_backward import (
-        NormQuantizeBackward,  # which imports this module
-    )
-
     call = ctx.call
     if call.dtype not in (*FLOATS, torch.float64):
         raise RuntimeError(f"loka::{call.name}: {call.dtype} has no gradient; quantize after the norm in training")
@@ -264,11 +204,6 @@ def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
     saved = statistics_shape(x, call.norm if call.save else "none", call.block)
     statistics = x.new_empty(saved, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     return Normed(x.new_empty(x.shape, dtype=dtype), scale, statistics)
-
-
-def statistics_shape(x: Tensor, norm: str, block: int) -> tuple[int, ...]:
-    n = x.shape[-1]
-    return *x.shape[:-1], {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n))
 
 
 def specimens(arch: str) -> list[Specimen]:

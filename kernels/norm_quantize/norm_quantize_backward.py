@@ -32,8 +32,8 @@ import triton
 from torch import Tensor
 
 from loka_compile import compat
+from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
 from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize.quantize import AMAX_FLOOR

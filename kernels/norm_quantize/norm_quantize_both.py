@@ -25,8 +25,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
+from loka_compile.kernels.norm_quantize import norm_quantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import PARTS, quantize_columns, tile
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import store_turned, sums_kernel
 from loka_compile.kernels.norm_quantize.norm_quantize_kernel import normed
@@ -61,16 +62,16 @@ class NormQuantizeBoth(Op[T, NormedBoth[T]]):
     save: bool
 
 
-def plain(call: NormQuantizeBoth[Tensor], dtype: torch.dtype) -> norms.NormQuantize[Tensor]:
+def plain(call: NormQuantizeBoth[Tensor], dtype: torch.dtype) -> norm_quantize.NormQuantize[Tensor]:
     """The norm alone, along rows."""
     named = call.norm, call.block, call.activation, dtype, call.eps, call.save
-    return norms.NormQuantize(call.x, call.weight, call.bias, None, *named)
+    return norm_quantize.NormQuantize(call.x, call.weight, call.bias, None, *named)
 
 
 def reference(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
     """The specification; see the module's docstring."""
     check(call)
-    y, _, statistics = norms.reference(plain(call, torch.float32))
+    y, _, statistics = norm_quantize.reference(plain(call, torch.float32))
     return NormedBoth(*norms.quantize_rows(y, None, call.dtype), *quantize_columns(y, call.dtype), statistics)
 
 
@@ -80,7 +81,7 @@ def check(call: NormQuantizeBoth[Tensor]) -> None:
         raise ValueError(
             f"loka::{call.name}: x is (R, N) of floats and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
         )
-    norms.check(plain(call, dtype))
+    norm_quantize.check(plain(call, dtype))
 
 
 # ---------------------------------------------------------------- the Triton kernel
@@ -197,7 +198,7 @@ norm_quantize_both = declare(NormQuantizeBoth, dense(reference), run)
 def empty_outputs(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
     """What the kernels write."""
     rows, n = call.x.shape
-    out, scale, statistics = norms.empty_outputs(plain(call, call.dtype))
+    out, scale, statistics = norm_quantize.empty_outputs(plain(call, call.dtype))
     return NormedBoth(out, scale, out.new_empty((n, rows)), scale.new_empty((n, 1)), statistics)
 
 

@@ -104,7 +104,7 @@ class Aten(Provider):
         return torch._scaled_mm(a.contiguous(), columns, **scales, out_dtype=written).to(out_dtype)
 
     def traced(self, a: Tensor, a_scale: Tensor | None) -> str:
-        """Of a plain product only the dtype tells it from one that was left alone."""
+        """See Provider. Only its dtype tells a lowered plain product from one that was left alone."""
         if goes_by_parts(a):
             return ""
         if a_scale is None:
@@ -193,7 +193,7 @@ class FrozenIntMm(Op[T, Integers[T]]):
 
 
 class AnyFrozenIntMm(FrozenIntMm[T]):
-    """Of sizes for which Inductor plans no memory."""
+    """loka::frozen_int_mm for symbolic sizes, for which Inductor plans no memory."""
 
     name: ClassVar[str] = "any_frozen_int_mm"
 

@@ -27,7 +27,7 @@ class Torchao(Provider):
         return aten.PROVIDER.multiple(recipe, target)
 
     def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
-        """As far as aten's kernels reach, less what torchao does not pad, and where `_int_mm` is inexact."""
+        """Those of aten's kernels, what torchao does not pad, and where `_int_mm` is inexact."""
         reasons = missing("torchao", "torchao")
         ones = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
         if recipe.dtype == torch.int8 and ones:

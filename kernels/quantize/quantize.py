@@ -90,7 +90,8 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
 
 
 def is_shifted(scale: Tensor) -> bool:
-    """Of a scale with more dimensions than what it scales: one number a row, no smallest value beside it."""
+    """Whether a scale that has more dimensions than its tensor is one number a row, without a smallest value beside
+    it."""
     return scale.shape[-1] == 1
 
 

@@ -23,10 +23,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
-from loka_compile.kernels.norm_quantize.norm_quantize import FLOATS, FP8, largest
+from loka_compile.kernels.norm_quantize import norm_quantize
 from loka_compile.kernels.norm_quantize.norm_quantize_kernel import to_int8
+from loka_compile.kernels.norms import FLOATS, FP8, largest
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.kernels.quantize.quantize import BLOCK, floor_of
@@ -191,8 +192,8 @@ def launches(
 ) -> list[Launch]:
     """x contiguous; the rest as the op returns it."""
     if scaling == "row" and not both and x.shape[-1] <= norms.LONGEST_ROW:
-        plain = norms.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
-        return [norms.launch(plain, norms.Normed(q, scale, scale.new_empty(0)), arch)]
+        plain = norm_quantize.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        return [norm_quantize.launch(plain, norm_quantize.Normed(q, scale, scale.new_empty(0)), arch)]
     r, c = x.shape[-2:]
     batch = x.numel() // (r * c)
     bm, bn, warps = (

@@ -56,7 +56,7 @@ class Anew:
             return lambda args: True
         conditions = self._env.produce_guards(self._fakes, self._sources, source_ref=lambda source: source.name)
         code = " and ".join(f"({each})" for each in conditions) or "True"
-        return eval(f"lambda args: {code}", dict(SYMPY_INTERP))  # type: ignore[no-any-return]
+        return eval(f"lambda args: {code}", dict(SYMPY_INTERP))
 
     def _meet_symbols(self, args: Sequence[Any]) -> None:
         """A new symbol for each of Dynamo's, read where it is an input or, if it is none, a tensor's size."""

@@ -64,5 +64,5 @@ def compile_calls(
         compiled = torch.compile(around(model), **options)
     else:
         compiled = torch.compile(model._call_impl, **options)
-    model._compiled_call_impl = wrap(compiled)  # type: ignore[assignment]
+    model._compiled_call_impl = wrap(compiled)
     return lambda: model.__dict__.pop("_compiled_call_impl", None)

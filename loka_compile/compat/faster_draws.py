@@ -58,7 +58,7 @@ WORDS = {
 @contextlib.contextmanager
 def drawing_many() -> Iterator[None]:
     """C++ generated meanwhile draws uniform numbers as vectors."""
-    from torch._inductor.codegen.common import BracesBuffer  # type: ignore[attr-defined]
+    from torch._inductor.codegen.common import BracesBuffer
     from torch._inductor.codegen.cpp import CppVecOverrides
     from torch._inductor.virtualized import V
 

@@ -76,7 +76,7 @@ class Kernel:
         return type("Kernel", (CppPythonBindingsCodeCache,), {"entry_function": self.name})
 
     def load(self, path: str) -> Callable[..., Any]:
-        return getattr(self.inductor._load_library(path, self.name), self.name)  # type: ignore[no-any-return]
+        return getattr(self.inductor._load_library(path, self.name), self.name)
 
     @property
     def link(self) -> Path:
@@ -173,7 +173,7 @@ def _file(kernels: Sequence[Kernel], submit: Any) -> dict[Kernel, Callable[[], A
         if path():
             return kernel.load(path())
         one_by_one = kernel.inductor.__base__  # as Inductor does it, and with its error if that fails too
-        return one_by_one.load_pybinding(kernel.types, kernel.source)  # type: ignore[no-any-return]
+        return one_by_one.load_pybinding(kernel.types, kernel.source)
 
     return {kernel: functools.partial(load, kernel) for kernel in kernels}
 

@@ -159,7 +159,7 @@ def _fake_of_any_rows(mode: Any, name: str, x: Tensor, rows: int) -> Any:
     if len(x) > 1:
         x = torch.empty_strided((rows, *x.shape[1:]), x.stride(), dtype=x.dtype, device=x.device)
     sizes = [DimDynamic.DUCK if d == 0 and len(x) > 1 else DimDynamic.STATIC for d in range(x.dim())]
-    context = StatelessSymbolicContext(sizes)  # type: ignore[arg-type]
+    context = StatelessSymbolicContext(sizes)
     return mode.from_tensor(x, source=ConstantSource(name), symbolic_context=context)
 
 
@@ -250,7 +250,7 @@ def capture(
             args.clear()
             return run(*flat)
 
-        boxed._boxed_call = True  # AOTAutograd's mark for that convention
+        setattr(boxed, "_boxed_call", True)  # noqa: B010  # AOTAutograd's mark for that convention
         return boxed
 
     hooks = {"joint_custom_pre_pass": graph_pass(joint, "capture"), "force_disable_caches": True}

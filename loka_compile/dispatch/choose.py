@@ -22,8 +22,9 @@ from loka_compile.dispatch.pin import pins
 from loka_compile.dispatch.ranges import batch_of, ranges
 from loka_compile.kernels.providers import EMULATED, PROVIDERS
 from loka_compile.probe.profile import Profile, ProfileError
+from loka_compile.spec.decision import KEEP, KEPT, Candidate, Decision, Score
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import TARGETS
 
@@ -50,14 +51,16 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
 def _origin(profile: Profile, options: Options) -> str:
     """The profile, and what is to be said of its rows. Raises ProfileError where these surely cannot speak for
     production."""
-    found = profile.source.assess(options.min_source_quality) if profile.source is not None else None
     origin = f"profile {profile.fingerprint[:12]}"
+    if profile.source is None:
+        return origin
+    found = profile.source.assess(options.min_source_quality)
     if found is None or found.verdict == "accept":
         return origin
     if found.verdict == "refuse":
         raise ProfileError(
             f"the profile's rows cannot speak for production: {found.reason}. Calibrate on rows chosen by "
-            "probe.sampling.stratified_sample or weighed by probe.source_quality.rake, or lower min_source_quality"
+            "loka.stratified_sample, weigh them by sampling.source_quality.rake, or lower min_source_quality"
         )
     return f"{origin}, FLAGGED: its {profile.source.rows:,} rows may not speak for production: {found.reason}"
 
@@ -152,11 +155,11 @@ def _why_not(
     if speed < options.min_speedup:
         return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
-        return f"{speed:.2f}x, more noise than {pick}, for a time that counts for little"
+        return f"{speed:.2f}x, but noisier than {pick}, and this site takes little of the time"
     if us < best_us <= us * FOREIGN and not PROVIDERS[candidate.provider].native:
         return f"{us:.0f} us against {best_us:.0f} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
     if us < best_us:
-        return f"{us:.0f} us, yet {pick} is faster together with the sites that share casts"
+        return f"{us:.0f} us; {pick} is faster when the casts it shares with other sites are counted"
     return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"
 
 

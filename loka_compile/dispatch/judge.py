@@ -7,23 +7,23 @@ feasible = candidates that a provider can run, with MERE <= max_mere and SQNR >=
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from loka_compile.dispatch import cut, roofline, timing
-from loka_compile.dispatch.cost import Cast, Cost, Form
+from loka_compile.dispatch.cost import Cast, Cost
 from loka_compile.kernels.providers import EMULATED, PROVIDERS, padded, reasons_against
 from loka_compile.probe import segments
-from loka_compile.probe.profile import SiteProfile
+from loka_compile.probe.site_profile import SiteProfile
+from loka_compile.spec.decision import KEPT, Candidate, Score
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import KEPT, Candidate, Score
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import Target
 
 FREE = Cost(0.0)
-"""Of emulation, which shows numerics and is never timed."""
+"""The cost of emulation, which shows numerics and is never timed."""
 TIE = 0.03
 """Share of a kernel's time that is given up for half the noise, among a site's fastest: less than timing can tell."""
 FOREIGN = 1.05
@@ -146,18 +146,16 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
     if options.min_speedup and not against and (why := PROVIDERS[candidate.provider].no_use(site, recipe, target)):
         yield why
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
-        yield "not scored, or not finite, on the profile's operands"
-    elif score.mere > options.max_mere:
-        yield f"MERE {score.mere:.3g}, budget {options.max_mere:g}"
-    if score.sqnr_db < options.min_sqnr_db and score.mere < float("inf"):
-        yield f"SQNR {score.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}"
+        yield "no finite error on the profile's operands"
+    else:
+        yield from options.error_budget.missed(score.mere, score.sqnr_db)
 
 
 def _unsafe(judged: Judged, profiled: SiteProfile, candidate: Candidate, options: Options) -> Iterator[str]:
     """A minority that is harmed: by default a reason against, in any case something to say."""
     score = judged.errors[candidate]
-    within = score.mere <= options.max_mere and score.sqnr_db >= options.min_sqnr_db
-    found = segments.unsafe(profiled.segments, candidate.recipe, options.max_mere, options.min_sqnr_db)
+    within = options.error_budget.holds(score.mere, score.sqnr_db)
+    found = segments.unsafe(profiled.segments, candidate.recipe, options.error_budget)
     if within and found is not None:
         segment, error = found
         judged.unsafe[candidate.recipe] = f"unsafe for {segment}: {error} (all rows: {score.mere:.3g})"
@@ -177,8 +175,8 @@ def _cost(site: Site, sizes: Sizes, candidate: Candidate, target: Target, beat_u
 def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
     """All that is feasible against keeping, which loses ties. Low-precision times count `min_speedup` times: a margin
     to be won by each group of sites that shares casts. Where speed is no matter, keeping is no choice."""
-    forms: dict[Form, float] = {}
-    rides: dict[Form, cut.Ride] = {}
+    forms: dict[Hashable, float] = {}
+    rides: dict[Hashable, cut.Ride] = {}
     sites: dict[str, Sequence[cut.Choice]] = {}
     margin = options.min_speedup or 1.0
     for key, each in judged.items():
@@ -192,7 +190,7 @@ def problem(judged: Mapping[str, Judged], options: Options) -> cut.Problem:
 
 
 def ride_of(judged: Mapping[str, Judged], cast: Cast) -> cut.Ride | None:
-    """With which choices of the site that could make the cast's tensor it does, and what the cast takes then.
+    """Producer choices that emit this cast in their epilogue, and what the cast costs then.
 
     The cast rides only if every site that reads the tensor may take this form of it, and if rows are seen whole. One by
     columns takes less where the other site has the tensor by rows.
@@ -229,7 +227,7 @@ def _choice(judged: Judged, candidate: Candidate, margin: float) -> cut.Choice:
 
 
 def pick(choices: cut.Problem) -> dict[str, Candidate]:
-    """Of all sites together the fastest; then, for SPARE of the time, what takes most noise from it.
+    """The fastest choices of all sites together; then the changes that remove most noise for SPARE of the time.
 
     Only between one lowered form and another: what keeping a site really costs, a graph's other fusions decide. (With
     sites kept for their noise a Wukong lost a fifth of its speed.)

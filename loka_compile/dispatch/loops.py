@@ -65,7 +65,7 @@ def cast(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> Extra:
 
 
 def cast_length(recipe: Recipe, length: int) -> int:
-    """Of LENGTHS the nearest in octaves; it only matters for scales a row."""
+    """The nearest of LENGTHS, in octaves. Only scales by row depend on it."""
     if recipe.scaling != "row":
         return LENGTHS[-1]
     return min(LENGTHS, key=lambda known: abs(math.log2(known / length)))

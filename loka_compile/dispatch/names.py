@@ -19,10 +19,12 @@ from typing import Any
 from torch import fx
 
 from loka_compile.graph.sites import module_name, source_line
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.profile import Profile
 from loka_compile.probe.segments import SegmentScore
+from loka_compile.probe.site_profile import SiteProfile
+from loka_compile.spec.decision import Decision
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 ROOT = "self"
@@ -154,14 +156,14 @@ def _all_as_one(known: Sequence[Knows], site: Site) -> Knows | None:
         other = next((d for d in known if (d.chosen, d.ranges) != (first.chosen, first.ranges)), None)  # type: ignore[union-attr]
         if other is None:
             return named
-        reason = f"one graph serves {first.site.key} and {other.site.key}, for which the plan decides otherwise"
+        reason = f"one graph serves {first.site.key} and {other.site.key}, but the plan decides them differently"
         return named.demoted(reason)
     worst = functools.reduce(_worse, known)  # type: ignore[arg-type]
     return replace(worst, site=site)
 
 
 def _worse(one: SiteProfile, other: SiteProfile) -> SiteProfile:
-    """Of two GEMMs as of one: the worse of each error, on real and drawn operands, of recipes known of both."""
+    """One profile for two GEMMs: the worse of each error, on real and drawn operands, for recipes that both know."""
     errors = {recipe: (one.error(recipe), other.error(recipe)) for recipe in {**one.scores, **one.drawn}}
     scores = {recipe: a.worst(b) for recipe, (a, b) in errors.items() if a is not None and b is not None}
     shared = one.segments.keys() & other.segments.keys()

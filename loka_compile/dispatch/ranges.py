@@ -19,9 +19,10 @@ import sympy
 
 from loka_compile.dispatch.cost import Cast, Cost
 from loka_compile.dispatch.judge import FREE, Judged, judge, judge_all, pick, problem
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.profile import Profile
+from loka_compile.probe.site_profile import SiteProfile
+from loka_compile.spec.decision import Candidate, Range
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Candidate, Range
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import Target
 

@@ -1,12 +1,10 @@
-"""Modelled times: a roofline for targets that are not at hand.
+"""Modelled times of a site's kernels, by spec/roofline.py, for targets that are not at hand.
 
-One kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + launch, every tensor once through device
-memory (the model torchao prints beside its measurements, torchao/testing/training/roofline_utils.py). A cast that
-Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of its own,
-reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of grad_weight's
-operands span the batch, and what makes those goes row by row: a pass for the amax, and a kernel of its own. In FP8 with
-one scale a column the amax comes with the form by rows, where another site takes that: one op makes both
-(passes/post_grad/fuse_cast.py).
+A cast that Inductor can fuse with what makes the tensor only adds writing the narrow values; any other is a kernel of
+its own, reading and writing. A tensor-wide amax, which must be known first, is one pass more in both. Scales of
+grad_weight's operands span the batch, and what makes those goes row by row: a pass for the amax, and a kernel of its
+own. In FP8 with one scale a column the amax comes with the form by rows, where another site takes that: one op makes
+both (passes/post_grad/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
 epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
@@ -20,16 +18,15 @@ activation too, which is a kernel of its own. A fusing kernel has no epilogue fo
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import sympy
 import torch
 
 from loka_compile.dispatch.cost import Cost, casts
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.providers import FUSING, PROVIDERS, padded
-from loka_compile.spec.plan import Candidate
+from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.roofline import rates_of
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import Target
@@ -100,15 +97,8 @@ def emits(site: Site) -> bool:
 
 
 def _moved(target: Target, nbytes: float) -> float:
-    return nbytes / (target.bandwidth * target.attained_bandwidth) * 1e6
+    return rates_of(target, torch.bfloat16).memory(nbytes) * 1e6
 
 
 def _kernel(target: Target, dtype: torch.dtype, flops: float, nbytes: float) -> float:
-    compute = flops / (target.peak[dtype] * target.attained_flops)
-    memory = nbytes / (target.bandwidth * target.attained_bandwidth)
-    return (_larger(compute, memory) + target.launch) * 1e6
-
-
-def _larger(a: Any, b: Any) -> Any:
-    """Of two numbers, or of two expressions in the batch's symbol."""
-    return sympy.Max(a, b) if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr) else max(a, b)
+    return rates_of(target, dtype).seconds(flops, nbytes) * 1e6

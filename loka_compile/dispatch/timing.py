@@ -28,7 +28,7 @@ from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
-from loka_compile.spec.plan import Candidate
+from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES, Recipe
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes

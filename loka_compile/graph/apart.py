@@ -21,7 +21,7 @@ from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sizes import same_sizes
 
 _VALUES = (torch.Tensor, torch.SymInt, torch.SymFloat)
-"""Of an operator's arguments those that no node gives: made by the call itself."""
+"""Types of arguments that no node gives: the call makes such a value itself."""
 
 
 def write_apart(reading: Reading) -> None:

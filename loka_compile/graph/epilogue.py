@@ -144,7 +144,8 @@ def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
 
 
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
-    """Of the sum's shape and dtype; to the product no more than a bias has been added."""
+    """Whether `other` is a residual: it has the sum's shape and dtype, and only a bias was added to the product
+    before."""
     if not alike(other, add):
         return False
     return not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)

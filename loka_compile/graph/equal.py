@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 
 def equal(nodes: Iterable[fx.Node]) -> list[list[fx.Node]]:
-    """Those of these nodes of one functional ATen graph that compute the same, in groups of two and more."""
+    """Groups of two or more nodes that compute the same. The nodes are of one functional ATen graph."""
     nodes = list(nodes)
     if not nodes:
         return []

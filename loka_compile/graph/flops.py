@@ -34,7 +34,7 @@ def flops_of(graph: fx.Graph) -> dict[fx.Node, int]:
 
 
 def total(graph: fx.Graph, flops: Mapping[fx.Node, int]) -> int:
-    """Of what the output depends on: the rest is not run."""
+    """FLOPs of the nodes that the output depends on. The others are not run."""
     return sum(flops.get(node, 0) for node in needed(graph))
 
 
@@ -64,7 +64,7 @@ def _flops(node: fx.Node) -> int:
             if node.op == "call_method":
                 getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
-                node.target(*args, **kwargs)  # type: ignore[operator]
+                node.target(*args, **kwargs)
     except Exception:  # sizes that depend on data, subgraphs
         return 0
     return int(compat.concrete(mode.get_total_flops()))

@@ -63,7 +63,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _copies(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Of tensors in one storage in another one, by the id of what they are copies of.
+    """Copies, in a new storage, of tensors that share one; by the id of the original.
 
     Views of one tensor become views of one; the storage of several has the size and offsets that it had, as AOTAutograd
     makes one input of all of it, or of the tensor that they are views of, where one is written (merge_view_inputs, seen
@@ -119,7 +119,7 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _bytes(storage: UntypedStorage, first: int, last: int) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage, first, (last - first,))  # type: ignore[call-overload,no-any-return]
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage, first, (last - first,))
 
 
 def _placed(tensor: Tensor, memory: UntypedStorage, start: int) -> Tensor:
@@ -142,7 +142,7 @@ class _Computed(torch.autograd.Function):
         return tensor[0]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
         return None, None
 
 
@@ -152,4 +152,4 @@ def _with_gradient(copy: Tensor, like: Tensor) -> Tensor:
     if like.is_leaf:
         return copy.requires_grad_()
     with torch.enable_grad():
-        return _Computed.apply(torch.empty(0, requires_grad=True), [copy])  # type: ignore[no-any-return]
+        return _Computed.apply(torch.empty(0, requires_grad=True), [copy])

@@ -187,7 +187,8 @@ def _name(graph: fx.Graph) -> Iterator[Gemm]:
             continue
         lhs, rhs, bias, alpha, beta = operands(node)
         origin = forward.get(node.meta.get("seq_nr")) if is_backward(node) else None
-        role, gradient = _role(lhs, rhs, origin[0]) if origin else ("output", "")
+        forward_role: tuple[Role, Any] = ("output", "")
+        role, gradient = _role(lhs, rhs, origin[0]) if origin else forward_role
         if origin:
             name = origin[1]
         else:  # a forward GEMM, or one that only the backward has (a custom autograd function's)

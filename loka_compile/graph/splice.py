@@ -7,7 +7,7 @@ built by hand trip over operators that have "both a fallback and a decomp" (seen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -55,13 +55,9 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
     raise AssertionError("a traced graph has an output")
 
 
-Values = TypeVar("Values")
-
-
-def put(before: fx.Node, call: Op[fx.Node, Values], **meta: Any) -> Values:
+def put(before: fx.Node, call: Op[fx.Node, Any], **meta: Any) -> Any:
     """Insert a call of an op of ours; returns its values, as nodes. See `splice`."""
-    made: Values = call.named(splice(before, call.target(), call.args, **meta))
-    return made
+    return call.named(splice(before, call.target(), call.args, **meta))
 
 
 def splice_call(before: fx.Node, call: Op[fx.Node, Any], function: Callable[[Any], Any], **meta: Any) -> Any:

@@ -148,7 +148,7 @@ def _named_in(original: Any) -> list[nn.Module]:
 
 
 def _forwards_inside(original: Any) -> list[Any]:
-    """Those of the modules in a module, torch's own aside, which everybody has."""
+    """The forwards of the modules inside of a module, but for torch's own, which every model has."""
     functions = {type(each).forward for each in original.modules()} if isinstance(original, nn.Module) else set()
     return [function for function in functions if not function.__module__.startswith("torch.")]
 
@@ -166,7 +166,7 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
     if compat.is_ahead_of_time():
         from loka_compile.inspect.ahead import AheadOfTime  # it imports Dynamo, which reading a plan has no use for
 
-        run = AheadOfTime(compiled)  # type: ignore[assignment]
+        run = AheadOfTime(compiled)
     run.loka_graph = graph  # type: ignore[attr-defined]
     show(graph)
     return run

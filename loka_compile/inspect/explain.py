@@ -5,113 +5,21 @@ It only reads: sites and kernels from the records, numbers and reasons from the 
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from loka_compile.inspect import render
 from loka_compile.inspect.compiled import graphs_of
+from loka_compile.inspect.explanation import Explanation
 from loka_compile.inspect.notes import notes, refusals_of, skipped
 from loka_compile.inspect.records import Record, rebuild
+from loka_compile.inspect.row import Outcome, Row
 from loka_compile.kernels.providers import EMULATED, runner
-from loka_compile.spec.plan import KEEP, Decision, Plan
+from loka_compile.spec.decision import KEEP, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
-
-Outcome = Literal["lowered", "kept", "refused", "missing", "gone", "pending", "absent", "planned"]
-"""lowered: the planned kernel is in the generated code. kept: as the plan says. refused: a pass left the site alone
-against the plan. missing: planned, yet the generated code lacks the kernel. gone: rewritten, then merged with an equal
-GEMM or found unused. pending: in a backward that is not compiled yet. absent: in the plan, in no graph compiled so far.
-planned: read from a plan alone."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One site.
-
-    runs_as: the kernel that is really in the generated code, "" if there is none of loka's. mere, sqnr_db, median_rel:
-    errors of the chosen candidate, None for a kept site or where nothing is known. time_before_us, time_after_us: of
-    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in. ranges: all
-    choices by rows, where they depend on the batch.
-    """
-
-    key: str
-    role: str
-    shape: str
-    recipe: str
-    provider: str
-    runs_as: str
-    outcome: Outcome
-    mere: float | None
-    sqnr_db: float | None
-    median_rel: float | None
-    time_before_us: float | None
-    time_after_us: float | None
-    time_source: str
-    reason: str
-    rejected: tuple[tuple[str, str], ...] = ()
-    graphs: tuple[str, ...] = ()
-    ranges: tuple[str, ...] = ()
-
-    @property
-    def lowered(self) -> bool:
-        """Planned, and seen in the generated code."""
-        return self.outcome == "lowered"
-
-    @property
-    def speedup(self) -> float | None:
-        if not self.time_before_us or not self.time_after_us:
-            return None
-        return self.time_before_us / self.time_after_us
-
-    def as_dict(self) -> dict[str, Any]:
-        """With the derived values; numbers that JSON has not as strings."""
-        values = {**asdict(self), "lowered": self.lowered, "speedup": self.speedup}
-        return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
-    notes: how races ended, and what online sessions say of themselves."""
-
-    target: str
-    origin: str
-    rows: tuple[Row, ...]
-    graphs: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def found(self) -> list[Row]:
-        """The rows of sites that are in a compiled graph."""
-        return [row for row in self.rows if row.outcome != "absent"]
-
-    @property
-    def lowered(self) -> list[Row]:
-        return [row for row in self.rows if row.lowered]
-
-    def __str__(self) -> str:
-        return render.text(self)
-
-    def __rich__(self) -> Any:
-        return render.rich(self)
-
-    def to_json(self) -> str:
-        body = {
-            "target": self.target,
-            "origin": self.origin,
-            "graphs": self.graphs,
-            "warnings": self.warnings,
-            "notes": self.notes,
-            "sites": len(self.found),
-            "lowered_sites": len(self.lowered),
-            "rows": [row.as_dict() for row in self.rows],
-        }
-        return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
 def explain(compiled: Any) -> Explanation:

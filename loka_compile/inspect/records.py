@@ -20,7 +20,8 @@ from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.unseen import OPAQUE
 from loka_compile.passes import PassResult, Reject, Rewrite
-from loka_compile.spec.plan import KEPT, Decision, Plan
+from loka_compile.spec.decision import KEPT, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 

@@ -20,7 +20,7 @@ OPAQUE = {
 
 
 def unseen(gm: fx.GraphModule, opaque: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """In words, of one Dynamo graph. opaque: operator and module."""
+    """What loka does not see of one Dynamo graph, in words. opaque: operator and module."""
     if broken := compat.graph_break_after(gm):
         yield f"ends at a graph break, {broken}; TORCH_LOGS=graph_breaks tells of what is not compiled"
     for op in dict.fromkeys(op for op, _ in opaque):

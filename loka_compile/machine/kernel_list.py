@@ -12,7 +12,7 @@ from loka_compile.kernels.launch import Specimen
 def specimens(arch: str, name: str = "", module: str = "") -> list[tuple[str, Specimen]]:
     """(module, specimen) of every kernel module that lists some for this chip, or of another module; `name` is a part
     of either's name."""
-    ours = sorted(f"{kernels.__name__}.{each.name}" for each in pkgutil.iter_modules(kernels.__path__))
+    ours = sorted(each.name for each in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."))
     found = []
     for path in [module] if module else ours:
         imported, short = importlib.import_module(path), path.rpartition(".")[2]

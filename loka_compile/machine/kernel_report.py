@@ -22,6 +22,7 @@ from loka_compile.kernels.launch import Launch, Specimen
 from loka_compile.machine.kernel_list import specimens
 from loka_compile.machine.machine_code import CompileError, MachineCode, read
 from loka_compile.spec.chips import CHIPS, Chip
+from loka_compile.spec.roofline import rates_of
 
 WIDE = 0.75  # of the bytes, where a kernel promises wide accesses: scales and statistics beside a row are narrow
 PEAK = {0: torch.bfloat16, 8: torch.float8_e4m3fn, 16: torch.bfloat16, 32: torch.float32}
@@ -125,9 +126,8 @@ def modelled(chip: Chip, bits: int, kernels: Sequence[Sequence[int]]) -> Modelle
     target = chip.model
     if target is None:
         return Modelled(len(kernels), flops, nbytes, None)
-    peak = target.peak[PEAK[bits]] * target.attained_flops
-    bandwidth = target.bandwidth * target.attained_bandwidth
-    seconds = sum(max(f / peak, b / bandwidth) + target.launch for f, b in kernels)
+    rates = rates_of(target, PEAK[bits])
+    seconds = sum(rates.seconds(f, b) for f, b in kernels)
     return Modelled(len(kernels), flops, nbytes, seconds * 1e6)
 
 

@@ -115,8 +115,8 @@ class MachineCode:
 
 
 def wide_share(widths: Mapping[str, int]) -> float | None:
-    """Of the bytes accessed, how much in 128 bits or more a thread. 1 with TMA, which moves the big operands: the plain
-    accesses beside it are vectors such as scales. None where nothing is accessed."""
+    """Share of the bytes that are accessed in 128 bits or more a thread. It is 1 with TMA, which moves the big
+    operands: the plain accesses beside it are vectors such as scales. None where nothing is accessed."""
     if "tma" in widths:
         return 1.0
     total = sum(int(width) * count for width, count in widths.items())

@@ -28,7 +28,7 @@ def parse(text: str, kernel: str, ptx: str) -> Code:
         if line.startswith("//---"):
             here = f".text.{kernel}" in line.split()
         elif here and (found := _LINE.match(line)):
-            instructions.append(_instruction(*found.groups(), tensor_memory))
+            instructions.append(_instruction(found[1], found[2], found[3], tensor_memory))
         elif here and (found := _LABEL.match(line)):
             labels[found.group(1)] = len(instructions)
     return Code(tuple(instructions), labels)
@@ -43,7 +43,7 @@ def resources(text: str, kernel: str) -> dict[str, int]:
 
 
 def threads(ptx: str) -> int | None:
-    """Of one program, the warps that specialisation adds with them."""
+    """Threads of one program, with the warps that specialisation adds."""
     found = re.search(r"\.reqntid (\d+)", ptx)
     return int(found.group(1)) if found else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 _VALUE = r"%[\w$.]+(?:#\d+)?"
@@ -17,7 +17,7 @@ _DOT = re.compile(r"= tt\.dot(?:_scaled)? .* -> tensor<([\dx]+)x\w+>")
 _ACCESS = re.compile(r"\btt\.(?:load|store|atomic_\w+|descriptor_\w+)\b")
 _CONSTANT = re.compile(rf"({_VALUE}) = arith\.constant (-?\d+(?= : i)|true|false)\b")
 _ASSIGN = re.compile(rf"({_VALUE}) = ([\w.]+) (.*)")
-_ARITHMETIC = {
+_ARITHMETIC: dict[str, Callable[..., int]] = {
     "addi": lambda a, b: a + b, "subi": lambda a, b: a - b, "muli": lambda a, b: a * b, "divsi": lambda a, b: a // b,
     "divui": lambda a, b: a // b, "remsi": lambda a, b: a % b, "remui": lambda a, b: a % b, "minsi": min, "minui": min,
     "maxsi": max, "maxui": max, "ceildivsi": lambda a, b: -(-a // b), "shli": lambda a, b: a << b,
@@ -51,16 +51,18 @@ class Work:
         total = 0.0
         for flops, around in self.dots:
             trips = [1 if loop.over_tiles else loop.trips for loop in around]
-            if None in trips:
+            known = [each for each in trips if each is not None]
+            if len(known) < len(trips):
                 return None
-            total += flops * math.prod(trips)
+            total += flops * math.prod(known)
         return round(total)
 
     @property
     def access_trips(self) -> list[float] | None:
         """Trips of the loops around the deepest access, outermost first; None where one is unknown."""
         trips = [loop.trips for loop in max(self.accesses, key=len, default=())]
-        return None if None in trips else trips
+        known = [each for each in trips if each is not None]
+        return known if len(known) == len(trips) else None
 
 
 def work(text: str, arguments: Mapping[str, object], programs: int) -> Work:

@@ -103,8 +103,8 @@ def _block_norm(model: nn.Module, name: str) -> str:
     module = _submodule(model, name)
     if type(module) not in (nn.LayerNorm, nn.RMSNorm):
         return f"the norm is written out in the forward of a {type(module).__name__}"
-    (n,) = module.normalized_shape  # type: ignore[union-attr, misc]
-    return _replace(model, name, BlockNorm(n, block_of(n), EPS if module.eps is None else module.eps))  # type: ignore[union-attr, arg-type]
+    (n,) = module.normalized_shape
+    return _replace(model, name, BlockNorm(n, block_of(n), EPS if module.eps is None else module.eps))
 
 
 def _hard_swish(model: nn.Module, name: str) -> str:
@@ -127,7 +127,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> str:
-    """In all places the module is registered at."""
+    """Replace a module wherever it is registered. Returns why not, "" if it was done."""
     if name == "self":
         return "the model itself cannot be replaced in place"
     old = model.get_submodule(name)

@@ -127,9 +127,10 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
 class _Measuring(fx.Interpreter):
     """A graph run node by node, with the norms of what its candidates do."""
 
-    def __init__(self, gm: fx.GraphModule, candidates: Sequence[_Candidate], seen: dict[str, list]) -> None:
+    def __init__(self, gm: fx.GraphModule, candidates: Sequence[_Candidate], seen: dict[str, list[Any]]) -> None:
         super().__init__(gm)
-        self.seen, self.values = seen, {}
+        self.seen = seen
+        self.values: dict[fx.Node, Any] = {}
         self.candidates = defaultdict(list)
         for each in candidates:
             self.candidates[each.after].append(each)
@@ -184,7 +185,8 @@ def _ranked(
         contribution = math.sqrt(difference / norm) if norm else 0.0
         if own := sum(nodes.values()):
             measured.append((contribution * flops / own, path, action, contribution, own, nodes))
-    rows, taken = [], {}
+    rows: list[Row] = []
+    taken: dict[str, int] = {}
     for _, path, action, contribution, own, nodes in sorted(measured, key=lambda each: each[:2]):
         taken.update(nodes)
         rows.append(Row(path, action, contribution, own, own / flops, sum(taken.values()) / flops))

@@ -64,8 +64,8 @@ class Use:
 
 
 class Calls:
-    """Of one Dynamo graph. reading: of it, not kept. written: places of the inputs that it writes. graph: what
-    `explain` shows of it before there is a plan."""
+    """The calls of one Dynamo graph. reading: of the graph, not kept. written: places of the inputs that it writes.
+    graph: what `explain` shows of it before there is a plan."""
 
     def __init__(
         self,
@@ -195,7 +195,8 @@ class Calls:
                 session.given(), anew.inputs, session.demoted(), session.settled, session.watcher.tangents
             )
         size, lowers = GROWN * max(session.size, 1), graph.stages.plan.lowers
-        code = Code(call, graph, session.edition, session.plan, anew.holds(), size, lowers)
+        plan = session.plan or graph.stages.plan
+        code = Code(call, graph, session.edition, plan, anew.holds(), size, lowers)
         alive = {edition for each in self._uses.values() for edition in each.session.valid}
         self._code = [each for each in self._code if each.edition in alive] + [code]
         return code

@@ -40,13 +40,13 @@ class Places:
         return cls(parameters, weights, loose, tuple(i for i in tensors if i not in weights))
 
     def among_weights(self, written: Collection[int]) -> tuple[list[int], list[int]]:
-        """Of the weights, by their number: those that the graph writes, and the loose ones."""
+        """Numbers of the weights that the graph writes, and of the loose ones."""
         numbers = list(enumerate(self.weights))
         return [n for n, i in numbers if i in written], [n for n, i in numbers if i in self.loose]
 
 
 def _weights_among(reading: Reading, inputs: dict[int, fx.Node]) -> tuple[int, ...]:
-    """Those of the inputs whose memory a GEMM reads where a weight stands."""
+    """Places of the inputs whose memory a GEMM reads as its weight."""
     read_as_weights: set[int] = set()
     for node, fact in reading.facts.items():
         operand = reading.arg(node, OPERANDS[fact.op]) if fact.op in OPERANDS else None

@@ -19,8 +19,9 @@ from loka_compile.online.memory import Memory
 from loka_compile.online.owner import Owner
 from loka_compile.online.pace import Pace
 from loka_compile.online.watcher import Watcher
+from loka_compile.spec.decision import Decision
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 SAVE_EVERY = 10_000

@@ -27,7 +27,7 @@ def learns(options: Options, inputs: Sequence[Any]) -> bool:
 
 
 class Sessions:
-    """Those of one graph."""
+    """The sessions of one graph: one for each model that calls it."""
 
     def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> None:
         self.options = options

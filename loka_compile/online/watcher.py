@@ -16,8 +16,9 @@ from loka_compile.probe.distribution import generator_for
 from loka_compile.probe.observer import COLUMNS, Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.score import ErrorScore, emulate, exact, product, score, subsample
+from loka_compile.spec.decision import Decision
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 
@@ -104,8 +105,9 @@ class Watcher(Observer):
             for record in self.records.values():
                 decision = plan.find(record.site)
                 for recipe in () if decision is None else decision.recipes:
-                    if recipe in record.scores and (reason := over_budget(record.scores[recipe], self.options)):
-                        return f"{record.site.key} in {recipe}: {reason}"
+                    error = record.scores.get(recipe)
+                    if error and (missed := self.options.error_budget.missed(error.mere, error.sqnr_db)):
+                        return f"{record.site.key} in {recipe}: {'; '.join(missed)}"
             return ""
 
     def take_strayed(self) -> list[Strayed]:
@@ -122,16 +124,6 @@ class Watcher(Observer):
             error, reference = ErrorScore(), product(a, b)
             for recipe in decision.recipes:
                 error = error.worst(score(emulate(RECIPES[recipe], a, b, site.gradient, amax), reference))
-        reason = over_budget(error, self.options)
-        if reason:
-            self.strayed[site.key] = Strayed(decision, error, reason)
-
-
-def over_budget(error: ErrorScore, options: Options) -> str:
-    """Which budgets an error misses, in words; empty if it is within."""
-    over = []
-    if not error.mere <= options.max_mere:
-        over.append(f"MERE {error.mere:.3g}, budget {options.max_mere:g}")
-    if not error.sqnr_db >= options.min_sqnr_db:
-        over.append(f"SQNR {error.sqnr_db:.1f} dB, budget {options.min_sqnr_db:g}")
-    return "; ".join(over)
+        missed = self.options.error_budget.missed(error.mere, error.sqnr_db)
+        if missed:
+            self.strayed[site.key] = Strayed(decision, error, "; ".join(missed))

@@ -9,87 +9,15 @@ Only in a process whose libtorch was told so before it was imported (shim.py), a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from loka_compile.preview import torch_patches
-from loka_compile.spec.chips import CHIPS, Chip
-from loka_compile.spec.target import TARGETS, Target
+from loka_compile.preview.gpu import Gpu, gpu_target
 
-ARCHS = {chip.target: chip.arch for chip in CHIPS.values() if chip.target} | {"h200": "sm_90"}
-"""What is compiled for a target."""
 _MISSING = object()
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What the patches of torch_patches.py tell whoever asks, and whom they tell what is launched."""
-
-    target: Target
-    on_inductor_kernel: Callable[..., Any]
-    on_triton_kernel: Callable[..., Any]
-    on_wrapper: Callable[..., Any]
-
-    @property
-    def name(self) -> str:
-        return self.target.name
-
-    @property
-    def arch(self) -> str:
-        return ARCHS[self.target.name]
-
-    @property
-    def chip(self) -> Chip:
-        return CHIPS[self.arch]
-
-    @property
-    def amd(self) -> bool:
-        return self.chip.amd
-
-    @property
-    def capability(self) -> tuple[int, int]:
-        """Of an AMD GPU as ROCm's torch answers: the first two digits of gfx942, gfx950."""
-        digits = self.arch.removeprefix("sm_").removeprefix("gfx")
-        return (int(digits[0]), int(digits[1])) if self.amd else (int(digits[:-1]), int(digits[-1]))
-
-    @property
-    def major(self) -> int:
-        return self.capability[0]
-
-    @property
-    def minor(self) -> int:
-        return self.capability[1]
-
-    @property
-    def properties(self) -> Any:
-        """What torch.cuda.get_device_properties returns."""
-        return SimpleNamespace(
-            name=self.name,
-            major=self.major,
-            minor=self.minor,
-            multi_processor_count=self.chip.sms,
-            total_memory=int(self.target.memory),
-            warp_size=self.chip.lanes,
-            regs_per_multiprocessor=65536,
-            max_threads_per_multi_processor=self.chip.warps * self.chip.lanes,
-            max_threads_per_block=1024,
-            shared_memory_per_block=49152,
-            shared_memory_per_block_optin=self.chip.shared_limit,
-            shared_memory_per_multiprocessor=self.chip.shared,
-            gcnArchName=self.arch if self.amd else "",
-            L2_cache_size=50 << 20,
-        )
-
-
-def gpu_target(name: str) -> Target:
-    """Raises ValueError for what is no GPU that code can be generated for."""
-    if name not in ARCHS:
-        raise ValueError(f"target: expected one of {', '.join(ARCHS)}, got {name!r}")
-    return TARGETS[name]
 
 
 @contextlib.contextmanager
@@ -118,7 +46,10 @@ def _set(undo: contextlib.ExitStack, holder: Any, name: str, value: Any) -> None
     setattr(holder, name, value)
 
 
-def _attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, *, scale=None, enable_gqa=False):
+def _attention(
+    q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, *,
+    scale: Any = None, enable_gqa: bool = False,
+) -> Any:  # fmt: skip
     """CUDA's choice: flash attention for 16 bits without a mask, memory-efficient with one, else plain products. A mask
     of bools becomes one of numbers to be added first, as in ATen (convert_boolean_attn_mask)."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:

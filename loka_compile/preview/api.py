@@ -15,7 +15,8 @@ from importlib import metadata
 from typing import Any
 
 from loka_compile.preview.model import Rates, rates_of
-from loka_compile.preview.result import Preview, Side, side_from_json
+from loka_compile.preview.report import Preview
+from loka_compile.preview.result import Side, side_from_json
 from loka_compile.preview.transport import Source
 from loka_compile.spec.target import TARGETS
 
@@ -85,7 +86,8 @@ def previews(
         if target not in GPUS:
             raise ValueError(f"target: expected one of {', '.join(GPUS)}, got {target!r}")
     packed = source.packed(values=False)
-    plans, failure = {}, ""
+    plans: dict[str, str] = {}
+    failure = ""
     if "loka" in wanted:
         plans, failure = _plans(source, targets, training, plan, profile, dtype, progress)
     found = []
@@ -102,7 +104,8 @@ def previews(
         order = {name: place for place, name in enumerate(wanted)}
         answered = tuple(side_from_json(each) for each in sorted(done, key=lambda each: order[each["name"]]))
         memory = max(each.get("memory", 0) for each in done)
-        won = next((each for each in done if "plan" in each), {"plan": plans.get(target, ""), "options": {}})
+        own = {"plan": plans.get(target, ""), "options": {}}
+        won: dict[str, Any] = next((each for each in done if "plan" in each), own)
         followed, options = won["plan"], won["options"]
         versions = {name: metadata.version(name) for name in ("torch", "triton")}
         made = Preview(

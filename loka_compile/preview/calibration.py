@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 from loka_compile.preview.model import Rates, kernel_us, rates_of
-from loka_compile.preview.result import Kernel, Preview, Side
+from loka_compile.preview.report import Preview
+from loka_compile.preview.result import Kernel, Side
 from loka_compile.spec.target import TARGETS
 
 FORMAT, VERSION = "loka-calibration", 1
@@ -104,7 +105,7 @@ def load_rates(path: Any, target: str) -> Rates:
         raise CalibrationError(f"{path} is not a calibration of this version: make it with save_rates")
     if body.get("target") != target:
         raise CalibrationError(f"{path} is of {body.get('target')!r}, asked for was {target!r}")
-    shares = {name: body.get(name) for name in ("flops", "bandwidth", "launch_seconds")}
+    shares: dict[str, Any] = {name: body.get(name) for name in ("flops", "bandwidth", "launch_seconds")}
     for name, value in shares.items():
         if not isinstance(value, int | float) or not 0 < value <= 1:
             raise CalibrationError(f"{path}: {name} must be a share between 0 and 1 (of a second), got {value!r}")

@@ -16,11 +16,13 @@ from loka_compile.preview import torch_calls
 from loka_compile.spec.chips import CHIPS
 
 CONFIGURATIONS = 6
-"""Of those Inductor would time on a GPU, so many are compiled at most: the first one that does not spill is shown."""
+"""Most configurations of a kernel that are compiled. Inductor would time them on a GPU; here the first one that does
+not spill is shown."""
 
 
 def of_inductor(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Launch]:
-    """Of one of Inductor's kernels, a launch for each of its first configurations; args as its wrapper gives them."""
+    """Launches of one of Inductor's kernels, one for each of its first configurations. args: as its wrapper gives
+    them."""
     names = [name for name, kind in tuner.triton_meta["signature"].items() if kind != "constexpr"]
     values = dict(zip([*names, *tuner.inductor_meta.get("extra_launcher_args", ())], args, strict=False)) | dict(kwargs)
     made = []
@@ -34,7 +36,7 @@ def of_inductor(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> l
 
 
 def by_hand(kernel: Any, args: Sequence[Any], grid: Any, kwargs: Mapping[str, Any]) -> Launch:
-    """Of kernel[grid](*args, **kwargs)."""
+    """The launch that kernel[grid](*args, **kwargs) would make."""
     values = dict(zip(kernel.arg_names, args, strict=False)) | {
         k: v for k, v in kwargs.items() if k in kernel.arg_names
     }
@@ -65,8 +67,9 @@ def on_meta(launch: Launch) -> Launch:
     def meta(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return torch.empty_strided(tuple(value.shape), value.stride(), dtype=value.dtype, device="meta")
-        if isinstance(getattr(value, "base", None), torch.Tensor) and dataclasses.is_dataclass(value):
-            return dataclasses.replace(value, base=meta(value.base))  # type: ignore[type-var]
+        base = getattr(value, "base", None)
+        if isinstance(base, torch.Tensor) and dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.replace(value, base=meta(base))
         return value
 
     with torch_calls.no_modes():

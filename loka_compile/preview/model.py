@@ -1,8 +1,7 @@
-"""What a launch would take: the roofline of dispatch/roofline.py, with the target's stated shares of its peaks.
+"""What a launch would take: the roofline of spec/roofline.py, with the target's stated shares of its peaks.
 
-A kernel takes max(FLOPs / attained peak, bytes / attained bandwidth) + what starting it costs; the kernels of a step
-follow one another. Tensors come from device memory once for each kernel, none stays in a cache. So the model sees
-passes over memory, launches and the width of operands, and is blind to how good a kernel is inside.
+The kernels of a step follow one another. So the model sees passes over memory, launches and the width of operands, and
+is blind to how good a kernel is inside.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from loka_compile.spec import roofline
 from loka_compile.spec.target import TARGETS, Target
 
 GRAPH_LAUNCH = 0.5e-6
@@ -42,16 +42,14 @@ class Rates:
 
 
 def rates_of(target: Target) -> Rates:
-    """As everywhere else in loka (target.py)."""
+    """The target's own shares of its peaks (spec/target.py)."""
     return Rates(target.name, target.attained_flops, target.attained_bandwidth, target.launch)
 
 
 def kernel_us(flops: float, nbytes: float, dtype: str, rates: Rates, graphs: bool = False) -> tuple[float, str]:
     """Modelled microseconds of one launch, and what bounds it: compute, memory or launch."""
     hardware = rates.hardware
-    peak = hardware.peak.get(getattr(torch, dtype, None), hardware.peak[torch.bfloat16])  # type: ignore[arg-type]
-    compute = flops / (peak * rates.flops) * 1e6
-    memory = nbytes / (hardware.bandwidth * rates.bandwidth) * 1e6
-    start = (rates.graph_launch if graphs else rates.launch) * 1e6
-    busy = max(compute, memory)
-    return busy + start, "launch" if busy < start else "compute" if compute >= memory else "memory"
+    peak = hardware.peak.get(getattr(torch, dtype, torch.bfloat16), hardware.peak[torch.bfloat16])
+    start = rates.graph_launch if graphs else rates.launch
+    attained = roofline.Rates(peak * rates.flops, hardware.bandwidth * rates.bandwidth, start)
+    return attained.seconds(flops, nbytes) * 1e6, attained.bound(flops, nbytes)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from loka_compile.passes import PIPELINE
 from loka_compile.preview.model import Rates, kernel_us
 from loka_compile.preview.result import Kernel, Side, side_from_json
-from loka_compile.spec.options import PASS_NAMES
-from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.decision import Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.trial.in_context import TRIES, Part, Step, back, families, fastest
 
 SAME = 1e-6
@@ -39,7 +40,7 @@ def raced(run: Run, plan: Plan, rates: Rates, training: bool, inductor: Side) ->
     against = inductor.us(rates)
     if us > against * (1 + SAME):
         said = [f"all is taken back, as it was slower than Inductor: {us:.1f} us a step, {against:.1f} by Inductor"]
-        best, options = back(best, best.lowered, to_keep=True), {"passes": dict.fromkeys(PASS_NAMES, False)}
+        best, options = back(best, best.lowered, to_keep=True), {"passes": dict.fromkeys(PIPELINE.names, False)}
     best = replace(best, raced="; ".join(said))
     body, notes = run("loka", best, options), [f"the plan raced: {best.raced}"] if said else []
     notes += [f"to be compiled with options={{'plan': ..., 'passes': {options['passes']}}}"] if options else []

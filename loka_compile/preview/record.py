@@ -167,7 +167,8 @@ class Recorder(TorchDispatchMode):
             try:
                 if key not in known:
                     launch, found = launches.resources(candidates, arch)
-                    flops, dtype = (0, "")
+                    flops: int | None = 0
+                    dtype = ""
                     if "tl.dot" in source and not kernel.flops:
                         flops, dtype = launches.work_of(launch, arch)
                     known[key] = {"resources": found, "grid": launch.grid}
@@ -185,7 +186,8 @@ class Recorder(TorchDispatchMode):
     # ------------------------------------------------------------ whom a launch works for
 
     def wrapper(self, file: str, lines: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
-        """Of generated code: from which line on it works for which node, by the node's meta."""
+        """Remember which lines of generated code work for which node. lines: the first line of each, and the node's
+        meta."""
         ordered = sorted(lines, key=lambda pair: pair[0])
         self._wrappers[file] = [line for line, _ in ordered], [_label(meta) for _, meta in ordered]
 
@@ -215,7 +217,7 @@ def _flat(value: Any) -> list[torch.Tensor]:
 
 
 def nbytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Of distinct tensors on the device; what is expanded counts once."""
+    """Bytes of the distinct tensors on the device. An expanded dimension counts once."""
     seen = {id(t): t for t in tensors if t.device.type == "cuda"}
     sizes = ([int(n) for n, step in zip(t.shape, t.stride(), strict=True) if step] for t in seen.values())
     return sum(torch.Size(size).numel() * t.element_size() for size, t in zip(sizes, seen.values(), strict=True))

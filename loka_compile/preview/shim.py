@@ -58,7 +58,7 @@ def built(root: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as file:
         made = Path(file.name)
-    command = [compiler, "-O1", "-std=c++20", "-fPIC", "-shared", SOURCE, "-I", root / "include"]
+    command: list[str | Path] = [compiler, "-O1", "-std=c++20", "-fPIC", "-shared", SOURCE, "-I", root / "include"]
     command += ["-L", root / "lib", "-ltorch_cpu", "-lc10", "-o", made]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

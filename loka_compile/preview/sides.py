@@ -228,9 +228,9 @@ def _own_launches(recorder: Recorder) -> Any:
                 store[key] = make(weight)
         return store[key]
 
-    Launch.run = lambda self: recorder.own_kernel(self)  # type: ignore[method-assign]
+    Launch.run = lambda self: recorder.own_kernel(self)
     once.frozen = frozen
     try:
         yield
     finally:
-        Launch.run, once.frozen = run, kept  # type: ignore[method-assign]
+        Launch.run, once.frozen = run, kept

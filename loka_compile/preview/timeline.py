@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from loka_compile.preview.model import kernel_us
-from loka_compile.preview.result import Kernel, Preview
+from loka_compile.preview.report import Preview
+from loka_compile.preview.result import Kernel
 
 COLOURS = {
     "product, 16 or 32 bits": "#3b6fb6",

@@ -15,12 +15,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from loka_compile.preview.absent_gpu import Gpu
+from loka_compile.preview.gpu import Gpu
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _pickled(value: Any, values: bool) -> bytes:
     import torch
     from torch import nn
 
-    class Shapes(Pickler):  # type: ignore[misc, valid-type]
+    class Shapes(Pickler):
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) in (torch.Tensor, nn.Parameter, nn.Buffer):
                 kind = isinstance(obj, nn.Parameter)

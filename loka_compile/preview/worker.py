@@ -43,10 +43,12 @@ def _sides(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     model, args, kwargs = cast(*transport.unpack(request["source"]), request["dtype"])
     plan = parse_plan(request["plan"]).unpinned() if request["plan"] else None
-    target, training, compiled, done = request["target"], request["training"], {}, {}
+    target, training = request["target"], request["training"]
+    compiled: dict[Any, Any] = {}
+    done: dict[str, dict[str, Any]] = {}
 
     def run(name: str, *plan_and_options: Any, products_only: bool = False) -> dict[str, Any]:
-        more = {"compiled": compiled, "products_only": products_only}
+        more: dict[str, Any] = {"compiled": compiled, "products_only": products_only}
         return sides.run(name, model, args, kwargs, target, training, *plan_and_options, **more)
 
     for name in request["sides"]:

@@ -22,7 +22,7 @@ COLUMNS = 128
 """Columns of a weight that are followed: one run of scales of `fp8_blockwise`."""
 DECAY = 0.95
 JITTER = 1e-6
-"""Of the mean variance, added to what is inverted."""
+"""Share of the mean variance that is added to a matrix before it is inverted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class FlipFlop:
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
-    """Of the matrix with a little more on its diagonal, and ten times more as long as rounding asks for it."""
+    """The Cholesky factor of the matrix with a little added to its diagonal: ten times more until the factor exists."""
     mean, eye = matrix.diagonal().mean().clamp(min=1e-60), torch.eye(len(matrix), dtype=matrix.dtype)
     for power in range(7):
         factor, failed = torch.linalg.cholesky_ex(matrix / mean + 10**power * JITTER * eye)

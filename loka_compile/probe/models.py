@@ -29,7 +29,7 @@ CHECKED = 1024
 FACTOR = 2.0
 """Most that the largest drawn and the largest seen magnitude may differ by, either way."""
 NEGATIVE = 0.01
-"""Of the amax: how far below a range's lower end zero values may be drawn."""
+"""Share of the amax by which a drawn value may lie below the lowest value seen."""
 
 
 class Model(Protocol):

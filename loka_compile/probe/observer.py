@@ -6,7 +6,7 @@ import difflib
 import importlib.metadata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -17,16 +17,18 @@ from loka_compile.probe import segments
 from loka_compile.probe.distribution import generator_for, sample_dim
 from loka_compile.probe.models import kind_of
 from loka_compile.probe.pairs import PAIRS, estimate
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.profile import Profile
 from loka_compile.probe.score import ErrorScore, emulate, exact, product, runs, score, subsample
+from loka_compile.probe.site_profile import SiteProfile
 from loka_compile.probe.statistics import OperandStatistics
+from loka_compile.spec.error_budget import DEFAULT, ErrorBudget
 from loka_compile.spec.recipes import RECIPES, Recipe
 from loka_compile.spec.site import Site
 
 COLUMNS = 256
 """Columns of the right operand that a call is scored on."""
 CONTRACTION = 2**14
-"""Of a sum over the batch: terms that a call is scored on."""
+"""Terms of a sum over the batch that a call is scored on."""
 
 
 def chosen_recipes(recipes: Iterable[Recipe | str] | None) -> tuple[Recipe, ...]:
@@ -62,6 +64,7 @@ class Observer:
 
     rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones only add to its
     statistics. pairs: most drawn pairs a site is scored on. watch: who is in the batches, to score by segment.
+    budget: drawing pairs stops where it is surely met or surely missed.
     `active`: whether running graphs are watched.
     """
 
@@ -73,9 +76,10 @@ class Observer:
         seed: int,
         pairs: int = PAIRS,
         watch: segments.Watch | None = None,
+        budget: ErrorBudget = DEFAULT,
     ) -> None:
         self.recipes, self.rows, self.score_calls, self.seed, self.pairs = recipes, rows, score_calls, seed, pairs
-        self.watch = watch
+        self.watch, self.budget = watch, budget
         self.records: dict[str, _Record] = {}
         self.equal: dict[str, list[str]] = {}
         """By key: the sites of one graph that compute the same. One of them runs, and speaks for all."""
@@ -144,7 +148,7 @@ class Observer:
         lhs, rhs = record.lhs.result(), record.rhs.result()
         generator = generator_for(self.seed, key, "draw")
         with exact():
-            drawn = estimate(record.site, lhs, rhs, self.recipes, record.observed, generator, self.pairs)
+            drawn = estimate(record.site, lhs, rhs, self.recipes, record.observed, generator, self.pairs, self.budget)
         scores, by_segment = dict(record.scores), dict(sorted(record.segments.items()))
         return SiteProfile(record.site, record.calls, lhs, rhs, scores, drawn, record.observed, by_segment)
 
@@ -158,13 +162,12 @@ class Observer:
         if key in self.records:
             self.records[key].site = site  # of a later graph: sizes may be symbolic by now
             return
-        operands = (
-            OperandStatistics(
-                contraction, sample_dim(site, side), generator_for(self.seed, key, side), kind_of(site, side)
-            )
-            for contraction, side in ((-1, "lhs"), (-2, "rhs"))
-        )
-        self.records[key] = _Record(site, *operands, generator_for(self.seed, key, "picks"))
+        lhs, rhs = self._statistics(site, key, -1, "lhs"), self._statistics(site, key, -2, "rhs")
+        self.records[key] = _Record(site, lhs, rhs, generator_for(self.seed, key, "picks"))
+
+    def _statistics(self, site: Site, key: str, contraction: int, side: Literal["lhs", "rhs"]) -> OperandStatistics:
+        generator = generator_for(self.seed, key, side)
+        return OperandStatistics(contraction, sample_dim(site, side), generator, kind_of(site, side))
 
 
 class _Watching(fx.Interpreter):

@@ -17,18 +17,19 @@ from torch import Tensor
 
 from loka_compile.probe.score import ErrorScore, emulate, product, runs, score
 from loka_compile.probe.statistics import OperandStats
+from loka_compile.spec.error_budget import DEFAULT, ErrorBudget
 from loka_compile.spec.recipes import Recipe
 from loka_compile.spec.site import Site
 
 PAIRS = 100
 ROWS, COLUMNS = 64, 128
-"""Of a pair: rows of the left operand, and columns of the right one, one run of scales of `fp8_blockwise`."""
+"""Rows of a pair's left operand, and columns of its right one: as many as share scales in `fp8_blockwise`."""
 CONTRACTION = 1024
 """Longest contraction over the batch that is drawn."""
 VALUES = 2**21
 """About the most values that are drawn at a time: long contractions come in fewer pairs a batch."""
 QUANTILE = 2.394
-"""Of the normal distribution, two-sided at 5 % / 3."""
+"""Quantile of the normal distribution, two-sided, at 5 % over three looks."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ class Estimated:
         """The worse end of every interval."""
         return ErrorScore(self.mere.high, self.sqnr_db.low, self.median_rel.high)
 
-    def clears(self, max_mere: float, min_sqnr_db: float) -> bool:
-        """All within the budgets, or one surely beyond its own."""
-        within = self.mere.high <= max_mere and self.sqnr_db.low >= min_sqnr_db
-        return within or self.mere.low > max_mere or self.sqnr_db.high < min_sqnr_db
+    def clears(self, budget: ErrorBudget) -> bool:
+        """All of both intervals is within the budget, or all of one is beyond it."""
+        return budget.holds(self.mere.high, self.sqnr_db.low) or not budget.holds(self.mere.low, self.sqnr_db.high)
 
 
 def estimate(
@@ -67,11 +67,11 @@ def estimate(
     observed: tuple[int, int, int, int],
     generator: torch.Generator,
     pairs: int = PAIRS,
-    budgets: tuple[float, float] = (0.2, 20.0),
+    budget: ErrorBudget = DEFAULT,
 ) -> dict[str, Estimated]:
     """Errors by recipe; none where an operand was never seen with finite values or the two do not fit.
 
-    observed: batch, M, N, K. budgets: max_mere, min_sqnr_db.
+    observed: batch, M, N, K. budget: drawing stops where it is surely met or surely missed.
     """
     scores: dict[str, list[ErrorScore]] = {recipe.name: [] for recipe in recipes}
     found: dict[str, Estimated] = {}
@@ -87,7 +87,7 @@ def estimate(
                 scores[recipe.name] += _scores(recipe, site, lhs, rhs, *operands)
             done += count
         found |= {recipe.name: summary(scores[recipe.name]) for recipe in left}
-        left = [recipe for recipe in left if not found[recipe.name].clears(*budgets)]
+        left = [recipe for recipe in left if not found[recipe.name].clears(budget)]
     return found
 
 
@@ -102,7 +102,8 @@ def summary(scores: Sequence[ErrorScore]) -> Estimated:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of their mean. Where one is not finite both ends are that: inf for an exact product's SQNR, say."""
+    """The confidence interval of the mean. Where a value is not finite, both ends are that value: inf for the SQNR of
+    an exact product, say."""
     odd = [value for value in values if not math.isfinite(value)]
     if odd:
         finite = [value for value in values if math.isfinite(value)]

@@ -43,7 +43,7 @@ class ErrorScore:
         )
 
     def mean(self, other: ErrorScore, share: float) -> ErrorScore:
-        """Of both together, `share` of it the other's; of the ratios of noise to signal where it is of decibels."""
+        """The mean of both errors, weighing the other one by `share`. Decibels are averaged as noise over signal."""
         mixed = lambda a, b: a if a == b else (1 - share) * a + share * b  # noqa: E731  # inf - inf is no number
         noise = mixed(*(10 ** min(-each.sqnr_db / 10, 300.0) for each in (self, other)))
         sqnr_db = -10 * math.log10(noise) if noise > 0 else math.inf

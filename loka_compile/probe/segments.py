@@ -19,6 +19,7 @@ from torch import Tensor
 from loka_compile.probe.score import ErrorScore, emulate, product, runs, score
 from loka_compile.sampling.source_quality import Assessment, assess
 from loka_compile.sampling.stratified import Sample, stratified_sample
+from loka_compile.spec.error_budget import ErrorBudget
 from loka_compile.spec.recipes import Recipe
 from loka_compile.spec.site import Site
 
@@ -43,7 +44,7 @@ class SegmentScore:
     scores: Mapping[str, ErrorScore] = field(default_factory=dict)
 
     def joined(self, other: SegmentScore) -> SegmentScore:
-        """Of the rows of both."""
+        """The errors over the rows of both."""
         rows = self.rows + other.rows
         share = other.rows / rows
         scores = {name: self.scores.get(name, found).mean(found, share) for name, found in other.scores.items()}
@@ -65,8 +66,8 @@ class Source:
 
 
 class Labels:
-    """Of one call's batch: the values of every feature and which of them each row has. Raises ValueError on what cannot
-    be labels."""
+    """The labels of one call's batch: each feature's values, and which of them each row has. Raises ValueError on what
+    cannot be labels."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         columns = {name: _numbered(name, column) for name, column in given.items()}
@@ -189,20 +190,19 @@ def rows_dim(site: Site, lhs: Tensor, batch: int) -> int | None:
     return along[0] if along else None
 
 
-def unsafe(
-    segments: Mapping[str, SegmentScore], recipe: str, max_mere: float, min_sqnr_db: float
-) -> tuple[str, str] | None:
-    """The worst segment beyond a budget in this recipe, and how; None where there is none."""
+def unsafe(segments: Mapping[str, SegmentScore], recipe: str, budget: ErrorBudget) -> tuple[str, str] | None:
+    """The worst segment beyond the budget in this recipe, and how; None where there is none."""
     judged = [(name, each) for name, each in segments.items() if each.rows >= FEW and recipe in each.scores]
-    over = [(each.scores[recipe].mere, name, each) for name, each in judged if each.scores[recipe].mere > max_mere]
-    if over:
-        mere, name, each = max(over, key=lambda found: found[0])
-        return name, f"MERE {mere:.3g} on its {each.rows} rows, budget {max_mere:g}"
-    under = [(e.scores[recipe].sqnr_db, name, e) for name, e in judged if e.scores[recipe].sqnr_db < min_sqnr_db]
-    if under:
-        db, name, each = min(under, key=lambda found: found[0])
-        return name, f"SQNR {db:.1f} dB on its {each.rows} rows, budget {min_sqnr_db:g}"
-    return None
+    errors = {name: each.scores[recipe] for name, each in judged}
+    missing = [(name, each) for name, each in judged if not budget.holds(errors[name].mere, errors[name].sqnr_db)]
+    if not missing:
+        return None
+    by_mere = [(name, each) for name, each in missing if errors[name].mere > budget.max_mere]
+    if by_mere:
+        name, worst = max(by_mere, key=lambda found: errors[found[0]].mere)
+    else:
+        name, worst = min(missing, key=lambda found: errors[found[0]].sqnr_db)
+    return name, budget.missed(errors[name].mere, errors[name].sqnr_db, f" on its {worst.rows} rows")[0]
 
 
 def _numbered(name: str, column: Any) -> tuple[list[str], Tensor]:

@@ -28,6 +28,7 @@ from loka_compile.probe.observer import Observer, chosen_recipes
 from loka_compile.probe.pairs import PAIRS
 from loka_compile.probe.profile import Profile
 from loka_compile.probe.segments import LabelsOf, Watch
+from loka_compile.spec.error_budget import DEFAULT, ErrorBudget
 from loka_compile.spec.recipes import Recipe
 
 RECOMPILE_LIMIT = 64
@@ -52,6 +53,8 @@ def probe(
     score_calls: int = 4,
     pairs: int = PAIRS,
     seed: int = 0,
+    max_mere: float = DEFAULT.max_mere,
+    min_sqnr_db: float = DEFAULT.min_sqnr_db,
     segments: LabelsOf | None = None,
     production: Mapping[str, Mapping[Any, float]] | None = None,
 ) -> Probe:
@@ -61,7 +64,8 @@ def probe(
     calls it in the context; or a function, called as `probe.call(...)`. Compile the same one. recipes: which to score,
     all for None. rows: most rows a call is scored on. score_calls: calls of a site that are scored; later ones still
     add to its statistics. pairs: most drawn pairs of operands a site is scored on. seed: of what is sampled and drawn.
-    segments: called with what the model is called with, gives a label for every row of the
+    max_mere, min_sqnr_db: the error budget that Dispatch will be given; no more pairs are drawn where it is surely met
+    or surely missed. segments: called with what the model is called with, gives a label for every row of the
     batch, by feature; errors are then also scored by segment. production: feature -> value -> share of production's
     traffic, for the profile to say whether the rows seen can speak for it. Results and gradients are those of the
     model; afterwards it is as before.
@@ -73,10 +77,11 @@ def probe(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if production and segments is None:
         raise ValueError(f"production has shares of {list(production)}: give segments=, which says the rows' labels")
+    budget = ErrorBudget(max_mere, min_sqnr_db)
     watch = Watch(segments, production or {}, rows, seed) if segments is not None else None
     if call is not None and (not callable(call) or isinstance(call, nn.Module)):
         raise TypeError(f"call is a method or a function that runs the model, got {type(call).__name__}")
-    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs, watch), call)
+    return Probe(model, Observer(chosen_recipes(recipes), rows, score_calls, seed, pairs, watch, budget), call)
 
 
 class Probe:
@@ -182,14 +187,16 @@ def profile_graph(
     recipes: Iterable[Recipe | str] | None = None,
     rows: int = 256,
     seed: int = 0,
+    budget: ErrorBudget = DEFAULT,
 ) -> Profile:
     """A profile from one forward run of a Dynamo graph on the real inputs a backend was called with.
 
     Inputs, random state and grad mode stay as they are. A graph without GEMMs has a profile without sites.
+    budget: what Dispatch will be given.
     """
     if any(map(compat.is_fake, example_inputs)):
         raise ProbeError("profile_graph needs the real inputs of a backend call, got a fake tensor")
-    observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4)
+    observer = Observer(chosen_recipes(recipes), rows, 1, seed, PAIRS // 4, budget=budget)
     twin = compat.copy_dynamo_graph(gm)  # the capture rewrites what it is given
     with torch.random.fork_rng(compat.cuda_devices(example_inputs)), torch.no_grad():
         run = compat.capture(twin, example_inputs, joint=observer.joint, inner=observer.inner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasketches import tdigest_float
@@ -120,7 +121,8 @@ class OperandStatistics:
 
     def __init__(self, contraction: int, samples: int, generator: torch.Generator, kind: Kind = "activation") -> None:
         self.contraction, self.samples, self.generator, self.kind = contraction, samples, generator, kind
-        self.moments, self.reservoir, self.learner = Moments(), Reservoir(), None
+        self.moments, self.reservoir = Moments(), Reservoir()
+        self.learner: Any = None
         self.digest = tdigest_float(DIGEST_K).serialize()  # bytes: the library complains of objects left at exit
         self.least = math.inf
         self.rows = self.values = self.zero_rows = self.non_finite = self.fp16_overflows = 0

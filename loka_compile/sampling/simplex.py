@@ -166,7 +166,8 @@ def rake_rows(codes: list[NDArray[np.int64]], targets: list[Array], weights: Arr
     for _ in range(iterations):
         before = weights
         for code, target in zip(codes, targets, strict=True):
-            weights = weights * _ratio(target, np.bincount(code, weights, len(target)))[code]
+            counted: Array = np.bincount(code, weights, len(target)).astype(np.float64)
+            weights = np.multiply(weights, _ratio(target, counted)[code])
         if np.abs(weights - before).max() <= 1e-10 * weights.max():
             break
     return weights
@@ -205,7 +206,7 @@ def interval(values: Array, bootstrap: Bootstrap) -> tuple[Array, Array]:
 
 
 def estimates(figures: Mapping[str, Array], bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Of each array the first is the figure, the rest its resamples."""
+    """Each figure with its interval. An array's first value is the figure, the others are its resamples."""
     return {f: Estimate(float(x[0]), *map(float, interval(x, bootstrap))) for f, x in figures.items()}
 
 

@@ -98,12 +98,13 @@ def stratified_sample(
     if segments:
         cells, required = _cells([table[name] for name in segments], min_per_segment)
     draws = _fill(np.array([len(cell) for cell in cells]), np.array(required), n)
-    rows, weights, numbers = [], [], []
+    rows, weights = [], []
+    numbers: list[Codes] = []
     for cell, size in zip(cells, draws, strict=True):
         picked, weight, number = _draw(strata[cell], int(size), rng)
         rows.append(cell[picked])
         weights.append(weight)
-        numbers.append(number + sum(map(len, numbers)))  # a number per draw at most, so they cannot meet
+        numbers.append(number + sum(len(each) for each in numbers))  # a number per draw at most, so they cannot meet
     row, weight, number = np.concatenate(rows), np.concatenate(weights), _pair_singles(np.concatenate(numbers))
     order = np.argsort(row)
     row, weight, number = (torch.from_numpy(values[order]) for values in (row, weight, number))
@@ -245,7 +246,7 @@ def estimate(
 
 
 def _variance(u: Floats, weights: Floats, strata: Codes) -> float:
-    """Of sum w u. NaN where a stratum that was not taken whole has one row."""
+    """The variance of sum w u. NaN where a stratum that was not taken whole has one row."""
     drawn = np.bincount(strata)
     size = np.bincount(strata, weights)
     mean = np.bincount(strata, weights * u) / size

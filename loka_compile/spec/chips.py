@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from loka_compile.spec.target import TARGETS, Target
 
@@ -60,14 +61,14 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _nvidia(arch: str, warps: int, programs: int, shared_kib: int, sms: int, flops16: int, **more: object) -> Chip:
+def _nvidia(arch: str, warps: int, programs: int, shared_kib: int, sms: int, flops16: int, **more: Any) -> Chip:
     """FP8 at twice the rate of 16 bits, TF32 at half. One KiB of shared memory is the system's, by program."""
     shared, reserved = shared_kib * 1024, 1024
     rates = {8: 2 * flops16, 16: flops16, 32: flops16 // 2}
     return Chip(arch, 32, warps, programs, shared, shared - reserved, reserved, sms, rates, **more)
 
 
-def _amd(arch: str, lds_kib: int, sms: int, flops16: int, **more: object) -> Chip:
+def _amd(arch: str, lds_kib: int, sms: int, flops16: int, **more: Any) -> Chip:
     rates = {8: 2 * flops16, 16: flops16, 32: 256}
     return Chip(arch, 64, 32, 32, lds_kib * 1024, lds_kib * 1024, 0, sms, rates, **more)
 

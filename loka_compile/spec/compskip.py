@@ -47,11 +47,15 @@ class CompSkip:
             object.__setattr__(self, name, _entries(name, getattr(self, name)))
         if not (self.skip or self.reuse):
             raise ValueError("the schedule skips nothing and reuses nothing; give skip, reuse, or both")
-        skipped = {(which, path) for which, paths in self.skip for path in paths}  # type: ignore[union-attr, misc]
-        for which, paths in self.reuse:  # type: ignore[union-attr, misc]
+        skipped = {(which, path) for which, paths in self._written("skip") for path in paths}
+        for which, paths in self._written("reuse"):
             for path in paths:
                 if (which, path) in skipped:
                     raise ValueError(f"{path} ({which}) is both skipped and reused; it can be one of the two")
+
+    def _written(self, name: str) -> Any:
+        """Pairs of the layers' numbers and the paths, as __post_init__ left them."""
+        return getattr(self, name)
 
     @classmethod
     def of(cls, value: Any) -> CompSkip | str | None:

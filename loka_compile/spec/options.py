@@ -1,44 +1,47 @@
 """What a person may ask of loka: one frozen dataclass, checked the moment it is made."""
 
-import difflib
+import functools
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from pathlib import Path
 from typing import Any
 
+from loka_compile.spec.checks import (
+    FrozenDict,
+    OptionsError,
+    count,
+    expected,
+    mapping,
+    names,
+    nearest,
+    number,
+    one_of,
+    switch,
+)
 from loka_compile.spec.compskip import CompSkip
+from loka_compile.spec.error_budget import DEFAULT, ErrorBudget
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.target import TARGETS
 
-PASS_NAMES = (
-    "canonicalize", "hoist", "merge", "batch", "reassociate", "mix_tokens", "raise_gdpa", "raise_pffn", "raise_fm",
-    "raise_norms", "fold_dropout", "share", "precision", "fuse", "fuse_backward", "fuse_cast", "thin", "lower",
-)  # fmt: skip
+STAGES = ("simplify", "raising", "joint", "post_grad")
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # Inductor's hooks that loka's own passes go in through.
 RESERVED_INDUCTOR_KEYS = ("joint_custom_pre_pass", "post_grad_custom_pre_pass")
-
-
-class OptionsError(ValueError):
-    """An unknown option, or a bad value of a known one."""
-
-
 ON_OTHER_HARDWARE = ("refuse", "redispatch")
 
 
-class FrozenDict(dict):
-    """A dict that stays as it was made; it still pickles, copies and prints as one."""
-
-    def _refuse(self, *args, **kwargs):
-        raise TypeError("options are frozen; make new ones with dataclasses.replace")
-
-    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
-
-    def __reduce__(self):
-        return FrozenDict, (dict(self),)
+@functools.cache
+def pass_names() -> tuple[str, ...]:
+    """What `passes` can switch off. One pass a file: these are the files' names in the stages' folders, as the passes
+    themselves live in a layer above this one."""
+    found = importlib.util.find_spec("loka_compile.passes")
+    folders = [] if found is None else [Path(each) for each in found.submodule_search_locations or ()]
+    return tuple(sorted(file.stem for each in folders for stage in STAGES for file in (each / stage).glob("[!_]*.py")))
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Options:
     recipes: tuple[str, ...] = field(default_factory=lambda: tuple(RECIPES))
     guard_segments: bool = True
     min_source_quality: float = 0.9
-    max_mere: float = 0.2
-    min_sqnr_db: float = 20.0
+    max_mere: float = DEFAULT.max_mere
+    min_sqnr_db: float = DEFAULT.min_sqnr_db
     min_speedup: float = 1.05
     race: bool = True
     measure_calls: int = 3
@@ -120,29 +123,29 @@ class Options:
     inductor: Mapping[str, Any] = field(default_factory=dict)
     mode: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked = {
-            "plan": _artifact("plan", self.plan, "Plan"),
-            "profile": _artifact("profile", self.profile, "Profile"),
-            "on_other_hardware": _one_of("on_other_hardware", self.on_other_hardware, ON_OTHER_HARDWARE),
-            "target": _one_of("target", self.target, TARGETS),
-            "recipes": _names("recipes", self.recipes, RECIPES),
-            "guard_segments": _switch("guard_segments", self.guard_segments),
-            "min_source_quality": _number("min_source_quality", self.min_source_quality),
-            "max_mere": _number("max_mere", self.max_mere),
-            "min_sqnr_db": _number("min_sqnr_db", self.min_sqnr_db),
-            "min_speedup": _number("min_speedup", self.min_speedup),
-            "race": _switch("race", self.race),
-            "measure_calls": _count("measure_calls", self.measure_calls),
-            "max_probe_overhead": _number("max_probe_overhead", self.max_probe_overhead),
-            "max_output_error": _number("max_output_error", self.max_output_error),
-            "max_gradient_error": _number("max_gradient_error", self.max_gradient_error),
-            "passes": _switches("passes", self.passes, PASS_NAMES),
-            "mods": _names("mods", self.mods, MOD_NAMES),
+            "plan": _artifact("plan", self.plan, "Plan", isinstance(self.plan, Plan)),
+            "profile": _artifact("profile", self.profile, "Profile", _is_profile(self.profile)),
+            "on_other_hardware": one_of("on_other_hardware", self.on_other_hardware, ON_OTHER_HARDWARE),
+            "target": one_of("target", self.target, TARGETS),
+            "recipes": names("recipes", self.recipes, RECIPES),
+            "guard_segments": switch("guard_segments", self.guard_segments),
+            "min_source_quality": number("min_source_quality", self.min_source_quality),
+            "max_mere": number("max_mere", self.max_mere),
+            "min_sqnr_db": number("min_sqnr_db", self.min_sqnr_db),
+            "min_speedup": number("min_speedup", self.min_speedup),
+            "race": switch("race", self.race),
+            "measure_calls": count("measure_calls", self.measure_calls),
+            "max_probe_overhead": number("max_probe_overhead", self.max_probe_overhead),
+            "max_output_error": number("max_output_error", self.max_output_error),
+            "max_gradient_error": number("max_gradient_error", self.max_gradient_error),
+            "passes": _switches("passes", self.passes, pass_names()),
+            "mods": names("mods", self.mods, MOD_NAMES),
             "compskip": _compskip(self.compskip),
             "window": _window(self.window),
             "inductor": _inductor(self.inductor),
-            "mode": None if self.mode in (None, "default") else _one_of("mode", self.mode, MODES),
+            "mode": None if self.mode in (None, "default") else one_of("mode", self.mode, MODES),
         }
         redispatch = checked["on_other_hardware"] == "redispatch"
         if checked["plan"] is not None and checked["profile"] is not None and not redispatch:
@@ -160,16 +163,20 @@ class Options:
         """
         given = options.as_dict() if isinstance(options, cls) else {} if options is None else options
         if not isinstance(given, Mapping):
-            raise OptionsError(_expected("options", "a mapping of option names to values", given))
-        names = [f.name for f in fields(cls)]
+            raise OptionsError(expected("options", "a mapping of option names to values", given))
+        known = [f.name for f in fields(cls)]
         for name in given:
-            if name not in names:
-                raise OptionsError(_unknown_option(name, names))
+            if name not in known:
+                raise OptionsError(_unknown_option(name, known))
         if mode is not None:
             if given.get("mode") not in (None, mode):
                 raise OptionsError(f"mode: given twice, as {mode!r} and in the options as {given['mode']!r}")
             given = {**given, "mode": mode}
         return cls(**given)
+
+    @property
+    def error_budget(self) -> ErrorBudget:
+        return ErrorBudget(self.max_mere, self.min_sqnr_db)
 
     @property
     def fingerprint(self) -> str:
@@ -182,72 +189,18 @@ class Options:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def _expected(name: str, what: str, got: Any) -> str:
-    return f"{name}: expected {what}; got {got!r}"
-
-
-def _nearest(name: Any, valid: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.0)
-    return f" (nearest: {close[0]!r})" if close else ""
-
-
-def _unknown_option(name: Any, names: list[str]) -> str:
-    message = f"unknown option {name!r}{_nearest(name, names)}; the options are {', '.join(names)}"
+def _unknown_option(name: Any, known: list[str]) -> str:
+    message = f"unknown option {name!r}{nearest(name, known)}; the options are {', '.join(known)}"
     if name in _inductor_config_keys():
         message += f". It is a config of Inductor: write options={{'inductor': {{{name!r}: ...}}}}"
     return message
 
 
-def _one_of(name: str, value: Any, valid: Iterable[str]) -> str:
-    if isinstance(value, str) and value in valid:
-        return value
-    raise OptionsError(_expected(name, f"one of {', '.join(valid)}", value) + _nearest(value, valid))
-
-
-def _names(name: str, value: Any, valid: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(value, str):
-        raise OptionsError(_expected(name, f"a tuple of names; write ({value!r},)", value))
-    if not isinstance(value, tuple | list):
-        raise OptionsError(_expected(name, "a tuple of names", value))
-    if value and not valid:
-        raise OptionsError(_expected(name, "(), as this version has none yet", value))
-    for item in value:
-        _one_of(name, item, valid)
-    if len(set(value)) < len(value):
-        raise OptionsError(_expected(name, "each name once", value))
-    return tuple(value)
-
-
-def _number(name: str, value: Any) -> float:
-    # Written so that NaN fails it. bool is a Real, but never meant as one.
-    if isinstance(value, Real) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    raise OptionsError(_expected(name, "a number of at least 0", value))
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise OptionsError(_expected(name, "a whole number of at least 0", value))
-
-
-def _switch(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise OptionsError(_expected(name, "True or False", value))
-
-
-def _mapping(name: str, what: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise OptionsError(_expected(name, what, value))
-    return value
-
-
 def _switches(name: str, value: Any, valid: tuple[str, ...]) -> FrozenDict:
-    for key, on in _mapping(name, "a mapping of pass names to True or False", value).items():
-        _one_of(name, key, valid)
+    for key, on in mapping(name, "a mapping of pass names to True or False", value).items():
+        one_of(name, key, valid)
         if not isinstance(on, bool):
-            raise OptionsError(_expected(f"{name}[{key!r}]", "True or False", on))
+            raise OptionsError(expected(f"{name}[{key!r}]", "True or False", on))
     return FrozenDict({key: value.get(key, True) for key in valid})
 
 
@@ -265,31 +218,35 @@ def _window(value: Any) -> FrozenDict | None:
     given = value if isinstance(value, Mapping) else {"**": value}
     what = "a whole number of at least 1, or a mapping of module paths to such numbers"
     for pattern, window in given.items():
-        if not isinstance(pattern, str) or _count("window", window) < 1:
-            raise OptionsError(_expected("window", what, value))
+        if not isinstance(pattern, str) or count("window", window) < 1:
+            raise OptionsError(expected("window", what, value))
     if not given:
-        raise OptionsError(_expected("window", what, value))
+        raise OptionsError(expected("window", what, value))
     return FrozenDict(given)
 
 
-def _artifact(name: str, value: Any, type_name: str) -> Any:
-    """A path or the object itself, known by its class's name: the class lives in a layer above this one."""
+def _is_profile(value: Any) -> bool:
+    """By its class's name: the class lives in a layer above this one."""
+    return "Profile" in (each.__name__ for each in type(value).__mro__)
+
+
+def _artifact(name: str, value: Any, type_name: str, is_one: bool) -> Any:
+    """A path, or the object itself."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    is_path = isinstance(value, str) and value
-    if value is None or is_path or type_name in (c.__name__ for c in type(value).__mro__):
+    if value is None or (isinstance(value, str) and value) or is_one:
         return value
-    raise OptionsError(_expected(name, f"a path, a {type_name} or None", value))
+    raise OptionsError(expected(name, f"a path, a {type_name} or None", value))
 
 
 def _inductor(value: Any) -> FrozenDict:
-    given = _mapping("inductor", "a mapping of Inductor config names to values", value)
+    given = mapping("inductor", "a mapping of Inductor config names to values", value)
     for key in given:
         if key in RESERVED_INDUCTOR_KEYS:
             raise OptionsError(f"inductor: {key!r} is how loka's own passes go in, so it cannot be set")
         valid = _inductor_config_keys()
         if key not in valid:
-            raise OptionsError(f"inductor: unknown config {key!r}{_nearest(key, valid)}")
+            raise OptionsError(f"inductor: unknown config {key!r}{nearest(key, valid)}")
     return FrozenDict(given)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loka_compile.spec.plan import Decision, Plan
+from loka_compile.spec.decision import Decision
+from loka_compile.spec.plan import Plan
 
 
 @dataclass(frozen=True)

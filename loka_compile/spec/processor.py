@@ -20,7 +20,8 @@ import torch
 X86 = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
 ARM = ("neon", "dot", "i8mm", "bf16", "fp16_arith", "sve", "sve2", "sve_bf16")
 KNOWN = (*X86, *ARM)
-"""As torch.cpu.get_capabilities names them; avx512_f there is avx512f here, as in /proc/cpuinfo."""
+"""Names of instruction sets, those of torch.cpu.get_capabilities; avx512_f there is avx512f here and in
+/proc/cpuinfo."""
 
 IN_CPUINFO = {"asimd": "neon", "asimddp": "dot", "asimdhp": "fp16_arith", "svebf16": "sve_bf16"}
 """/proc/cpuinfo's names on Arm, where they are others."""

@@ -22,7 +22,8 @@ from loka_compile.dispatch import progress
 from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.graph.rerun import is_training, own_inputs, written_inputs
 from loka_compile.graph.sites import annotate
-from loka_compile.spec.plan import KEEP, Decision, Plan
+from loka_compile.spec.decision import KEEP, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 Rewriter = Callable[[Plan, fx.Graph], None]

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from loka_compile.kernels.providers import PROVIDERS
+from loka_compile.spec.decision import Candidate, Decision
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Candidate, Decision, Plan
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 
 NEAR = 1.05
@@ -41,7 +42,7 @@ def finalists(plan: Plan, options: Options) -> list[Plan]:
 
 
 def _candidates(plan: Plan, recipe: str) -> list[Candidate]:
-    """Of the recipe those that were timed anywhere: PyTorch's own where there are any."""
+    """Candidates of the recipe that were timed at some site: PyTorch's own kernels only, where there are any."""
     timed = [candidate for name in PROVIDERS if _timed(plan, candidate := Candidate(recipe, name))]
     return [each for each in timed if PROVIDERS[each.provider].native] or timed
 

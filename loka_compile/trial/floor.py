@@ -47,7 +47,7 @@ def _call_us(node: fx.Node, inputs: Sequence[Any]) -> float:
 
     def run() -> Callable[[], Any]:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), zeros)
-        return lambda: node.target(*args, **kwargs)  # type: ignore[operator]
+        return lambda: node.target(*args, **kwargs)
 
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda argument: repr(described(argument)))
     return timing.call_us(kept_times.key("call", node.target, args, kwargs), run)

@@ -31,7 +31,8 @@ from loka_compile.dispatch.cut import Choice, Problem, frontier
 from loka_compile.graph.rerun import own_inputs, written_inputs
 from loka_compile.graph.sites import annotate
 from loka_compile.probe.distribution import generator_for
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
+from loka_compile.spec.decision import KEPT, Candidate, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 Rewriter = Callable[[Plan, fx.Graph], None]
@@ -67,7 +68,8 @@ class Step:
         return self.gradients(lambda graph: None)
 
     def gradients(self, rewrite: Callable[[fx.Graph], None]) -> list[Tensor | None]:
-        """Of all inputs, op by op, after `rewrite` of the graph. What it was run on, and random state, stay."""
+        """Gradients of all inputs, run op by op after `rewrite` of the graph. Inputs and random state stay as they
+        are."""
         with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.args)):
             module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
             rewrite(module.graph)
@@ -128,7 +130,7 @@ def step_of(
 
 
 def _tangent(node: fx.Node, seen: Tensor | None) -> Tensor:
-    """As seen, row by row where the batch is another one; or drawn."""
+    """The gradient of an output: as it was seen, with its rows repeated where the batch differs, or else drawn."""
     value = node.meta["val"]
     shape = [compat.concrete(size) for size in value.shape]
     if seen is not None and list(seen.shape[1:]) == shape[1:] and seen.dtype == value.dtype and seen.numel():

@@ -20,7 +20,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan
+from loka_compile.spec.decision import KEPT, Candidate, Decision
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 
 TRIES = {False: 9, True: 6}

@@ -55,7 +55,8 @@ def settle(
     plan = _made(options, gm, inputs, device, trial)
     plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
     compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    step, settled = None, []
+    step = None
+    settled: list[Plan] = []
     for plan in plans:
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
@@ -80,7 +81,8 @@ def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: s
         return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
     if any(compat.is_fake(value) for value in inputs):
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
-    plan = dispatch(_as_in(profile_graph(gm, inputs, options.recipes), trial, inputs), options=options)
+    profile = profile_graph(gm, inputs, options.recipes, budget=options.error_budget)
+    plan = dispatch(_as_in(profile, trial, inputs), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 
 
@@ -96,7 +98,8 @@ def read(options: Options, device: str = "cpu") -> Options:
 
 
 def _plan_or_profile(options: Options, device: str) -> Options:
-    """Of both, the plan where it was made on this hardware, else the profile; and then a warning says what differs."""
+    """The options with one of the two: the plan if it was made on this hardware, else the profile. Where it is the
+    profile, a warning says what differs."""
     plan: Plan = options.plan
     if HARDWARE not in changed_pins(plan, TARGETS[plan.target], device):
         return replace(options, profile=None, on_other_hardware="refuse")

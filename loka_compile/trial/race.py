@@ -82,8 +82,9 @@ def never_slower(
     if not plan.lowered or not can_race(plan, inputs, options, device):
         return Raced(plan, build(plan))
     digests = [digest_of(plans, index, inputs) for index in range(len(plans))]
-    ratios = [kept_times.recall(f"race {digest}") for digest in digests]
-    ran = _run(plans, build, inputs, device, written, floor) if None in ratios else None
+    known = [kept_times.recall(f"race {digest}") for digest in digests]
+    ran = _run(plans, build, inputs, device, written, floor) if None in known else None
+    ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
         for digest, ratio in zip(digests, ran.ratios, strict=True):
             kept_times.remember(f"race {digest}", ratio)
@@ -276,7 +277,7 @@ def _close(seconds: Sequence[float]) -> bool:
 
 
 def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
-    """Of one call, in training of its backward too; gradients go nowhere."""
+    """Seconds of one call, in training with its backward. The gradients are dropped."""
     start = time.perf_counter()
     outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]

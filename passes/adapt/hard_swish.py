@@ -29,7 +29,7 @@ class HardSwish:
 
 
 def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
-    """In place where SiLU was."""
+    """Put hard swish there, in place where SiLU was in place."""
     in_place = bool(reading.facts[node].writes)
     new = replace(reading, node, emit(reading, node, F.hardswish, reading.arg(node, "self"), inplace=in_place))
     return Rewrite(module_name(new), "hard swish")

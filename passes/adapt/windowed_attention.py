@@ -131,7 +131,7 @@ def in_slices(
     device: Any,
     t: int,
 ) -> Any:
-    """As in_blocks, for a length t that is known: one attention a block, on slices."""
+    """What in_blocks does, for a length t that is known: one attention a block, on slices."""
     outs, bands = [], {}
     for first in range(0, t, window):
         rows, low = min(window, t - first), max(0, first - window)

@@ -1,0 +1,8 @@
+"""The inference graph, or forward and backward in one, in ATen operators."""
+
+from loka_compile.passes.joint.fold_dropout import FoldDropout
+from loka_compile.passes.joint.precision import Precision
+from loka_compile.passes.joint.share import Share
+
+PASSES = (FoldDropout(), Share(), Precision())
+"""In the order they run."""

@@ -95,7 +95,7 @@ def check(dropout: Dropout) -> str:
     if len(dropout.results) != 1:
         return f"the forward has {len(dropout.results)} products of the ReLU's result and {dropout.mask.name}, not one"
     if dropout.gain < 1:
-        return f"what is kept is multiplied by {dropout.gain:g}, and may round to 0"
+        return f"kept values are multiplied by {dropout.gain:g}, and a small one may round to 0"
     return ""
 
 

@@ -23,7 +23,7 @@ from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.providers import padded, reasons_against, runner
 from loka_compile.kernels.quantize.quantize import ROWS, Quantize, with_zeros
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.spec.plan import Decision
+from loka_compile.spec.decision import Decision
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS, target_of

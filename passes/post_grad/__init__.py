@@ -1,0 +1,10 @@
+"""The inference graph, or the forward and the backward graph after partitioning."""
+
+from loka_compile.passes.post_grad.fuse import Fuse
+from loka_compile.passes.post_grad.fuse_backward import FuseBackward
+from loka_compile.passes.post_grad.fuse_cast import FuseCast
+from loka_compile.passes.post_grad.lower import Lower
+from loka_compile.passes.post_grad.thin import Thin
+
+PASSES = (Fuse(), FuseBackward(), FuseCast(), Thin(), Lower())
+"""In the order they run."""

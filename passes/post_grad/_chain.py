@@ -12,8 +12,9 @@ from loka_compile import compat
 from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import product_dtype
-from loka_compile.kernels.gemm_norm.gemm_norm_launch import WIDEST, needs_two
-from loka_compile.kernels.norm_quantize.norm_quantize import FP8, NormQuantize
+from loka_compile.kernels.gemm_norm.gemm_norm_tiles import WIDEST, needs_two
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
+from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.providers import FUSING
 from loka_compile.kernels.providers.triton import ALIGNED
 from loka_compile.kernels.quantize.quantize import Quantize
@@ -102,7 +103,6 @@ def _what(user: fx.Node, chain: Chain) -> str:
         norm = NormQuantize.of(user)
         return "norm" if norm.x is chain.last and norm.given is None else ""
     return "quantize" if is_by_row(user) and made.dim() == 2 else ""
-    return ""
 
 
 def is_by_row(node: fx.Node, axis: int = -1) -> bool:
@@ -149,32 +149,33 @@ def check(chain: Chain) -> str:
     left, right = gemm.a.meta["val"], gemm.b.meta["val"]
     k, n = left.shape[-1], right.shape[-1]
     if gemm.provider not in FUSING:
-        return f"{gemm.provider}'s kernel has no epilogue for it"
+        return f"{gemm.provider}'s kernel has no epilogue"
     if left.dim() != 2:
-        return f"the product is of a batch, of shape {tuple(left.shape)}"
+        return f"left operand has shape {tuple(left.shape)}; the epilogue needs a matrix, not a batch"
     if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
         return f"the operands are {left.dtype}"
     for name, size in (("K", k), ("N", n)):
         if not isinstance(size, int) or size % ALIGNED:
             return f"{name} = {size} is no multiple of {ALIGNED}"
     if gemm.a_scale is not None and gemm.a_scale.meta["val"].dim() != 2:
-        return "its operands have one scale each, and the epilogue wants one a row"
+        return "operands have one scale for the tensor; the epilogue needs one scale a row"
     if gemm.b_scale is not None and tuple(gemm.b_scale.meta["val"].shape) != (1, n):
-        return "its weight is scaled by blocks"
+        return "weight is scaled by blocks; the epilogue needs one scale a row"
     norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
     kind, block = (norm.norm, norm.block) if norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):
-        what = "a norm" if needs_two(n, kind, block, False) else "the scale"
-        return f"N = {n}: {what} of whole rows wants them in one tile, of at most {WIDEST} columns"
+        what = "row norm" if needs_two(n, kind, block, False) else "row scale"
+        return f"{what} needs N <= {WIDEST} (one tile); N = {n}"
     if chain.norm is None or norm is None or not chain.kept:
         return ""
     if _both_ways(_normed(chain.norm)):
-        return "its norm's result is quantized by rows and by columns, which one op does from the product (fuse_cast)"
+        return "the norm's result is quantized by rows and by columns; one op does both (fuse_cast)"
     late = [each.name for each in (norm.weight, norm.bias) if each is not None and not each < chain.sums[0]]
     if late:
-        return f"others read the product before {late[0]} is there, which its norm reads"
-    if chain.sums[0].meta["val"].dtype != product_dtype(left):
-        return f"others read the product in {chain.sums[0].meta['val'].dtype}, not {product_dtype(left)}"
+        return f"the product has readers before {late[0]} is computed, which the norm needs"
+    read, written = chain.sums[0].meta["val"].dtype, product_dtype(left)
+    if read != written:
+        return f"other readers need the product in {read}; the kernel writes {written}"
     return ""
 
 

@@ -24,7 +24,8 @@ from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import hand_over, splice, splice_call
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm
-from loka_compile.kernels.norm_quantize.norm_quantize import FLOATS, FP8, NormQuantize
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
+from loka_compile.kernels.norms import FLOATS, FP8
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.post_grad._chain import Chain, check, pattern, shorter
@@ -189,7 +190,7 @@ def check_norm(norm: fx.Node, quantize: fx.Node, values: list[fx.Node]) -> str:
         return f"its result is also read by {', '.join(others[:3])}"
     matrix = cast.x.meta["val"]
     if values[0].meta["val"].dtype not in FLOATS or matrix.dim() != 2:
-        return f"it is no matrix of floats, but of shape {tuple(matrix.shape)}"
+        return f"it has shape {tuple(matrix.shape)}; expected a matrix of floats"
     library = x.op == "placeholder" or x.target in ALONE or x.target is getitem or ScaledGemm.matches(x)
     if not library or call.given is not None:
         return f"Inductor fuses it with {x.name}, which it reads"

@@ -117,14 +117,14 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
     if product.provider not in FUSING:
         return f"{product.provider}'s kernel has no epilogue for it"
     if product.a_scale is not None or a.dtype not in HALVES:
-        return f"the operands are {a.dtype}, and that kernel multiplies 16 bits"
+        return f"operands are {a.dtype}; the kernel needs 16 bits"
     if not behind.of_relu:
         what = behind.norm if behind.norm != "none" else behind.activation
-        return f"it is the gradient of {what}, and the epilogue has that of a ReLU"
+        return f"it is the gradient of {what}; the epilogue has only that of a ReLU"
     if gemm.meta["val"].dim() != 2 or not b.is_contiguous():
-        return f"the weight lies transposed, or is a batch, of shape {tuple(b.shape)}"
+        return f"weight of shape {tuple(b.shape)} is transposed in memory, or a batch"
     if not behind.dtype == x.dtype == a.dtype:
-        return f"it is {behind.dtype}, of a product of {a.dtype}"
+        return f"gradient is {behind.dtype}, operands are {a.dtype}; the kernel needs one dtype"
     return ""
 
 
@@ -153,9 +153,9 @@ def check_weight(gemm: fx.Node, total: fx.Node) -> str:
     product = ScaledGemm.of(gemm)
     dtype, out_dtype = product.a.meta["val"].dtype, product.out_dtype
     if product.provider not in FUSING:
-        return f"{product.provider}'s kernel has no sum for the bias"
+        return f"{product.provider}'s kernel does not sum for the bias"
     if dtype not in HALVES or not out_dtype == total.meta["val"].dtype == dtype:
-        return f"it is {out_dtype}, of a gradient of {dtype}, and that kernel is of 16 bits"
+        return f"result is {out_dtype}, gradient is {dtype}; the kernel needs 16 bits"
     if total < gemm:
         return f"{total.name}, for the bias, is read before the product is made"
     return ""

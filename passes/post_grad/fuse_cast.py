@@ -25,9 +25,10 @@ from loka_compile.graph.sites import module_name, root, unflip
 from loka_compile.graph.splice import hand_over, put, splice, splice_call
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import GemmNorm
-from loka_compile.kernels.norm_quantize.norm_quantize import FLOATS, FP8, NormQuantize
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import Gradients, NormQuantizeBackward
 from loka_compile.kernels.norm_quantize.norm_quantize_both import NormQuantizeBoth
+from loka_compile.kernels.norms import FLOATS, FP8
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.kernels.quantize.triton_quantize import TritonQuantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
@@ -114,9 +115,9 @@ def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
             return f"it is quantized to {cast.call.dtype} by {cast.call.scaling}, not to FP8 by row"
         shape = cast.matrix.meta["val"].shape
         if cast.matrix.target is PAD:
-            return f"it is padded to {tuple(shape)}, and the op's copy has no zeros"
+            return f"it is padded to {tuple(shape)} with zeros, which the op does not write"
         if len(shape) != 2 or not compat.guard_free(shape[1] == source.meta["val"].shape[-1]):
-            return f"its rows are of {source.meta['val'].shape[-1]} values, and quantized is a view {tuple(shape)}"
+            return f"rows have {source.meta['val'].shape[-1]} values, but a view of shape {tuple(shape)} is quantized"
     dtypes = sorted({str(cast.call.dtype) for cast in casts})
     if len(dtypes) > 1:
         return f"it is quantized to {' and to '.join(dtypes)}"

@@ -17,13 +17,14 @@ from torch import Tensor, fx
 
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, unchanged_parameters, unflip
 from loka_compile.graph.splice import hand_over, put, splice, splice_call
+from loka_compile.kernels import norms
 from loka_compile.kernels.gemm import scaled_gemm as gemm
 from loka_compile.kernels.gemm.frozen_gemm import FrozenGemm
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm import frozen_gemm_norm, gemm_norm
 from loka_compile.kernels.gemm_norm.epilogue import GemmNorm
 from loka_compile.kernels.gemm_norm.frozen_gemm_norm import FrozenGemmNorm
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
+from loka_compile.kernels.norm_quantize import norm_quantize
 from loka_compile.kernels.norm_quantize import norm_quantize_backward as norm_gradients
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
@@ -34,7 +35,7 @@ from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 PAD = torch.ops.aten.constant_pad_nd.default
-"""Of operands (passes/joint/precision.py)."""
+"""How passes/joint/precision.py pads operands."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _as_it_was(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
     """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised; what
     saves its statistics has them to give, and is written out as it is defined."""
     if call.save:
-        return norms.reference(call)
+        return norm_quantize.reference(call)
     x, weight, bias, block = call.x, call.weight, call.bias, call.block
     rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
     vectors = (weight, bias) if not block else (None, None)

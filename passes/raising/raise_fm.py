@@ -67,7 +67,7 @@ def check(reading: Reading, training: bool, found: Interaction) -> str:
     """Why it stays as it is; empty if it is raised."""
     x, y = reading.value(found.x), reading.value(found.y)
     if training:
-        return "it is differentiated: the gradient needs what its products leave"
+        return "it needs a gradient, which reads results that the kernel does not write"
     sizes = *reading.shape(found.x)[1:], *reading.shape(found.y)[-2:]
     if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in sizes):
         return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"

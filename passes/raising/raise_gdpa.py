@@ -24,7 +24,7 @@ from loka_compile.graph.sizes import same_sizes
 from loka_compile.kernels.gdpa.gdpa import Gdpa
 from loka_compile.kernels.gdpa.gdpa_kernel import WIDEST
 from loka_compile.kernels.gdpa.gdpa_reference import LEAK
-from loka_compile.kernels.norm_quantize.norm_quantize import HALVES
+from loka_compile.kernels.norms import HALVES
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 NAMES = {"gelu": "gelu", "relu": "relu", "silu": "silu", "hardswish": "hard_swish", "leaky_relu": "leaky_relu"}
@@ -82,10 +82,10 @@ def check(reading: Reading, found: Attention) -> str:
     if not same_sizes(k.shape, v.shape) or not same_sizes((*q.shape[:-2], q.shape[-1]), (*k.shape[:-2], k.shape[-1])):
         return f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not agree"
     if q.dtype not in HALVES or not q.dtype == k.dtype == v.dtype == reading.value(found.last).dtype:
-        return f"it is of {q.dtype}, {k.dtype} and {v.dtype}; the kernel is for bfloat16 or float16"
+        return f"queries, keys and values are {q.dtype}, {k.dtype} and {v.dtype}; the kernel needs bfloat16 or float16"
     width = reading.shape(found.q)[-1]
     if not isinstance(width, int) or width > WIDEST:
-        return f"its heads are {width} wide, and the kernel's {WIDEST} at most"
+        return f"heads are {width} wide; the kernel takes at most {WIDEST}"
     if others := [each.name for each in found.between if reading.only_user(each) is None]:
         return f"{others[0]} is read elsewhere too"
     return reading.reason_against((*found.between, found.last))

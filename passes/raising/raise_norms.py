@@ -21,7 +21,8 @@ from torch import fx
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
-from loka_compile.kernels.norm_quantize.norm_quantize import FLOATS, NormQuantize
+from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
+from loka_compile.kernels.norms import FLOATS
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms"}

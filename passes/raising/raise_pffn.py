@@ -79,7 +79,7 @@ def check(reading: Reading, training: bool, found: Block) -> str:
     """Why it stays as it is; empty if it is raised."""
     s, k = reading.value(found.s), reading.arg(found.attention, "k")
     if training:
-        return "it is differentiated: its gradient is that of its parts"
+        return "it needs a gradient, and only its parts have one"
     if s.dim() != 3:
         return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"
     if not all(isinstance(size, int) for size in reading.shape(k)[1:]):

@@ -117,7 +117,7 @@ def _not_normed(reading: Reading, norm: Norm) -> str:
     squares, (numerator, _) = norm.squares, _divided(reading, norm.last) or (norm.x, None)
     is_var = reading.op(squares) in ("var", "getitem")
     if is_var and not norm.centred:
-        return f"{numerator} is divided by a deviation and its mean is not subtracted"
+        return f"{numerator} is divided by a standard deviation, but its mean is not subtracted"
     if is_var and not reading.same(norm.of, norm.x):
         return f"{norm.x} is divided by the deviation of {norm.of}"
     if not is_var and not reading.same(norm.of, numerator):
@@ -271,7 +271,7 @@ def _not_over_rows(reading: Reading, node: fx.Node, dims: int) -> str:
     if not reading.arg(node, "keepdim"):
         return f"{kind}'s keepdim is False"
     if reading.arg(node, "dtype") is not None:
-        return f"{kind} is asked for in {reading.arg(node, 'dtype')}"
+        return f"{kind} computes in {reading.arg(node, 'dtype')}, not in the dtype of its input"
     return ""
 
 

@@ -30,8 +30,9 @@ from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.passes.simplify._rates import Rates, on_gpu, rates
+from loka_compile.spec.chips import CHIPS
 
-TILE, SMS = 128, 132
+TILE, SMS = 128, CHIPS["sm_90"].sms
 
 
 @dataclass(frozen=True)

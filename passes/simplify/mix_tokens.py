@@ -70,13 +70,13 @@ def check(reading: Reading, context: Context, found: Mix) -> str:
     users, columns = list(found.linear.users), reading.shape(found.x)[-1]
     others = [user.name for user in users if reading.flipped(user) is None]
     if others or not users:
-        return f"its result is read as it is by {', '.join(others[:3])}" if others else "nobody reads it"
+        return f"{', '.join(others[:3])} reads its result untransposed" if others else "nobody reads its result"
     if reason := reading.reason_against((found.flipped, found.linear, *users)):
         return reason
     if not on_gpu(context):
         return _too_much_for_a_loop(reading, found, context.training)
     if not compat.guard_free(columns >= LEAST):
-        return f"the matrices of the batch have {columns} columns, and tensor cores want {LEAST}"
+        return f"each matrix of the batch has {columns} columns; tensor cores need at least {LEAST}"
     return ""
 
 
@@ -88,7 +88,7 @@ def _too_much_for_a_loop(reading: Reading, found: Mix, training: bool) -> str:
         if dtype not in (torch.float32, torch.float64):
             return f"on a CPU a GEMM of {dtype} is faster than a sum that is written out"
     if not all(isinstance(size, int) and size <= MOST for size in sizes):
-        return f"it mixes {sizes[1]} tokens to {sizes[0]}, and above {MOST} a CPU's GEMM is faster than a loop"
+        return f"it mixes {sizes[1]} tokens into {sizes[0]}; above {MOST} a CPU's GEMM is faster than a loop"
     return ""
 
 

@@ -145,7 +145,7 @@ def _chain(reading: Reading, last: fx.Node) -> _Chain:
 
 
 def _stands_between(reading: Reading, node: fx.Node) -> list[str]:
-    """That the factor is made of a product, by something that is none."""
+    """Why the chain ends at this factor: something stands between it and the product it is made of."""
     name, source = reading.op(node), next(iter(node.all_input_nodes), None)
     alone = name in BETWEEN or (name and reading.facts[node].pointwise)
     made = alone and source is not None and _operands(reading, source) is not None
@@ -153,7 +153,8 @@ def _stands_between(reading: Reading, node: fx.Node) -> list[str]:
 
 
 def _cost(i: int, j: int, k: int, factors: Sequence[_Factor]) -> sympy.Expr:
-    """Of joining factors i..k to factors k+1..j, with writing the result where it is not the whole chain."""
+    """FLOPs of multiplying factors i..k by factors k+1..j, and of writing the result where it is not the whole
+    chain."""
     batch = math.prod(_batch(factors[i : j + 1]), start=sympy.Integer(1))
     rows, columns = factors[i].rows, factors[j].columns
     whole = i == 0 and j == len(factors) - 1

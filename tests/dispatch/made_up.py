@@ -8,7 +8,8 @@ import sympy
 import torch
 from torch import nn
 
-from loka_compile.spec.plan import Candidate, Decision, Plan, Score
+from loka_compile.spec.decision import Candidate, Decision, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 FP8 = Candidate("fp8_tensorwise", "aten")

@@ -175,7 +175,7 @@ def test_a_plan_for_layers_that_are_alike(net):
     (row,) = explanation.found
     assert row.recipe == "keep"
     assert row.reason == (
-        "one graph serves blocks.0.fc#0:output and blocks.2.fc#0:output, for which the plan decides otherwise"
+        "one graph serves blocks.0.fc#0:output and blocks.2.fc#0:output, but the plan decides them differently"
     )
 
 

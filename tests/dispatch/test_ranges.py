@@ -18,11 +18,13 @@ from loka_compile.dispatch import judge, roofline, timing
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.cost import Cost
 from loka_compile.dispatch.ranges import Batch, batch_of, changes, few, line, measured_at, numbers, ranges, times
-from loka_compile.probe.profile import Profile, SiteProfile
+from loka_compile.probe.profile import Profile
 from loka_compile.probe.score import ErrorScore
+from loka_compile.probe.site_profile import SiteProfile
 from loka_compile.probe.statistics import OperandStats
+from loka_compile.spec.decision import KEPT, Candidate, Decision, Range
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan, Range, parse_plan
+from loka_compile.spec.plan import Plan, parse_plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes

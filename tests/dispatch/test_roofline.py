@@ -9,7 +9,7 @@ import sympy
 import torch
 
 from loka_compile.dispatch.roofline import cost, emits, fuses, keep_us, takes_epilogue
-from loka_compile.spec.plan import Candidate
+from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Operand, Site
 from loka_compile.spec.sizes import Sizes

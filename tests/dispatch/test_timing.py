@@ -14,7 +14,7 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times, timing
 from loka_compile.dispatch.cost import Cost
 from loka_compile.dispatch.loops import cast
-from loka_compile.spec.plan import Candidate
+from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes

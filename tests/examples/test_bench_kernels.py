@@ -135,13 +135,13 @@ def test_rivals_are_found_by_module_and_sizes():
     found = bench.rivals("triton_gemm", "scaled_gemm rowwise 65536x512x512", "sm_90")
     assert list(found)[:2] == ["_scaled_mm", "Inductor bf16"]
     assert "_scaled_mm, then Inductor" in bench.rivals(
-        "gemm_norm_launch", "gemm_norm rms relu fp8 to fp8 4096x512x512", "sm_90"
+        "gemm_norm_specimens", "gemm_norm rms relu fp8 to fp8 4096x512x512", "sm_90"
     )
     assert list(bench.rivals("quantize", "quantize row 65536x512", "gfx942")) == ["Inductor"]
     assert list(bench.rivals("fm", "fm rms 1024x48x224x448", "sm_90")) == ["Inductor bf16"]
     assert len(bench.rivals("gdpa_kernel", "gdpa gelu 1024x2x1024x128x128", "sm_90")) == 2
     assert bench.rivals("gdpa_kernel", "gdpa gelu jagged 1024x2x1024x128x128", "sm_90") == {}
-    assert bench.rivals("gemm_norm_launch", "gemm_norm rms silu fp8 to fp8 4096x512x512", "sm_90") == {}
+    assert bench.rivals("gemm_norm_specimens", "gemm_norm rms silu fp8 to fp8 4096x512x512", "sm_90") == {}
     backward = "norm_quantize_backward rms relu float8_e4m3fn 65536x512"
     assert list(bench.rivals("norm_quantize_backward", backward, "sm_90")) == ["Inductor"]
     assert bench.rivals("norm_quantize_backward", backward + " copy", "sm_90") == {}

@@ -14,7 +14,7 @@ from examples.models.dcnv2 import DCNv2
 from loka_compile.probe.low_rank import LowRank
 from loka_compile.probe.pairs import estimate
 from loka_compile.probe.profile import Profile
-from loka_compile.spec.plan import KEPT
+from loka_compile.spec.decision import KEPT
 from loka_compile.spec.recipes import RECIPES
 
 UNDERFLOWS = "cross.1.linear#0:grad_weight"

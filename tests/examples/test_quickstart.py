@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 import loka_compile as loka
 from examples import quickstart
@@ -24,6 +26,18 @@ def test_results(run):
     assert set(keys.split()) <= set(written)
     assert written["sites"] == 15 and written["ms_loka"] > 0
     assert abs(written["auc_change"]) < 0.05
+    assert written["wanted_speedup"] in (quickstart.MIN_SPEEDUP, quickstart.NEVER_SLOWER)
+
+
+def test_what_is_wanted_is_what_the_cpu_can_do(run):
+    _, results = run
+    for gemms, wanted in ((8.5, "1.5x"), (1.1, "0.98x")):
+        shown = Console(file=io.StringIO(), width=200, record=True)
+        limit = float(wanted.removesuffix("x"))
+        shown.print(quickstart.verdict(results | {"gemm_speedup": gemms, "wanted_speedup": limit}))
+        text = shown.export_text()
+        assert f">= {wanted}" in text and f"make them {gemms:.2f}x as fast" in text
+        assert ("too little to ask for" in text) is (gemms < quickstart.FAST)
 
 
 def test_plans_and_profile_load(run):

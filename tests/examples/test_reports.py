@@ -10,7 +10,8 @@ import sympy
 import torch
 
 from examples.reports import candidates_of, file_name, plot_plans, recipes_of, total_speedup, write_graphs
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan, Score
+from loka_compile.spec.decision import KEPT, Candidate, Decision, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
 INT8 = Candidate("int8_rowwise", "aten")

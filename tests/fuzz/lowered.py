@@ -19,7 +19,8 @@ from loka_compile.graph.sites import annotate
 from loka_compile.kernels.providers import triton
 from loka_compile.passes import PIPELINE, PassResult
 from loka_compile.passes.stages import Stages
-from loka_compile.spec.plan import Candidate, Decision, Plan
+from loka_compile.spec.decision import Candidate, Decision
+from loka_compile.spec.plan import Plan
 
 CPU = (
     "int8_rowwise aten", "uint8_affine aten", "bf16 aten", "fp8_rowwise aten", "uint8_affine onednn",

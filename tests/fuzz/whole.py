@@ -17,7 +17,8 @@ from torch import Tensor, fx, nn
 import loka_compile  # noqa: F401  # the backend
 from loka_compile import compat
 from loka_compile.graph.sites import annotate
-from loka_compile.spec.plan import Candidate, Decision, Plan
+from loka_compile.spec.decision import Candidate, Decision
+from loka_compile.spec.plan import Plan
 from tests.fuzz.check import load, tensors
 from tests.fuzz.judge import PASSES
 from tests.helpers import compile_op_by_op

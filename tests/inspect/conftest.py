@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from loka_compile.inspect.compiled import CompiledGraph
-from loka_compile.spec.plan import KEEP, Candidate, Decision, Plan, Score
+from loka_compile.spec.decision import KEEP, Candidate, Decision, Score
+from loka_compile.spec.plan import Plan
 
 
 class Net(nn.Module):

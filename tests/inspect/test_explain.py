@@ -11,9 +11,11 @@ from rich.console import Console
 
 import loka_compile as loka
 from loka_compile.inspect import explain as module
-from loka_compile.inspect import render
+from loka_compile.inspect import explanation as render
 from loka_compile.inspect.compiled import graphs_of
-from loka_compile.inspect.explain import Explanation, Row, explain_plan
+from loka_compile.inspect.explain import explain_plan
+from loka_compile.inspect.explanation import Explanation
+from loka_compile.inspect.row import Row
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
@@ -50,6 +52,13 @@ def test_a_lowered_site(explained):
     assert inference.shape == "(8, 32) @ (32, 48)"
     assert inference.reason == "fastest within budget, 2.50x"
     assert ("bf16/aten", "0.50x, wanted 1.05x (200 us against 100)") in inference.rejected
+
+
+def test_why_is_one_call(explained):
+    said = explained.why("a#0:output")
+    assert "fastest within budget" in said and "bf16/aten: 0.50x, wanted 1.05x" in said and "b#0" not in said
+    with pytest.raises(ValueError, match="no site 'a#1:output'; the nearest: a#0:output"):
+        explained.why("a#1:output")
 
 
 def test_a_kept_site_is_one_row_for_all_graphs(explained):

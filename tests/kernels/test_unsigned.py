@@ -13,7 +13,7 @@ from loka_compile.kernels.gemm.int_mm import int_mm, int_mm_into
 from loka_compile.kernels.providers import reasons_against
 from loka_compile.kernels.quantize.quantize import dequantize, quantize
 from loka_compile.probe.score import emulate, sqnr_db
-from loka_compile.spec.plan import KEPT
+from loka_compile.spec.decision import KEPT
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.target import TARGETS
 from tests.helpers import compile_op_by_op

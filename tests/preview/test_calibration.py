@@ -10,7 +10,8 @@ import pytest
 from loka_compile.preview import measure
 from loka_compile.preview.calibration import CalibrationError, attained, load_rates, save_rates, with_times
 from loka_compile.preview.model import kernel_us, rates_of
-from loka_compile.preview.result import Kernel, Preview, Side
+from loka_compile.preview.report import Preview
+from loka_compile.preview.result import Kernel, Side
 from loka_compile.spec.target import TARGETS
 
 RATES = rates_of(TARGETS["h100"])

@@ -11,7 +11,8 @@ import torch
 from loka_compile.preview.model import kernel_us, rates_of
 from loka_compile.preview.raced import raced, step_of
 from loka_compile.preview.result import Kernel, Side
-from loka_compile.spec.plan import KEEP, Candidate, Decision, Plan, Score, parse_plan
+from loka_compile.spec.decision import KEEP, Candidate, Decision, Score
+from loka_compile.spec.plan import Plan, parse_plan
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
 

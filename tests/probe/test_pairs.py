@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loka_compile.probe.pairs import Estimated, Interval, estimate, interval, looks
 from loka_compile.probe.statistics import OperandStatistics, OperandStats
+from loka_compile.spec.error_budget import DEFAULT, ErrorBudget
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 
@@ -34,10 +35,10 @@ def operands(scale=1.0):
     return stats(x), stats(torch.randn(48, 40, generator=source), "weight")
 
 
-def run(recipes, pairs=100, seed=0, budgets=(0.2, 20.0), where=None, scale=1.0):
+def run(recipes, pairs=100, seed=0, budget=DEFAULT, where=None, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     chosen = [RECIPES[name] for name in recipes]
-    return estimate(where or site(), *operands(scale), chosen, SIZES, generator, pairs, budgets)
+    return estimate(where or site(), *operands(scale), chosen, SIZES, generator, pairs, budget)
 
 
 def test_all_recipes_have_intervals_around_sensible_errors():
@@ -56,12 +57,12 @@ def test_clear_recipes_end_early_and_close_ones_do_not():
     assert {each.pairs for each in found.values()} == {25}
     close = run(["fp8_rowwise"])["fp8_rowwise"]
     middle = (close.mere.low + close.mere.high) / 2
-    assert run(["fp8_rowwise"], budgets=(middle, 20.0))["fp8_rowwise"].pairs == 100
+    assert run(["fp8_rowwise"], budget=ErrorBudget(middle))["fp8_rowwise"].pairs == 100
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_early_end_changes_no_decision(seed):
-    early, full = run(RECIPES, seed=seed), run(RECIPES, seed=seed, budgets=(-1.0, math.inf))
+    early, full = run(RECIPES, seed=seed), run(RECIPES, seed=seed, budget=ErrorBudget(-1.0, math.inf))
     for name in RECIPES:
         within = [e[name].cautious.mere <= 0.2 and e[name].cautious.sqnr_db >= 20 for e in (early, full)]
         assert within[0] == within[1], name
@@ -69,7 +70,7 @@ def test_an_early_end_changes_no_decision(seed):
 
 def test_intervals_cover_what_more_pairs_find():
     """95 % of them; of 40, all but a few."""
-    truth = run(["fp8_rowwise"], pairs=1000, seed=99, budgets=(-1.0, math.inf))["fp8_rowwise"]
+    truth = run(["fp8_rowwise"], pairs=1000, seed=99, budget=ErrorBudget(-1.0, math.inf))["fp8_rowwise"]
     middle = (truth.mere.low + truth.mere.high) / 2
     found = [run(["fp8_rowwise"], pairs=25, seed=seed)["fp8_rowwise"].mere for seed in range(40)]
     assert sum(each.low <= middle <= each.high for each in found) >= 35
@@ -99,7 +100,7 @@ def test_clearing():
     within = Estimated(25, Interval(0.1, 0.15), Interval(25, 26), Interval(0, 0))
     beyond = Estimated(25, Interval(0.3, 0.4), Interval(25, 26), Interval(0, 0))
     unclear = Estimated(25, Interval(0.1, 0.3), Interval(25, 26), Interval(0, 0))
-    assert [each.clears(0.2, 20.0) for each in (within, beyond, unclear)] == [True, True, False]
+    assert [each.clears(DEFAULT) for each in (within, beyond, unclear)] == [True, True, False]
 
 
 def test_looks():

@@ -12,6 +12,7 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.probe.score import ErrorScore, emulate, product, score
 from loka_compile.probe.segments import FEW, ROWS, Labels, SegmentScore, Watch, rows_dim, unsafe
+from loka_compile.spec.error_budget import DEFAULT
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 
@@ -104,9 +105,9 @@ def test_scores_of_calls_are_averaged_by_rows():
 def test_the_worst_segment_with_enough_rows_speaks():
     bad, worse = (SegmentScore(FEW, {"fp16": ErrorScore(mere)}) for mere in (0.3, 0.4))
     few = SegmentScore(FEW - 1, {"fp16": ErrorScore(9.0)})
-    assert unsafe({"a": bad, "b": worse, "c": few}, "fp16", 0.2, 20)[0] == "b"
-    assert unsafe({"c": few}, "fp16", 0.2, 20) is None
-    assert unsafe({"a": bad}, "bf16", 0.2, 20) is None
+    assert unsafe({"a": bad, "b": worse, "c": few}, "fp16", DEFAULT)[0] == "b"
+    assert unsafe({"c": few}, "fp16", DEFAULT) is None
+    assert unsafe({"a": bad}, "bf16", DEFAULT) is None
 
 
 # ---------------------------------------------------------------- a probe

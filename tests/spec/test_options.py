@@ -10,15 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loka_compile.spec.options import MOD_NAMES, MODES, PASS_NAMES, Options, OptionsError
+from loka_compile.spec.options import MOD_NAMES, MODES, Options, OptionsError, pass_names
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.target import TARGETS
 
 NAMES = [f.name for f in fields(Options)]
-
-
-@dataclass
-class Plan: ...
 
 
 @dataclass
@@ -30,7 +27,7 @@ def test_defaults():
     assert options == Options.of() == Options.of(mode="default", options={})
     assert options.target == "cpu"
     assert options.recipes == tuple(RECIPES)
-    assert options.passes == dict.fromkeys(PASS_NAMES, True)
+    assert options.passes == dict.fromkeys(pass_names(), True)
     assert options.mode is None
 
 
@@ -41,11 +38,11 @@ def test_values_are_normalised():
     assert options.plan == "a/plan.json"
     assert options.recipes == ("bf16",)
     assert isinstance(options.max_mere, float)
-    assert options.passes == {name: name != "lower" for name in PASS_NAMES}
+    assert options.passes == {name: name != "lower" for name in pass_names()}
 
 
 def test_objects_pass_through():
-    plan, profile = Plan(), Profile()
+    plan, profile = Plan("cpu", {}), Profile()
     assert Options(plan=plan).plan is plan
     assert Options(profile=profile).profile is profile
 
@@ -112,7 +109,7 @@ BAD = [
     ({"plan": b"plan.json"}, "plan: expected a path"),
     ({"plan": {}}, "plan: expected a path"),
     ({"plan": Profile()}, "plan: expected a path, a Plan or None"),
-    ({"profile": Plan()}, "profile: expected a path, a Profile or None"),
+    ({"profile": Plan("cpu", {})}, "profile: expected a path, a Profile or None"),
     ({"plan": "p.json", "profile": "p.safetensors"}, "not both"),
     ("target", "options: expected a mapping"),
     ([("target", "cpu")], "options: expected a mapping"),
@@ -160,7 +157,7 @@ some_options = st.fixed_dictionaries(
         "min_speedup": numbers,
         "max_output_error": numbers,
         "max_gradient_error": numbers,
-        "passes": st.dictionaries(st.sampled_from(PASS_NAMES), st.booleans()),
+        "passes": st.dictionaries(st.sampled_from(pass_names()), st.booleans()),
         "mods": st.lists(st.sampled_from(MOD_NAMES), unique=True),
         "inductor": st.dictionaries(st.sampled_from(["max_autotune", "triton.cudagraphs"]), st.booleans()),
         "mode": st.none() | st.sampled_from(MODES),

@@ -13,18 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.spec.plan import (
-    KEEP,
-    KEPT,
-    Candidate,
-    Decision,
-    Plan,
-    PlanError,
-    Range,
-    Score,
-    load_plan,
-    parse_plan,
-)
+from loka_compile.spec.decision import KEEP, KEPT, Candidate, Decision, Range, Score
+from loka_compile.spec.plan import Plan, PlanError, load_plan, parse_plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS

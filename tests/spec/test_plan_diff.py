@@ -8,7 +8,8 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.spec.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
+from loka_compile.spec.decision import KEEP, KEPT, Candidate, Decision, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.plan_diff import diff
 from loka_compile.spec.site import Site
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import loka_compile as loka
 from loka_compile import compat
-from loka_compile.spec.plan import Score
+from loka_compile.spec.decision import Score
 from loka_compile.trial.budget import Trial, kept_along_frontier, output_error, within_budget
 from tests.dispatch.made_up import FP8, MLP, plan_of, site
 

@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 import loka_compile as loka
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.reader import read
+from loka_compile.spec.decision import Candidate, Decision, Score
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Candidate, Decision, Plan, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.trial.eager import eager_or_compiled
 from loka_compile.trial.race import Raced
 from tests.trial.test_race import site

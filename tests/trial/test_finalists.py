@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.spec.decision import KEEP, KEPT, Candidate, Decision, Range, Score
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import KEEP, KEPT, Candidate, Decision, Plan, Range, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.trial import finalists as module
 from loka_compile.trial.finalists import NEAR, changes, finalists

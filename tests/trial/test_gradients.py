@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.spec.plan import KEPT, Candidate, Decision, Plan, Range, Score
+from loka_compile.spec.decision import KEPT, Candidate, Decision, Range, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.trial import gradients, planning
 from loka_compile.trial.gradients import gradient_error, gradients_within_budget, step_of

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loka_compile.spec.plan import KEEP, KEPT, Candidate, Decision, Plan, Score
+from loka_compile.spec.decision import KEEP, KEPT, Candidate, Decision, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.trial.in_context import Step, back, families, fastest, without_casts
 

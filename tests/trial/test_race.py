@@ -15,8 +15,9 @@ from torch import nn
 import loka_compile as loka
 from loka_compile.dispatch import kept_times
 from loka_compile.dispatch.pin import pins
+from loka_compile.spec.decision import Candidate, Decision, Score
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Candidate, Decision, Plan, Score
+from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial import race as race_module

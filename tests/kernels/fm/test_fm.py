@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import loka_compile as loka
 from loka_compile.kernels.fm import fm as module
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize.norm_quantize import NORMS
+from loka_compile.kernels.norms import NORMS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}

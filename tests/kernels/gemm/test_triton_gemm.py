@@ -14,7 +14,7 @@ from loka_compile.kernels.gemm import scaled_gemm as plain
 from loka_compile.kernels.gemm.triton_gemm import reference, triton_gemm
 from loka_compile.kernels.gemm.triton_gemm_launch import SMS, configuration, launches, prepared, scalings, specimens
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize.norm_quantize import ACTIVATIONS
+from loka_compile.kernels.norms import ACTIVATIONS
 from loka_compile.kernels.quantize.quantize import dequantize, quantize
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, GemmNorm, empty_outputs, lazy_rstd, product_dtype
 from loka_compile.kernels.gemm_norm.gemm_norm import gemm_norm, reference
-from loka_compile.kernels.gemm_norm.gemm_norm_launch import launches, needs_two, specimens
+from loka_compile.kernels.gemm_norm.gemm_norm_launch import launches
+from loka_compile.kernels.gemm_norm.gemm_norm_specimens import specimens
+from loka_compile.kernels.gemm_norm.gemm_norm_tiles import needs_two
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize.norm_quantize import ACTIVATIONS
+from loka_compile.kernels.norms import ACTIVATIONS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.chips import CHIPS
 

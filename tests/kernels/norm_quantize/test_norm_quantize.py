@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norm_quantize.norm_quantize import (
-    ACTIVATIONS,
-    LONGEST_ROW,
-    NORMS,
     NormQuantize,
     empty_outputs,
     launch,
@@ -21,6 +18,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize import (
     reference,
     specimens,
 )
+from loka_compile.kernels.norms import ACTIVATIONS, LONGEST_ROW, NORMS
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 HALF_ULP = {E4M3: 2.0**-4, E5M2: 2.0**-3, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}

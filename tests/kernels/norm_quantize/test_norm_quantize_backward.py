@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loka_compile.kernels import norms
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
-from loka_compile.kernels.norm_quantize.norm_quantize import ACTIVATIONS, NORMS, norm_quantize
+from loka_compile.kernels.norm_quantize.norm_quantize import norm_quantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import (
     NormQuantizeBackward,
     empty_outputs,
@@ -20,6 +20,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize_backward import (
     reference,
     specimens,
 )
+from loka_compile.kernels.norms import ACTIVATIONS, NORMS
 from loka_compile.spec.chips import CHIPS
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2

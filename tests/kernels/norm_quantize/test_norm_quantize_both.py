@@ -9,10 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loka_compile.kernels import norms
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norm_quantize import norm_quantize as norms
 from loka_compile.kernels.norm_quantize import norm_quantize_both as both
-from loka_compile.kernels.norm_quantize.norm_quantize import ACTIVATIONS, NORMS
 from loka_compile.kernels.norm_quantize.norm_quantize_both import (
     NormQuantizeBoth,
     empty_outputs,
@@ -21,6 +20,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize_both import (
     reference,
     specimens,
 )
+from loka_compile.kernels.norms import ACTIVATIONS, NORMS
 from loka_compile.spec.chips import CHIPS
 from tests.kernels.norm_quantize.test_norm_quantize_backward import (
     DEVICE,

@@ -11,7 +11,8 @@ from torch import nn
 
 from loka_compile.graph.sites import SITE_META
 from loka_compile.passes import PIPELINE
-from loka_compile.spec.plan import KEPT, Candidate, Plan
+from loka_compile.spec.decision import KEPT, Candidate
+from loka_compile.spec.plan import Plan
 from tests.helpers import compile_op_by_op, speak_of, sqnr_db
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

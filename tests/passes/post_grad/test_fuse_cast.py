@@ -147,7 +147,7 @@ def test_rows_that_are_padded_stay(in_fp8):
     x = torch.randn(257, D)
     plan = in_fp8(model, x=x)
     captured, fused, *_ = trained(model, x, plan)
-    padded = "it is padded to (272, 64), and the op's copy has no zeros"
+    padded = "it is padded to (272, 64) with zeros, which the op does not write"
     assert found(captured) == ([], [padded, padded]) and found(captured, "forward")[0] == []
     _, apart, *_ = trained(model, x, plan, pipeline=WITHOUT)
     assert all(map(torch.equal, fused, apart))

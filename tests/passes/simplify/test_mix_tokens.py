@@ -75,7 +75,7 @@ def test_on_a_cpu_the_sum_is_written_out(dynamic):
 @pytest.mark.parametrize(
     ("mix", "dtype", "context", "reason"),
     [
-        (TokenMix(N, MOST + 1), torch.float32, CPU, f"it mixes {N} tokens to {MOST + 1}, and above {MOST}"),
+        (TokenMix(N, MOST + 1), torch.float32, CPU, f"it mixes {N} tokens into {MOST + 1}; above {MOST}"),
         (TokenMix(N, 3), torch.bfloat16, CPU, "a GEMM of torch.bfloat16 is faster"),
         (TokenMix(N, 3), torch.float32, Context(Plan("cpu", {}), "cpu", training=True), "gradient of a sum"),
     ],
@@ -93,7 +93,7 @@ def test_few_columns_stay():
 def test_what_is_read_across_stays():
     mix = nn.Linear(N, 3)
     seen = rewritten(MixTokens(), lambda x: mix(x.mT).relu(), torch.randn(B, N, D), context=H100)
-    assert not seen.did and seen.reasons[0].startswith("its result is read as it is by relu")
+    assert not seen.did and seen.reasons[0].startswith("relu reads its result untransposed")
 
 
 class Written(nn.Module):

@@ -1,18 +1,71 @@
-"""An Explanation as plain text and for a rich console."""
+"""What was decided and done, site by site: as data, as plain text, and for a rich console."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-if TYPE_CHECKING:
-    from loka_compile.inspect.explain import Explanation, Row
+from loka_compile.inspect.row import Row
 
 WIDTH = 160
 STYLES = {"lowered": "green", "planned": "green", "missing": "bold red", "refused": "yellow", "gone": "yellow",
           "pending": "yellow", "kept": "dim", "absent": "dim"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
+    notes: how races ended, and what online sessions say of themselves."""
+
+    target: str
+    origin: str
+    rows: tuple[Row, ...]
+    graphs: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> list[Row]:
+        """The rows of sites that are in a compiled graph."""
+        return [row for row in self.rows if row.outcome != "absent"]
+
+    @property
+    def lowered(self) -> list[Row]:
+        return [row for row in self.rows if row.lowered]
+
+    def why(self, site: str) -> str:
+        """Why a site was decided as it was, and every candidate and pass that said no. site: its key, as in the table.
+
+        Raises ValueError for a site that is not there, with the nearest ones.
+        """
+        rows = tuple(row for row in self.rows if row.key == site)
+        if not rows:
+            near = difflib.get_close_matches(site, {row.key for row in self.rows}, 3, 0.0)
+            raise ValueError(f"no site {site!r}; {'the nearest: ' + ', '.join(near) if near else 'there are none'}")
+        return "\n".join(_details(replace(self, rows=rows), WIDTH)[1:])
+
+    def __str__(self) -> str:
+        return text(self)
+
+    def __rich__(self) -> Any:
+        return rich(self)
+
+    def to_json(self) -> str:
+        body = {
+            "target": self.target,
+            "origin": self.origin,
+            "graphs": self.graphs,
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "sites": len(self.found),
+            "lowered_sites": len(self.lowered),
+            "rows": [row.as_dict() for row in self.rows],
+        }
+        return json.dumps(body, indent=1, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a person gives the `loka` command: a model by the name of its factory, options, names of files.
+"""What a person gives the `loka` command and gets back: a model by its factory's name, options, files, a table.
 
 What is wrong with it is a CommandError, which the command prints as one line. Torch is imported by what needs it.
 """
@@ -13,6 +13,9 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+Commands = Any
+"""What argparse's add_subparsers returns; it has no public name."""
 
 
 class CommandError(Exception):
@@ -120,3 +123,13 @@ def one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {first}{where}"
+
+
+def show(explanation: Any) -> None:
+    """Print an explanation: in colour on a terminal, as plain text elsewhere."""
+    if not sys.stdout.isatty():
+        print(explanation)
+        return
+    from rich.console import Console
+
+    Console().print(explanation)

@@ -1,0 +1,89 @@
+"""The words and formulas of norms, activations and row scales that every kernel shares, on plain tensors.
+
+    normalize      (n, statistics): n of the norm without weight, statistics what a backward needs
+    affine         n * weight + bias
+    activate       an activation by its name
+    quantize_rows  (out, scale): one scale a row, or one that is given
+
+norm is one of NORMS, activation one of ACTIVATIONS. block: the norm is over blocks of so many values, 0: over the row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, finite_or_nan, finite_size
+
+NORMS = ("none", "rms", "layer")
+ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
+HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (*HALVES, torch.float32)
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
+LONGEST_ROW = 32768
+"""Values of a row that the kernel holds in registers; longer ones take the reference."""
+
+
+def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:
+    """(n, statistics)"""
+    if norm == "none":
+        return x, x.new_empty((*x.shape[:-1], 0))
+    blocks = x.unflatten(-1, (-1, block or x.shape[-1]))
+    if norm == "rms":
+        rstd = torch.rsqrt(blocks.square().mean(-1, keepdim=True) + eps)
+        return (blocks * rstd).flatten(-2), rstd.squeeze(-1)
+    mean = blocks.mean(-1, keepdim=True)
+    centred = blocks - mean
+    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return (centred * rstd).flatten(-2), torch.cat([mean, rstd], -2).squeeze(-1)
+
+
+def affine(n: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    n = n if weight is None else n * weight.to(n.dtype)
+    return n if bias is None else n + bias.to(n.dtype)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    if activation == "silu":
+        return x * torch.sigmoid(x)
+    functions = {"relu": torch.relu, "hard_swish": torch.nn.functional.hardswish, "gelu": torch.nn.functional.gelu}
+    return functions[activation](x) if activation in functions else x
+
+
+def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(out, scale) of float32 values; rows are along the last dimension."""
+    if dtype in FLOATS or dtype == torch.float64:
+        return y.to(dtype), y.new_empty(0, dtype=torch.float32)
+    top = largest(dtype)
+    if given is not None:
+        y = finite_or_nan(y) / given.to(y.dtype)
+        return y.clamp(-top, top).to(dtype), y.new_empty(0, dtype=torch.float32)
+    if dtype == torch.int8:
+        scale = y.abs().amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+        return (y / scale).round().to(dtype), scale.float()
+    scale = finite_size(y).amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+    return finite_or_nan(y / scale).to(dtype), scale.float()
+
+
+def largest(dtype: torch.dtype) -> float:
+    """What amax maps to."""
+    return 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+
+
+def check_norm(
+    op: str, n: int, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str
+) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"{op}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if block < 0 or (block and n % block):
+        raise ValueError(f"{op}: rows of {n} values have no whole blocks of {block}")
+    for name, each in (("weight", weight), ("bias", bias)):
+        if each is not None and each.shape != (n,):
+            raise ValueError(f"{op}: {name} must have shape ({n},), got {tuple(each.shape)}")
+
+
+def statistics_shape(x: Tensor, norm: str, block: int) -> tuple[int, ...]:
+    n = x.shape[-1]
+    return *x.shape[:-1], {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n))
