@@ -188,8 +188,8 @@ def comparison(results: dict[str, object], qualities: dict[str, dict[str, float]
 def verdict(results: dict[str, object]) -> Table:
     """The criteria with a mark each, and what this CPU's kernels can do."""
     gemms = results["gemm_speedup"] or 1.0
-    can = f"by the times of single GEMMs this CPU can make them {gemms:.2f}x as fast within the error budget"
-    why = "" if gemms >= FAST else f": too little to ask for {MIN_SPEEDUP}x of the whole model"
+    can = f"this CPU can make the GEMMs {gemms:.2f}x as fast within the error budget"
+    why = "" if gemms >= FAST else f",\ntoo little to ask for {MIN_SPEEDUP}x of the whole model"
     table = Table(title="What it must show", caption=can + why, caption_justify="left")
     for column in ("criterion", "wanted", "seen", ""):
         table.add_column(column)

@@ -81,7 +81,7 @@ class Trial:
             rewrite(self._now.graph)
             with compat.outside_compilation():
                 own = own_inputs([*map(compat.concrete, self._inputs)], self.written)
-                return [*compiled(*own), *(own[place] for place in sorted(self.written))]
+                return [*compiled(*own), *(own[place].detach() for place in sorted(self.written))]
 
     @functools.cached_property
     def _traced(self) -> tuple[fx.GraphModule, Callable[..., Any], list[Site]]:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from loka_compile.probe.low_rank import LowRank
 from loka_compile.probe.pairs import Estimated, Interval
-from loka_compile.probe.profile import FORMAT, OperandStats, Profile, ProfileError, load_profile, parse_profile
+from loka_compile.probe.profile import FORMAT, Profile, ProfileError, load_profile, parse_profile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.segments import SegmentScore, Source
 from loka_compile.probe.site_profile import SiteProfile
+from loka_compile.probe.statistics import OperandStats
 from loka_compile.spec.site import Site
 
 DRAWN = Estimated(25, Interval(0.1, 0.2), Interval(1e-3, math.inf), Interval(0.05, 0.1))

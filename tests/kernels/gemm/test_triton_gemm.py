@@ -12,10 +12,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels.gemm import scaled_gemm as plain
 from loka_compile.kernels.gemm.triton_gemm import reference, triton_gemm
-from loka_compile.kernels.gemm.triton_gemm_launch import SMS, configuration, launches, prepared, scalings, specimens
+from loka_compile.kernels.gemm.triton_gemm_launch import configuration, launches, prepared, scalings, specimens
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norms import ACTIVATIONS
 from loka_compile.kernels.quantize.quantize import dequantize, quantize
+from loka_compile.spec.chips import CHIPS
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -225,7 +226,7 @@ def test_scaling_by_shape():
 @settings(deadline=None)
 @given(
     m=st.integers(1, 2**18), n=st.integers(1, 4096), k=st.integers(0, 2**18), batch=st.integers(1, 64),
-    itemsize=st.sampled_from([1, 2]), kind=st.sampled_from(["", "twice", "adding"]), arch=st.sampled_from(list(SMS)),
+    itemsize=st.sampled_from([1, 2]), kind=st.sampled_from(["", "twice", "adding"]), arch=st.sampled_from(list(CHIPS)),
 )  # fmt: skip
 def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, arch):
     bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, kind, arch)
@@ -234,7 +235,7 @@ def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, a
     assert bm * bn * splits <= 256 * 128 * splits and warps in (4, 8)
     if itemsize == 1:
         assert bk == 128  # a step along K has one scale, a tile of columns too
-    assert splits == 1 or -(-m // bm) * -(-n // bn) * batch * splits <= SMS[arch]
+    assert splits == 1 or -(-m // bm) * -(-n // bn) * batch * splits <= CHIPS[arch].sms
 
 
 @pytest.mark.parametrize(("m", "least"), [(1024, 100), (4096, 100), (65536, 1000)])

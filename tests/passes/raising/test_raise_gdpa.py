@@ -108,7 +108,12 @@ def in_place(q, k, v):
 
 REFUSED = {
     "its weights are read by others": (two_readers, (B, H), torch.bfloat16, "p is read elsewhere too"),
-    "float32": (WRITTEN["a factor inside"], (B, H), torch.float32, "it is of torch.float32, torch.float32 and"),
+    "float32": (
+        WRITTEN["a factor inside"],
+        (B, H),
+        torch.float32,
+        "queries, keys and values are torch.float32",
+    ),
     "five dimensions": (WRITTEN["a factor inside"], (2, B, H), torch.bfloat16, "its operands have 5, 5 and 5 dim"),
 }
 

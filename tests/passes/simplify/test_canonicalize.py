@@ -168,7 +168,7 @@ NEAR_MISSES = {
     "var divides by N - 1 (unbiased)": lambda x: (x - x.mean(-1, True)) / (x.var(-1, keepdim=True) + EPS).sqrt(),
     "eps is a tensor": lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + x[0, 0].abs()),
     "eps is added to the deviation": lambda x: (x - x.mean(-1, True)) / (x.std(-1, keepdim=True) + EPS),
-    "is divided by a deviation and its mean is not": lambda x: x / (x.var(-1, keepdim=True, correction=0) + EPS).sqrt(),
+    "by a standard deviation, but its mean is not": lambda x: x / (x.var(-1, keepdim=True, correction=0) + EPS).sqrt(),
     "divided by the root mean square of": lambda x: x.sin() * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS),
     "add_ writes in place to": in_place,
 }  # fmt: skip
