@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, finite_or_nan, finite_size
+from loka_compile.kernels.quantize.quantize import AMAX_FLOOR, INTEGER_FLOOR, finite_or_nan, finite_size
 
 NORMS = ("none", "rms", "layer")
 ACTIVATIONS = ("none", "relu", "silu", "hard_swish", "gelu")
@@ -59,7 +59,7 @@ def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[
         y = finite_or_nan(y) / given.to(y.dtype)
         return y.clamp(-top, top).to(dtype), y.new_empty(0, dtype=torch.float32)
     if dtype == torch.int8:
-        scale = y.abs().amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
+        scale = y.abs().amax(-1, keepdim=True).clamp(min=INTEGER_FLOOR) / top
         return (y / scale).round().to(dtype), scale.float()
     scale = finite_size(y).amax(-1, keepdim=True).clamp(min=AMAX_FLOOR) / top
     return finite_or_nan(y / scale).to(dtype), scale.float()

@@ -47,7 +47,7 @@ from loka_compile.kernels.norms import (
     statistics_shape,
 )
 from loka_compile.kernels.op import Op, T, declare, dense
-from loka_compile.kernels.quantize.quantize import AMAX_FLOOR
+from loka_compile.kernels.quantize.quantize import floor_of
 
 # ---------------------------------------------------------------- the declaration, the specification
 
@@ -129,7 +129,7 @@ def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> La
         "NORM": call.norm,
         "ACTIVATION": call.activation,
         "TOP": 0.0 if out.dtype in FLOATS else largest(out.dtype),
-        "FLOOR": AMAX_FLOOR,
+        "FLOOR": floor_of(out.dtype),
         "EVEN_ROWS": rows % bm == 0,
         "BM": bm,
         "BB": bb,
