@@ -10,14 +10,13 @@ instead, for a machine that others use too.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 from rich.console import Console
@@ -27,6 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
+from examples.metrics import Race
 from examples.models.samples import MODELS
 
 LEAST = 0.98
@@ -79,15 +79,15 @@ def measured(name: str, batch: int, options: argparse.Namespace) -> dict[str, ob
         start = time.perf_counter()
         calls["eager"](*inputs)
         repeats = max(1, round(LASTS / (time.perf_counter() - start)))
-        times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-        order = random.Random(0)
-        for _ in range(options.rounds):
-            for variant in order.sample(VARIANTS, len(VARIANTS)):
-                start = clock()
-                for _ in range(repeats):
-                    calls[variant](*inputs)
-                times[variant].append((clock() - start) / repeats)
-    ms = {variant: 1e3 * median(seconds) for variant, seconds in times.items()}
+
+        def repeated(call: Callable[..., Tensor]) -> None:
+            for _ in range(repeats):
+                call(*inputs)
+
+        race = Race({variant: functools.partial(repeated, call) for variant, call in calls.items()}, clock)
+        for _ in race.rounds(options.rounds, warm_up=0):
+            pass
+    ms = {variant: race.ms(variant) / repeats for variant in VARIANTS}
     plan = loka.plan(calls["loka"])
     runs = "as in eager" if "as in eager" in plan.raced else f"{len(plan.lowered)} of {len(plan.decisions)} lowered"
     better = min(ms["eager"], ms["Inductor"]) / ms["loka"]

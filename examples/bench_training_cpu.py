@@ -2,24 +2,23 @@
 
     python examples/bench_training_cpu.py [--models Wukong BST] [--batch 512] [--rounds 15] [--exact] [--json FILE]
 
-A step is the model's forward, a mean cross-entropy, and the backward; no optimizer, which is the same for all. Every
-variant trains a copy of the same model from one seed. Times are medians of rounds in turns, measured here; `--cpu-time`
-counts the seconds of this process instead, for a machine that others use too.
+A step drops the last gradients, then is the model's forward, a mean cross-entropy, and the backward; no optimizer,
+which is the same for all. Every variant trains a copy of the same model from one seed. Times are medians of rounds in
+turns, measured here; `--cpu-time` counts the seconds of this process instead, for a machine that others use too.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import math
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 from rich.console import Console
@@ -30,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
+from examples.metrics import Race
 from examples.models.samples import MODELS
 
 LEAST, ASKED = 0.98, 1.1
@@ -77,22 +77,15 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, object]:
     }
     labels = torch.rand_like(models["eager"](*inputs).detach()).round()
 
-    def step(variant: str) -> float:
+    def step(variant: str) -> None:
         models[variant].zero_grad()
-        start = clock()
         binary_cross_entropy_with_logits(calls[variant](*inputs), labels).backward()
-        return clock() - start
 
     clock = time.process_time if options.cpu_time else time.perf_counter
-    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for variant in VARIANTS:
-        for _ in range(WARM_UP):
-            step(variant)
-    order = random.Random(0)
-    for _ in range(options.rounds):
-        for variant in order.sample(VARIANTS, len(VARIANTS)):
-            times[variant].append(step(variant))
-    ms = {variant: 1e3 * median(seconds) for variant, seconds in times.items()}
+    race = Race({variant: functools.partial(step, variant) for variant in VARIANTS}, clock)
+    for _ in race.rounds(options.rounds, warm_up=WARM_UP):
+        pass
+    ms = {variant: race.ms(variant) for variant in VARIANTS}
     plan = loka.plan(calls["loka"])
     runs = f"{len(plan.lowered)} of {len(plan.decisions)} products lowered"
     if "as in eager" in plan.raced:

@@ -98,8 +98,7 @@ class Aten(Provider):
             return (int_mm(a, b).float() * (a_scale * b_scale)).to(out_dtype)
         if a_scale.dim() == 2:
             a_scale, b_scale = unit_strides(a_scale, b_scale)
-        wide = torch.float32 if out_dtype == torch.float64 else out_dtype  # CUDA's write no float64
-        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else wide  # CUDA's row-wise writes no other
+        written = scaled_mm_writes(a, a_scale, out_dtype)
         columns, scales = b.t().contiguous().t(), {"scale_a": a_scale, "scale_b": b_scale}  # it reads b by columns
         return torch._scaled_mm(a.contiguous(), columns, **scales, out_dtype=written).to(out_dtype)
 
@@ -149,6 +148,14 @@ def _summed_by_inductor(site: Site, target: Target) -> list[str]:
     if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single or site.static_rhs:
         return []
     return [f"with {' = '.join(single)} = 1 Inductor multiplies and sums, in its own code: no product is called"]
+
+
+def scaled_mm_writes(a: Tensor, a_scale: Tensor, out_dtype: torch.dtype) -> torch.dtype:
+    """The dtype that torch._scaled_mm is asked for where the product is wanted in `out_dtype`. CUDA's kernels write no
+    float64, and those with one scale a row nothing but bfloat16."""
+    if a.is_cuda and a_scale.dim() == 2:
+        return torch.bfloat16
+    return torch.float32 if out_dtype == torch.float64 else out_dtype
 
 
 def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:

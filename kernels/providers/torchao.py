@@ -54,8 +54,7 @@ class Torchao(Provider):
 
         if a_scale.dim() == 2:
             a_scale, b_scale = aten.unit_strides(a_scale, b_scale)
-        wide = torch.float32 if out_dtype == torch.float64 else out_dtype  # CUDA's write no float64
-        written = torch.bfloat16 if a.is_cuda and a_scale.dim() == 2 else wide
+        written = aten.scaled_mm_writes(a, a_scale, out_dtype)
         columns = b.t().contiguous().t()
         return addmm_float8_unwrapped_inference(a.contiguous(), a_scale, columns, b_scale, written).to(out_dtype)
 

@@ -1,6 +1,10 @@
 """Every private PyTorch API that loka uses, behind names of our own. Seen working with torch 2.13.0.
 
     inductor.py   compiling with Inductor, or with AOTAutograd alone, with our passes in it
+    few_files.py, faster_draws.py, faster_masks.py
+                  the C++ that Inductor generates: compiled together, and its scalar loops as vectors
+    ahead.py      what aot_compile returns
+    instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them

@@ -59,7 +59,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
     def cast_us(elements: int, fused: bool) -> float:
         amax = _kernel(target, site.dtype, 0, wide * elements) if recipe.scaling == "tensor" else 0.0
         if fused:  # the producer has the values at hand: what is new is writing the narrow ones
-            return amax + _moved(target, narrow * elements)
+            return amax + _moved(target, site.dtype, narrow * elements)
         return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
 
     def late_us(elements: int) -> tuple[float, float]:
@@ -68,7 +68,7 @@ def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str
         return amax + cast, cast if recipe.dtype in FP8 else 0.0
 
     fused = fuses(Candidate(recipe.name, provider), site) and takes_epilogue(site)
-    behind = _moved(target, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
+    behind = _moved(target, site.dtype, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
     return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, late_us))
 
 
@@ -96,8 +96,9 @@ def emits(site: Site) -> bool:
     return any(int(site.N) <= PROVIDERS[name].widest and site.N % PROVIDERS[name].tile == 0 for name in FUSING)
 
 
-def _moved(target: Target, nbytes: float) -> float:
-    return rates_of(target, torch.bfloat16).memory(nbytes) * 1e6
+def _moved(target: Target, dtype: torch.dtype, nbytes: float) -> float:
+    """Microseconds of the bytes alone, which another kernel moves along with its own."""
+    return rates_of(target, dtype).memory(nbytes) * 1e6
 
 
 def _kernel(target: Target, dtype: torch.dtype, flops: float, nbytes: float) -> float:
