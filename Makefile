@@ -52,7 +52,7 @@ $(VENV):
 $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation -e '.[dev,examples]'
+	@$(PIP) --no-build-isolation -e '.[dev,examples,audience]'
 	@touch $@
 
 $(DATA): $(READY)

@@ -142,6 +142,9 @@ def violations(root: Path) -> list[str]:
             elif own == DEPTH["examples"]:
                 # `from loka_compile import probe` is the public function, whatever module bears its name.
                 public = isinstance(node, ast.ImportFrom) and node.module == "loka_compile"
+                public |= name.startswith(
+                    "loka_compile.sampling."
+                )  # which imports nothing of loka: a library of its own
                 if top == "loka_compile" and name != "loka_compile" and not public:
                     report(node, f"examples use the public API only, not {name}")
             elif its < own:
@@ -204,6 +207,7 @@ RIGHT = {
     "loka_compile/cli/plan.py": ["import loka_compile", "from loka_compile import explain"],
     "loka_compile/dispatch/providers/aten.py": ["from ..scores import x", "from ...kernels import y"],
     "examples/quickstart.py": ["import loka_compile as loka", "from loka_compile import probe"],
+    "examples/audience/a.py": ["from loka_compile.sampling.stratified import stratified_sample"],
 }
 
 
