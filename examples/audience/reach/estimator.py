@@ -14,7 +14,7 @@ from examples.audience.reach.answer import Answer, Groups, Reach
 from examples.audience.reach.counters import Counters
 from examples.audience.reach.query import And, In, Not, Query, checked
 from examples.audience.reach.schema import AudienceError
-from examples.audience.reach.shard import Ask
+from examples.audience.reach.shard import Ask, Chance
 
 Of = Literal["count", "users", "total", "mean"]
 """Rows that match; users who have one that does; the sum and the mean of a measure over them."""
@@ -32,7 +32,7 @@ class Question:
 
     query: Query
     of: Of = "count"
-    measure: str | None = None
+    measure: str | Chance | None = None
 
     def ask(self) -> Ask:
         return Ask(self.query, self.measure if self.of in ("total", "mean") else None, self.of == "users")
@@ -99,7 +99,7 @@ class Estimator:
             raise AudienceError(f"a measure goes with total and mean, not with {question.of!r}")
         if question.of == "users" and not self.manifest.users:
             raise AudienceError("the sample is of rows, users cannot be counted in it; build one with a user column")
-        if question.measure is not None:
+        if isinstance(question.measure, str):
             self.schema.measure(question.measure)
         return replace(question, query=checked(question.query, self.schema))
 

@@ -21,11 +21,22 @@ Bits = np.ndarray
 
 
 @dataclass(frozen=True)
+class Chance:
+    """A measure made of features: a row's value is that of its combination of their values.
+
+    table: in the order of the features' codes, the last feature's running fastest.
+    """
+
+    features: tuple[str, ...]
+    table: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Ask:
     """query: whom. measure: whose values are summed, or None. users: count users instead of rows."""
 
     query: Query
-    measure: str | None = None
+    measure: str | Chance | None = None
     users: bool = False
 
 
@@ -51,10 +62,9 @@ class Shard:
         """The sums over the rows that match."""
         matching = np.flatnonzero(np.unpackbits(self.match(ask.query), count=self.rows))
         group, weight = self.group[matching], self.weight[matching]
-        value = np.ones(len(matching)) if ask.measure is None else self.columns[f"measure {ask.measure}"][matching]
-        if ask.measure is not None:
-            known = ~np.isnan(value)
-            matching, group, weight, value = matching[known], group[known], weight[known], value[known]
+        value = self._values(ask.measure, matching)
+        if not (known := ~np.isnan(value)).all():
+            group, weight, value = group[known], weight[known], value[known]
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else np.empty(0, np.int64)
         if len(group) == 0:
             return Answer(group, np.empty((0, 5)), 0)
@@ -63,6 +73,20 @@ class Shard:
         columns = (weight, weight * value, weight**2, weight**2 * value, (weight * value) ** 2)
         sums = np.stack([np.add.reduceat(column, starts) for column in columns], axis=1)
         return Answer(group[starts], sums, len(group))
+
+    def _values(self, measure: str | Chance | None, rows: np.ndarray) -> np.ndarray:
+        """The measure's value in each of the rows; NaN where it is not known."""
+        if measure is None:
+            return np.ones(len(rows))
+        if isinstance(measure, str):
+            return self.columns[f"measure {measure}"][rows]
+        at = np.zeros(len(rows), np.int64)
+        known = np.ones(len(rows), bool)
+        for name in measure.features:
+            codes = self.columns[name][rows]
+            at = at * len(self.schema.feature(name).values) + codes
+            known &= codes >= 0
+        return np.where(known, np.array([*measure.table, 0.0])[np.where(known, at, -1)], np.nan)
 
     def match(self, query: Query) -> Bits:
         """A bit a row."""
