@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loka_compile.sampling.stratified import student
+
 Z = 1.959963984540054
 """95 % of a normal distribution lie within so many standard deviations."""
 
@@ -91,12 +93,15 @@ def total(answer: Answer, groups: Groups, answered: float = 1.0) -> Reach:
     value = scale * float(answer.sums[:, 1].sum())
     if answer.rows == 0:
         return Reach(0.0, -math.inf, math.inf, 0, answered)
-    half = Z * math.sqrt(max(0.0, _variance(answer, groups, scale, (0.0, 1.0))))
+    half = student(max(1, answer.rows - 1)) * math.sqrt(max(0.0, _variance(answer, groups, scale, (0.0, 1.0))))
     return Reach(value, value - half, value + half, answer.rows, answered)
 
 
 def mean(answer: Answer, groups: Groups, answered: float = 1.0) -> Reach:
-    """The mean of the values of all rows that match, a ratio of two totals; NaN where none does."""
+    """The mean of the values of all rows that match, a ratio of two totals; NaN where none does.
+
+    A handful of rows that all agree gives an interval that is too narrow: look at `rows`.
+    """
     if answer.rows == 0:
         return Reach(math.nan, -math.inf, math.inf, 0, answered)
     matching, summed = answer.sums[:, 0].sum(), answer.sums[:, 1].sum()
@@ -104,7 +109,7 @@ def mean(answer: Answer, groups: Groups, answered: float = 1.0) -> Reach:
     if answer.rows == 1 and (groups.heaviest > 1 or answered < 1):
         return Reach(value, -math.inf, math.inf, 1, answered)  # the spread of one row is unknown
     variance = _variance(answer, groups, 1 / answered, (-value, 1.0)) / (matching / answered) ** 2
-    half = Z * math.sqrt(max(0.0, variance))
+    half = student(max(1, answer.rows - 1)) * math.sqrt(max(0.0, variance))
     return Reach(value, value - half, value + half, answer.rows, answered)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from examples.audience.reach.answer import Reach
 from examples.audience.reach.estimator import Estimator, Question
-from examples.audience.reach.query import And, Everybody, In, Query, Range
+from examples.audience.reach.query import And, Everybody, In, Query, Range, checked
 from examples.audience.reach.schema import AudienceError, Schema
 
 MAX_STEPS = 32
@@ -29,6 +29,7 @@ def curve(estimator: Estimator, query: Query, measure: str, steps: int = MAX_STE
     to its number's next bucket. measure: whose mean is the performance, clicks a person say.
     """
     estimator.schema.measure(measure)
+    query = checked(query, estimator.schema)
     parts = query.all if isinstance(query, And) else (query,)
     point = _points(estimator, [(query, None)], measure)[0]
     points = [point]

@@ -89,8 +89,8 @@ class Schema:
 
 def nearest(wanted: object, known: Any) -> str:
     """`; did you mean 'x'?`, or the first few that there are."""
-    words = {str(each): each for each in known}
-    close = difflib.get_close_matches(str(wanted), words, n=1)
+    words = {str(each).lower(): each for each in known}
+    close = difflib.get_close_matches(str(wanted).lower(), words, n=1)
     if close:
         return f"; did you mean {words[close[0]]!r}?"
     some = ", ".join(repr(each) for each in list(known)[:8])
