@@ -18,10 +18,10 @@ from examples.audience.quality.methods import constrained_regression
 from examples.audience.quality.table import read, sources_of
 from examples.audience.reach import query as queries
 from examples.audience.reach.build import build, refresh
+from examples.audience.reach.columns import Columns, Map, here
 from examples.audience.reach.counters import Counters, Local
 from examples.audience.reach.curve import curve
 from examples.audience.reach.estimator import Estimator, Question, Unavailable
-from examples.audience.reach.learn import Columns, Map, here
 from examples.audience.reach.schema import AudienceError
 
 

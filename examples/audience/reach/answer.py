@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loka_compile.sampling.stratified import student
+from loka_compile.sampling.intervals import student
 
 Z = 1.959963984540054
 """95 % of a normal distribution lie within so many standard deviations."""

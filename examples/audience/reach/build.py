@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from examples.audience.reach import store
+from examples.audience.reach.columns import Columns, Map, here, seen
 from examples.audience.reach.draw import Drawn, NeedMore, draw, drawn_users
-from examples.audience.reach.learn import Columns, Map, here, learn, seen
+from examples.audience.reach.learn import learn
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError, Schema
 from examples.audience.reach.store import Manifest

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from examples.audience.reach.part import Part
-from loka_compile.sampling.stratified import largest_remainder, pair_singles
+from loka_compile.sampling.allocation import largest_remainder, pair_singles
 
 
 class NeedMore(Exception):

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from examples.audience.reach import keys
-from examples.audience.reach.learn import Columns, batches, encoded, floats, levels
+from examples.audience.reach.columns import Columns, batches, encoded, floats, levels
 from examples.audience.reach.schema import AudienceError, Schema
 
 SPARE = 4.0

@@ -19,7 +19,7 @@ from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
 from examples.audience.reach.store import load
 
-START = 60.0
+START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
 
 

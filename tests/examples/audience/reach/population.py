@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.audience.reach.learn import Columns
+from examples.audience.reach.columns import Columns
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 
 COLUMNS = Columns(("country", "age", "premium", "device"), ("spend",), ("click",))

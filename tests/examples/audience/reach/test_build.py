@@ -9,8 +9,8 @@ import pytest
 
 from examples.audience.reach import store
 from examples.audience.reach.build import build, refresh
+from examples.audience.reach.columns import Columns
 from examples.audience.reach.draw import allocated
-from examples.audience.reach.learn import Columns
 from examples.audience.reach.schema import AudienceError
 from tests.examples.audience.reach.population import COLUMNS, files, table
 
