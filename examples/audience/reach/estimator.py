@@ -67,13 +67,14 @@ class Estimator:
     def batch(self, questions: Sequence[Question]) -> list[Reach]:
         """Answers to several questions by the same counters."""
         questions = [self._checked(each) for each in questions]
-        found = self.counters.ask([each.ask() for each in questions], self.seconds)
+        answers = self.counters.ask([each.ask() for each in questions], self.seconds)
+        found = dict(sorted(answers.items()))  # so that sums do not depend on who answers first
         if not found:
             raise Unavailable(f"no counter answered within {self.seconds:g} s; ask again")
         groups, answered = self._groups(frozenset(found)), self._answered(found)
         out = []
         for number, question in enumerate(questions):
-            summed = answer.added([answers[number] for answers in found.values()])
+            summed = answer.added([each[number] for each in found.values()])
             out.append(_estimate(question, summed, self._of(groups, question), answered))
         return out
 
@@ -115,6 +116,8 @@ class Estimator:
 
     def _answered(self, found: dict[str, list[Answer]]) -> float:
         shards = self.manifest.shards
+        if len(found) == len(shards):
+            return 1.0
         return sum(shards[name].weight for name in found) / sum(each.weight for each in shards.values())
 
     def _of(self, groups: Groups, question: Question) -> Groups:
