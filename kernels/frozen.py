@@ -42,8 +42,9 @@ class _Entry:
     blocks: Blocks
 
     def holds(self, weight: Tensor) -> bool:
+        alive = self.parameter() is weight
         return (
-            self.parameter() is weight
+            alive
             and self.version == weight._version
             and self.layout == _layout(weight)
             and (weight.is_cuda or torch.equal(self.sample, self.sampled))

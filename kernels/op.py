@@ -24,10 +24,10 @@ dataclass itself; the op takes its fields in its place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from operator import getitem
-from typing import Any, ClassVar, Generic, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Self, cast, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, fx
@@ -61,7 +61,8 @@ class Op(Generic[T, Values]):
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
         """The call with these arguments, as the op takes them. Raises TypeError where they are not its."""
-        if not kwargs and not _parts(cls) and len(args) == len(_own(cls)):
+        kind = cast(Hashable, cls)
+        if not kwargs and not _parts(kind) and len(args) == len(_own(kind)):
             return cls(*args)
         names = [field.name for field, _ in _arguments(cls)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):

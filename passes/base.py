@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import fx
 
@@ -84,7 +84,8 @@ class Pass(Protocol[Looked]):
     def __call__(self, looked_at: Looked, context: Context, /) -> PassResult: ...
 
 
-GraphPass, DynamoPass = Pass[fx.Graph], Pass[Reading]
+GraphPass: TypeAlias = Pass[fx.Graph]
+DynamoPass: TypeAlias = Pass[Reading]
 
 
 def run(each: Pass[Looked], looked_at: Looked, context: Context) -> PassResult:

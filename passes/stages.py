@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import fx
 
@@ -40,4 +41,4 @@ class Stages:
             if watch is None:
                 run(each, graph, context)
             else:
-                watch(each.name, graph, lambda each=each: run(each, graph, context))
+                watch(each.name, graph, partial(run, each, graph, context))

@@ -145,8 +145,8 @@ def _run(call: Gdpa[Tensor]) -> Tensor:
     out = torch.empty_like(q)
     if not (q.is_cuda and forward.supported(q)):
         return out.copy_(reference(q, k, v, *rest))
-    q, k, v = (_rows(each) for each in (q, k, v))
-    forward.launch(q, k, v, out, *rest, arch_of(q)).run()
+    arguments = _rows(q), _rows(k), _rows(v), out, *rest, arch_of(q)
+    forward.launch(*arguments).run()
     return out
 
 
@@ -181,8 +181,8 @@ def _run_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
         for each, value in zip(grads, reference_backward(*call.args), strict=True):
             each.copy_(value)
         return grads
-    grad, q, k, v = (_rows(each) for each in (grad, q, k, v))
-    for launch in backward.launches(grad, q, k, v, *grads, *rest, arch_of(q)):
+    arguments = _rows(grad), _rows(q), _rows(k), _rows(v), *grads, *rest, arch_of(q)
+    for launch in backward.launches(*arguments):
         launch.run()
     return grads
 

@@ -199,7 +199,7 @@ def configuration(resident: int, d: int, window: int, arch: str) -> tuple[int, i
 
 def strides(**tensors: Tensor) -> dict[str, int]:
     """By sequence (0 where it is jagged), head and row, as the kernels name them."""
-    found = {}
+    found: dict[str, int] = {}
     for name, x in tensors.items():
         dense = x.dim() == 4
         found |= {f"{name}_b": x.stride(0) if dense else 0, f"{name}_h": x.stride(1)}

@@ -119,7 +119,8 @@ def run(call: Pffn[Tensor]) -> Tensor:
         return reference(x, k, v, *rest).contiguous()
     k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (k, v))
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    kernel.launch(x, k, v, out, *rest, arch_of(x)).run()
+    arguments = x, k, v, out, *rest, arch_of(x)
+    kernel.launch(*arguments).run()
     return out
 
 

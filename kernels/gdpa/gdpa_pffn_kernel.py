@@ -42,7 +42,7 @@ def pffn_kernel(
 
     there = (tl.arange(0, BD) < D)[None, :]
     squares = tl.zeros((BM,), tl.float32)
-    zs = ()
+    zs: tl.tuple = ()
     for head in tl.static_range(HEADS):
         n = (tile(x + head * D, first, rows, W, D, BM, BD).to(tl.float32) - mean[:, None]) * rstd[:, None]
         n = tl.where(there, n, 0.0)

@@ -50,8 +50,8 @@ def reference(
 ) -> Tensor:  # fmt: skip
     """Arguments as loka::gdpa has them; differentiable."""
     left = padded(widened(q), cu_seqlens_q, max_seqlen_q)
-    right = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
-    out = attend(left, *right, activation, scale, scale_inside, window)
+    keys, values = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
+    out = attend(left, keys, values, activation, scale, scale_inside, window)
     return packed(out, cu_seqlens_q, q.shape[0]).to(q.dtype)
 
 

@@ -277,7 +277,9 @@ def specimens(arch: str) -> list[Specimen]:
             *["summed"] * summed,
         ]
         name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
-        needs = ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)  # sums are stored beside the rows
+        needs: tuple[str, ...] = (
+            ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)
+        )  # sums are stored beside the rows
         needs = needs if rows > 4096 or len(made) == 1 else ()  # a small tile's vectors and statistics count as much
         listed = zip(made, ("", " sums", " copy"), strict=False)
         return [Specimen(name + what, each, (), needs if not what else ()) for each, what in listed]

@@ -119,8 +119,10 @@ def linear(a: Tensor, packed: Any, zero: int) -> Tensor:
     weight, scale, zeros = packed
     if not a.numel():
         return a.new_zeros((a.shape[0], len(scale)), dtype=torch.float32)
-    rows, out = a.contiguous().view(torch.uint8), (1.0, 0, torch.float32, "none", [], "")
-    return torch.ops.onednn.qlinear_pointwise(rows, 1.0, zero, weight, scale, zeros, None, *out)
+    rows = a.contiguous().view(torch.uint8)
+    return torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, zero, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
 
 
 def _zero_and_step(a: Any, a_scale: Any) -> tuple[int, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loka_compile.passes.adapt import mods
 from loka_compile.passes.adapt.compskip import Skip
 from loka_compile.passes.adapt.windowed_attention import WindowedAttention
@@ -12,5 +14,5 @@ from loka_compile.spec.options import Options
 def adapting(options: Options, whole: bool) -> tuple[DynamoPass, ...]:
     """whole: the graph is all of the model, not a part of it between graph breaks."""
     skip = (Skip(options.compskip, whole),) if options.compskip is not None else ()
-    window = (WindowedAttention(options.window, whole),) if options.window is not None else ()
+    window = (WindowedAttention(options.window, whole),) if isinstance(options.window, Mapping) else ()
     return *skip, *window, *mods.asked(options.mods)

@@ -18,7 +18,7 @@ from torch import fx
 from loka_compile.graph.edit import emit
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
-from loka_compile.graph.layers import Call, branch_of, calls_of, differ, effect, effects, reaching
+from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effect, effects, reaching
 from loka_compile.graph.parts import alternate
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.spec.compskip import ALTERNATE, CompSkip, chosen, nearest, pattern_of
@@ -79,8 +79,9 @@ def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> lis
         lists = dict.fromkeys(p.rpartition(".")[0] + ".*" for p in known if p.rpartition(".")[2].isdigit())
         raise ValueError(f"no module is a layer {schedule.layers}{nearest(schedule.layers, lists)}")
     todo: dict[str, list[str] | None] = {}
-    for reuses, entries in ((False, schedule.skip), (True, schedule.reuse)):
-        for which, branches in entries:
+    number: dict[str, int] = {}
+    for reuses, name in ((False, "skip"), (True, "reuse")):
+        for which, branches in schedule.entries(name):
             numbers = {number for number in layers.values() if chosen(which, number)}
             if not numbers:
                 raise ValueError(f"{which!r} is none of the layers {', '.join(map(str, sorted(set(layers.values()))))}")
@@ -99,9 +100,8 @@ def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> lis
                         raise ValueError(f"{match[0]} is both skipped and reused; it can be one of the two")
                     same = {int(m[2]): m[0] for m in found if (m[1], m[3]) == (match[1], match[3])}
                     earlier = [same[n] for n in sorted(same, reverse=True) if n < int(match[2])]
-                    todo[match[0]] = earlier if reuses else None
-    number = lambda path: int(pattern_of(schedule.layers).match(path + ".")[2])  # type: ignore[index]  # noqa: E731
-    return sorted(todo.items(), key=lambda item: number(item[0]))
+                    todo[match[0]], number[match[0]] = earlier if reuses else None, int(match[2])
+    return sorted(todo.items(), key=lambda item: number[item[0]])
 
 
 def _saved(before: int, after: int) -> str:
@@ -112,17 +112,19 @@ def _saved(before: int, after: int) -> str:
 
 def _skip(reading: Reading, path: str) -> tuple[str, str]:
     """Leave out all calls of a branch: (why not, "") or ("", what was done)."""
-    branches = [branch_of(reading, call) for call in calls_of(reading.graph)[path]]
+    branches: list[Branch] = []
+    for call in calls_of(reading.graph)[path]:
+        found = branch_of(reading, call)
+        if isinstance(found, str):
+            return found, ""
+        branches.append(found)
     moved: dict[fx.Node, fx.Node] = {}  # a call's residual add may be the stream of the next
     for branch in branches:
-        if isinstance(branch, str):
-            return branch, ""
-    for branch in branches:
-        for add, operand in branch.adds:  # type: ignore[union-attr]
+        for add, operand in branch.adds:
             while operand in moved:
                 operand = moved[operand]
             moved[add] = _replace(reading, add, operand)
-    calls = [branch.call for branch in branches]  # type: ignore[union-attr]
+    calls = [branch.call for branch in branches]
     dropout = any(reading.facts[node].random for call in calls for node in call.nodes)
     _erase(reading, calls, list(moved))
     return "", "skipped, its dropout too" if dropout else "skipped"

@@ -144,8 +144,8 @@ def in_slices(
         if mask is not None:
             on_keys = mask.narrow(3, low, columns)
             allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
-        own, near = q.narrow(2, first, rows), [x.narrow(2, low, columns) for x in (k, v)]
-        outs.append(F.scaled_dot_product_attention(own, *near, attn_mask=allowed, scale=scale))
+        queries, keys, values = q.narrow(2, first, rows), k.narrow(2, low, columns), v.narrow(2, low, columns)
+        outs.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, scale=scale))
     return torch.cat(outs, 2)
 
 

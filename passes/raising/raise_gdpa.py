@@ -95,10 +95,10 @@ def rewrite(reading: Reading, found: Attention) -> Rewrite:
     add, heads = partial(emit, reading, found.last), reading.rank(found.q) == 4
     k = add("transpose", found.turned, -2, -1)
     q, k, v = (each if heads else add("unsqueeze", each, 1) for each in (found.q, k, found.v))
-    lengths = (size_arg(reading, found.last, each, 2) for each in (q, k))
+    queries, keys = (size_arg(reading, found.last, each, 2) for each in (q, k))
     inside = found.inside != 1.0
     factor = found.inside if inside else found.outside
-    call = Gdpa(q, k, v, None, None, *lengths, found.activation, factor, inside, window=-1)
+    call = Gdpa(q, k, v, None, None, queries, keys, found.activation, factor, inside, window=-1)
     out = add(call.target(), *call.args)
     if not heads:
         out = add("squeeze", out, 1)

@@ -57,7 +57,7 @@ def pattern(reading: Reading, attention: fx.Node) -> Block | None:
     q, k, *others = (reading.arg(attention, name) for name in names)
     heads = _turned(reading, q)
     n = reading.arg(heads, "self") if reading.op(heads) in RESHAPES else None
-    if others != [None, None, -1] or not _bare(reading, n, "layer_norm"):
+    if n is None or others != [None, None, -1] or not _bare(reading, n, "layer_norm"):
         return None
     _, heads_of_k, _, width = reading.shape(k)
     if not same_sizes(reading.shape(heads), (*reading.shape(n)[:-1], heads_of_k, width)):
@@ -66,7 +66,9 @@ def pattern(reading: Reading, attention: fx.Node) -> Block | None:
     tokens = reading.only_user(back) if _turned(reading, back) is attention else None
     z = reading.only_user(tokens) if reading.op(tokens) in RESHAPES else None
     norm = reading.only_user(z) if _is_sum(reading, z, tokens, n) else None
-    if not _bare(reading, norm, "rms_norm") or not same_sizes(reading.shape(tokens), reading.shape(n)):
+    if z is None or norm is None or not _bare(reading, norm, "rms_norm"):
+        return None
+    if not same_sizes(reading.shape(tokens), reading.shape(n)):
         return None
     before, after, last = norm_of(reading, n), norm_of(reading, norm), reading.only_user(norm)
     if not _is_sum(reading, last, norm, before.x) or {*n.users} != {heads, z}:

@@ -158,9 +158,9 @@ class _Hoisting:
 
         def total(users: bool, bias: fx.Node | None) -> fx.Node:
             out = None
-            for user, *run in runs:
+            for user, run, offset, width in runs:
                 if user == users:
-                    part = product(*run, bias if out is None else None)
+                    part = product(run, offset, width, bias if out is None else None)
                     out = part if out is None else emitted(torch.add, out, part)
             assert out is not None
             return out

@@ -43,7 +43,8 @@ class Reassociate:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, reading: Reading, context: Context) -> PassResult:
-        graph, new = reading.graph, {}
+        graph = reading.graph
+        new: dict[fx.Node, fx.Node] = {}
         inputs = [reading.value(node) for node in graph.find_nodes(op="placeholder")]
         chains = [_chain(reading, node) for node in graph.nodes if _operands(reading, node) is not None]
         inner = {node for chain in chains for node in chain.within}
