@@ -189,9 +189,14 @@ def _apart(results: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, 
 # ---------------------------------------------------------------- a declaration's fields
 
 _TYPES = {
-    T: "Tensor", T | None: "Tensor?", bool: "bool", int: "SymInt", float: "float", str: "str",
+    T: "Tensor",
+    T | None: "Tensor?",
+    bool: "bool",
+    int: "SymInt",
+    float: "float",
+    str: "str",
     torch.dtype: "ScalarType",
-}  # fmt: skip
+}
 
 
 def schema(kind: type[Op[Any, Any]]) -> str:

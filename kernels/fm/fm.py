@@ -39,9 +39,14 @@ MOST_WIDTH = 256
 
 
 def fm(
-    x: Tensor, y: Tensor, *, norm: str = "layer", weight: Tensor | None = None, bias: Tensor | None = None,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "layer",
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The compressed factorization machine with its norm; see the module's docstring."""
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)
@@ -141,10 +146,21 @@ def total(x):
 
 @triton.jit
 def fm_kernel(
-    x, y, weight, bias, out, y_b,
-    N: tl.constexpr, D: tl.constexpr, K: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr,
-    BN: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+    x,
+    y,
+    weight,
+    bias,
+    out,
+    y_b,
+    N: tl.constexpr,
+    D: tl.constexpr,
+    K: tl.constexpr,
+    EPS: tl.constexpr,
+    NORM: tl.constexpr,
+    BN: tl.constexpr,
+    BD: tl.constexpr,
+    BK: tl.constexpr,
+):
     """One sample a program, by BK columns. Where those are all, o stays in registers; else it is computed twice, once
     for its statistics."""
     ONE: tl.constexpr = BK >= K
@@ -263,8 +279,11 @@ def specimens(arch: str) -> list[Specimen]:
         made = launch(x, y, weight, bias, y, norm, 1e-5, arch)
         between = 2 * b * d * k
         product = 2 * b * n * d * k
-        unfused = (("bmm", product, moved(x, y) + between), ("bmm", product, moved(x, y) + between),
-                   ("norm", 0, moved(y, y, weight, bias)))  # fmt: skip
+        unfused = (
+            ("bmm", product, moved(x, y) + between),
+            ("bmm", product, moved(x, y) + between),
+            ("norm", 0, moved(y, y, weight, bias)),
+        )
         name = " ".join(["fm", norm, *["affine"] * affine, f"{b}x{n}x{d}x{k}"])
         # rows that begin at multiples of 16 bytes, and enough of a sample for 64 lanes
         wide = k % 8 == 0 and n * k >= 512

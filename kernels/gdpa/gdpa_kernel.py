@@ -45,16 +45,6 @@ def of_program(longest, heads, ROWS: tl.constexpr):
 
 
 @triton.jit
-def of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
-             longest_q, longest_k):  # fmt: skip
-    """(q, k, v, rows of q, rows of k and v)"""
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
-    return q, k, v, rows, keys
-
-
-@triton.jit
 def spots(stride, left, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """(offsets, mask) of a tile of which `left` rows are there."""
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
@@ -107,8 +97,9 @@ def gdpa_kernel(
 ):  # fmt: skip
     """BM queries of one head a program; keys and values by BN."""
     sequence, head, first = of_program(longest_q, heads, BM)
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
     if first < rows:
         query = tile(q, first, rows, q_t, D, BM, BD)
@@ -135,8 +126,9 @@ def gdpa_resident_kernel(
     """All keys and values of one head a program, which walks over every splits-th tile of BM queries."""
     which, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     sequence, head = which // heads, which % heads
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
     key = tile(k, 0, keys, k_t, D, BN, BD)
     value = tile(v, 0, keys, v_t, D, BN, BD)
@@ -158,9 +150,20 @@ def supported(q: Tensor) -> bool:
 
 
 def launch(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int, arch: str,
-) -> Launch:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+    arch: str,
+) -> Launch:
     """The last dimension of all four contiguous."""
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
@@ -220,9 +223,16 @@ def specimens(arch: str) -> list[Specimen]:
     """PFFN's short keys and self-attention's long ones, beside the two batched products and the activation."""
 
     def specimen(
-        d: int, keys: int, activation: str, b: int = 1024, queries: int = 1024, heads: int = 2, window: int = -1,
-        jagged: bool = False, dtype: torch.dtype = torch.bfloat16,
-    ) -> Specimen:  # fmt: skip
+        d: int,
+        keys: int,
+        activation: str,
+        b: int = 1024,
+        queries: int = 1024,
+        heads: int = 2,
+        window: int = -1,
+        jagged: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> Specimen:
         def empty(length: int, is_jagged: bool) -> Tensor:
             shape = (b * length, heads, d) if is_jagged else (b, heads, length, d)
             return torch.empty(shape, dtype=dtype, device="meta")
@@ -233,8 +243,11 @@ def specimens(arch: str) -> list[Specimen]:
         made = launch(q, k, k, q, *lengths, activation, 1.0, False, window, arch)
         scores = b * heads * queries * keys * 2
         product = 2 * b * heads * queries * keys * d
-        unfused = (("bmm", product, moved(q, k) + scores), ("activation", 0, 2 * scores),
-                   ("bmm", product, moved(q, k) + scores))  # fmt: skip
+        unfused = (
+            ("bmm", product, moved(q, k) + scores),
+            ("activation", 0, 2 * scores),
+            ("bmm", product, moved(q, k) + scores),
+        )
         words = ["gdpa", activation, *["jagged"] * jagged, *[f"window {window}"] * (window >= 0)]
         words += [*["fp16"] * (dtype == torch.float16), f"{b}x{heads}x{queries}x{keys}x{d}"]
         return Specimen(" ".join(words), made, unfused, ("mma", "wide_loads", "wide_stores"))

@@ -79,9 +79,17 @@ def reasons_against(x: Tensor, k: Tensor) -> list[str]:
 
 
 def launch(
-    x: Tensor, k: Tensor, v: Tensor, out: Tensor, activation: str, scale: float, scale_inside: bool, eps: float,
-    eps_out: float, arch: str,
-) -> Launch:  # fmt: skip
+    x: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    eps: float,
+    eps_out: float,
+    arch: str,
+) -> Launch:
     """x and out contiguous, the last dimension of k and v too; what reasons_against takes."""
     (b, rows, w), (_, heads, keys, d) = x.shape, k.shape
     bn, bd = (max(16, triton.next_power_of_2(size)) for size in (keys, d))

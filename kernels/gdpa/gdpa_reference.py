@@ -45,9 +45,18 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+) -> Tensor:
     """Arguments as loka::gdpa has them; differentiable."""
     left = padded(widened(q), cu_seqlens_q, max_seqlen_q)
     keys, values = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
@@ -56,9 +65,19 @@ def reference(
 
 
 def reference_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     """(dq, dk, dv): the formulas that the kernels compute."""
     g, left = (padded(widened(each), cu_seqlens_q, max_seqlen_q) for each in (grad, q))
     keys, values = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
@@ -74,9 +93,7 @@ def reference_backward(
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, window: int
-) -> Tensor:  # fmt: skip
+def attend(q: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, window: int) -> Tensor:
     """Dense: (B, H, Tq, D), (B, H, Tk, D) twice, to (B, H, Tq, D)."""
     act = ACTIVATIONS[activation]
     q = q * scale if scale_inside else q

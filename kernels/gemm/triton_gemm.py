@@ -45,9 +45,14 @@ def reference(
 
 
 def check(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, activation: str,
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
     out_dtype: torch.dtype,
-) -> None:  # fmt: skip
+) -> None:
     op = "loka::triton_gemm"
     shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
     if a.dim() not in (2, 3) or a.dim() != b.dim() or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:

@@ -12,8 +12,19 @@ ONES = tl.constexpr(16)
 
 
 @triton.jit
-def operand(x, at, z, row, k, left, TMA: tl.constexpr, FLIP: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
-            BK: tl.constexpr):  # fmt: skip
+def operand(
+    x,
+    at,
+    z,
+    row,
+    k,
+    left,
+    TMA: tl.constexpr,
+    FLIP: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BK: tl.constexpr,
+):
     """A tile (ROWS, BK) of an operand; what is beyond K is zero. at: its pointers, where there is no TMA."""
     if TMA and FLIP:
         tile = tl.reshape(x.load([z, k, row]), (BK, ROWS)).T
@@ -132,9 +143,18 @@ def triton_gemm_kernel(
 
 @triton.jit
 def finish_kernel(
-    parts, bias, out, sums, sum_out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
-    EVEN: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
+    parts,
+    bias,
+    out,
+    sums,
+    sum_out,
+    SIZE,
+    N: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    EVEN: tl.constexpr,
+    STEP: tl.constexpr,
+):
     """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order; and those of
     the sums beside it, (SPLITS, SIZE / N); EVEN: so many sums."""
     z = tl.program_id(1).to(tl.int64)

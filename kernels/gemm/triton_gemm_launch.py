@@ -72,9 +72,17 @@ def _kinds(x: Tensor, scale: Tensor | None, along: int) -> list[str]:
 
 
 def launches(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, out: Tensor,
-    activation: str, deterministic: bool, arch: str, sums: Tensor | None = None,
-) -> list[Launch]:  # fmt: skip
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    activation: str,
+    deterministic: bool,
+    arch: str,
+    sums: Tensor | None = None,
+) -> list[Launch]:
     """Operands as `prepared` leaves them; out contiguous, and zero where the first launch has ATOMIC. sums: where those
     of a along K go, (..., M), of matrices that are no FP8."""
     kinds = scalings(a, a_scale, b, b_scale)
@@ -171,9 +179,18 @@ def specimens(arch: str) -> list[Specimen]:
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
-        recipe: str, m: int, n: int, k: int, activation: str = "none", batch: int = 0, of: torch.dtype = fp8,
-        out: torch.dtype = torch.bfloat16, finish: bool = False, deterministic: bool = True, flipped: bool = False,
-    ) -> Specimen:  # fmt: skip
+        recipe: str,
+        m: int,
+        n: int,
+        k: int,
+        activation: str = "none",
+        batch: int = 0,
+        of: torch.dtype = fp8,
+        out: torch.dtype = torch.bfloat16,
+        finish: bool = False,
+        deterministic: bool = True,
+        flipped: bool = False,
+    ) -> Specimen:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             shape = (batch, *shape) if batch and len(shape) > 1 else shape
             return torch.empty(shape, dtype=dtype, device="meta")

@@ -10,8 +10,15 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import activated
 
 
 @triton.jit
-def of_columns(vector, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr = False,
-               GAIN: tl.constexpr = 1.0):  # fmt: skip
+def of_columns(
+    vector,
+    column,
+    valid,
+    EVEN: tl.constexpr,
+    PAIRS: tl.constexpr,
+    BOUNDED: tl.constexpr = False,
+    GAIN: tl.constexpr = 1.0,
+):
     """A vector over the columns in float32, (1, blocks, length), or as pairs, times GAIN. BOUNDED: NaN where it is 1e37
     or more."""
     if PAIRS:
@@ -35,8 +42,9 @@ def of_columns(vector, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, B
 
 
 @triton.jit
-def affine(y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr,
-           GAIN: tl.constexpr):  # fmt: skip
+def affine(
+    y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr, GAIN: tl.constexpr
+):
     """y * weight + shift * GAIN; either may be None."""
     if PAIRS and weight is not None and shift is not None:
         scales = of_columns(weight, column, valid, EVEN, PAIRS, BOUNDED)
@@ -65,8 +73,9 @@ def load_tile(x, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr
 
 
 @triton.jit
-def store_tile(out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr,
-               BN: tl.constexpr):  # fmt: skip
+def store_tile(
+    out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
     """Rounds to out's dtype."""
     if TMA:
         out.store([m, n], tl.reshape(y, (BM, BN)).to(out.dtype))

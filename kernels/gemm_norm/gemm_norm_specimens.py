@@ -15,9 +15,19 @@ def specimens(arch: str) -> list[Specimen]:
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
-        norm: str, activation: str, m: int, n: int, k: int, block: int = 0, weights: int = 0, save: bool = False,
-        of: torch.dtype = fp8, dtype: torch.dtype = fp8, biased: bool = False, added: bool = False,
-    ) -> Specimen:  # fmt: skip
+        norm: str,
+        activation: str,
+        m: int,
+        n: int,
+        k: int,
+        block: int = 0,
+        weights: int = 0,
+        save: bool = False,
+        of: torch.dtype = fp8,
+        dtype: torch.dtype = fp8,
+        biased: bool = False,
+        added: bool = False,
+    ) -> Specimen:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
 

@@ -260,9 +260,15 @@ def specimens(arch: str) -> list[Specimen]:
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def of(
-        norm: str, activation: str, rows: int, n: int, block: int = 0, weights: int = 0, dtype: torch.dtype = fp8,
+        norm: str,
+        activation: str,
+        rows: int,
+        n: int,
+        block: int = 0,
+        weights: int = 0,
+        dtype: torch.dtype = fp8,
         summed: bool = False,
-    ) -> list[Specimen]:  # fmt: skip
+    ) -> list[Specimen]:
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
         statistics = x.new_empty(norms.statistics_shape(x, norm, block), dtype=torch.float32)

@@ -135,9 +135,22 @@ def store_turned(out, values, rows, first, row, left, column, valid, BM: tl.cons
 
 @triton.jit
 def sums_kernel(
-    weight_sums, bias_sums, totals, amaxes, grad_weight, grad_bias, total, columns_amax, copy_scale, parts,
-    N: tl.constexpr, TOP: tl.constexpr, FLOOR: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    weight_sums,
+    bias_sums,
+    totals,
+    amaxes,
+    grad_weight,
+    grad_bias,
+    total,
+    columns_amax,
+    copy_scale,
+    parts,
+    N: tl.constexpr,
+    TOP: tl.constexpr,
+    FLOOR: tl.constexpr,
+    BP: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Over all programs' parts, (parts, N), always in the same order; BN columns a program."""
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     part = tl.arange(0, BP)

@@ -112,9 +112,23 @@ def both_kernel(
             mask = mask & valid[None, :, :]
         y = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
         y = normed(
-            y, weight, bias, statistics, first, row, left, blocks, column, valid,
-            BLOCKS, LENGTH, EPS, NORM, ACTIVATION, EVEN,
-        )  # fmt: skip
+            y,
+            weight,
+            bias,
+            statistics,
+            first,
+            row,
+            left,
+            blocks,
+            column,
+            valid,
+            BLOCKS,
+            LENGTH,
+            EPS,
+            NORM,
+            ACTIVATION,
+            EVEN,
+        )
         y = tl.fma(y, 0.0, y)  # an infinity is NaN from here on; amax passes over NaNs
         if COPY:
             y = y * (TOP / tl.load(columns_amax + column, mask=valid, other=1.0))[None, :, :]

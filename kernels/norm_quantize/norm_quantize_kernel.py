@@ -83,10 +83,23 @@ def store_vector(out, values, first, n, EVEN: tl.constexpr, wanted):
 
 @triton.jit
 def normed(
-    y, weight, bias, statistics, first, row, left, blocks, column, valid,
-    BLOCKS: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
+    y,
+    weight,
+    bias,
+    statistics,
+    first,
+    row,
+    left,
+    blocks,
+    column,
+    valid,
+    BLOCKS: tl.constexpr,
+    LENGTH: tl.constexpr,
+    EPS: tl.constexpr,
+    NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     EVEN: tl.constexpr,
-):  # fmt: skip
+):
     """Norm, affine and activation of a tile's rows, float32, (BM, BB, BL); what the backward needs is stored."""
     if NORM == "layer":
         mean = tl.sum(y, 2) * (1.0 / LENGTH)
@@ -136,9 +149,23 @@ def norm_quantize_kernel(
     y = loaded.to(tl.float32)
 
     y = normed(
-        y, weight, bias, statistics, first, row, left, blocks, column, valid,
-        BLOCKS, LENGTH, EPS, NORM, ACTIVATION, EVEN,
-    )  # fmt: skip
+        y,
+        weight,
+        bias,
+        statistics,
+        first,
+        row,
+        left,
+        blocks,
+        column,
+        valid,
+        BLOCKS,
+        LENGTH,
+        EPS,
+        NORM,
+        ACTIVATION,
+        EVEN,
+    )
 
     if TOP != 0.0:
         if given is not None:

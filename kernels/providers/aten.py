@@ -128,9 +128,13 @@ class Aten(Provider):
         return None
 
     def timed(
-        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        self,
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        scales: tuple[Any, Any],
+        out: Callable[[torch.dtype], Any],
         dtype: torch.dtype,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> Callable[[], Any]:
         if a().dtype in INTEGERS:
             return lambda: int_mm_into(out(torch.int32), a(), b())
         if scales[0] is None:  # as loka::frozen_mm, which allocates

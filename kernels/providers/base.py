@@ -95,9 +95,13 @@ class Provider:
         return None
 
     def timed(
-        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        self,
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        scales: tuple[Any, Any],
+        out: Callable[[torch.dtype], Any],
         dtype: torch.dtype,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> Callable[[], Any]:
         """The kernel as it runs in a graph, on these operands, for timing it. out(dtype): memory for the result."""
         return lambda: self.product(a(), scales[0], b(), scales[1], dtype)
 

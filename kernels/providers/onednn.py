@@ -84,9 +84,13 @@ class Onednn(Provider):
         return Behind("step", torch.float32, lambda x, step, *_: (x * step).to(dtype))
 
     def timed(
-        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        self,
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        scales: tuple[Any, Any],
+        out: Callable[[torch.dtype], Any],
         dtype: torch.dtype,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> Callable[[], Any]:
         packed = pack(b().float(), False, "row")
         return lambda: linear(a(), packed, 0)
 

@@ -101,9 +101,18 @@ def tile_of(x, R, C: tl.constexpr, TOP: tl.constexpr, EVEN: tl.constexpr, BM: tl
 
 @triton.jit
 def amax_kernel(
-    x, parts, rows, columns, R, C: tl.constexpr, TOP: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
+    x,
+    parts,
+    rows,
+    columns,
+    R,
+    C: tl.constexpr,
+    TOP: tl.constexpr,
+    EVEN: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    PARTS: tl.constexpr,
+):
     """Largest magnitudes as the bits of float32, which order as integers do, a NaN above all: of the tensor in PARTS
     parts, or of each row and each column."""
     y, z, m, n = tile_of(x, R, C, TOP, EVEN, BM, BN)

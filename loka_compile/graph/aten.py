@@ -12,16 +12,42 @@ from loka_compile.compat import AtenCall
 from loka_compile.graph.sizes import same_sizes
 
 ALIASES = {
-    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "special_expit": "sigmoid",
-    "clip": "clamp", "concat": "cat", "concatenate": "cat", "swapaxes": "transpose", "swapdims": "transpose",
-    "negative": "neg", "type_as": "to", "moveaxis": "movedim", "linalg_matmul": "matmul",
-    "special_softmax": "softmax", "special_log_softmax": "log_softmax", "__and__": "bitwise_and",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "special_expit": "sigmoid",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "negative": "neg",
+    "type_as": "to",
+    "moveaxis": "movedim",
+    "linalg_matmul": "matmul",
+    "special_softmax": "softmax",
+    "special_log_softmax": "log_softmax",
+    "__and__": "bitwise_and",
     "__or__": "bitwise_or",
-}  # fmt: skip
+}
 """Operators of ATen that are others by another name."""
 
-UNTAGGED = {"hardswish", "log_sigmoid", "where", "masked_fill", "floor_divide", "to", "contiguous", "rsub", "square",
-            "clone", "bitwise_and", "bitwise_or", "div"}  # fmt: skip
+UNTAGGED = {
+    "hardswish",
+    "log_sigmoid",
+    "where",
+    "masked_fill",
+    "floor_divide",
+    "to",
+    "contiguous",
+    "rsub",
+    "square",
+    "clone",
+    "bitwise_and",
+    "bitwise_or",
+    "div",
+}
 """Pointwise operators of which an overload lacks PyTorch's own mark, torch.Tag.pointwise (seen with torch 2.13)."""
 
 STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}

@@ -26,15 +26,34 @@ Kind = Literal["", "activation", "norm", "sum"]
 VIEWS: set[Any] = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
 WRITTEN: set[Any] = {
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.cat.default, aten.clone.default, getitem,
-}  # fmt: skip
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.cat.default,
+    aten.clone.default,
+    getitem,
+}
 REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
 POINTWISE = {
-    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
-    aten.pow.Tensor_Scalar, aten.rsqrt.default, aten.sqrt.default, aten.reciprocal.default, aten.neg.default,
-    aten.exp.default, aten.erf.default, aten.relu.default, aten.sigmoid.default, aten.clamp_min.default,
-    aten.clamp_max.default, prims.convert_element_type.default,
-}  # fmt: skip
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.pow.Tensor_Scalar,
+    aten.rsqrt.default,
+    aten.sqrt.default,
+    aten.reciprocal.default,
+    aten.neg.default,
+    aten.exp.default,
+    aten.erf.default,
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    prims.convert_element_type.default,
+}
 LARGEST = 64
 """Nodes of a norm and an activation that have been taken apart; more is something else."""
 

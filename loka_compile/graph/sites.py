@@ -33,15 +33,28 @@ GEMMS: dict[Any, str] = {
 """linear, matmul and einsum have become one of these by the time AOTAutograd is done."""
 
 LAYOUT = {
-    aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default, aten.reshape.default,
-    aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default, aten.clone.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.clone.default,
     aten._unsafe_view.default,
-}  # fmt: skip
+}
 
 _NONNEGATIVE = {
-    aten.relu.default, aten.sigmoid.default, aten.abs.default, aten.exp.default, aten.pow.Tensor_Scalar,
-    aten._softmax.default, aten.hardsigmoid.default,
-}  # fmt: skip
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.abs.default,
+    aten.exp.default,
+    aten.pow.Tensor_Scalar,
+    aten._softmax.default,
+    aten.hardsigmoid.default,
+}
 """Operators without negative results; `pow` by an even exponent only, and `clamp` from 0 counts too."""
 
 SITE_META = "loka_site"

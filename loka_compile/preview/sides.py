@@ -23,10 +23,17 @@ NARROWEST = 64
 
 
 def run(
-    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool,
-    plan: Any = None, options: Mapping[str, Any] = MappingProxyType({}), compiled: dict[Any, Any] | None = None,
+    name: str,
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: str,
+    training: bool,
+    plan: Any = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    compiled: dict[Any, Any] | None = None,
     products_only: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One side by its name. model and inputs: on the CPU or on `meta`; they are copied. Raises what the model does.
 
     plan, options: loka's. compiled, products_only: see record.py.

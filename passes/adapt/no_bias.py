@@ -20,8 +20,16 @@ from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, a
 
 BIASED = ("linear", "layer_norm")
 PRODUCTS = {
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear", "scaled_dot_product_attention",
-}  # fmt: skip
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "bilinear",
+    "scaled_dot_product_attention",
+}
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,12 @@ from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 aten, prims = torch.ops.aten, torch.ops.prims
 SAME_VALUES = (
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default, aten.alias.default,
-)  # fmt: skip
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.clone.default,
+    aten.alias.default,
+)
 """Operators whose result has their argument's values, in the same order."""
 
 

@@ -104,9 +104,14 @@ def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) 
 
 
 def _quantized(
-    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, more: tuple[int, int],
+    before: fx.Node,
+    operand: fx.Node,
+    dtype: torch.dtype,
+    scaling: str,
+    axis: int,
+    more: tuple[int, int],
     shared: dict[Any, Quantized],
-) -> Quantized:  # fmt: skip
+) -> Quantized:
     """The operand with `more` rows and columns of zeros, in few bits, and its scale, made once for all transposed forms
     of one tensor."""
     base, flipped = unflip(operand)

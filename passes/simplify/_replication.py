@@ -122,9 +122,14 @@ def _pick(reading: Reading, node: fx.Node, source: fx.Node) -> Step | None:
 
 
 _RULES: dict[str, Callable[[Reading, fx.Node, fx.Node], Step | None]] = {
-    "expand": _expand, "broadcast_to": _expand, "expand_as": _expand_as, "repeat": _repeat,
-    "repeat_interleave": _repeat_interleave, "index_select": _pick, "getitem": _pick,
-}  # fmt: skip
+    "expand": _expand,
+    "broadcast_to": _expand,
+    "expand_as": _expand_as,
+    "repeat": _repeat,
+    "repeat_interleave": _repeat_interleave,
+    "index_select": _pick,
+    "getitem": _pick,
+}
 
 
 def _join(reading: Reading, node: fx.Node, source: fx.Node, lead: int) -> Step | None:

@@ -284,13 +284,20 @@ def _getitem(wide: Wide) -> Narrow:
     return wide.node.target, (wide.narrow, (slice(None),) * lead.narrow + rest), {}
 
 
-_RULES: dict[str, Callable[[Wide], Narrow]] = {
-    "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
-    "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding,
-    "detach": _on_main, "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
-    **dict.fromkeys((
-        "squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split", "softmax",
-        "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "linalg_vector_norm",
-    ), _by_dim),
-}  # fmt: skip
-"""The main argument's rows are independent of each other; those of the last lines go along a `dim`."""
+_OPERATORS: tuple[tuple[Callable[[Wide], Narrow], tuple[str, ...]], ...] = (
+    (_linear, ("linear",)),
+    (_norm, ("layer_norm", "rms_norm")),
+    (_matmul, ("matmul", "mm", "bmm")),
+    (_attention, ("scaled_dot_product_attention",)),
+    (_embedding, ("embedding", "embedding_bag")),
+    (_on_main, ("detach",)),
+    (_unsqueeze, ("unsqueeze",)),
+    (_sequence, ("cat", "stack")),
+    (_getitem, ("getitem",)),
+    (_by_dim, ("squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split")),
+    (_by_dim, ("softmax", "log_softmax", "cumsum", "normalize", "glu")),
+    (_by_dim, ("mean", "sum", "amax", "amin", "logsumexp", "linalg_vector_norm")),
+)
+"""Each rule with its operators: the main argument's rows are independent of each other; those of `_by_dim` go along
+their argument `dim`."""
+_RULES = {name: rule for rule, names in _OPERATORS for name in names}

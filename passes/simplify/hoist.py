@@ -146,8 +146,9 @@ class _Hoisting:
             runs.append((user, run, offset, width))
             offset += width
         one_row = of_one_row(reading.shape(like.base)[:-1]) and reading.rank(like.base) > 0
-        reason = self._split_costs(node, like, [user for user, *_ in runs], one_row,
-                                   sum(width for user, *_, width in runs if user))  # fmt: skip
+        reason = self._split_costs(
+            node, like, [user for user, *_ in runs], one_row, sum(width for user, *_, width in runs if user)
+        )
         if reason:
             self.rejects.append(rejected(node, reason))
             return False

@@ -221,8 +221,9 @@ def test_specimens_are_launches_on_no_memory(arch):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("inside", "window", "jagged"), [(False, None, False), (True, 2, False), (False, 20, True)])
 def test_gradcheck_of_the_reference(activation, inside, window, jagged):
-    operands = draw([55, 0, 3] if jagged else [5, 5], [64, 2, 0] if jagged else [7, 7], 2, 3, torch.float64, 1,
-                    (jagged, jagged))  # fmt: skip
+    operands = draw(
+        [55, 0, 3] if jagged else [5, 5], [64, 2, 0] if jagged else [7, 7], 2, 3, torch.float64, 1, (jagged, jagged)
+    )
     leaves = [each.requires_grad_() for each in operands[:3]]
 
     def run(*qkv):

@@ -141,8 +141,17 @@ def test_huge_and_tiny_scales(exponent, recipe):
 def test_long_contractions_in_parts(recipe, arch, deterministic, batch):
     args = operands(recipe, 48, 32, 4096 + 160, batch)
     whole = (args[0], *args[1:])
-    made = launches(*prepared(args[0], args[2])[:1], args[1], prepared(args[0], args[2])[1], args[3], None,
-                    torch.empty(*batch, 48, 32, device=DEVICE), "none", deterministic, arch)  # fmt: skip
+    made = launches(
+        *prepared(args[0], args[2])[:1],
+        args[1],
+        prepared(args[0], args[2])[1],
+        args[3],
+        None,
+        torch.empty(*batch, 48, 32, device=DEVICE),
+        "none",
+        deterministic,
+        arch,
+    )
     assert made[0].constants["SPLITS"] > 1 and len(made) == 1 + deterministic
     check(kernel(*args, deterministic=deterministic, arch=arch), *whole)
     bias = torch.linspace(-1, 1, 32, device=DEVICE)
@@ -225,9 +234,14 @@ def test_scaling_by_shape():
 
 @settings(deadline=None)
 @given(
-    m=st.integers(1, 2**18), n=st.integers(1, 4096), k=st.integers(0, 2**18), batch=st.integers(1, 64),
-    itemsize=st.sampled_from([1, 2]), kind=st.sampled_from(["", "twice", "adding"]), arch=st.sampled_from(list(CHIPS)),
-)  # fmt: skip
+    m=st.integers(1, 2**18),
+    n=st.integers(1, 4096),
+    k=st.integers(0, 2**18),
+    batch=st.integers(1, 64),
+    itemsize=st.sampled_from([1, 2]),
+    kind=st.sampled_from(["", "twice", "adding"]),
+    arch=st.sampled_from(list(CHIPS)),
+)
 def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, arch):
     bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, kind, arch)
     steps = -(-k // bk)

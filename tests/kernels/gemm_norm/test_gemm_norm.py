@@ -31,9 +31,22 @@ ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192), (52
 
 
 def kernel(
-    a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90",
+    a,
+    a_scale,
+    b,
+    b_scale,
+    bias,
+    residual,
+    weight,
+    shift,
+    given_scale,
+    norm,
+    block,
+    activation,
+    dtype,
+    arch="sm_90",
     save=True,
-):  # fmt: skip
+):
     """What the op does with tensors on a GPU.
 
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it

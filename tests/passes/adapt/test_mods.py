@@ -117,9 +117,11 @@ def test_norms_become_blocks(norm):
 
 @pytest.mark.parametrize(
     ("norm", "reason"),
-    [(nn.LayerNorm(1000), "N = 1000 has no divisor of at most 256 that is a multiple of 16"),
-     (nn.LayerNorm((4, 250)), r"it normalises over (4, 250)")],
-)  # fmt: skip
+    [
+        (nn.LayerNorm(1000), "N = 1000 has no divisor of at most 256 that is a multiple of 16"),
+        (nn.LayerNorm((4, 250)), r"it normalises over (4, 250)"),
+    ],
+)
 def test_norms_that_stay(norm, reason):
     ((_, changes),), _ = changes_of(nn.Sequential(norm), torch.randn(B, *norm.normalized_shape), mods=("block_norm",))
     done, left = subjects(changes["block_norm"])

@@ -35,9 +35,13 @@ def in_fp8(plan_for):
     """in_fp8(model, recipe, roles): the model's linears in FP8 by loka's kernels, the others as they are."""
 
     def plan(
-        model, recipe="fp8_rowwise", roles=("output", "grad_input", "grad_weight"), x=None, dtype=torch.bfloat16,
+        model,
+        recipe="fp8_rowwise",
+        roles=("output", "grad_input", "grad_weight"),
+        x=None,
+        dtype=torch.bfloat16,
         provider="triton",
-    ):  # fmt: skip
+    ):
         x = torch.randn(B, D) if x is None else x
         model, x = copy.deepcopy(model).to(dtype), x.to(dtype).requires_grad_()
         only = lambda site: site.role in roles  # noqa: E731
@@ -127,8 +131,10 @@ def test_a_product_leaves_the_norm_to_it(in_fp8):
     assert did == ["with bias in its epilogue", "with bias, layer, relu in its epilogue, the product written too"]
     assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
     assert loka_ops(captured, "forward") == {
-        "loka.triton_quantize": 1, "loka.gemm_norm": 2, "loka.norm_quantize_both": 1,
-    }  # fmt: skip
+        "loka.triton_quantize": 1,
+        "loka.gemm_norm": 2,
+        "loka.norm_quantize_both": 1,
+    }
 
 
 @pytest.mark.parametrize("dynamic", [False, None])
@@ -162,9 +168,11 @@ def test_another_reader_keeps_it_wide(in_fp8):
 
 @pytest.mark.parametrize(
     ("recipe", "reason"),
-    [("fp8_tensorwise", "it is quantized to torch.float8_e5m2 by tensor, not to FP8 by row"),
-     ("fp8_blockwise", "it is quantized to torch.float8_e4m3fn by block, not to FP8 by row")],
-)  # fmt: skip
+    [
+        ("fp8_tensorwise", "it is quantized to torch.float8_e5m2 by tensor, not to FP8 by row"),
+        ("fp8_blockwise", "it is quantized to torch.float8_e4m3fn by block, not to FP8 by row"),
+    ],
+)
 def test_other_scalings_stay(in_fp8, recipe, reason):
     model = stack(bias=False)
     captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, recipe))

@@ -132,9 +132,13 @@ def test_a_batch_shares_its_waves():
 
 
 @given(
-    experts=st.integers(5, 7), widths=st.lists(st.integers(1, 5), min_size=2, max_size=4), bias=st.booleans(),
-    residual=st.booleans(), rows=st.sampled_from([(B,), (3, 2), (2, 1, 3)]), dynamic=st.sampled_from([None, True]),
-)  # fmt: skip
+    experts=st.integers(5, 7),
+    widths=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    bias=st.booleans(),
+    residual=st.booleans(),
+    rows=st.sampled_from([(B,), (3, 2), (2, 1, 3)]),
+    dynamic=st.sampled_from([None, True]),
+)
 @settings(
     max_examples=8,
     deadline=None,
