@@ -175,6 +175,18 @@ def test_no_modules_import_each_other():
     assert not circles
 
 
+def is_pass(module: str) -> bool:
+    """A file of a stage's folder that is no helper (`_x`) and no list of passes."""
+    package, _, name = module.rpartition(".")
+    stage = package.removeprefix("loka_compile.passes.")
+    return stage != package and name[:1] != "_" and name not in ("adapting", "mods")
+
+
+def test_a_pass_imports_no_other_pass():
+    found = [(a, b) for a, b in import_graph(ROOT).edges if is_pass(a) and is_pass(b)]
+    assert not found
+
+
 def test_a_circle_is_seen_wherever_its_imports_stand(tmp_path):
     codes = {"a": "from loka_compile.graph import b", "b": "def f():\n    import loka_compile.graph.a"}
     for name, code in codes.items():

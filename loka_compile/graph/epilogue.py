@@ -7,7 +7,7 @@ and which casts could ride in it. Whether a kernel takes what stands there, the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Literal, cast
@@ -16,23 +16,13 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.sizes import same_sizes
+from loka_compile.graph.nodes import VIEWS, alike, is_backward, is_vector, last_with_views
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm", "sum"]
 
-VIEWS: set[Any] = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
-FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
-WRITTEN: set[Any] = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.cat.default,
-    aten.clone.default,
-    getitem,
-}
 REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
 POINTWISE = {
     aten.add.Tensor,
@@ -89,10 +79,6 @@ def epilogue_of(gemm: fx.Node) -> Epilogue:
     return Epilogue(chain[-1], kind, bool(kind) and any(_exits(chain)))
 
 
-def is_backward(node: fx.Node) -> bool:
-    return node.meta.get("partitioner_tag") == "is_backward"
-
-
 def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
     if node.op != "call_function":
         return False
@@ -141,25 +127,6 @@ def _of_product(node: fx.Node) -> bool:
 def _past_copies(node: fx.Node) -> Iterable[fx.Node]:
     for user in node.users:
         yield from _past_copies(user) if user.target is aten.clone.default else [user]
-
-
-def is_vector(node: fx.Node, columns: Any) -> bool:
-    """One number a column."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
-
-
-def alike(node: fx.Node, other: fx.Node) -> bool:
-    """Two tensors of one shape and dtype."""
-    a, b = node.meta.get("val"), other.meta.get("val")
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
-        return False
-    return a.dtype == b.dtype and same_sizes(a.shape, b.shape)
-
-
-def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
-    """The last of these that is no view, and the views of it that follow."""
-    return nodes[max(i for i, node in enumerate(nodes) if node.target not in VIEWS) :]
 
 
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
@@ -223,46 +190,3 @@ def _kind(chain: list[fx.Node]) -> Kind:
 
 def _normalizes(node: fx.Node) -> bool:
     return NormQuantize.matches(node) and NormQuantize.of(node).norm != "none"
-
-
-def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:
-    """The sum over the rows of what a product's left operand is the transpose of: a bias's gradient beside its
-    weight's. A raised gradient of a norm or an activation sums itself. from_memory: only of what is written in any
-    case; of anything else Inductor may sum on the way, or will, once it is raised."""
-    flip = gemm.all_input_nodes[0]
-    if flip.target not in FLIPS or flip.meta["val"].dim() != 2:
-        return None
-    grad = flip.all_input_nodes[0]
-    while grad.target in VIEWS:
-        grad = grad.all_input_nodes[0]
-    if NormQuantizeBackward.made(grad) is not None:
-        return None
-    if from_memory and not (grad.op == "placeholder" or grad.target in WRITTEN):
-        return None
-    return next((node for node in past_views(grad) if sums_rows(node)), None)
-
-
-def past_views(node: fx.Node) -> Iterator[fx.Node]:
-    """What reads a tensor, views of it looked through."""
-    for user in node.users:
-        if user.target in VIEWS:
-            yield from past_views(user)
-        else:
-            yield user
-
-
-def sums_rows(node: fx.Node) -> bool:
-    """A sum that leaves one number a column, in the dtype of what it sums."""
-    if node.target is not aten.sum.dim_IntList or node.kwargs:
-        return False
-    rank = node.all_input_nodes[0].meta["val"].dim()
-    return sorted(dim % rank for dim in cast(list[int], node.args[1])) == list(range(rank - 1))
-
-
-def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:
-    """Whether nothing but GEMMs reads a value, as left operands; views of it count as itself."""
-
-    def reads(value: fx.Node, users: Iterable[fx.Node]) -> bool:
-        return all(reads(user, user.users) if user.target in VIEWS else is_left(user, value) for user in users)
-
-    return bool(node.users) and reads(node, node.users)

@@ -18,7 +18,9 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only, sum_beside
+from loka_compile.graph.beside import sum_beside
+from loka_compile.graph.epilogue import epilogue_of
+from loka_compile.graph.nodes import is_backward, read_by_products_only
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.spec.site import Operand, Role, Site
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
+from loka_compile.graph.nodes import VIEWS, alike, is_vector, last_with_views
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import product_dtype
 from loka_compile.kernels.gemm_norm.gemm_norm_tiles import WIDEST, needs_two
@@ -18,10 +18,9 @@ from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.providers import FUSING
 from loka_compile.kernels.providers.triton import ALIGNED
 from loka_compile.kernels.quantize.quantize import Quantize
+from loka_compile.passes.post_grad._padding import NARROWED
 
 aten = torch.ops.aten
-NARROWED = aten.slice.Tensor
-"""The operator by which passes/joint/precision.py cuts padded columns off a product."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from loka_compile.graph.epilogue import VIEWS
+from loka_compile.graph.nodes import VIEWS
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import hand_over, splice, splice_call
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
@@ -32,7 +32,7 @@ from loka_compile.kernels.norms import FLOATS, FP8
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.post_grad._chain import Chain, check, pattern, shorter
-from loka_compile.passes.post_grad.lower import PAD
+from loka_compile.passes.post_grad._padding import PAD
 
 aten = torch.ops.aten
 ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, *VIEWS)

@@ -17,7 +17,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
+from loka_compile.graph.beside import sum_beside
+from loka_compile.graph.nodes import VIEWS, past_views, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import hand_over, put, splice
 from loka_compile.kernels.gemm.gemm_gradient import GemmGradient
@@ -27,7 +28,7 @@ from loka_compile.kernels.gemm.triton_gemm import HALVES
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 from loka_compile.kernels.providers import FUSING
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
-from loka_compile.passes.post_grad._chain import NARROWED
+from loka_compile.passes.post_grad._padding import NARROWED
 
 aten = torch.ops.aten
 LEADING = (*VIEWS, NARROWED, aten.clone.default)

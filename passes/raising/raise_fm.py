@@ -22,7 +22,7 @@ from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.kernels.fm.fm import Fm, reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raising.raise_norms import NORMS, Norm, norm_of
+from loka_compile.passes.raising._norms import NORMS, Norm, norm_of
 
 
 @dataclass(frozen=True)

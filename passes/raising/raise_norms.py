@@ -15,7 +15,6 @@ from functools import partial
 from operator import getitem
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
 from loka_compile.graph.edit import emit, replace
@@ -24,12 +23,10 @@ from loka_compile.graph.sites import module_name
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norms import FLOATS
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
+from loka_compile.passes.raising._norms import NORMS, Norm, norm_of
 
-NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "hardswish": "hard_swish", "gelu": "gelu"}
 PRODUCTS = ("linear", "matmul", "mm", "addmm")
-RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
-"""F.rms_norm's own eps, where none is given: that of the type it computes in, which else is float32."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +39,6 @@ class RaiseNorms:
         return apply(reading.graph, reading.graph.nodes, *rules)
 
 
-@dataclass(frozen=True)
-class Norm:
-    """nodes: what it is made of, the last one whose value is replaced. x: what is read. The rest as in
-    loka::norm_quantize."""
-
-    nodes: tuple[fx.Node, ...]
-    x: fx.Node
-    norm: str = "none"
-    shape: tuple[Any, ...] = ()
-    weight: fx.Node | None = None
-    bias: fx.Node | None = None
-    eps: float = 0.0
-    block: int = 0
-    activation: str = "none"
-
-    @property
-    def last(self) -> fx.Node:
-        return self.nodes[-1]
-
-
 def pattern(reading: Reading, node: fx.Node) -> Norm | None:
     """A norm; or an activation behind a product."""
     if reading.op(node) in NORMS:
@@ -70,14 +47,6 @@ def pattern(reading: Reading, node: fx.Node) -> Norm | None:
     if activation and reading.op(reading.arg(node, "self")) in PRODUCTS:
         return Norm((node,), reading.arg(node, "self"), activation=activation)
     return None
-
-
-def norm_of(reading: Reading, node: fx.Node) -> Norm:
-    """What a node of NORMS does."""
-    names = "input", "normalized_shape", "weight", "bias", "eps"
-    x, shape, weight, bias, eps = (reading.arg(node, name) for name in names)
-    eps = eps if eps is not None else RMS_EPS.get(reading.value(x).dtype, torch.finfo(torch.float32).eps)
-    return Norm((node,), x, NORMS[reading.op(node)], tuple(shape), weight, bias, eps)
 
 
 def check(reading: Reading, norm: Norm) -> str:

@@ -22,7 +22,7 @@ from loka_compile.kernels.gdpa.gdpa import Gdpa
 from loka_compile.kernels.gdpa.gdpa_pffn import Pffn
 from loka_compile.kernels.gdpa.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raising.raise_norms import norm_of
+from loka_compile.passes.raising._norms import norm_of
 
 RESHAPES = ("flatten", "unflatten", "reshape", "view")
 

@@ -6,15 +6,18 @@ that clearly pays from one that may not, as the rewritten graph is raced against
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
 from loka_compile.passes.base import Context
+from loka_compile.spec.chips import CHIPS
 from loka_compile.spec.roofline import Rates, rates_of
 from loka_compile.spec.target import TARGETS
 
 CPU = Rates(flops=2.5e11, bandwidth=2e10, launch=3e-6)
+TILE, SMS = 128, CHIPS["sm_90"].sms
 ANY_GPU = "h100"
 """Whose numbers stand for a GPU that is at hand under the target `cpu`."""
 
@@ -32,3 +35,11 @@ def rates(context: Context, dtype: torch.dtype) -> Rates:
         return rates_of(target, dtype)
     wide = rates_of(target, torch.float32)
     return replace(wide, flops=wide.flops / 2)
+
+
+def gemm_seconds(r: Rates, rows: int, depth: int, width: int, dtype: torch.dtype, batch: int = 1) -> float:
+    """Modelled seconds of (rows, depth) @ (depth, width), or of a batch of these in one kernel."""
+    tiles = batch * math.ceil(rows / TILE) * math.ceil(width / TILE)
+    waves = math.ceil(tiles / SMS)
+    flops = 2 * depth * waves * SMS * TILE * TILE
+    return r.seconds(flops, batch * dtype.itemsize * (rows * depth + depth * width + rows * width))

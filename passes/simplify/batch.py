@@ -28,8 +28,7 @@ from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.passes.simplify._rates import on_gpu, rates
-from loka_compile.passes.simplify.merge import gemm_seconds
+from loka_compile.passes.simplify._rates import gemm_seconds, on_gpu, rates
 
 
 @dataclass(frozen=True)

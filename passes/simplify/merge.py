@@ -13,7 +13,6 @@ no parameter any more. On a CPU there is no launch to save and nothing to fill: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,10 +28,7 @@ from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.passes.simplify._rates import Rates, on_gpu, rates
-from loka_compile.spec.chips import CHIPS
-
-TILE, SMS = 128, CHIPS["sm_90"].sms
+from loka_compile.passes.simplify._rates import gemm_seconds, on_gpu, rates
 
 
 @dataclass(frozen=True)
@@ -87,14 +83,6 @@ def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
     if joined < apart:
         return ""
     return f"apart they take {apart * 1e6:.0f} us and as one {joined * 1e6:.0f} us for {rows} rows (modelled)"
-
-
-def gemm_seconds(r: Rates, rows: int, depth: int, width: int, dtype: torch.dtype, batch: int = 1) -> float:
-    """Modelled seconds of (rows, depth) @ (depth, width), or of a batch of these in one kernel."""
-    tiles = batch * math.ceil(rows / TILE) * math.ceil(width / TILE)
-    waves = math.ceil(tiles / SMS)
-    flops = 2 * depth * waves * SMS * TILE * TILE
-    return r.seconds(flops, batch * dtype.itemsize * (rows * depth + depth * width + rows * width))
 
 
 def _rewrite(reading: Reading, group: Sequence[fx.Node]) -> None:
