@@ -12,13 +12,13 @@ from loka_compile.graph.facts import Reading
 
 NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
 RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
-"""F.rms_norm's own eps, where none is given: that of the type it computes in, which else is float32."""
+"""F.rms_norm's eps if none is given: that of the dtype it computes in, which is float32 for all dtypes but float64."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """nodes: what it is made of, the last one whose value is replaced. x: what is read. The rest as in
-    loka::norm_quantize."""
+    """A norm in the graph. nodes: all nodes it is made of; the value of the last one is replaced. x: its input. The
+    other fields are arguments of loka::norm_quantize."""
 
     nodes: tuple[fx.Node, ...]
     x: fx.Node
@@ -36,7 +36,7 @@ class Norm:
 
 
 def norm_of(reading: Reading, node: fx.Node) -> Norm:
-    """What a node of NORMS does."""
+    """The norm that a node computes; its operator is one of NORMS."""
     names = "input", "normalized_shape", "weight", "bias", "eps"
     x, shape, weight, bias, eps = (reading.arg(node, name) for name in names)
     eps = eps if eps is not None else RMS_EPS.get(reading.value(x).dtype, torch.finfo(torch.float32).eps)

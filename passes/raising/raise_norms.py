@@ -1,9 +1,12 @@
-"""raise_norms: a norm, its activation and its blocks become one loka::norm_quantize, which fuse puts into a GEMM.
+"""raise_norms: a norm with its blocks and its activation becomes one loka::norm_quantize, for `fuse` to put into a
+GEMM.
 
-AOTAutograd would take them apart, and parts are many where the whole is one. In training the op saves its statistics,
-and its gradient is one op too, loka::norm_quantize_backward. Works on CUDA only: on a CPU Inductor fuses the parts
-better than an op of ours would run. An activation alone is raised behind a product. What fuse has no use for, lower
-writes out again.
+AOTAutograd would decompose a norm into many nodes, and finding one node is simpler than matching many. In training the
+op saves its statistics, and its gradient is one op too, loka::norm_quantize_backward. An activation without a norm is
+raised if it reads a product.
+
+It works on CUDA only: on a CPU Inductor fuses the parts better than an op of ours would run. `lower` writes out what
+`fuse` did not use.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ class RaiseNorms:
 
 
 def pattern(reading: Reading, node: fx.Node) -> Norm | None:
-    """A norm; or an activation behind a product."""
+    """A norm, or an activation that reads a product."""
     if reading.op(node) in NORMS:
         return norm_of(reading, node)
     activation = _activation(reading, node)
@@ -50,16 +53,17 @@ def pattern(reading: Reading, node: fx.Node) -> Norm | None:
 
 
 def check(reading: Reading, norm: Norm) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the norm stays as it is; "" if it is raised."""
     if (dtype := reading.value(norm.x).dtype) not in FLOATS:
-        return f"it reads {dtype}, not bfloat16, float16 or float32"
+        return f"its input is {dtype}; expected bfloat16, float16 or float32"
     if norm.norm != "none" and not (len(norm.shape) == 1 and isinstance(norm.shape[0], int)):
-        return f"it normalises over {norm.shape}, not over one dimension whose size is known"
+        return f"it normalizes over {norm.shape}; expected one dimension of known size"
     return reading.reason_against(norm.nodes)
 
 
 def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
-    """With block_norm's blocks around it, the cast of a float32 norm back to 16 bits, and the activation."""
+    """Raise the norm with what belongs to it: block_norm's blocks, the cast of a float32 norm back to 16 bits, the
+    activation. save: keep the statistics for a gradient."""
     norm = _in_blocks(reading, norm)
     norm = _cast_back(reading, norm)
     norm = _activated(reading, norm)
@@ -76,6 +80,7 @@ def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
 
 
 def _in_blocks(reading: Reading, norm: Norm) -> Norm:
+    """The norm over blocks, if unflatten and flatten around it cut each row into blocks."""
     cut, joined = norm.x, reading.only_user(norm.last)
     around = reading.op(cut), reading.op(joined)
     if norm.norm != "rms" or norm.weight is not None or around != ("unflatten", "flatten"):
@@ -87,6 +92,7 @@ def _in_blocks(reading: Reading, norm: Norm) -> Norm:
 
 
 def _cast_back(reading: Reading, norm: Norm) -> Norm:
+    """The norm with the casts around it, if its input was cast to float32 and its result is cast back."""
     wide, back = norm.x, reading.only_user(norm.last)
     if (reading.op(wide), reading.op(back)) != ("to", "to"):
         return norm
@@ -97,6 +103,7 @@ def _cast_back(reading: Reading, norm: Norm) -> Norm:
 
 
 def _activated(reading: Reading, norm: Norm) -> Norm:
+    """The norm with the activation that alone reads it."""
     user = reading.only_user(norm.last)
     if norm.activation != "none" or not (activation := _activation(reading, user)):
         return norm
@@ -104,11 +111,13 @@ def _activated(reading: Reading, norm: Norm) -> Norm:
 
 
 def _grown(reading: Reading, norm: Norm, around: Sequence[Any], **changes: Any) -> Norm:
-    """The norm with what stands around it, the last value last; as it was, where that is not one computation."""
+    """The norm with the nodes around it, the new last one at the end. It stays as it was if those nodes are not one
+    computation."""
     nodes = (*norm.nodes, *around)
     return norm if reading.reason_against(nodes) else dataclasses.replace(norm, nodes=nodes, **changes)
 
 
 def _activation(reading: Reading, node: Any) -> str:
+    """norm_quantize's name of an activation; "" for other nodes and for the tanh form of gelu."""
     name = ACTIVATIONS.get(reading.op(node), "")
     return "" if name == "gelu" and reading.arg(node, "approximate") != "none" else name

@@ -1,9 +1,10 @@
-"""raise_pffn: Kunlun's whole PFFN block becomes loka::pffn, one kernel where there were three.
+"""raise_pffn: Kunlun's whole PFFN block becomes loka::pffn, one kernel instead of three.
 
     n = layer_norm(s);  z = gdpa(heads of n, k, v) + n;  rms_norm(z) + s          norms over a token, without affine
 
-Reads what raise_gdpa made. Works on CUDA, in 16 bits and in inference: a gradient is gdpa's and the norms' own.
-Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
+It finds the loka::gdpa that raise_gdpa made and reads the graph around it. It works on CUDA, in 16 bits and in
+inference: gdpa and the norms have gradients, the whole block has none. Source: Meta's fused normalization around GDPA
+(papers.md 2.2.2).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class RaisePffn:
 
 @dataclass(frozen=True)
 class Block:
-    """s: the tokens; attention: gdpa's node; last: whose value is replaced; nodes: those between the two."""
+    """A match. s: the tokens. attention: the gdpa node. last: the node whose value is replaced. nodes: those between s
+    and last."""
 
     s: fx.Node
     attention: fx.Node
@@ -50,7 +52,7 @@ class Block:
 
 
 def pattern(reading: Reading, attention: fx.Node) -> Block | None:
-    """The block around an attention over heads of normalised tokens."""
+    """The PFFN block around this attention, if its queries are the heads of normalized tokens."""
     if reading.op(attention) != "loka::gdpa":
         return None
     names = "q", "k", "cu_seqlens_q", "cu_seqlens_k", "window"
@@ -78,12 +80,12 @@ def pattern(reading: Reading, attention: fx.Node) -> Block | None:
 
 
 def check(reading: Reading, training: bool, found: Block) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the block stays as it is; "" if it is raised."""
     s, k = reading.value(found.s), reading.arg(found.attention, "k")
     if training:
-        return "it needs a gradient, and only its parts have one"
+        return "it needs a gradient, and loka::pffn has none"
     if s.dim() != 3:
-        return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"
+        return f"its tokens are {tuple(s.shape)}; expected (batch, length, width)"
     if not all(isinstance(size, int) for size in reading.shape(k)[1:]):
         return f"its keys are {tuple(reading.shape(k))}; all sizes but the batch must be known"
     if reasons := reasons_against(s, reading.value(k)):
@@ -102,13 +104,13 @@ def rewrite(reading: Reading, found: Block) -> Rewrite:
 
 
 def _turned(reading: Reading, node: Any) -> fx.Node | None:
-    """x of x.transpose(1, 2), of four dimensions."""
+    """x if the node is x.transpose(1, 2) and x has four dimensions."""
     x, order = reading.permuted(node) or (None, ())
     return x if order == (0, 2, 1, 3) else None
 
 
 def _bare(reading: Reading, node: Any, kind: str) -> bool:
-    """A norm of this kind, over the last dimension, without weight and bias."""
+    """Whether the node is a norm of this kind over the last dimension, without weight and bias."""
     if reading.op(node) != kind:
         return False
     norm = norm_of(reading, node)
@@ -116,5 +118,5 @@ def _bare(reading: Reading, node: Any, kind: str) -> bool:
 
 
 def _is_sum(reading: Reading, node: Any, a: Any, b: Any) -> bool:
-    """Whether it is a + b, in either order."""
+    """Whether the node is a + b, in either order."""
     return reading.operands(node, "add") in ((a, b), (b, a))

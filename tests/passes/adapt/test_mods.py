@@ -93,7 +93,7 @@ def test_a_bias_that_is_computed_stays():
 
     ((_, changes),), _ = changes_of(generated, torch.randn(B, 8), torch.randn(8, 8), torch.randn(8), mods=("no_bias",))
     done, left = subjects(changes["no_bias"])
-    assert not done and "its bias is computed (mul), not a parameter" in left.values()
+    assert not done and any("its bias is computed (mul)" in each for each in left.values())
 
 
 @pytest.mark.parametrize(
