@@ -1,4 +1,4 @@
-"""The sum over a gradient's rows that stands beside a product that reads the same gradient."""
+"""The gradient of a bias beside the product for its weight's gradient: both read the same gradient."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ WRITTEN: set[Any] = {
     aten.clone.default,
     getitem,
 }
+"""Operators whose result is in memory, whatever reads it."""
 
 
 def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:
-    """The sum over the rows of what a product's left operand is the transpose of: a bias's gradient beside its
-    weight's. A raised gradient of a norm or an activation sums itself. from_memory: only of what is written in any
-    case; of anything else Inductor may sum on the way, or will, once it is raised."""
+    """The sum over rows of the gradient G that this product reads as G^T, or None.
+
+    A raised gradient of a norm or an activation sums itself, so it gives None. from_memory: only if G is in memory in
+    any case; Inductor can sum any other G while it computes it.
+    """
     flip = gemm.all_input_nodes[0]
     if flip.target not in FLIPS or flip.meta["val"].dim() != 2:
         return None

@@ -1,7 +1,10 @@
-"""What stands behind a product that its own kernel could do: a bias, a residual, a norm, an activation, row by row.
+"""What follows a product and could be computed in its kernel: a bias, a residual, a norm, an activation, row by row.
 
-For Dispatch's model of time, which has to know before any rewrite what passes over memory a fused kernel would save,
-and which casts could ride in it. Whether a kernel takes what stands there, the pass `fuse` finds out, and says so.
+Dispatch's model of time asks this before any rewrite: which passes over memory would a fused kernel save, and which
+casts could be made in it? Whether a kernel really takes what follows is decided, and reported, by the pass `fuse`.
+
+The trick: nodes are visited in graph order and kept while each value of a row follows from values of that same row. The
+epilogue is the longest prefix of the kept nodes that has one way out.
 """
 
 from __future__ import annotations
@@ -45,13 +48,13 @@ POINTWISE = {
     prims.convert_element_type.default,
 }
 LARGEST = 64
-"""Nodes of a norm and an activation that have been taken apart; more is something else."""
+"""A decomposed norm with its activation has fewer nodes than this. A longer chain is something else."""
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """end: the node whose value the product's kernel could write in place of the product's; or, with `kept`, beside it,
-    as something else reads the product too."""
+    """end: the node whose value the product's kernel could write. kept: the kernel would write the product too, because
+    others read it."""
 
     end: fx.Node
     kind: Kind = ""
@@ -59,8 +62,8 @@ class Epilogue:
 
 
 def epilogue_of(gemm: fx.Node) -> Epilogue:
-    """As far as everything that reads the product, or what was made of it, goes into one value of the same rows. What a
-    norm reads may be read by others as well, and all of it by the backward."""
+    """The longest epilogue of a product. Others may read the norm's input; the backward may read any value of a
+    forward."""
     order, columns, forward = [gemm], gemm.meta["val"].shape[-1], not is_backward(gemm)
     inside, seen, todo = {gemm}, set(), sorted(gemm.users)
     while todo and len(order) < LARGEST:
@@ -80,6 +83,8 @@ def epilogue_of(gemm: fx.Node) -> Epilogue:
 
 
 def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
+    """Whether the node could join the epilogue: it computes each row from rows of `inside`, vectors (columns,) or one
+    residual."""
     if node.op != "call_function":
         return False
     if NormQuantize.matches(node) or (node.target is getitem and node.args[0] in inside):
@@ -100,7 +105,8 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
 
 
 def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
-    """The gradient of a ReLU, or of a dropout before it: raised, or `where(relu <= 0, 0, grad * (mask * gain))`."""
+    """Whether the node belongs to the gradient of a ReLU, or of the dropout before it: an op raised by raise_norms, or
+    `where(relu <= 0, 0, grad * (mask * gain))` in single nodes."""
     if NormQuantizeBackward.matches(node):
         gradient = NormQuantizeBackward.of(node)
         return gradient.grad in inside and gradient.of_relu
@@ -118,34 +124,34 @@ def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
 
 
 def _of_product(node: fx.Node) -> bool:
-    """A ReLU of a product: of a norm, rows would have to be whole."""
+    """Whether the node is the ReLU of a product. The ReLU of a norm does not count: its gradient needs whole rows."""
     while node.target in (aten.relu.default, aten.alias.default, *VIEWS):
         node = node.all_input_nodes[0]
     return node.target in (aten.mm.default, aten.addmm.default)
 
 
 def _past_copies(node: fx.Node) -> Iterable[fx.Node]:
+    """The nodes that read a value directly or through copies."""
     for user in node.users:
         yield from _past_copies(user) if user.target is aten.clone.default else [user]
 
 
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
-    """Whether `other` is a residual: it has the sum's shape and dtype, and only a bias was added to the product
-    before."""
+    """Whether `other` is a residual: it has the sum's shape and dtype, and at most a bias was added before it."""
     if not alike(other, add):
         return False
     return not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
 
 
 def _adds_rows(node: fx.Node) -> bool:
-    """A sum with a residual."""
+    """Whether the node adds two tensors of more than one dimension."""
     return node.target is aten.add.Tensor and all(
         isinstance(each, fx.Node) and each.meta["val"].dim() > 1 for each in node.args[:2]
     )
 
 
 def _sums(chain: list[fx.Node]) -> list[fx.Node]:
-    """The product, with all that is added to it, and views of it."""
+    """The product, sums of it, and views of these."""
     sums = [chain[0]]
     for node in chain[1:]:
         made_of = [each for each in node.all_input_nodes if each in chain]
@@ -155,13 +161,14 @@ def _sums(chain: list[fx.Node]) -> list[fx.Node]:
 
 
 def _as_wide(node: fx.Node, columns: Any) -> bool:
+    """Whether the node is a tensor with this last dimension."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dim() > 1 and compat.guard_free(value.shape[-1] == columns)
 
 
 def _one_exit(chain: list[fx.Node]) -> bool:
-    """Whether all but the last are read within the chain only, or are what may be kept. A residual without a norm is no
-    epilogue of ours."""
+    """Whether others read only the chain's last value, besides values that a kernel can keep or the backward reads. A
+    residual counts only before a norm."""
     forward, sums, kind = not is_backward(chain[0]), _sums(chain), _kind(chain)
     if any(_adds_rows(node) for node in sums) and kind != "norm":
         return False
@@ -170,18 +177,19 @@ def _one_exit(chain: list[fx.Node]) -> bool:
 
 
 def _is_saved(node: fx.Node, steps: int = 3) -> bool:
-    """Whether it is the backward's, or was made for nothing else in a few steps (a cast, say)."""
+    """Whether the node belongs to the backward, or within a few steps (a cast, say) reaches only the backward."""
     if is_backward(node):
         return True
     return bool(steps and node.users) and all(_is_saved(user, steps - 1) for user in node.users)
 
 
 def _exits(chain: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Who reads what of the chain, but for its last value."""
+    """(node, reader) for each reader outside the chain, except readers of the last value."""
     return ((node, user) for node in chain[:-1] for user in node.users if user not in chain)
 
 
 def _kind(chain: list[fx.Node]) -> Kind:
+    """What the chain computes beyond a bias."""
     if any(node.target in REDUCTIONS or _normalizes(node) for node in chain):
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])

@@ -1,4 +1,4 @@
-"""Questions about single nodes of a graph of ATen operators: what they are, who reads them past views."""
+"""Questions about single nodes of a graph in ATen operators: what a node is, and who reads it past views."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
 
 
 def is_backward(node: fx.Node) -> bool:
+    """Whether the partitioner will put the node of a joint graph into the backward."""
     return node.meta.get("partitioner_tag") == "is_backward"
 
 
 def is_vector(node: fx.Node, columns: Any) -> bool:
-    """One number a column."""
+    """Whether the node is a tensor (columns,)."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
 
 
 def alike(node: fx.Node, other: fx.Node) -> bool:
-    """Two tensors of one shape and dtype."""
+    """Whether both nodes are tensors of one shape and dtype."""
     a, b = node.meta.get("val"), other.meta.get("val")
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
         return False
@@ -36,12 +37,12 @@ def alike(node: fx.Node, other: fx.Node) -> bool:
 
 
 def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
-    """The last of these that is no view, and the views of it that follow."""
+    """The last of these nodes that is no view, and the views after it."""
     return nodes[max(i for i, node in enumerate(nodes) if node.target not in VIEWS) :]
 
 
 def past_views(node: fx.Node) -> Iterator[fx.Node]:
-    """What reads a tensor, views of it looked through."""
+    """The nodes that read a tensor directly or through views."""
     for user in node.users:
         if user.target in VIEWS:
             yield from past_views(user)
@@ -50,7 +51,7 @@ def past_views(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def sums_rows(node: fx.Node) -> bool:
-    """A sum that leaves one number a column, in the dtype of what it sums."""
+    """Whether the node sums over all dimensions but the last and keeps the dtype."""
     if node.target is not aten.sum.dim_IntList or node.kwargs:
         return False
     rank = node.all_input_nodes[0].meta["val"].dim()
@@ -58,7 +59,7 @@ def sums_rows(node: fx.Node) -> bool:
 
 
 def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:
-    """Whether nothing but GEMMs reads a value, as left operands; views of it count as itself."""
+    """Whether only GEMMs read the value or views of it, as left operands."""
 
     def reads(value: fx.Node, users: Iterable[fx.Node]) -> bool:
         return all(reads(user, user.users) if user.target in VIEWS else is_left(user, value) for user in users)
