@@ -18,12 +18,11 @@ from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from loka_compile.kernels.gemm.gemm_gradient_kernel import gemm_gradient_kernel
 from loka_compile.kernels.gemm.triton_gemm import HALVES
-from loka_compile.kernels.gemm.triton_gemm_kernel import operand
 from loka_compile.kernels.gemm.triton_gemm_launch import configuration, describable
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import sums_kernel
@@ -69,55 +68,7 @@ def check(call: GemmGradient[Tensor]) -> None:
         raise ValueError(f"{op}: all are bfloat16 or all float16, got {grad.dtype}, {weight.dtype} and {x.dtype}")
 
 
-# ---------------------------------------------------------------- the Triton kernel
-
-
-@triton.jit
-def gemm_gradient_kernel(
-    grad, weight, x, out, totals, M, K,
-    N: tl.constexpr, GAIN: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr, EVEN_M: tl.constexpr,
-    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, WIDE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """One tile of BM x BN. totals: (tiles of rows, N), each tile's sums over its rows. WIDE: ask for stores of 128 bits
-    (AMD). UPCAST: the interpreter multiplies 16 bits wrongly."""
-    TN: tl.constexpr = (N + BN - 1) // BN
-    m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
-    r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
-    # beyond the edge the last row is read again: what comes of it is not stored, and loads need no mask
-    row = r if EVEN_M else tl.minimum(r, M - 1 - m)
-    column = c if N % BN == 0 else tl.minimum(c, N - 1 - n)
-    a_at, b_at = grad, weight
-    if not TMA:
-        a_at = grad + m.to(tl.int64) * K + (row[:, None] * K + k[None, :])
-        b_at = weight + n + (column[:, None] + k[None, :] * N)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for start in range(0, K, BK):
-        a = operand(grad, a_at, 0, m, start, K - start, TMA, False, EVEN_K, BM, BK)
-        b = operand(weight, b_at, 0, n, start, K - start, TMA, True, EVEN_K, BN, BK)
-        if not TMA:
-            a_at += BK
-            b_at += BK * N
-        if UPCAST:
-            a, b = a.to(tl.float32), b.to(tl.float32)
-        acc = tl.dot(a, b.T, acc)
-
-    there = (r < (BM if EVEN_M else M - m))[:, None] & (c < N - n)[None, :]
-    offsets = m.to(tl.int64) * N + n + (r[:, None] * N + c[None, :])
-    made = tl.load(x + offsets, mask=there, other=0.0)
-    y = tl.where(made.to(tl.float32) <= 0.0, 0.0, acc * GAIN)
-    if totals is not None:
-        sums = tl.sum(tl.where(there, y, 0.0), 0)
-        tl.store(totals + (m // BM).to(tl.int64) * N + n + c, sums, mask=c < N - n)
-    if TMA_OUT:
-        out.store([m, n], y.to(out.dtype))
-    elif WIDE:
-        eighths = (tl.arange(0, BN // 8)[:, None] * 8 + tl.arange(0, 8)[None, :])[None, :, :]
-        at = out + (m.to(tl.int64) * N + n) + (r[:, None, None] * N + eighths)
-        y = tl.reshape(y, (BM, BN // 8, 8)).to(out.dtype.element_ty)
-        tl.store(at, y, mask=(r < (BM if EVEN_M else M - m))[:, None, None] & (eighths < N - n))
-    else:
-        tl.store(out + offsets, y.to(out.dtype.element_ty), mask=there)
+# ---------------------------------------------------------------- its launches
 
 
 def launches(call: GemmGradient[Tensor], outputs: Gradient[Tensor], arch: str) -> list[Launch]:

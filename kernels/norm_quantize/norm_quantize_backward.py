@@ -275,14 +275,9 @@ def specimens(arch: str) -> list[Specimen]:
         named = norm, block, activation, dtype, dtype == fp8, summed, 1.0
         call = NormQuantizeBackward(torch.empty_like(x), x, statistics, weight, bias, *named)
         made = launches(call, empty_outputs(call), arch)
-        words = [
-            "norm_quantize_backward",
-            norm + (f"/{block}" if block else ""),
-            *["affine"] * (weights > 0),
-            activation,
-            *["summed"] * summed,
-        ]
-        name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
+        words = [norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation, *["summed"] * summed]
+        words = ["norm_quantize_backward", *(w for w in words if w != "none")]
+        name = " ".join([*words, str(dtype).removeprefix("torch."), f"{rows}x{n}"])
         needs: tuple[str, ...] = (
             ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)
         )  # sums are stored beside the rows
