@@ -1,20 +1,20 @@
-"""loka::fm: Wukong's compressed factorization machine and the norm behind it, in one kernel for up to 64 tokens.
+"""loka::fm: Wukong's compressed factorization machine and the norm after it, in one kernel for up to 64 tokens.
 
     out = fm(x, y, norm="layer", weight=None, bias=None, eps=1e-5)
 
     o = x (x^T y)                                   pairwise products of the tokens, compressed to K columns
     out = (o - mean) * rstd * weight + bias         norm `layer`; o * rstd * weight + bias  `rms`; o  `none`
 
-x: (B, N, D), tokens. y: (B, N, K), or (N, K), the same for all. Statistics are over the N * K values of a sample;
-weight and bias: (N, K) or (N * K,), or None. bfloat16, float16, float32 (float64); out (B, N, K) in the dtype of x.
-Flattening it is a view.
+x: (B, N, D), tokens. y: (B, N, K), or (N, K) for all samples. Statistics are taken over a sample's N * K values.
+weight, bias: (N, K) or (N * K,), or None. dtypes: bfloat16, float16, float32 (float64). out: (B, N, K) in x's dtype;
+flattening it is a view.
 
-Computed as (x x^T) y where that takes fewer operations, as it does for few tokens; sums and statistics are of float32.
-The kernel rounds x x^T to the operands' dtype for the second product, and reads y twice where a sample's o does not
-fit in registers. It refuses what it cannot do or would not do faster (`reasons_against`): then, and on a CPU, plain
-operations run, which torch.compile sees and fuses. Gradients by the formulas in plain operations.
-Raises ValueError on other names, shapes and dtypes.
-Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64, nothing beyond (papers.md 7.6).
+It is computed as (x x^T) y if that takes fewer operations, as it does for few tokens. Sums and statistics are in
+float32. The kernel rounds x x^T to the operands' dtype for the second product. It reads y twice if a sample's o does
+not fit in registers. It refuses what it cannot do, or not do faster (`reasons_against`); then, and on a CPU, plain
+operations run, which torch.compile sees and fuses. Gradients are formulas in plain operations. Raises ValueError for
+other names, shapes and dtypes. Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64,
+nothing beyond (papers.md 7.6).
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from loka_compile.kernels.op import Op, T, contiguous, declare
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64
+"""The kernel holds all tokens of a sample at once."""
 MOST_WIDTH = 256
-"""Most tokens of a sample, which are held at once, and most values of a token."""
+"""The most values of a token."""
 
 
 def fm(
@@ -55,7 +56,7 @@ def fm(
 
 
 def reasons_against(x: Tensor, y: Tensor) -> list[str]:
-    """Why the kernel does not take this; empty where it does."""
+    """Why the kernel does not take these operands; [] if it does."""
     n, d = x.shape[-2:]
     reasons = []
     if x.dtype not in HALVES:
@@ -71,7 +72,7 @@ def reasons_against(x: Tensor, y: Tensor) -> list[str]:
 
 
 def reference(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
-    """The specification, differentiable; weight and bias are vectors."""
+    """The specification, differentiable. weight and bias: (N * K,) or None."""
     wide = torch.promote_types(x.dtype, torch.float32)
     out = interaction(x.to(wide), y.to(wide))
     flat, _ = normalize(out.flatten(1), norm, 0, eps)
@@ -79,7 +80,7 @@ def reference(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, 
 
 
 def interaction(x: Tensor, y: Tensor) -> Tensor:
-    """x (x^T y), in the order that takes fewer operations (of sizes that are not known, the one written)."""
+    """x (x^T y) in the order that takes fewer operations; as written if the sizes are not known."""
     n, d, k = x.shape[-2], x.shape[-1], y.shape[-1]
     if compat.guard_free(n * (d + k) <= 2 * d * k):
         return (x @ x.mT) @ y
@@ -89,7 +90,7 @@ def interaction(x: Tensor, y: Tensor) -> Tensor:
 def reference_backward(
     grad: Tensor, x: Tensor, y: Tensor, weight: Tensor | None, norm: str, eps: float
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """(dx, dy, dweight, dbias) in float32 or wider."""
+    """(dx, dy, dweight, dbias) in float32 or float64."""
     wide = torch.promote_types(x.dtype, torch.float32)
     left, right, grad = x.to(wide), y.to(wide), grad.to(wide).flatten(1)
     out = interaction(left, right)
@@ -106,6 +107,7 @@ def reference_backward(
 
 
 def check(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str) -> None:
+    """Raises ValueError if names, shapes or dtypes do not fit together."""
     if norm not in NORMS:
         raise ValueError(f"loka::fm: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if x.dim() != 3 or x.dtype not in FLOATS or x.dtype != y.dtype:
@@ -123,7 +125,7 @@ def check(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm
 
 @dataclass(frozen=True)
 class Fm(Op[T, T]):
-    """weight, bias: (N * K,)."""
+    """A call of loka::fm. weight, bias: (N * K,) or None."""
 
     name: ClassVar[str] = "fm"
     x: T
@@ -170,7 +172,7 @@ fm_op.register_autograd(_gradients, setup_context=_save)
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At KernelEvolve's shapes and Wukong's own, beside two batched products and the norm."""
+    """At KernelEvolve's shapes and Wukong's own, against two batched products and the norm."""
 
     def specimen(b: int, n: int, d: int, k: int, norm: str, affine: bool = False) -> Specimen:
         x, y = (torch.empty(b, n, size, dtype=torch.bfloat16, device="meta") for size in (d, k))
@@ -184,7 +186,7 @@ def specimens(arch: str) -> list[Specimen]:
             ("norm", 0, moved(y, y, weight, bias)),
         )
         name = " ".join(["fm", norm, *["affine"] * affine, f"{b}x{n}x{d}x{k}"])
-        # rows that begin at multiples of 16 bytes, and enough of a sample for 64 lanes
+        # needs rows that begin at multiples of 16 bytes, and enough of a sample for 64 lanes
         wide = k % 8 == 0 and n * k >= 512
         return Specimen(name, made, unfused, ("mma", "wide_loads", "wide_stores") if wide else ("mma",))
 

@@ -19,8 +19,8 @@ def columns_of(y, at, N: tl.constexpr, K: tl.constexpr, BN: tl.constexpr, BK: tl
 
 @triton.jit
 def compressed(pairs, y, at, N: tl.constexpr, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """BK columns of the factorization machine, (BN, BK / 8, 8): what has two dimensions Triton stores 64 bits a thread
-    on AMD."""
+    """BK columns of the factorization machine, (BN, BK / 8, 8): Triton stores two dimensions in 64 bits a thread on
+    AMD."""
     token, column = tl.arange(0, BN)[:, None], at + tl.arange(0, BK)[None, :]
     there = (token < N) & (column < K)
     return tl.reshape(tl.dot(pairs, tl.load(y + token * K + column, mask=there, other=0.0)), (BN, BK // 8, 8))
@@ -28,6 +28,7 @@ def compressed(pairs, y, at, N: tl.constexpr, K: tl.constexpr, BN: tl.constexpr,
 
 @triton.jit
 def total(x):
+    """The sum of a tile."""
     return tl.sum(tl.sum(tl.sum(x, 2), 1), 0)
 
 
@@ -48,8 +49,8 @@ def fm_kernel(
     BD: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """One sample a program, by BK columns. Where those are all, o stays in registers; else it is computed twice, once
-    for its statistics."""
+    """One sample, by BK columns. If these are all columns, o stays in registers; else it is computed twice, first for
+    its statistics."""
     ONE: tl.constexpr = BK >= K
     sample = tl.program_id(0).to(tl.int64)
     y += sample * y_b
@@ -63,7 +64,7 @@ def fm_kernel(
     if NORM != "none" or ONE:
         for at in range(0, K, BK):
             o = compressed(pairs, y, at, N, K, BN, BK)
-            if NORM == "layer":  # means and squares about them, merged as Chan does
+            if NORM == "layer":  # merge (count, mean, squares about the mean) of the parts by Chan's formula
                 count = N * tl.minimum(K - at, BK)
                 of_tile = total(o) / count
                 centred = tl.where(columns_of(y, at, N, K, BN, BK)[1], o - of_tile, 0.0)
@@ -89,7 +90,7 @@ def fm_kernel(
 def launch(
     x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, norm: str, eps: float, arch: str
 ) -> Launch:
-    """All contiguous; what reasons_against takes."""
+    """The launch for contiguous operands that reasons_against takes."""
     (b, n, d), k = x.shape, y.shape[-1]
     bn, bd = (max(16, triton.next_power_of_2(size)) for size in (n, d))
     bk, warps = configuration(bn, bd, max(16, triton.next_power_of_2(k)), arch)
@@ -100,7 +101,7 @@ def launch(
 
 
 def configuration(bn: int, bd: int, columns: int, arch: str) -> tuple[int, int]:
-    """(BK, warps). From 4 warps on Blackwell's products are in tensor memory, which Triton 3.7 cannot reduce to one
-    number ("parent layout must have at least rank >= 2")."""
+    """(BK, warps). With 4 or more warps Blackwell's products lie in tensor memory, which Triton 3.7 cannot reduce to
+    one number ("parent layout must have at least rank >= 2")."""
     bk = columns if bn * columns <= 8192 else 4096 // bn
     return bk, max(1, min(2 if arch == "sm_100" else 8, bn * max(bk, bd) // 2048))

@@ -5,21 +5,21 @@
 
     out = (act(q k^T) * scale) v          or, with scale_inside, act(q k^T * scale) v; by head
 
-Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q, with cu_seqlens_q (B + 1,) in int32 or int64, from 0 to the number
-of rows: (total, H, D), the sequences one after the other, each as many rows as the steps in cu_seqlens_q; empty ones
-are allowed. k and v likewise with cu_seqlens_k; one may be jagged and the other dense. max_seqlen_*: no sequence is
-longer; where it is left out it is read from the device, which breaks the graph under torch.compile.
-out: as q in shape, dtype and, of a dense q, strides.
+Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q: (total, H, D), the sequences one after the other, with
+cu_seqlens_q (B + 1,) in int32 or int64: where each sequence begins, from 0 to the number of rows. Empty sequences are
+allowed. k and v likewise with cu_seqlens_k; q may be jagged and k dense, or the other way round. max_seqlen_*: no
+sequence is longer. If it is left out it is read from the device, which breaks the graph under torch.compile. out: q's
+shape and dtype; for a dense q also its strides.
 
 activation: `gelu` (by erf), `gelu_approx` (by tanh), `relu`, `relu_squared`, `leaky_relu` (slope 0.01), `silu`,
-`hard_swish`, `identity`; or a list of them, one a head. window: scores of i and j further apart than this are 0, in
-positions of their sequences; None for none. bfloat16, float16, float32 (and float64); scores and sums are of float32.
+`hard_swish`, `identity`; or a list of them, one for each head. window: the score of positions i and j of a sequence is
+0 if |i - j| > window; None for no window. dtypes: bfloat16, float16, float32 (and float64); scores and sums are in
+float32.
 
-On a GPU the 16-bit dtypes run in Triton, head dims to 128; else the reference, in plain operations that torch.compile
-sees and fuses. Gradients for q, k, v; the kernels' are the same bits every time (no atomics).
-Raises ValueError on other names, shapes and dtypes.
-Source: Kunlun's GDPA (papers.md 2.2.2); the scale's place, the window's meaning and the jagged layout are those of
-Meta's released kernels.
+On a GPU 16-bit dtypes with heads of up to 128 run in Triton. Otherwise the reference runs in plain operations, which
+torch.compile sees and fuses. It has gradients for q, k and v; the kernels' gradients have the same bits every time (no
+atomics). Raises ValueError for other names, shapes and dtypes. Source: Kunlun's GDPA (papers.md 2.2.2). The scale's
+place, the window's meaning and the jagged layout are those of Meta's released kernels.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def _attend(*args: Any) -> Tensor:
 
 
 def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
+    """The length of the longest sequence, or the bound that was given."""
     if cu_seqlens is None:
         return x.shape[-2]
     if given is not None:
@@ -90,7 +91,7 @@ def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
 
 @dataclass(frozen=True)
 class Gdpa(Op[T, T]):
-    """Attention with one activation for all heads. window: -1 for none."""
+    """A call with one activation for all heads. window: -1 for none. The other fields: see the module's docstring."""
 
     name: ClassVar[str] = "gdpa"
     q: T
@@ -107,6 +108,7 @@ class Gdpa(Op[T, T]):
 
 
 def check(call: Gdpa[Tensor]) -> None:
+    """Raises ValueError if the call's names, shapes or dtypes do not fit together."""
     q, k, v, activation = call.q, call.k, call.v, call.activation
     if activation not in ACTIVATIONS:
         raise ValueError(f"loka::gdpa: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
@@ -128,6 +130,7 @@ def check(call: Gdpa[Tensor]) -> None:
 
 
 def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """The number of sequences."""
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
@@ -135,7 +138,7 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The tensor with contiguous rows, as the kernels read it. (A gradient may be expanded from one number.)"""
+    """The tensor with contiguous rows, as the kernels read it. A gradient may be one number, expanded."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -166,7 +169,7 @@ class GdpaGradients(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class GdpaBackward(Op[T, GdpaGradients[T]]):
-    """grad: of loka::gdpa's result."""
+    """grad: the gradient of loka::gdpa's result, in its shape. forward: the call it is the gradient of."""
 
     name: ClassVar[str] = "gdpa_backward"
     values: ClassVar[Any] = GdpaGradients

@@ -1,7 +1,7 @@
-"""loka::gdpa in Triton, backward: one kernel by tiles of queries for dq, one by tiles of keys for dk and dv.
+"""loka::gdpa in Triton, backward: one kernel over tiles of queries for dq, one over tiles of keys for dk and dv.
 
-Scores are computed again in both: seven products in place of five, in return for sums in one order and no atomics, so
-that gradients are the same bits every time. What is beyond an end is loaded as zeros and adds nothing.
+Both compute the scores again: seven products instead of five. In return sums go in one order without atomics, so
+gradients have the same bits every time. Rows beyond an end are loaded as zeros and add nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def gdpa_dq_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head a program."""
+    """dq of BM queries of one head. Operands and strides as in gdpa_kernel; g_*, dq_*: strides of grad and dq."""
     sequence, head, first = of_program(longest_q, heads, BM)
     q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
     k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
@@ -63,7 +63,7 @@ def gdpa_dkdv_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BN keys of one head a program; scores are transposed, keys by queries."""
+    """dk and dv of BN keys of one head. Scores are transposed: keys by queries."""
     sequence, head, first = of_program(longest_k, heads, BN)
     q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
     k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
@@ -110,7 +110,7 @@ def launches(
     window: int,
     arch: str,
 ) -> tuple[Launch, Launch]:
-    """The launches for dq, and for dk and dv. The last dimension of all tensors is contiguous."""
+    """The launches for dq, and for dk and dv. All tensors have contiguous rows."""
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     product = products(q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_k, window)
@@ -135,8 +135,8 @@ def launches(
 
 
 def configuration(d: int, of_keys: bool, window: int, arch: str) -> tuple[int, int, int, int]:
-    """(rows of a program, rows of the other side a step, warps, stages): for each chip what does not spill with any
-    activation."""
+    """(rows of a program, rows of the other side in a step, warps, stages): on each chip sizes that do not spill with
+    any activation."""
     if not of_keys:
         return (128, 64, 8, 2) if arch in ("sm_90", "sm_100") else (64, 32, 4, 2)
     if arch == "sm_90":
@@ -147,6 +147,8 @@ def configuration(d: int, of_keys: bool, window: int, arch: str) -> tuple[int, i
 
 
 def specimens(arch: str) -> list[Specimen]:
+    """Both kernels at the forward's shapes."""
+
     def specimen(d: int, keys: int, activation: str, b: int, window: int = -1, jagged: bool = False) -> list[Specimen]:
         queries, heads = 1024, 2
         q_shape = (b * queries, heads, d) if jagged else (b, heads, queries, d)

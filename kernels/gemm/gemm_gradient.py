@@ -1,14 +1,16 @@
-"""loka::gemm_gradient: the gradient of a linear's input, through the ReLU and the dropout that made the input.
+"""loka::gemm_gradient: the gradient of a linear's input, through the ReLU and the dropout that made that input.
 
     out, total = gemm_gradient(grad, weight, x, gain, summed)
 
     out = (grad @ weight) * gain where x is above 0 (or NaN), 0 elsewhere
 
-grad: (M, K), weight: (K, N), as the linear has it, x: (M, N), the linear's input; all bfloat16 or all float16, and out
-too. gain: 1, or what dropout multiplied what it let pass by. total, with `summed`: (N,), out summed over rows before it
-is rounded, which is the gradient of a bias before the ReLU; else empty. Sums are of float32, in one order: equal
-operands give equal bits. Without this the product is written and read once more, by loka::norm_quantize_backward.
-Raises ValueError on other dtypes and shapes. Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
+grad: (M, K); weight: (K, N), as the linear has it; x: (M, N), the linear's input. All are bfloat16 or all float16, and
+so is out, (M, N). gain: the factor by which dropout multiplied kept values; 1 without dropout. total: (N,) with
+`summed`, else (0,); the sum of out over rows, before out is rounded. It is the gradient of a bias before the ReLU.
+
+Sums are in float32 and always in the same order, so equal operands give equal bits. Without this op the product is
+written, and read once more by loka::norm_quantize_backward. Raises ValueError for other dtypes and shapes. Source:
+fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def check(call: GemmGradient[Tensor]) -> None:
 
 
 def launches(call: GemmGradient[Tensor], outputs: Gradient[Tensor], arch: str) -> list[Launch]:
-    """Operands and outputs contiguous. The sums over rows take a second kernel."""
+    """The product, and with `summed` a second kernel that adds the tiles' sums. Operands and outputs are contiguous."""
     grad, weight, x, out, total = call.grad, call.weight, call.x, *outputs
     (m, k), n = grad.shape, x.shape[1]
     bm, bn, bk, warps, stages, _ = configuration(m, n, 0, 1, x.element_size(), "twice", arch)
@@ -133,14 +135,14 @@ gemm_gradient = declare(GemmGradient, dense(reference), run)
 
 
 def empty_outputs(call: GemmGradient[Tensor]) -> Gradient[Tensor]:
-    """What the kernels write."""
+    """Memory for the kernels' results."""
     x = call.x
     return Gradient(x.new_empty(x.shape), x.new_empty(x.shape[1] if call.summed else 0))
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the product and the gradient of the activation; of the second kernel none, which is
-    norm_quantize_backward's."""
+    """At the field's shapes, against the product and the activation's gradient. The second kernel is
+    norm_quantize_backward's and is listed there."""
 
     def specimen(m: int, n: int, k: int, summed: bool = True) -> Specimen:
         grad, weight, x = (torch.empty(s, dtype=torch.bfloat16, device="meta") for s in ((m, k), (k, n), (m, n)))

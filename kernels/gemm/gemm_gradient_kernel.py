@@ -15,12 +15,15 @@ def gemm_gradient_kernel(
     EVEN_K: tl.constexpr, UPCAST: tl.constexpr, WIDE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of BM x BN. totals: (tiles of rows, N), each tile's sums over its rows. WIDE: ask for stores of 128 bits
-    (AMD). UPCAST: the interpreter multiplies 16 bits wrongly."""
+    """One tile (BM, BN) of out.
+
+    totals: (tiles of rows, N) float32, each tile's sums over its rows; None without sums. WIDE: store 128 bits a thread
+    (AMD). UPCAST: the interpreter's 16-bit product is wrong, so it multiplies in float32.
+    """
     TN: tl.constexpr = (N + BN - 1) // BN
     m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
     r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
-    # beyond the edge the last row is read again: what comes of it is not stored, and loads need no mask
+    # rows beyond the edge read the last row again: their results are not stored, and loads need no mask
     row = r if EVEN_M else tl.minimum(r, M - 1 - m)
     column = c if N % BN == 0 else tl.minimum(c, N - 1 - n)
     a_at, b_at = grad, weight

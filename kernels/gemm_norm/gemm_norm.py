@@ -5,17 +5,19 @@
     p = (a * a_scale) @ (b * b_scale)^T + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
-a: (M, K) and b: (N, K), a linear's weight, both FP8 or both in one wider float dtype. a_scale: (M, 1) float32, greater
-than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue, and what comes out: see epilogue.py.
-p is written in the dtype of a, of FP8 operands in bfloat16.
+a: (M, K); b: (N, K), a linear's weight; both FP8, or both in one wider float dtype. a_scale: (M, 1) float32, greater
+than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue and the results: see epilogue.py.
 
-Sums are of float32, and p is not rounded before out is. A kernel's tile spans 512 columns, so that norms over longer
-rows and scales of longer rows take two kernels, with p in the dtype of `product` between them. Where out is FP8, the
-kernel takes a weight or shift of 1e37 or more after `rms` or `layer` as not finite (its column is NaN), and, where
-nothing is saved, `layer`'s variance from sums of one pass: to 1 % where a mean is 100 deviations from zero.
-On CPUs, for operands of float32 and float64, and on GPUs that the kernel is not tuned for, the reference computes it.
-Raises ValueError on other names, dtypes and shapes.
-Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fused normalization blog (papers.md 1.6).
+Sums are in float32, and p is not rounded before out is. A kernel's tile spans 512 columns. A norm or a scale over a
+longer row takes two kernels, with p between them in bfloat16 (for FP8 operands) or in a's dtype.
+
+If out is FP8, the kernel is less exact in two cases. After `rms` or `layer` a weight or shift of 1e37 or more counts as
+not finite, and its column becomes NaN. Without `save` the variance of `layer` comes from sums of one pass: to 1 % if a
+mean is 100 deviations from zero.
+
+The reference runs on CPUs, for float32 and float64 operands, and on GPUs that the kernel is not tuned for. Raises
+ValueError for other names, dtypes and shapes. Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of
+the fused normalization blog (papers.md 1.6).
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ def reference(call: GemmNorm[Tensor]) -> Fused[Tensor]:
 
 
 def composed(call: GemmNorm[Tensor]) -> Fused[Tensor]:
-    """The reference as a CPU runs it fast: of 16 bits by torch's own product, which rounds to them. What follows is for
-    Inductor to fuse."""
+    """The reference as a CPU runs it fast: 16-bit operands by torch's own product, which rounds p to 16 bits, then
+    plain operations for Inductor to fuse."""
     a, a_scale, b_scale = call.a, call.a_scale, call.b_scale
     if a.dtype not in norms.HALVES:
         return reference(call)

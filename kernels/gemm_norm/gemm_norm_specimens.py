@@ -11,7 +11,7 @@ from loka_compile.kernels.launch import Specimen, moved
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the sequence GEMM, norm with activation, quantization."""
+    """At the field's shapes, against the sequence of GEMM, norm with activation, and quantization."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(

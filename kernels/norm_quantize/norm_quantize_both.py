@@ -7,12 +7,12 @@
     out * scale ~ y;  copy * copy_scale ~ its transpose
 
 x: (R, N) in bfloat16, float16 or float32. weight, bias, norm, block, activation, eps, save, statistics: those of
-loka::norm_quantize. dtype: FP8. out has one scale a row, (R, 1), as the forward's product takes it; copy, (N, R), one
-for each of its rows, (N, 1), as grad_weight's does (its contraction is over R). y itself is never written: a column's
-scale needs all rows, so the copy is a second pass over x.
+loka::norm_quantize. dtype: FP8. out: (R, N) with scale (R, 1), as the forward's product reads it. copy: (N, R) with
+scale (N, 1), as grad_weight's product reads it, which contracts over R. y itself is never written. A column's scale
+needs all rows, so the copy takes a second pass over x.
 
-Computed in float32 and rounded once. Zero rows, NaN and infinities as in loka::norm_quantize.
-Raises ValueError on other names, dtypes and shapes. Source: fused normalization blog (papers.md 1.6).
+Everything is computed in float32 and rounded once. Zero rows, NaN and infinities as in loka::norm_quantize. Raises
+ValueError for other names, dtypes and shapes. Source: fused normalization blog (papers.md 1.6).
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def check(call: NormQuantizeBoth[Tensor]) -> None:
 
 
 def launches(call: NormQuantizeBoth[Tensor], outputs: NormedBoth[Tensor], arch: str) -> list[Launch]:
-    """Rows and the columns' amaxes in parts; those of all; the transposed copy. x contiguous."""
+    """Rows, with partial maxima of the columns; these maxima combined; the transposed copy. x is contiguous."""
     x, weight, bias = call.x, call.weight, call.bias
     out, scale, copy, copy_scale, statistics = outputs
     rows, n = x.shape
     length = call.block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
-    bm, warps = tile(rows, bb * bl, arch, 32, 8)  # maxima take registers too
+    bm, warps = tile(rows, bb * bl, arch, 32, 8)  # maxima need registers
     parts = min(triton.cdiv(rows, bm), PARTS)
     amaxes, columns_amax = scale.new_empty((parts, n)), scale.new_empty(n)
     saved = statistics if statistics.numel() else None
@@ -123,7 +123,9 @@ def launches(call: NormQuantizeBoth[Tensor], outputs: NormedBoth[Tensor], arch: 
     constants = {"N": n, "TOP": top, "FLOOR": AMAX_FLOOR, "BP": 64, "BN": 32}
     nbytes = moved(amaxes, columns_amax, copy_scale)
     by_rows = pass_over(out, parts, bm, warps, scale=scale, statistics=saved, amaxes=amaxes)
-    bm, warps = tile(rows, bb * bl, arch, 32, 8 if arch.startswith("gfx") else 16)  # whole sectors of the copy
+    bm, warps = tile(
+        rows, bb * bl, arch, 32, 8 if arch.startswith("gfx") else 16
+    )  # enough rows to fill whole memory sectors of the copy
     return [
         by_rows,
         Launch(sums_kernel, (triton.cdiv(n, 32),), args, constants, 4, 2, 0, nbytes),
@@ -149,14 +151,14 @@ norm_quantize_both = declare(NormQuantizeBoth, dense(reference), run)
 
 
 def empty_outputs(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
-    """What the kernels write."""
+    """Memory for the kernels' results."""
     rows, n = call.x.shape
     out, scale, statistics = norm_quantize.empty_outputs(plain(call, call.dtype))
     return NormedBoth(out, scale, out.new_empty((n, rows)), scale.new_empty((n, 1)), statistics)
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes; every launch of the op."""
+    """Every launch of the op at the field's shapes."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def of(norm: str, activation: str, rows: int, n: int, weights: int = 0, block: int = 0) -> list[Specimen]:

@@ -15,8 +15,12 @@ def both_kernel(
     N: tl.constexpr, BLOCKS: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr,
     TOP: tl.constexpr, FLOOR: tl.constexpr, COPY: tl.constexpr, BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
-    """A program goes through tiles of BM rows, each as BB blocks of BL values, and leaves the columns' largest
-    magnitudes in `amaxes`. COPY: out is the transpose, each of its rows scaled to its `columns_amax`."""
+    """Tiles of BM rows, each BB blocks of BL values, and this program's part of the columns' largest magnitudes, in
+    `amaxes`.
+
+    A program walks the tiles its number, its number + number of programs, and so on. COPY: write only the transpose,
+    each of its rows scaled by its `columns_amax`.
+    """
     LENGTH: tl.constexpr = N // BLOCKS
     EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH
     row = tl.arange(0, BM)
@@ -51,7 +55,7 @@ def both_kernel(
             ACTIVATION,
             EVEN,
         )
-        y = tl.fma(y, 0.0, y)  # an infinity is NaN from here on; amax passes over NaNs
+        y = tl.fma(y, 0.0, y)  # an infinity becomes NaN, and amax skips NaN
         if COPY:
             y = y * (TOP / tl.load(columns_amax + column, mask=valid, other=1.0))[None, :, :]
             store_turned(out, y, rows, first, row, left, column, valid, BM, BB * BL)

@@ -1,16 +1,17 @@
-"""loka::triton_quantize: loka::quantize in Triton, along both axes of a matrix at once where a backward needs it.
+"""loka::triton_quantize: loka::quantize in Triton, along both axes of a matrix at once if a backward needs both.
 
     q, scale, t, t_scale = triton_quantize(x, dtype, scaling, both)
 
-x: (..., R, C) in bfloat16, float16 or float32. q, scale: those of loka::quantize(x, dtype, scaling, -1), with scaling
-`tensor`, `row`, `block` (1 x 128) or `tile` (128 x 128), dtype float8 or, scaled by row, int8. With `both`, t and
-t_scale are those of loka::quantize(x, dtype, scaling, -2), and t lies with its columns contiguous, as a product over R
-reads it. Of `tensor` and `tile` t holds q's values by the same scale, and t_scale is empty, (0,). Without `both` t and
-t_scale are empty, (0,).
+x: (..., R, C) in bfloat16, float16 or float32. dtype: float8; int8 only with scaling `row`. scaling: `tensor`, `row`,
+`block` (1 x 128) or `tile` (128 x 128). q, scale: those of loka::quantize(x, dtype, scaling, -1).
 
-x is read once for `block`, `tile` and, along one axis, `row`; `tensor` and `row` along both know no scale before they
-have seen all of it and read it twice. Zeros, NaN and infinities as loka::quantize has them. Equal operands give equal
-bits. Raises ValueError on other dtypes, scalings and shapes. Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
+With `both`, t and t_scale are those of loka::quantize(x, dtype, scaling, -2); t's columns are contiguous, as a product
+over R reads it. For `tensor` and `tile` t holds q's values with q's scale, and t_scale is (0,). Without `both` t and
+t_scale are (0,).
+
+x is read once for `block`, `tile` and, along one axis, `row`. `tensor`, and `row` along both axes, know no scale before
+all of x was seen, and read it twice. Zeros, NaN and infinities as in loka::quantize. Equal operands give equal bits.
+Raises ValueError for other dtypes, scalings and shapes. Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from loka_compile.kernels.quantize.quantize import BLOCK, floor_of
 from loka_compile.kernels.quantize.triton_quantize_kernel import amax_kernel, quantize_kernel
 
 PARTS = 1024
-"""Largest magnitudes of a tensor that its first kernel leaves for the second to compare."""
+"""Partial maxima of a tensor that the first kernel leaves for the second."""
 
 
 # ---------------------------------------------------------------- the declaration, the specification
@@ -85,7 +86,7 @@ def check(x: Tensor, dtype: torch.dtype, scaling: str) -> None:
 def launches(
     x: Tensor, q: Tensor, scale: Tensor, t: Tensor, t_scale: Tensor, scaling: str, both: bool, arch: str
 ) -> list[Launch]:
-    """x contiguous; the rest as the op returns it."""
+    """The launches; x is contiguous, the other tensors are as the op returns them."""
     if scaling == "row" and not both and x.shape[-1] <= norms.LONGEST_ROW:
         plain = norm_quantize.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
         return [norm_quantize.launch(plain, norm_quantize.Normed(q, scale, scale.new_empty(0)), arch)]
@@ -100,7 +101,7 @@ def launches(
     if scaling == "tensor":
         seen["parts"] = torch.zeros(PARTS, dtype=torch.int32, device=x.device)
     elif scaling == "row":
-        bits = torch.zeros(batch * (c + r), dtype=torch.int32, device=x.device)  # cleared by one launch
+        bits = torch.zeros(batch * (c + r), dtype=torch.int32, device=x.device)  # one launch clears both
         seen |= {"rows": bits[batch * c :].view(batch, r), "columns": bits[: batch * c].view(batch, c)}
     shared = {"C": c, "TOP": top, "PARTS": PARTS, "EVEN": even, "BM": bm, "BN": bn}
     made = []
@@ -140,7 +141,7 @@ triton_quantize = declare(TritonQuantize, lambda call: reference(*call.args), ru
 
 
 def empty_outputs(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(q, scale, t, t_scale)"""
+    """Memory for (q, scale, t, t_scale)."""
     *batch, r, c = x.shape
     r_blocks, c_blocks = -(-r // BLOCK), -(-c // BLOCK)
     shapes = {"row": ((r, 1), (1, c)), "block": ((r, c_blocks), (r_blocks, c)), "tile": ((r_blocks, c_blocks), None)}
@@ -155,7 +156,7 @@ def empty_outputs(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tu
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes. What is read twice has two kernels."""
+    """At the field's shapes. Scalings that read x twice have two kernels."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def listed(scaling: str, rows: int, columns: int, both: bool = False, dtype: torch.dtype = fp8) -> list[Specimen]:

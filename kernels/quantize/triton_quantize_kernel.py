@@ -10,7 +10,8 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import to_int8
 
 @triton.jit
 def tile_of(x, R, C: tl.constexpr, TOP: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """(values in float32, of FP8 with NaN for what is not finite; matrix, first row and column)"""
+    """(values in float32, matrix, first row, first column) of this program's tile. For FP8, values that are not finite
+    become NaN."""
     TN: tl.constexpr = (C + BN - 1) // BN
     z, m, n = tl.program_id(1).to(tl.int64), tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
     at = x + (z * R * C + m.to(tl.int64) * C + n) + tl.arange(0, BM)[:, None] * C + tl.arange(0, BN)[None, :]
@@ -38,8 +39,11 @@ def amax_kernel(
     BN: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Largest magnitudes as the bits of float32, which order as integers do, a NaN above all: of the tensor in PARTS
-    parts, or of each row and each column."""
+    """Largest magnitudes: of the tensor in PARTS partial maxima, or of each row and each column.
+
+    The trick: the bits of non-negative float32 values order as integers do, with NaN above all, so an integer atomic
+    maximum works, in any order.
+    """
     y, z, m, n = tile_of(x, R, C, TOP, EVEN, BM, BN)
     size = tl.abs(y)
     if TOP != 127.0:
@@ -55,13 +59,14 @@ def amax_kernel(
 
 @triton.jit
 def steps(amax, TOP: tl.constexpr, FLOOR: tl.constexpr):
-    """(scale, what values are multiplied by). A NaN stays one."""
+    """(scale, factor for the values). A NaN stays NaN."""
     amax = tl.where(amax < FLOOR, FLOOR, amax)
     return amax * (1.0 / TOP), TOP / amax
 
 
 @triton.jit
 def rounded(y, like, TOP: tl.constexpr):
+    """y rounded to q's dtype."""
     return to_int8(y) if TOP == 127.0 else y.to(like.dtype.element_ty)
 
 
@@ -70,7 +75,8 @@ def quantize_kernel(
     x, parts, rows, columns, q, scale, t, t_scale, R, C: tl.constexpr, SCALING: tl.constexpr, TOP: tl.constexpr,
     FLOOR: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """A tile of BM x BN; blocks and tiles are 128 long. parts, rows, columns: amax_kernel's."""
+    """Quantize one tile (BM, BN); blocks and tiles are 128 long. parts, rows, columns: maxima from amax_kernel. q is
+    written along -1 ("down"), t along -2 ("across"), transposed."""
     y, z, m, n = tile_of(x, R, C, TOP, EVEN, BM, BN)
     row, column = m + tl.arange(0, BM), n + tl.arange(0, BN)
     R_BLOCKS, C_BLOCKS = (R + 127) // 128, (C + 127) // 128

@@ -281,7 +281,7 @@ def test_the_op_takes_rows_that_are_not_contiguous_and_any_number_of_dimensions(
         ({"x": torch.ones(3, 0)}, r"x must be rows of floats, got .* of shape \(3, 0\)"),
         ({"weight": torch.ones(31)}, r"weight must have shape \(32,\), got \(31,\)"),
         ({"bias": torch.ones(32, 1)}, "bias must have shape"),
-        ({"given": torch.ones(3, 1)}, "a given scale is one number"),
+        ({"given": torch.ones(3, 1)}, "given must have shape (1,)"),
         ({"given": torch.ones(1), "dtype": torch.int8}, "a given scale is .* for FP8"),
         ({"norm": "block"}, "norm must be one of none, rms, layer, got 'block'"),
         ({"block": 12}, "rows of 32 values have no whole blocks of 12"),
