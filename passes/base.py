@@ -1,4 +1,4 @@
-"""What a pass is: what it is given, what it returns, and how it is run.
+"""The contract of a pass: its input, its result, and how it is run.
 
 A pass is called with a graph and a Context. It rewrites the graph in place and returns a PassResult of
     Rewrite    one change: where, and what was done
@@ -19,7 +19,7 @@ from loka_compile.spec.plan import Plan
 
 Found = TypeVar("Found")
 Looked = TypeVar("Looked", contravariant=True)
-"""What a pass looks at: an fx.Graph in ATen operators, or the Reading of Dynamo's graph."""
+"""The first argument of a pass: an fx.Graph in ATen operators, or the Reading of Dynamo's graph."""
 
 EVERYWHERE = ("cpu", "cuda")
 """`runs_on` of a pass that serves both devices."""
@@ -60,7 +60,7 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may know besides the graph.
+    """All that a pass may know besides the graph.
 
     device: the type ("cpu", "cuda") of the graph's tensors. training: whether a Dynamo graph will be differentiated;
     joint and post_grad graphs show their gradients themselves.

@@ -20,7 +20,7 @@ from loka_compile.spec.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What one pass did to a Dynamo graph. adapts: the pass changes what the model computes."""
+    """The effect of one pass on a Dynamo graph. adapts: the pass changes what the model computes."""
 
     name: str
     before: fx.Graph

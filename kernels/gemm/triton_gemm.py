@@ -4,7 +4,7 @@
 
 a: (M, K) or (B, M, K); b: (K, N) or (B, K, N). Both are FP8 (e5m2 or e4m3fn each), or both bfloat16, or both float16.
 Scales: float32, as loka::quantize makes them, or None. One for all: (1,). One a row of a: (..., M, 1); one a column of
-b: (..., 1, N). Of blocks: (..., M, K / 128) with (..., K / 128, N / 128), rounded up. bias: (N,) or None. activation:
+b: (..., 1, N). One a block: (..., M, K / 128) with (..., K / 128, N / 128), rounded up. bias: (N,) or None. activation:
 one of loka::norm_quantize's. out: (..., M, N) in `out_dtype`: bfloat16, float16 or float32.
 
 Products are summed in float32 and rounded once. If the contraction is too long for the number of output tiles

@@ -1,4 +1,4 @@
-"""What loka::gemm_norm does with a product before it is written: bias, residual, norm, activation, quantization.
+"""The epilogue of loka::gemm_norm: bias, residual, norm, activation and quantization of a product in registers.
 
     p = product + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on

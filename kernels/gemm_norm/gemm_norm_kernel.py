@@ -142,7 +142,7 @@ def gemm_norm_kernel(
             total = tl.dot(x, w.T, total)
     if SWAP:
         total = total.T
-    if TURN:  # of every 64 columns, the tile's 8 j + 2 t + e is the product's 16 t + 2 j + e
+    if TURN:  # in every 64 columns, the tile's 8 j + 2 t + e is the product's 16 t + 2 j + e
         total = tl.permute(tl.reshape(total, (BM, BN // 64, 8, 4, 2)), (0, 1, 3, 2, 4))
     y = tl.reshape(total, (BM, BB, BL))
     column = n + tl.arange(0, BB)[:, None] * BL + tl.arange(0, BL)[None, :]

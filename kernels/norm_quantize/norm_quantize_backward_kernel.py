@@ -41,7 +41,7 @@ def gradient_kernel(
     row = tl.arange(0, BM)
     blocks, columns = tl.arange(0, BB), tl.arange(0, BL)
     valid = (blocks < BLOCKS)[:, None] & (columns < LENGTH)[None, :]
-    column = blocks[:, None] * LENGTH + columns[None, :]  # of the row
+    column = blocks[:, None] * LENGTH + columns[None, :]  # in its row
     by_weight = tl.zeros((BM, BB, BL), tl.float32)
     by_bias = tl.zeros((BM, BB, BL), tl.float32)
     in_all = tl.zeros((BM, BB, BL), tl.float32)

@@ -26,7 +26,7 @@ def both_kernel(
     row = tl.arange(0, BM)
     blocks, columns = tl.arange(0, BB), tl.arange(0, BL)
     valid = (blocks < BLOCKS)[:, None] & (columns < LENGTH)[None, :]
-    column = blocks[:, None] * LENGTH + columns[None, :]  # of the row
+    column = blocks[:, None] * LENGTH + columns[None, :]  # in its row
     most = tl.zeros((BM, BB, BL), tl.float32)
     own = tl.program_id(0).to(tl.int64)
     for later in range(0, tl.cdiv(rows, BM) - tl.program_id(0), tl.num_programs(0)):

@@ -146,7 +146,7 @@ def norm_quantize_kernel(
     row = tl.arange(0, BM)
     blocks, columns = tl.arange(0, BB), tl.arange(0, BL)
     valid = (blocks < BLOCKS)[:, None] & (columns < LENGTH)[None, :]
-    column = blocks[:, None] * LENGTH + columns[None, :]  # of the row
+    column = blocks[:, None] * LENGTH + columns[None, :]  # in its row
     offsets = row[:, None, None] * N + column[None, :, :]
     left = tl.minimum(rows - first, BM).to(tl.int32)
     if EVEN and EVEN_ROWS:

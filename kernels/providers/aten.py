@@ -167,7 +167,7 @@ def scaled_mm_writes(a: Tensor, a_scale: Tensor, out_dtype: torch.dtype) -> torc
 
 
 def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales (M, 1) and (1, N) with the strides `_scaled_mm` wants; `contiguous` keeps any stride of a dimension of 1."""
+    """Scales (M, 1) and (1, N) with strides that `_scaled_mm` takes; `contiguous` keeps any stride of a size of 1."""
     return a_scale.reshape(-1).contiguous().unsqueeze(1), b_scale.reshape(-1).contiguous().unsqueeze(0)
 
 

@@ -1,4 +1,4 @@
-"""What a provider is: a kernel library that can run some recipes, with all that loka knows about it."""
+"""The contract of a provider: a kernel library that can run some recipes, with all that loka knows about it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Provider:
         raise NotImplementedError
 
     def traced(self, a: Tensor, a_scale: Tensor | None) -> str:
-        """What generated code calls for `product`, if Inductor may trace through it and fuse with it. "" if it must
+        """The callee in generated code for `product`, if Inductor may trace through it and fuse with it. "" if it must
         stay one opaque operator."""
         return ""
 

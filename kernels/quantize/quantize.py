@@ -42,7 +42,7 @@ LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, to
 NARROWER = {"row7": 64.0, "shifted": 127.0}
 """That magnitude by scaling, where the scaling decides."""
 SHIFT = 128
-"""What `shifted` adds to a signed byte."""
+"""The number that `shifted` adds to a signed byte."""
 
 INTEGERS = (torch.int8, torch.uint8)
 ROWS = ("row", "row7", "shifted")

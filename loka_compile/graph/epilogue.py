@@ -1,4 +1,4 @@
-"""What follows a product and could be computed in its kernel: a bias, a residual, a norm, an activation, row by row.
+"""The nodes after a product that its kernel could compute too: a bias, a residual, a norm, an activation, row by row.
 
 Dispatch's model of time asks this before any rewrite: which passes over memory would a fused kernel save, and which
 casts could be made in it? Whether a kernel really takes what follows is decided, and reported, by the pass `fuse`.
@@ -189,7 +189,7 @@ def _exits(chain: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _kind(chain: list[fx.Node]) -> Kind:
-    """What the chain computes beyond a bias."""
+    """The kind of the chain: "" for a bias alone."""
     if any(node.target in REDUCTIONS or _normalizes(node) for node in chain):
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])

@@ -6,7 +6,7 @@ fake tensors. PyTorch says which ATen operators every node calls (`aten.relu`), 
 memory it writes. Passes ask the reading and nothing else.
 
     memory   one storage, as a number. Two nodes share memory if one is a view of the other, or writes into it
-    write    a node after which a memory holds other values. What was read before it and what is read after differ
+    write    a node after which a memory holds other values. A value read before it and one read after it differ
     region   gradients, autocast, inference mode: parts of two regions are not one value
 
 A node that cannot be run on fakes (a call of untraced code, a tensor without storage) has a `reason`; it counts as a
@@ -34,7 +34,7 @@ CALLS = ("call_function", "call_method")
 
 @dataclass(frozen=True, eq=False)
 class Fact:
-    """What PyTorch says about one node.
+    """PyTorch's answers about one node.
 
     op: the plain name of its one ATen operator, `relu` for aten.relu and aten.relu_; "" if it calls several, or none.
     given: the operator's arguments by name; tensors as fake values. calls: all ATen calls it makes. value: its result,
@@ -148,7 +148,7 @@ class Reading:
         return x if order[-2:] == (last, last - 1) and order[:-2] == (*range(last - 1),) else None
 
     def as_nodes(self, node: fx.Node, given: Any) -> Any:
-        """What an operator of the node was given, with nodes in place of their values."""
+        """An operator's argument, with nodes in place of their values."""
         if isinstance(given, dict):
             return {name: self.as_nodes(node, each) for name, each in given.items()}
         if isinstance(given, list | tuple):

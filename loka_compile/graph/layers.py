@@ -101,12 +101,12 @@ def branch_of(reading: Reading, call: Call) -> Branch | str:
 
 
 def effects(reading: Reading, call: Call) -> str:
-    """What leaving the call out would change besides its values; "" for nothing."""
+    """The effects, besides its values, that would be lost without the call; "" for none."""
     return next(filter(None, (effect(reading, node, call.inside) for node in call.nodes)), "")
 
 
 def effect(reading: Reading, node: fx.Node, inside: Collection[fx.Node] = ()) -> str:
-    """What leaving `node` out would change besides its value, for nodes outside of `inside`; "" for nothing."""
+    """The effect, besides its value, that would be lost without `node`, for nodes outside of `inside`; "" for none."""
     fact = reading.facts[node]
     if fact.reason:
         return f"{node.name} cannot be read: {fact.reason}"
@@ -177,7 +177,7 @@ def _residual_around(reading: Reading, output: fx.Node) -> Residual | str:
     while True:
         if len(node.users) != 1:
             names = ", ".join(user.name for user in node.users)
-            return f"{node.name} has other readers than a residual add: {names}"
+            return f"{node.name} has other consumers than a residual add: {names}"
         [user] = node.users
         others = [operand for operand, other in _operands(reading, user) if other is node]
         if others:

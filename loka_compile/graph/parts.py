@@ -92,8 +92,8 @@ def _streams(branches: Iterable[Branch]) -> set[fx.Node]:
 
 
 def _roles(reading: Reading, branch: Branch) -> set[str]:
-    """What a branch is: "attention" multiplies the stream by itself and has a softmax, "interaction" has none; "pffn"
-    multiplies the stream by the context, or by weights only."""
+    """The roles of a branch. "attention" multiplies the stream by itself and has a softmax; "interaction" has none;
+    "pffn" multiplies the stream by the context, or by weights only."""
     depends: dict[fx.Node, set[str]] = {}
     inputs = set(branch.call.inputs)
     for node in branch.call.nodes:
@@ -119,7 +119,7 @@ def _roles(reading: Reading, branch: Branch) -> set[str]:
 
 
 def _outside(node: fx.Node, branch: Branch, inputs: set[fx.Node]) -> set[str]:
-    """What a tensor from outside the branch is: {"stream"}, {"context"}, or nothing for a parameter."""
+    """The kind of a tensor from outside the branch: {"stream"}, {"context"}, or set() for a parameter."""
     return ({"stream"} if _is_stream(node, branch) else {"context"}) if node in inputs else set()
 
 

@@ -75,7 +75,7 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
 
 
 def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
-    """A node that runs graphs of its own (a checkpointed function, the branches of `cond`). What these write, and the
+    """A node that runs graphs of its own (a checkpointed function, the branches of `cond`). Their writes, and the
     inputs they return, count for the node."""
     start, region, writes, memory = len(calls), compat.region_here(), frozenset[int](), frozenset[int]()
     reached = frozenset[int]().union(*map(reading.memory, node.all_input_nodes))

@@ -35,7 +35,7 @@ class Lies:
 
 
 def otherwise(reading: Reading, old: fx.Node, new: fx.Node) -> Lies | None:
-    """What has other strides once `new` stands for `old`; None if a node could tell."""
+    """The nodes whose tensors get other strides once `new` stands for `old`; None if a node could tell."""
     values: dict[fx.Node, Any] = {old: reading.value(new)}
     readers: list[fx.Node] = []
     joined: list[fx.Node] = []

@@ -1,4 +1,4 @@
-"""The adapting passes that the options ask for, in order. What leaves work out comes first."""
+"""The adapting passes that the options ask for, in order. Passes that leave work out come first."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Skip:
 
 
 def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> list[tuple[str, list[str] | None]]:
-    """What to change, in the order of layers: (path, None) to skip a branch, (path, earlier) to reuse a value.
+    """The changes, in the order of layers: (path, None) to skip a branch, (path, earlier) to reuse a value.
 
     earlier: paths of the same module in earlier layers, nearest first. Raises ValueError if the schedule names a layer
     or a branch that does not exist.

@@ -124,7 +124,7 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
         return f"operands are {a.dtype}; the kernel needs 16 bits"
     if not behind.of_relu:
         what = behind.norm if behind.norm != "none" else behind.activation
-        return f"the gradient is that of {what}; the epilogue computes a ReLU's only"
+        return f"this is the gradient of {what}; the epilogue computes a ReLU's only"
     if gemm.meta["val"].dim() != 2 or not b.is_contiguous():
         return f"weight has shape {tuple(b.shape)}, strides {b.stride()}; the kernel needs a contiguous matrix"
     if not behind.dtype == x.dtype == a.dtype:

@@ -49,7 +49,7 @@ class Thin:
 
 
 class Form(Enum):
-    """What a product with a dimension of 1 is written out as."""
+    """The form in which a product with a dimension of 1 is written out."""
 
     OUTER = "an outer product"
     SUM = "a sum"

@@ -85,7 +85,7 @@ def check(reading: Reading, context: Context, found: Mix) -> str:
 def _too_much_for_a_loop(reading: Reading, found: Mix, training: bool) -> str:
     sizes = reading.shape(found.weight)
     if training:
-        return "on a CPU the gradient of a written-out sum is slower than a GEMM's"
+        return "on a CPU the gradient of a sum written out is slower than a GEMM's"
     for dtype in (reading.value(each).dtype for each in (found.x, found.weight, found.linear)):  # autocast may differ
         if dtype not in (torch.float32, torch.float64):
             return f"on a CPU a GEMM of {dtype} is faster than a written-out sum"

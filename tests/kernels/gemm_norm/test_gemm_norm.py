@@ -427,7 +427,7 @@ def test_gradcheck_of_the_reference(norm, block):
         ({"activation": "swish"}, "activation must be one of"),
         ({"dtype": torch.int8}, "out cannot be torch.int8"),
         ({"given": torch.ones(3, 1)}, "given must have shape (1,)"),
-        ({"norm": "lazy"}, "have no scale of their own"),
+        ({"norm": "lazy"}, "needs a given scale"),
         ({"norm": "lazy", "activation": "silu", "dtype": torch.bfloat16}, "a lazy norm has whole rows"),
     ],
 )
