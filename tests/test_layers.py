@@ -4,6 +4,7 @@ import ast
 import configparser
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import networkx
@@ -246,6 +247,13 @@ def test_setup_cfg_lists_every_package():
     config.read(ROOT / "setup.cfg")
     inits = [p for folder in FOLDERS if folder != "examples" for p in (ROOT / folder).rglob("__init__.py")]
     assert {module_name(p, ROOT) for p in inits} == set(config["options"]["packages"].split())
+
+
+def test_mypy_lets_only_triton_functions_go_without_types():
+    overrides = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    [loose] = [set(each["module"]) for each in overrides if each.get("disallow_untyped_defs") is False]
+    kernels = [path for path in (ROOT / "kernels").rglob("*.py") if "@triton.jit" in path.read_text().split("\n")]
+    assert loose == {module_name(path, ROOT) for path in kernels}
 
 
 def run_fresh(code: str) -> str:
