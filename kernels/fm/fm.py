@@ -47,7 +47,12 @@ def fm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """The compressed factorization machine with its norm; see the module's docstring."""
+    """The compressed factorization machine with its norm: (B, N, K) in x's dtype.
+
+    x: (B, N, D), tokens; y: (B, N, K), or (N, K) for all samples; one float dtype. norm: "layer", "rms" or "none", over
+    a sample's N * K values. weight, bias: (N, K) or (N * K,), or None. Raises ValueError for other names, shapes and
+    dtypes. Formulas, kernel and source: the module's docstring.
+    """
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)
     fused = x.is_cuda and not reasons_against(x, y)

@@ -55,7 +55,13 @@ def gdpa(
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
 ) -> Tensor:
-    """Generalized dot-product attention; see the module's docstring."""
+    """Generalized dot-product attention: act(q k^T) v by head, in q's shape and dtype.
+
+    q: (B, H, Tq, D); k, v: (B, H, Tk, D); or jagged, (total, H, D) with cu_seqlens (B + 1,), where sequences begin.
+    activation: one name for all heads, or one a head. scale: multiplies the activation's result, or with scale_inside
+    its argument. window: positions further apart have a score of 0. max_seqlen_q, max_seqlen_k: bounds in rows. Raises
+    ValueError for other names, shapes and dtypes. All details and the source: the module's docstring.
+    """
     if window is not None and window < 0:
         raise ValueError(f"loka::gdpa: window must be at least 0 (or None), got {window}")
     max_seqlen_q = _longest(q, cu_seqlens_q, max_seqlen_q)

@@ -47,8 +47,12 @@ def pffn(
     eps: float = 1e-5,
     eps_out: float | None = None,
 ) -> Tensor:
-    """The PFFN block; see the module's docstring. Operands are those of loka.gdpa; the result is in q's shape and
-    dtype. Norms are computed in float32. eps_out: RMSNorm's eps; None takes LayerNorm's."""
+    """Kunlun's PFFN block, RMSNorm(act(ln k^T) v + ln) + q with ln = LayerNorm(q), in q's shape and dtype.
+
+    Operands are those of loka.gdpa. Norms go over a token's H * D values, in float32, without weights. eps:
+    LayerNorm's; eps_out: RMSNorm's, None for the same. Raises ValueError for other names, shapes and dtypes. Details
+    and source: the module's docstring.
+    """
     eps_out = eps if eps_out is None else eps_out
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
         x = Pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)()
