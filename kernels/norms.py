@@ -84,7 +84,7 @@ def check_norm(
     if activation not in ACTIVATIONS:
         raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if block < 0 or (block and n % block):
-        raise ValueError(f"{op}: rows of {n} values have no whole blocks of {block}")
+        raise ValueError(f"{op}: block must divide a row of {n} values, got {block}")
     for name, each in (("weight", weight), ("bias", bias)):
         if each is not None and each.shape != (n,):
             raise ValueError(f"{op}: {name} must have shape ({n},), got {tuple(each.shape)}")

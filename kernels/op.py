@@ -110,7 +110,7 @@ class Op(Generic[T, Values]):
     def place(cls, value: str) -> int:
         """The place of a result among the op's results. Raises ValueError for an unknown name."""
         if value not in cls.values._fields:
-            raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}, and no {value!r}")
+            raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}; got {value!r}")
         return int(cls.values._fields.index(value))
 
     @classmethod

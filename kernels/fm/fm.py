@@ -116,13 +116,17 @@ def check(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm
     if norm not in NORMS:
         raise ValueError(f"loka::fm: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if x.dim() != 3 or x.dtype not in FLOATS or x.dtype != y.dtype:
-        raise ValueError(f"loka::fm: x is (B, N, D), floats like y's, got {x.dtype} {tuple(x.shape)} and {y.dtype}")
+        raise ValueError(
+            f"loka::fm: x must be (B, N, D) in y's float dtype, got {x.dtype} {tuple(x.shape)} and {y.dtype}"
+        )
     if y.dim() not in (2, 3) or y.shape[-2] != x.shape[1] or (y.dim() == 3 and y.shape[0] != x.shape[0]):
-        raise ValueError(f"loka::fm: y is (B, N, K) or (N, K) for x of {tuple(x.shape)}, got {tuple(y.shape)}")
+        raise ValueError(f"loka::fm: y must be (B, N, K) or (N, K) for x {tuple(x.shape)}, got {tuple(y.shape)}")
     size = y.shape[-2] * y.shape[-1]
     for name, each in (("weight", weight), ("bias", bias)):
         if each is not None and each.numel() != size:
-            raise ValueError(f"loka::fm: {name} has one value for each of {size} outputs, got {tuple(each.shape)}")
+            raise ValueError(
+                f"loka::fm: {name} must have one value for each of {size} outputs, got {tuple(each.shape)}"
+            )
 
 
 # ---------------------------------------------------------------- the op

@@ -71,7 +71,9 @@ def gdpa(
     if isinstance(activation, str):
         return _attend(q, k, v, *jagged, activation, *rest)
     if q.dim() < 2 or len(activation) != q.shape[1]:
-        raise ValueError(f"loka::gdpa: {len(activation)} activations for q of shape {tuple(q.shape)}: one a head")
+        raise ValueError(
+            f"loka::gdpa: expected one activation, or one a head; got {len(activation)} for q {tuple(q.shape)}"
+        )
     outs, first = [], 0
     for name, run in groupby(activation):
         heads = slice(first, first + len(list(run)))
@@ -123,16 +125,16 @@ def check(call: Gdpa[Tensor]) -> None:
     for name, x, offsets in (("q", q, call.cu_seqlens_q), ("k", k, call.cu_seqlens_k)):
         form = "(total, H, D) with" if offsets is not None else "(B, H, T, D) without"
         if x.dim() != (4 if offsets is None else 3):
-            raise ValueError(f"loka::gdpa: {name} is {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
+            raise ValueError(f"loka::gdpa: {name} must be {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
         if offsets is not None and (offsets.dim() != 1 or offsets.dtype not in (torch.int32, torch.int64)):
             shape = f"{offsets.dtype} of shape {tuple(offsets.shape)}"
-            raise ValueError(f"loka::gdpa: cu_seqlens_{name} is a vector of int32 or int64, got {shape}")
+            raise ValueError(f"loka::gdpa: cu_seqlens_{name} must be a vector of int32 or int64, got {shape}")
     if k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[-1] != k.shape[-1]:
         shapes = ", ".join(str(tuple(each.shape)) for each in (q, k, v))
-        raise ValueError(f"loka::gdpa: k and v have one shape, and q's heads and width; got {shapes}")
+        raise ValueError(f"loka::gdpa: k and v must have one shape, with q's heads and width; got {shapes}")
     left, right = _sequences(q, call.cu_seqlens_q), _sequences(k, call.cu_seqlens_k)
     if left != right:
-        raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}")
+        raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}; expected as many")
 
 
 def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:

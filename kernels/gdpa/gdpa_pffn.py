@@ -112,9 +112,9 @@ def check(x: Tensor, k: Tensor, v: Tensor, activation: str) -> None:
         raise ValueError(f"loka::pffn: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     shapes = f"got {x.dtype} {tuple(x.shape)}, {k.dtype} {tuple(k.shape)} and {v.dtype} {tuple(v.shape)}"
     if x.dim() != 3 or k.dim() != 4 or k.shape != v.shape or not x.dtype == k.dtype == v.dtype:
-        raise ValueError(f"loka::pffn: x is (B, T, H * D), k and v (B, H, S, D), of one dtype; {shapes}")
+        raise ValueError(f"loka::pffn: x must be (B, T, H * D), k and v (B, H, S, D), all of one dtype; {shapes}")
     if x.shape[0] != k.shape[0] or x.shape[2] != k.shape[1] * k.shape[3]:
-        raise ValueError(f"loka::pffn: x has k's sequences, and tokens of H * D values; {shapes}")
+        raise ValueError(f"loka::pffn: x must have k's B sequences, and tokens of H * D values; {shapes}")
 
 
 def run(call: Pffn[Tensor]) -> Tensor:

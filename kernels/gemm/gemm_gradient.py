@@ -65,9 +65,9 @@ def check(call: GemmGradient[Tensor]) -> None:
     shapes = [tuple(each.shape) for each in (grad, weight, x)]
     matrices = grad.dim() == weight.dim() == x.dim() == 2
     if not matrices or grad.shape[1] != weight.shape[0] or (grad.shape[0], weight.shape[1]) != tuple(x.shape):
-        raise ValueError(f"{op}: grad is (M, K), weight (K, N) and x (M, N), got {shapes}")
+        raise ValueError(f"{op}: grad must be (M, K), weight (K, N) and x (M, N), got {shapes}")
     if x.dtype not in HALVES or {grad.dtype, weight.dtype} != {x.dtype}:
-        raise ValueError(f"{op}: all are bfloat16 or all float16, got {grad.dtype}, {weight.dtype} and {x.dtype}")
+        raise ValueError(f"{op}: all must be bfloat16 or all float16, got {grad.dtype}, {weight.dtype} and {x.dtype}")
 
 
 # ---------------------------------------------------------------- its launches

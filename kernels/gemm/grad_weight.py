@@ -51,9 +51,9 @@ def reference(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
 def check(call: GradWeight[Tensor]) -> None:
     op, grad, x = f"loka::{call.name}", call.grad, call.x
     if grad.dim() != 2 or x.dim() != 2 or grad.shape[0] != x.shape[0]:
-        raise ValueError(f"{op}: grad is (R, M) and x (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
+        raise ValueError(f"{op}: grad must be (R, M) and x (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in HALVES or grad.dtype != x.dtype:
-        raise ValueError(f"{op}: both are bfloat16 or both float16, got {grad.dtype} and {x.dtype}")
+        raise ValueError(f"{op}: grad and x must both be bfloat16 or both float16, got {grad.dtype} and {x.dtype}")
 
 
 # ---------------------------------------------------------------- its launches, the op

@@ -58,9 +58,9 @@ def check(
     op = "loka::triton_gemm"
     shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
     if a.dim() not in (2, 3) or a.dim() != b.dim() or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
-        raise ValueError(f"{op}: a is (M, K) and b (K, N), or batches of them, got {shapes}")
+        raise ValueError(f"{op}: a must be (M, K) and b (K, N), or batches of them, got {shapes}")
     if not (a.dtype in FP8 and b.dtype in FP8) and (a.dtype != b.dtype or a.dtype not in HALVES):
-        raise ValueError(f"{op}: a and b are both FP8 or of one 16-bit float dtype, got {a.dtype} and {b.dtype}")
+        raise ValueError(f"{op}: a and b must be both FP8 or of one 16-bit float dtype, got {a.dtype} and {b.dtype}")
     if out_dtype not in FLOATS:
         raise ValueError(f"{op}: out must be bfloat16, float16 or float32, got {out_dtype}")
     if activation not in ACTIVATIONS:
@@ -69,7 +69,9 @@ def check(
         raise ValueError(f"{op}: bias must have shape ({b.shape[-1]},), got {tuple(bias.shape)}")
     if scalings(a, a_scale, b, b_scale) is None:
         got = [None if each is None else tuple(each.shape) for each in (a_scale, b_scale)]
-        raise ValueError(f"{op}: scales of one, of rows, or both of blocks go with {shapes}, got {got[0]} and {got[1]}")
+        raise ValueError(
+            f"{op}: scales must be one for all, one a row, or both of blocks for {shapes}, got {got[0]} and {got[1]}"
+        )
 
 
 # ---------------------------------------------------------------- the op

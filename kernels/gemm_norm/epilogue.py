@@ -114,11 +114,11 @@ def check_epilogue(op: str, m: int, n: int, epilogue: Epilogue[Tensor]) -> None:
     norms.check_norm(op, n, epilogue.weight, epilogue.shift, kind, epilogue.block, epilogue.activation)
     norms.check_norm(op, n, epilogue.bias, None, "none", 0, "none")
     if norm == "lazy" and (epilogue.block or epilogue.shift is not None or epilogue.activation not in ("none", "relu")):
-        raise ValueError(f"{op}: a lazy norm has whole rows, no shift, and activation none or relu")
+        raise ValueError(f"{op}: a lazy norm must go over whole rows, without shift, with activation none or relu")
     if norm == "lazy" and dtype in FP8 and given is None:
         raise ValueError(f"{op}: a lazy norm does not see whole rows, so FP8 needs a given scale")
     if dtype not in (*FP8, *WIDE):
-        raise ValueError(f"{op}: out cannot be {dtype}")
+        raise ValueError(f"{op}: out must be FP8 or a wider float, got {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
         raise ValueError(f"{op}: given must have shape (1,) and goes with FP8, got {tuple(given.shape)} with {dtype}")
 

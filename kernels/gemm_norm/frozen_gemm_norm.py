@@ -94,7 +94,9 @@ def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     epilogue, n = call.epilogue, columns(call)
     if call.centered and not can_center(n, epilogue):
         what = f"norm {epilogue.norm!r} by {epilogue.block or n} of {n}"
-        raise ValueError(f"loka::{call.name}: no mean to take out beforehand of {what}")
+        raise ValueError(
+            f"loka::{call.name}: centered needs a layer norm of whole rows, no residual and nothing saved; got {what}"
+        )
     made = quantized(call)
     if call.centered:
         bias = epilogue.bias

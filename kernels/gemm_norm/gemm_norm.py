@@ -69,11 +69,12 @@ def composed(call: GemmNorm[Tensor]) -> Fused[Tensor]:
 def check(call: GemmNorm[Tensor]) -> None:
     op, a, b = f"loka::{call.name}", call.a, call.b
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"{op}: a is (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{op}: a must be (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.dtype not in (*FP8, *WIDE) or (a.dtype != b.dtype and a.dtype not in FP8):
-        raise ValueError(f"{op}: a and b are both FP8 or of one wider float dtype, got {a.dtype} and {b.dtype}")
+        raise ValueError(f"{op}: a and b must be both FP8 or of one wider float dtype, got {a.dtype} and {b.dtype}")
     if (a.dtype in FP8) != (b.dtype in FP8) or not b.shape[0] or not b.shape[1]:
-        raise ValueError(f"{op}: cannot multiply {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
+        got = f"got {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        raise ValueError(f"{op}: a and b must be both FP8 or both wide, with N and K above 0; {got}")
     m, n = a.shape[0], b.shape[0]
     for name, scale, shapes in (("a_scale", call.a_scale, [(m, 1)]), ("b_scale", call.b_scale, [(n, 1), (1,)])):
         if scale is not None and tuple(scale.shape) not in shapes:

@@ -93,7 +93,7 @@ def check(call: NormQuantize[Tensor]) -> None:
         raise ValueError(f"{op}: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
     check_norm(op, x.shape[-1], call.weight, call.bias, call.norm, call.block, call.activation)
     if dtype not in (*FLOATS, *FP8, torch.int8, torch.float64):
-        raise ValueError(f"{op}: out cannot be {dtype}")
+        raise ValueError(f"{op}: out must be FP8, int8 or a wider float, got {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
         raise ValueError(f"{op}: given must have shape (1,) and goes with FP8, got {tuple(given.shape)} with {dtype}")
 

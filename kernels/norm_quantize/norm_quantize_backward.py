@@ -134,15 +134,18 @@ def slope(z: Tensor, activation: str) -> Tensor:
 def check(call: NormQuantizeBackward[Tensor]) -> None:
     op, grad, x, dtype, copied = f"loka::{call.name}", call.grad, call.x, call.dtype, call.copied
     if x.dim() != 2 or x.shape[1] == 0 or grad.shape != x.shape:
-        raise ValueError(f"{op}: grad and x are (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
+        raise ValueError(f"{op}: grad and x must be (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in (*norms.FLOATS, torch.float64) or not grad.is_floating_point():
         raise ValueError(f"{op}: grad and x must be floats, got {grad.dtype} and {x.dtype}")
     norms.check_norm(op, x.shape[1], call.weight, call.bias, call.norm, call.block, call.activation)
     saved = norms.statistics_shape(x, call.norm, call.block)
     if call.statistics.shape != saved and call.norm != "none":
-        raise ValueError(f"{op}: statistics must have shape {saved}, got {tuple(call.statistics.shape)}: save them")
+        raise ValueError(
+            f"{op}: statistics must be {saved}, as saved by the forward; got {tuple(call.statistics.shape)}"
+        )
     if dtype not in (*norms.FP8, *norms.FLOATS, torch.float64) or (copied and dtype not in norms.FP8):
-        raise ValueError(f"{op}: out cannot be {dtype}{' with a copy, which is for FP8' if copied else ''}")
+        wanted = "FP8 with a copy" if copied else "FP8 or a wider float"
+        raise ValueError(f"{op}: out must be {wanted}, got {dtype}")
 
 
 # ---------------------------------------------------------------- its launches

@@ -78,7 +78,7 @@ def check(call: NormQuantizeBoth[Tensor]) -> None:
     x, dtype = call.x, call.dtype
     if x.dim() != 2 or x.dtype not in norms.FLOATS or dtype not in norms.FP8:
         raise ValueError(
-            f"loka::{call.name}: x is (R, N) of floats and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
+            f"loka::{call.name}: x must be floats (R, N) and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
         )
     norm_quantize.check(plain(call, dtype))
 

@@ -118,7 +118,9 @@ def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
     if scaling == "row7" and dtype != torch.int8:
         raise ValueError(f"loka::quantize: row7 is for int8, got {dtype}")
     if dtype in INTEGERS and scaling not in (*ROWS, "affine"):
-        raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
+        raise ValueError(
+            f"loka::quantize: {dtype} must be scaled by row: one NaN would spoil more than its slice; got {scaling!r}"
+        )
 
 
 def _block_shape(scaling: str, axis: int) -> tuple[int, int]:

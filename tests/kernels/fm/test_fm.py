@@ -189,11 +189,11 @@ def test_few_tokens_are_multiplied_in_the_cheaper_order():
     ("change", "message"),
     [
         ({"norm": "batch"}, "norm must be one of none, rms, layer, got 'batch'"),
-        ({"x": torch.ones(4, 8)}, r"x is \(B, N, D\), .*\(4, 8\)"),
-        ({"x": torch.ones(2, 4, 8).half()}, "floats like y's, got torch.float16 .* and torch.float32"),
-        ({"y": torch.ones(2, 5, 3)}, r"y is \(B, N, K\) or \(N, K\) .*got \(2, 5, 3\)"),
+        ({"x": torch.ones(4, 8)}, r"x must be \(B, N, D\) .*\(4, 8\)"),
+        ({"x": torch.ones(2, 4, 8).half()}, "got torch.float16 .* and torch.float32"),
+        ({"y": torch.ones(2, 5, 3)}, r"y must be \(B, N, K\) or \(N, K\) .*got \(2, 5, 3\)"),
         ({"y": torch.ones(3, 4, 3)}, r"got \(3, 4, 3\)"),
-        ({"weight": torch.ones(3)}, r"weight has one value for each of 12 outputs, got \(3,\)"),
+        ({"weight": torch.ones(3)}, r"weight must have one value for each of 12 outputs, got \(3,\)"),
     ],
 )
 def test_bad_arguments(change, message):

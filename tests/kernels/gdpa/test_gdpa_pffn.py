@@ -141,9 +141,9 @@ def test_bad_arguments():
     x, k, v = draw(2, 5, 2, 3, 8, torch.float32, 0)
     for args, message in (
         ((x, k, v, "softmax"), "activation must be one of"),
-        ((x[0], k, v, "relu"), "x is"),
+        ((x[0], k, v, "relu"), "x must be"),
         ((x[:, :, 1:], k, v, "relu"), "tokens of H"),
-        ((x, k, v[:1], "relu"), "x is"),
+        ((x, k, v[:1], "relu"), "x must be"),
     ):
         with pytest.raises(ValueError, match=message):
             Pffn(*args, 1.0, False, EPS, EPS)()

@@ -280,12 +280,12 @@ def test_scaled_gemm_by_the_provider_triton(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": torch.ones(4, 31).to(E4M3)}, r"a is \(M, K\) and b \(K, N\), .* got \(4, 31\) and \(32, 16\)"),
+        ({"a": torch.ones(4, 31).to(E4M3)}, r"a must be \(M, K\) and b \(K, N\), .* got \(4, 31\) and \(32, 16\)"),
         ({"a": torch.ones(1, 4, 32).to(E4M3)}, "or batches of them"),
         ({"a": torch.ones(4, 32)}, "both FP8 or of one 16-bit float dtype, got torch.float32"),
         ({"a": torch.ones(4, 32).to(BF16)}, "got torch.bfloat16 and torch.float8_e4m3fn"),
-        ({"a_scale": torch.ones(4)}, r"scales of one.*got \(4,\)"),
-        ({"a_scale": torch.ones(4, 2)}, r"scales of one.*got \(4, 2\)"),
+        ({"a_scale": torch.ones(4)}, r"scales must be one.*got \(4,\)"),
+        ({"a_scale": torch.ones(4, 2)}, r"scales must be one.*got \(4, 2\)"),
         ({"bias": torch.ones(4)}, r"bias must have shape \(16,\), got \(4,\)"),
         ({"activation": "swish"}, "activation must be one of .*got 'swish'"),
         ({"out_dtype": torch.int8}, "out must be .*got torch.int8"),
