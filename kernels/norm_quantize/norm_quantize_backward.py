@@ -37,12 +37,9 @@ from loka_compile import compat
 from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
+from loka_compile.kernels.norm_quantize.norm_quantize_tiles import PARTS, lanes_of, tile
 from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize.quantize import AMAX_FLOOR
-
-PARTS = 256
-"""The most programs that sum over rows. Each leaves a part for the second stage; about two fit on an SM."""
-
 
 # ---------------------------------------------------------------- the declaration, the specification
 
@@ -149,19 +146,6 @@ def check(call: NormQuantizeBackward[Tensor]) -> None:
 
 
 # ---------------------------------------------------------------- its launches
-
-
-def lanes_of(arch: str) -> int:
-    """Threads of a warp."""
-    return 64 if arch.startswith("gfx") else 32
-
-
-def tile(rows: int, width: int, arch: str, values: int, least: int) -> tuple[int, int]:
-    """(rows, warps) of a program whose threads hold so many `values` of rows of `width`, a power of 2. least: rows at
-    least."""
-    lanes = lanes_of(arch)
-    warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(width, lanes * values))))
-    return max(1, min(warps * lanes * values // width, triton.next_power_of_2(max(rows, 1)))), warps
 
 
 def launches(call: NormQuantizeBackward[Tensor], outputs: Gradients[Tensor], arch: str) -> list[Launch]:

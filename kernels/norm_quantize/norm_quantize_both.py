@@ -27,9 +27,10 @@ from torch import Tensor
 from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import norm_quantize
-from loka_compile.kernels.norm_quantize.norm_quantize_backward import PARTS, quantize_columns, tile
+from loka_compile.kernels.norm_quantize.norm_quantize_backward import quantize_columns
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import sums_kernel
 from loka_compile.kernels.norm_quantize.norm_quantize_both_kernel import both_kernel
+from loka_compile.kernels.norm_quantize.norm_quantize_tiles import PARTS, tile
 from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize.quantize import AMAX_FLOOR
 
