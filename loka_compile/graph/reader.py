@@ -127,7 +127,7 @@ def _unreadable(reading: Reading, node: fx.Node) -> str:
     if unread is not None:
         return f"it reads {unread.name}, which cannot be read"
     if compat.calls_graphs(node) and not any(_is_graph(reading, each) for each in node.all_input_nodes):
-        return f"{node.target} says nothing of what it writes"
+        return f"{node.target} does not say what it writes"
     return ""
 
 

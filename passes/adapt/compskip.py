@@ -88,15 +88,17 @@ def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> lis
         for which, branches in schedule.entries(name):
             numbers = {number for number in layers.values() if chosen(which, number)}
             if not numbers:
-                raise ValueError(f"{which!r} is none of the layers {', '.join(map(str, sorted(set(layers.values()))))}")
+                raise ValueError(
+                    f"{which!r} matches none of the layers {', '.join(map(str, sorted(set(layers.values()))))}"
+                )
             for branch in branches:
                 found = [m for path in known if (m := pattern_of(schedule.layers, branch).fullmatch(path))]
                 if not found:
                     inside = {p[len(layer) + 1 :] for p in known for layer in layers if p.startswith(layer + ".")}
                     hint = nearest(branch, sorted(inside))
-                    raise ValueError(f"no layer of {schedule.layers} has a module {branch!r}{hint}")
+                    raise ValueError(f"no layer of {schedule.layers} contains a module {branch!r}{hint}")
                 if reuses and numbers == {min(int(m[2]) for m in found)}:
-                    raise ValueError(f"{branch}: no layer before {min(numbers)} has one to reuse")
+                    raise ValueError(f"{branch}: no layer before {min(numbers)} has such a module to reuse")
                 for match in found:
                     if int(match[2]) not in numbers or match[0] in done:
                         continue

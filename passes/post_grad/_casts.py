@@ -70,8 +70,9 @@ def check(source: fx.Node, casts: list[Cast], alone: bool) -> str:
         shape = cast.matrix.meta["val"].shape
         if cast.matrix.target is PAD:
             return f"it is padded to {tuple(shape)} with zeros, which the op does not write"
-        if len(shape) != 2 or not compat.guard_free(shape[1] == source.meta["val"].shape[-1]):
-            return f"rows have {source.meta['val'].shape[-1]} values, but a view of shape {tuple(shape)} is quantized"
+        columns = source.meta["val"].shape[-1]
+        if len(shape) != 2 or not compat.guard_free(shape[1] == columns):
+            return f"a view of shape {tuple(shape)} is quantized; expected a matrix of whole rows of {columns} values"
     dtypes = sorted({str(cast.call.dtype) for cast in casts})
     if len(dtypes) > 1:
         return f"it is quantized to {' and to '.join(dtypes)}; the op writes one dtype"
