@@ -15,10 +15,14 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """kernel: the @triton.jit function. grid: number of programs along up to three axes. args: run-time arguments by
-    name (tensors, TMA descriptors, numbers, None). constants: constexpr arguments by name. warps, stages: Triton's
-    num_warps and num_stages. flops: tensor-core operations. nbytes: bytes of global memory it must move, each operand
-    once."""
+    """kernel: the @triton.jit function.
+    grid: number of programs along up to three axes.
+    args: run-time arguments by name (tensors, TMA descriptors, numbers, None).
+    constants: constexpr arguments by name.
+    warps, stages: Triton's num_warps and num_stages.
+    flops: tensor-core operations.
+    nbytes: bytes of global memory it must move, each operand once.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
@@ -41,8 +45,9 @@ class Specimen:
     """A launch that is compiled without its GPU. A kernel's module lists its own in specimens(arch: str) ->
     list[Specimen], at the default configuration and the field's shapes; arch is "sm_90", "gfx942" and so on.
 
-    name: such as "scaled_gemm rowwise 65536x512x512". launch: its tensors are on the meta device. unfused: (name,
-    flops, bytes) of each kernel it replaces; () for none.
+    name: such as "scaled_gemm rowwise 65536x512x512".
+    launch: its tensors are on the meta device.
+    unfused: (name, flops, bytes) of each kernel it replaces; () for none.
 
     needs: what a test must find in the machine code. "mma" is a tensor-core instruction in the main loop, "fp8_mma" one
     for FP8. "wide_loads" and "wide_stores" mean that at least three quarters of the bytes move in 128 bits a thread or

@@ -124,8 +124,9 @@ def declare(
 ) -> CustomOpDef:
     """Register an op with torch.library.
 
-    reference: what the op computes, in ordinary torch functions; it also runs on fake tensors. run: what the op does
-    with real tensors, if that is something else; its results must have the reference's shapes, strides and dtypes.
+    reference: what the op computes, in ordinary torch functions; it also runs on fake tensors.
+    run: what the op does with real tensors, if that is something else; its results must have the reference's shapes,
+        strides and dtypes.
     """
 
     def of(function: Callable[[Any], Any]) -> Callable[..., Any]:

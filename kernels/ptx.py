@@ -5,8 +5,8 @@ The trick: from PACKED on (sm_100) one instruction computes two float32 values t
 are neighbours along the last dimension. The other operand comes as *pairs*: int64 tensors of half as many columns. Each
 result has the same bits as a single operation, except where a compiler would have contracted a product and a sum.
 
-A kernel gets the chip's PTX level as a constant. It is 0 on AMD and in the interpreter, which runs no assembly. Source:
-PTX ISA 8.7: `mul`, `add` and `fma` with `.f32x2` (sm_100); `cvt` with `.relu` (sm_89); `tanh.approx` (sm_75).
+A kernel gets the chip's PTX level as a constant. It is 0 on AMD and in the interpreter, which runs no assembly.
+Source: PTX ISA 8.7: `mul`, `add` and `fma` with `.f32x2` (sm_100); `cvt` with `.relu` (sm_89); `tanh.approx` (sm_75).
 """
 
 from __future__ import annotations

@@ -29,8 +29,10 @@ EVERYWHERE = ("cpu", "cuda")
 class Reject:
     """A pass looked at something and left it alone.
 
-    pass_name: filled in by `run`, so a pass leaves it empty. site: the key of a GEMM or the path of a module; "" for
-    the whole graph. node: a node's name in the graph; "" for several nodes. reason: why, with the offending value.
+    pass_name: filled in by `run`, so a pass leaves it empty.
+    site: the key of a GEMM or the path of a module; "" for the whole graph.
+    node: a node's name in the graph; "" for several nodes.
+    reason: why, with the offending value.
     """
 
     pass_name: str
@@ -62,8 +64,8 @@ class PassResult:
 class Context:
     """All that a pass may know besides the graph.
 
-    device: the type ("cpu", "cuda") of the graph's tensors. training: whether a Dynamo graph will be differentiated;
-    joint and post_grad graphs show their gradients themselves.
+    device: the type ("cpu", "cuda") of the graph's tensors.
+    training: whether a Dynamo graph will be differentiated; joint and post_grad graphs show their gradients themselves.
     """
 
     plan: Plan
@@ -127,9 +129,10 @@ def apply(
 ) -> PassResult:
     """Apply one rule to these nodes.
 
-    pattern: the match that a node ends, or None. check: why the match must stay as it is; "" lets it be rewritten.
+    pattern: the match that a node ends, or None.
+    check: why the match must stay as it is; "" lets it be rewritten.
     rewrite: changes the graph and says what it did. A node's match is looked for after the rewrites of the nodes before
-    it.
+        it.
     """
     rewrites, rejects = [], []
     for node in list(nodes):

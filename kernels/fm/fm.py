@@ -5,16 +5,18 @@
     o = x (x^T y)                                   pairwise products of the tokens, compressed to K columns
     out = (o - mean) * rstd * weight + bias         norm `layer`; o * rstd * weight + bias  `rms`; o  `none`
 
-x: (B, N, D), tokens. y: (B, N, K), or (N, K) for all samples. Statistics are taken over a sample's N * K values.
-weight, bias: (N, K) or (N * K,), or None. dtypes: bfloat16, float16, float32 (float64). out: (B, N, K) in x's dtype;
-flattening it is a view.
+x: (B, N, D), tokens.
+y: (B, N, K), or (N, K) for all samples. Statistics are taken over a sample's N * K values.
+weight, bias: (N, K) or (N * K,), or None.
+dtypes: bfloat16, float16, float32 (float64).
+out: (B, N, K) in x's dtype; flattening it is a view.
 
 It is computed as (x x^T) y if that takes fewer operations, as it does for few tokens. Sums and statistics are in
 float32. The kernel rounds x x^T to the operands' dtype for the second product. It reads y twice if a sample's o does
 not fit in registers. It refuses what it cannot do, or not do faster (`reasons_against`); then, and on a CPU, plain
-operations run, which torch.compile sees and fuses. Gradients are formulas in plain operations. Raises ValueError for
-other names, shapes and dtypes. Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64,
-nothing beyond (papers.md 7.6).
+operations run, which torch.compile sees and fuses. Gradients are formulas in plain operations.
+Raises ValueError for other names, shapes and dtypes.
+Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64, nothing beyond (papers.md 7.6).
 """
 
 from __future__ import annotations
@@ -49,9 +51,11 @@ def fm(
 ) -> Tensor:
     """The compressed factorization machine with its norm: (B, N, K) in x's dtype.
 
-    x: (B, N, D), tokens; y: (B, N, K), or (N, K) for all samples; one float dtype. norm: "layer", "rms" or "none", over
-    a sample's N * K values. weight, bias: (N, K) or (N * K,), or None. Raises ValueError for other names, shapes and
-    dtypes. Formulas, kernel and source: the module's docstring.
+    x: (B, N, D), tokens; y: (B, N, K), or (N, K) for all samples; one float dtype.
+    norm: "layer", "rms" or "none", over a sample's N * K values.
+    weight, bias: (N, K) or (N * K,), or None.
+    Raises ValueError for other names, shapes and dtypes.
+    Formulas, kernel and source: the module's docstring.
     """
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)

@@ -7,19 +7,22 @@
 
 Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q: (total, H, D), the sequences one after the other, with
 cu_seqlens_q (B + 1,) in int32 or int64: where each sequence begins, from 0 to the number of rows. Empty sequences are
-allowed. k and v likewise with cu_seqlens_k; q may be jagged and k dense, or the other way round. max_seqlen_*: no
-sequence is longer. If it is left out it is read from the device, which breaks the graph under torch.compile. out: q's
-shape and dtype; for a dense q also its strides.
+allowed. k and v likewise with cu_seqlens_k; q may be jagged and k dense, or the other way round.
+max_seqlen_*: no sequence is longer. If it is left out it is read from the device, which breaks the graph under
+    torch.compile.
+out: q's shape and dtype; for a dense q also its strides.
 
 activation: `gelu` (by erf), `gelu_approx` (by tanh), `relu`, `relu_squared`, `leaky_relu` (slope 0.01), `silu`,
-`hard_swish`, `identity`; or a list of them, one for each head. window: the score of positions i and j of a sequence is
-0 if |i - j| > window; None for no window. dtypes: bfloat16, float16, float32 (and float64); scores and sums are in
-float32.
+    `hard_swish`, `identity`; or a list of them, one for each head.
+window: the score of positions i and j of a sequence is 0 if |i - j| > window; None for no window.
+dtypes: bfloat16, float16, float32 (and float64); scores and sums are in float32.
 
 On a GPU 16-bit dtypes with heads of up to 128 run in Triton. Otherwise the reference runs in plain operations, which
 torch.compile sees and fuses. It has gradients for q, k and v; the kernels' gradients have the same bits every time (no
-atomics). Raises ValueError for other names, shapes and dtypes. Source: Kunlun's GDPA (papers.md 2.2.2). The scale's
-place, the window's meaning and the jagged layout are those of Meta's released kernels.
+atomics).
+Raises ValueError for other names, shapes and dtypes.
+Source: Kunlun's GDPA (papers.md 2.2.2). The scale's place, the window's meaning and the jagged layout are those of
+Meta's released kernels.
 """
 
 from __future__ import annotations
@@ -58,9 +61,11 @@ def gdpa(
     """Generalized dot-product attention: act(q k^T) v by head, in q's shape and dtype.
 
     q: (B, H, Tq, D); k, v: (B, H, Tk, D); or jagged, (total, H, D) with cu_seqlens (B + 1,), where sequences begin.
-    activation: one name for all heads, or one a head. scale: multiplies the activation's result, or with scale_inside
-    its argument. window: positions further apart have a score of 0. max_seqlen_q, max_seqlen_k: bounds in rows. Raises
-    ValueError for other names, shapes and dtypes. All details and the source: the module's docstring.
+    activation: one name for all heads, or one a head.
+    scale: multiplies the activation's result, or with scale_inside its argument.
+    window: positions further apart have a score of 0.
+    max_seqlen_q, max_seqlen_k: bounds in rows.
+    Raises ValueError for other names, shapes and dtypes. All details and the source: the module's docstring.
     """
     if window is not None and window < 0:
         raise ValueError(f"loka::gdpa: window must be at least 0 (or None), got {window}")

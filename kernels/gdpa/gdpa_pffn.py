@@ -11,9 +11,10 @@ into graphs:
 
     out = loka::pffn(x, k, v, activation, scale, scale_inside, eps, eps_out)
 
-x: (B, T, H * D), a token's heads side by side; k, v: (B, H, S, D); out: as x. eps: LayerNorm's; eps_out: RMSNorm's. The
-kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise the reference runs. Source: Kunlun and the
-fused normalization blog (papers.md 2.2.2).
+x: (B, T, H * D), a token's heads side by side; k, v: (B, H, S, D); out: as x.
+eps: LayerNorm's; eps_out: RMSNorm's. The kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise
+    the reference runs.
+Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def pffn(
 ) -> Tensor:
     """Kunlun's PFFN block, RMSNorm(act(ln k^T) v + ln) + q with ln = LayerNorm(q), in q's shape and dtype.
 
-    Operands are those of loka.gdpa. Norms go over a token's H * D values, in float32, without weights. eps:
-    LayerNorm's; eps_out: RMSNorm's, None for the same. Raises ValueError for other names, shapes and dtypes. Details
-    and source: the module's docstring.
+    Operands are those of loka.gdpa. Norms go over a token's H * D values, in float32, without weights.
+    eps: LayerNorm's; eps_out: RMSNorm's, None for the same.
+    Raises ValueError for other names, shapes and dtypes.
+    Details and source: the module's docstring.
     """
     eps_out = eps if eps_out is None else eps_out
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):

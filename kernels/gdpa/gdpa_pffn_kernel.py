@@ -1,8 +1,8 @@
 """The Triton kernel of loka::pffn: both norms, all heads' attention and both residuals for a few tokens a program.
 
 The second norm needs the squares of a whole token, known only when its last head is done. So the results of all heads
-stay in registers until then, which limits a token's width. A head's keys and values are resident. Source: papers.md
-2.2.2.
+stay in registers until then, which limits a token's width. A head's keys and values are resident.
+Source: papers.md 2.2.2.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ def pffn_kernel(
     HEADS: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr, EPS_OUT: tl.constexpr, ACTIVATION: tl.constexpr,
     INSIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """BM tokens of one sequence. x, out: (sequences, rows, HEADS * D), contiguous. k_*, v_*: strides by sequence, head
-    and key."""
+    """BM tokens of one sequence.
+
+    x, out: (sequences, rows, HEADS * D), contiguous.
+    k_*, v_*: strides by sequence, head and key.
+    """
     W: tl.constexpr = HEADS * D
     tiles = tl.cdiv(rows, BM)
     sequence, first = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles * BM

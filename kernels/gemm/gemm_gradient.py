@@ -5,12 +5,15 @@
     out = (grad @ weight) * gain where x is above 0 (or NaN), 0 elsewhere
 
 grad: (M, K); weight: (K, N), as the linear has it; x: (M, N), the linear's input. All are bfloat16 or all float16, and
-so is out, (M, N). gain: the factor by which dropout multiplied kept values; 1 without dropout. total: (N,) with
-`summed`, else (0,); the sum of out over rows, before out is rounded. It is the gradient of a bias before the ReLU.
+    so is out, (M, N).
+gain: the factor by which dropout multiplied kept values; 1 without dropout.
+total: (N,) with `summed`, else (0,); the sum of out over rows, before out is rounded. It is the gradient of a bias
+    before the ReLU.
 
 Sums are in float32 and always in the same order, so equal operands give equal bits. Without this op the product is
-written, and read once more by loka::norm_quantize_backward. Raises ValueError for other dtypes and shapes. Source:
-fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
+written, and read once more by loka::norm_quantize_backward.
+Raises ValueError for other dtypes and shapes.
+Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ def gemm_gradient_kernel(
 ):  # fmt: skip
     """One tile (BM, BN) of out.
 
-    totals: (tiles of rows, N) float32, each tile's sums over its rows; None without sums. WIDE: store 128 bits a thread
-    (AMD). UPCAST: the interpreter's 16-bit product is wrong, so it multiplies in float32.
+    totals: (tiles of rows, N) float32, each tile's sums over its rows; None without sums.
+    WIDE: store 128 bits a thread (AMD).
+    UPCAST: the interpreter's 16-bit product is wrong, so it multiplies in float32.
     """
     TN: tl.constexpr = (N + BN - 1) // BN
     m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN

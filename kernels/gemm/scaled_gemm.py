@@ -3,7 +3,8 @@
     out = (a * a_scale) @ (b * b_scale)
 
 a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8 (a also uint8), float8 or a 16-bit float. Scales are those of
-loka::quantize; None for a 16-bit operand. out: (..., M, N) in `out_dtype`. Sums are in float32 (int8: int32).
+    loka::quantize; None for a 16-bit operand.
+out: (..., M, N) in `out_dtype`. Sums are in float32 (int8: int32).
 
 provider: whose kernel computes it (kernels/providers). The reference is the same for all providers: the float32 product
 of the dequantized operands (kernels/gemm/product.py), which is any recipe's exact numerics, anywhere.

@@ -4,8 +4,10 @@
 
 a: (M, K) or (B, M, K); b: (K, N) or (B, K, N). Both are FP8 (e5m2 or e4m3fn each), or both bfloat16, or both float16.
 Scales: float32, as loka::quantize makes them, or None. One for all: (1,). One a row of a: (..., M, 1); one a column of
-b: (..., 1, N). One a block: (..., M, K / 128) with (..., K / 128, N / 128), rounded up. bias: (N,) or None. activation:
-one of loka::norm_quantize's. out: (..., M, N) in `out_dtype`: bfloat16, float16 or float32.
+    b: (..., 1, N). One a block: (..., M, K / 128) with (..., K / 128, N / 128), rounded up.
+bias: (N,) or None.
+activation: one of loka::norm_quantize's.
+out: (..., M, N) in `out_dtype`: bfloat16, float16 or float32.
 
 Products are summed in float32 and rounded once. If the contraction is too long for the number of output tiles
 (grad_weight contracts over the batch), it is split into parts. With `deterministic` a second kernel adds the parts in
@@ -14,8 +16,8 @@ neither bias nor activation.
 
 Hopper's FP8 tensor cores add in about 14 bits, so contractions longer than PRECISE_K are added outside of them at every
 step, as blocks are (DeepGEMM). FP8 tensor cores read both operands along K; FP8 operands that lie otherwise are copied.
-Raises ValueError for other names, dtypes and shapes. Source: LoKA's recipes (papers.md 1.4) at the field's shapes
-(7.6), scales as in torchao and DeepGEMM.
+Raises ValueError for other names, dtypes and shapes.
+Source: LoKA's recipes (papers.md 1.4) at the field's shapes (7.6), scales as in torchao and DeepGEMM.
 """
 
 from __future__ import annotations

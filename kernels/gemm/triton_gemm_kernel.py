@@ -25,8 +25,12 @@ def operand(
     ROWS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """A tile (ROWS, BK) of an operand, zero beyond K. at: pointers to its values, used without TMA. left: values of K
-    that are left. FLIP: it is stored with K as its first dimension."""
+    """A tile (ROWS, BK) of an operand, zero beyond K.
+
+    at: pointers to its values, used without TMA.
+    left: values of K that are left.
+    FLIP: it is stored with K as its first dimension.
+    """
     if TMA and FLIP:
         tile = tl.reshape(x.load([z, k, row]), (BK, ROWS)).T
     elif TMA:
@@ -48,11 +52,14 @@ def triton_gemm_kernel(
 ):  # fmt: skip
     """One tile (BM, BN) of one matrix of the batch, or of one part of its contraction.
 
-    Programs: axis 0 counts tiles row by row, axis 1 counts batch * SPLITS, parts of a matrix side by side. out: (batch
-    * SPLITS, M, N); with ATOMIC (batch, M, N). sums: (batch * SPLITS, M), a summed along K; the trick is a product of a
-    with ones, because the tensor cores have a at hand. TRIPS: steps along K; 0 if they are computed here. PROMOTE: each
-    step's products are added outside the tensor cores. FLIP_A, FLIP_B: stored as (K, M), (K, N). WIDE: store 128 bits a
-    thread (AMD).
+    Programs: axis 0 counts tiles row by row, axis 1 counts batch * SPLITS, parts of a matrix side by side.
+    out: (batch * SPLITS, M, N); with ATOMIC (batch, M, N).
+    sums: (batch * SPLITS, M), a summed along K; the trick is a product of a with ones, because the tensor cores have a
+        at hand.
+    TRIPS: steps along K; 0 if they are computed here.
+    PROMOTE: each step's products are added outside the tensor cores.
+    FLIP_A, FLIP_B: stored as (K, M), (K, N).
+    WIDE: store 128 bits a thread (AMD).
     """
     TN: tl.constexpr = (N + BN - 1) // BN
     m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN

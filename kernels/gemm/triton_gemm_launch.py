@@ -87,8 +87,8 @@ def launches(
 ) -> list[Launch]:
     """The launches for operands as `prepared` returns them.
 
-    out: contiguous, and zero if the first launch has ATOMIC. sums: (..., M), where the sums of a along K go; not for
-    FP8.
+    out: contiguous, and zero if the first launch has ATOMIC.
+    sums: (..., M), where the sums of a along K go; not for FP8.
     """
     kinds = scalings(a, a_scale, b, b_scale)
     assert kinds is not None

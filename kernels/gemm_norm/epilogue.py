@@ -3,8 +3,11 @@
     p = product + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
-bias, weight, shift: (N,) or None. residual: (M, N) in a float dtype, or None. norm, block, activation, given, eps:
-those of loka::norm_quantize. dtype: FP8 or a wider float. save: also write p and the statistics, for a backward.
+bias, weight, shift: (N,) or None.
+residual: (M, N) in a float dtype, or None.
+norm, block, activation, given, eps: those of loka::norm_quantize.
+dtype: FP8 or a wider float.
+save: also write p and the statistics, for a backward.
 
 norm `lazy` is an RMSNorm over rows of any length that leaves its factor to the consumer. out is activation(p * weight),
 with activation `none` or `relu` and no shift. statistics: (M, N / 256 rounded up), the sums of squares of p over every
@@ -49,8 +52,12 @@ class Epilogue(Generic[T]):
 
 
 class Fused(NamedTuple, Generic[T]):
-    """The results. out: (M, N). scale, statistics: those of loka::norm_quantize. product: p, (M, N), with `save`; else
-    (0, N)."""
+    """The results.
+
+    out: (M, N).
+    scale, statistics: those of loka::norm_quantize.
+    product: p, (M, N), with `save`; else (0, N).
+    """
 
     out: T
     scale: T

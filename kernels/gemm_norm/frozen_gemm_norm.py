@@ -10,7 +10,8 @@ centered: the mean that a `layer` norm subtracts is taken out of weight and bias
     y - mean(y) = a @ (W - mean of W over N) + (bias - mean(bias))
 
 The trick: the kernel is then left with an RMSNorm, and the quantization spends no steps on what the norm would remove.
-It needs whole rows, no residual, nothing saved, and a bias that is a parameter. Raises ValueError otherwise.
+It needs whole rows, no residual, nothing saved, and a bias that is a parameter.
+Raises ValueError otherwise.
 """
 
 from __future__ import annotations

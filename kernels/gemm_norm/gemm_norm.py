@@ -5,8 +5,9 @@
     p = (a * a_scale) @ (b * b_scale)^T + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
-a: (M, K); b: (N, K), a linear's weight; both FP8, or both in one wider float dtype. a_scale: (M, 1) float32, greater
-than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue and the results: see epilogue.py.
+a: (M, K); b: (N, K), a linear's weight; both FP8, or both in one wider float dtype.
+a_scale: (M, 1) float32, greater than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue and the
+    results: see epilogue.py.
 
 Sums are in float32, and p is not rounded before out is. A kernel's tile spans 512 columns. A norm or a scale over a
 longer row takes two kernels, with p between them in bfloat16 (for FP8 operands) or in a's dtype.
@@ -15,9 +16,9 @@ If out is FP8, the kernel is less exact in two cases. After `rms` or `layer` a w
 not finite, and its column becomes NaN. Without `save` the variance of `layer` comes from sums of one pass: to 1 % if a
 mean is 100 deviations from zero.
 
-The reference runs on CPUs, for float32 and float64 operands, and on GPUs that the kernel is not tuned for. Raises
-ValueError for other names, dtypes and shapes. Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of
-the fused normalization blog (papers.md 1.6).
+The reference runs on CPUs, for float32 and float64 operands, and on GPUs that the kernel is not tuned for.
+Raises ValueError for other names, dtypes and shapes.
+Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fused normalization blog (papers.md 1.6).
 """
 
 from __future__ import annotations

@@ -104,12 +104,14 @@ def gemm_norm_kernel(
     The trick: p is kept as y * row. A factor a row is applied only at the end, because a norm of a multiple differs
     from the norm in its eps alone.
 
-    TOP: the largest FP8 value, 0 if out has no scale. GUARD: an infinity may come out of the activation. BOUNDED: none
-    may, because of_columns made NaN of weights and shifts of 1e37 or more. ONE_PASS: `layer` sums values and squares in
-    one pass, exact enough for FP8. UPCAST: the interpreter's bfloat16 product is wrong, so it multiplies in float32.
-    SWAP: the tensor cores compute the transposed tile, because BM is small. TURN: b's rows come reordered, so that a
-    Hopper thread holds 16 neighbouring columns (gemm_norm_launch.turned). PTX: the chip's level (ptx.py); the
-    conversion to FP8 may then do the ReLU.
+    TOP: the largest FP8 value, 0 if out has no scale.
+    GUARD: an infinity may come out of the activation.
+    BOUNDED: none may, because of_columns made NaN of weights and shifts of 1e37 or more.
+    ONE_PASS: `layer` sums values and squares in one pass, exact enough for FP8.
+    UPCAST: the interpreter's bfloat16 product is wrong, so it multiplies in float32.
+    SWAP: the tensor cores compute the transposed tile, because BM is small.
+    TURN: b's rows come reordered, so that a Hopper thread holds 16 neighbouring columns (gemm_norm_launch.turned).
+    PTX: the chip's level (ptx.py); the conversion to FP8 may then do the ReLU.
     """
     BN: tl.constexpr = BB * BL
     EVEN: tl.constexpr = N % STEP == 0 and STEP == BN

@@ -6,19 +6,23 @@
     y = activation(n * weight + bias)
     out ~ y / scale
 
-x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). weight, bias: (N,) or None. block:
-the length of a row's blocks, each with statistics of its own, or 0 for the whole row; `rms` with 256 is BlockNorm.
+x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck).
+weight, bias: (N,) or None.
+block: the length of a row's blocks, each with statistics of its own, or 0 for the whole row; `rms` with 256 is
+    BlockNorm.
 activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
 
 dtype: that of out, (..., N). FP8 and int8 are quantized as in loka::quantize, with scale (..., 1), one a row. With
-`given`, a float32 tensor (1,), y is divided by it and clamped instead; int8 takes no `given`, because it has no NaN. A
-wider dtype has no scale. scale is (0,) if none is made. statistics: float32 (..., S), what the backward needs, with
-`save`: rstd of each block; `layer` has the means of all blocks first. S = 0 without `save`.
+    `given`, a float32 tensor (1,), y is divided by it and clamped instead; int8 takes no `given`, because it has no
+    NaN. A wider dtype has no scale. scale is (0,) if none is made.
+statistics: float32 (..., S), what the backward needs, with `save`: rstd of each block; `layer` has the means of all
+    blocks first. S = 0 without `save`.
 
 Everything is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32:
 for |x| above about 1e18 rstd is 0. A value that is not finite becomes NaN in FP8, in its own place (a norm spreads NaN
-over its block); an int8 row with such a value has a scale that is not finite. Raises ValueError for other names, dtypes
-and shapes. Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
+over its block); an int8 row with such a value has a scale that is not finite.
+Raises ValueError for other names, dtypes and shapes.
+Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
 """
 
 from __future__ import annotations

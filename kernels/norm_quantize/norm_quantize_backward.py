@@ -6,21 +6,25 @@
     y = activation(norm(x) * weight + bias) of loka::norm_quantize; gain * grad is y's gradient
     out * scale ~ x's gradient;  copy * copy_scale ~ its transpose
 
-grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). statistics: those that
-loka::norm_quantize or loka::gemm_norm saved for these rows. weight, bias, norm, block, activation: as in the forward.
+grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck).
+statistics: those that loka::norm_quantize or loka::gemm_norm saved for these rows.
+weight, bias, norm, block, activation: as in the forward.
 gain: the factor by which dropout multiplied kept values, if x is the dropout's result (a ReLU's gradient is 0 where
-that is 0); else 1.
+    that is 0); else 1.
 
 dtype: that of out, (R, N). FP8 has one scale a row, (R, 1), as grad_input's product reads it; a wider dtype has scale
-(0,). copied: with FP8, also write the transpose (N, R) with one scale for each of its rows, (N, 1), as grad_weight's
-product reads it, which contracts over R; else copy and copy_scale are empty. grad_weight, grad_bias: (N,) in the dtype
-of weight and bias, or (0,). total: with `summed` (N,) in x's dtype, the sum of x's gradient over rows, before it is
-rounded: the gradient of a bias before the norm; else (0,).
+    (0,).
+copied: with FP8, also write the transpose (N, R) with one scale for each of its rows, (N, 1), as grad_weight's product
+    reads it, which contracts over R; else copy and copy_scale are empty.
+grad_weight, grad_bias: (N,) in the dtype of weight and bias, or (0,).
+total: with `summed` (N,) in x's dtype, the sum of x's gradient over rows, before it is rounded: the gradient of a bias
+    before the norm; else (0,).
 
 Sums over rows are in float32, in two stages, always in the same order, and rounded once. Zero rows, NaN and infinities
 as in loka::quantize. A column's scale needs all rows, so the copy takes a second pass over grad and x. At the kinks of
-relu and hard swish the slope is torch's. Raises ValueError for other dtypes and shapes. Source: fused normalization
-blog (papers.md 1.6), LoKA Mods (1.3).
+relu and hard swish the slope is torch's.
+Raises ValueError for other dtypes and shapes.
+Source: fused normalization blog (papers.md 1.6), LoKA Mods (1.3).
 """
 
 from __future__ import annotations

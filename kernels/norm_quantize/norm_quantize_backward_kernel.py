@@ -33,8 +33,9 @@ def gradient_kernel(
     """x's gradient for tiles of BM rows, each BB blocks of BL values, and this program's parts of the sums over rows.
 
     A program walks the tiles its number, its number + number of programs, and so on; ONCE: there is a program for every
-    tile. Sums stay in registers until the end. COPY: write only the transpose (N, rows), each of its rows scaled by its
-    `columns_amax`. TOP: the largest FP8 value, 0 if out has no scale.
+    tile. Sums stay in registers until the end.
+    COPY: write only the transpose (N, rows), each of its rows scaled by its `columns_amax`.
+    TOP: the largest FP8 value, 0 if out has no scale.
     """
     LENGTH: tl.constexpr = N // BLOCKS
     EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH

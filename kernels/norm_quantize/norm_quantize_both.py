@@ -6,13 +6,16 @@
     y = activation(norm(x) * weight + bias)
     out * scale ~ y;  copy * copy_scale ~ its transpose
 
-x: (R, N) in bfloat16, float16 or float32. weight, bias, norm, block, activation, eps, save, statistics: those of
-loka::norm_quantize. dtype: FP8. out: (R, N) with scale (R, 1), as the forward's product reads it. copy: (N, R) with
-scale (N, 1), as grad_weight's product reads it, which contracts over R. y itself is never written. A column's scale
-needs all rows, so the copy takes a second pass over x.
+x: (R, N) in bfloat16, float16 or float32.
+weight, bias, norm, block, activation, eps, save, statistics: those of loka::norm_quantize.
+dtype: FP8.
+out: (R, N) with scale (R, 1), as the forward's product reads it.
+copy: (N, R) with scale (N, 1), as grad_weight's product reads it, which contracts over R. y itself is never written. A
+    column's scale needs all rows, so the copy takes a second pass over x.
 
-Everything is computed in float32 and rounded once. Zero rows, NaN and infinities as in loka::norm_quantize. Raises
-ValueError for other names, dtypes and shapes. Source: fused normalization blog (papers.md 1.6).
+Everything is computed in float32 and rounded once. Zero rows, NaN and infinities as in loka::norm_quantize.
+Raises ValueError for other names, dtypes and shapes.
+Source: fused normalization blog (papers.md 1.6).
 """
 
 from __future__ import annotations

@@ -14,8 +14,11 @@ def lanes_of(arch: str) -> int:
 
 
 def tile(rows: int, width: int, arch: str, values: int, least: int) -> tuple[int, int]:
-    """(rows, warps) of a program whose threads hold about `values` values each. width: of a row, a power of 2. least:
-    the fewest warps."""
+    """(rows, warps) of a program whose threads hold about `values` values each.
+
+    width: of a row, a power of 2.
+    least: the fewest warps.
+    """
     lanes = lanes_of(arch)
     warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(width, lanes * values))))
     return max(1, min(warps * lanes * values // width, triton.next_power_of_2(max(rows, 1)))), warps

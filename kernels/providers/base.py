@@ -32,9 +32,9 @@ class Frozen:
 class Behind:
     """The work that a product leaves to be done, which Inductor fuses with what reads the product.
 
-    name: under which its time is remembered. made: the dtype of the kernel's result, (M, N). finish(product, step,
-    smallest, scale, sums): the final result. step and smallest are (M, 1), one a row; scale and sums are (1, N), one a
-    column.
+    name: under which its time is remembered.
+    made: the dtype of the kernel's result, (M, N). finish(product, step, smallest, scale, sums): the final result. step
+        and smallest are (M, 1), one a row; scale and sums are (1, N), one a column.
     """
 
     name: str
@@ -46,10 +46,13 @@ class Provider:
     """One kernel library. To add one, write a file in this folder with a subclass and, at its end, `PROVIDER`, its
     object; nothing else names it.
 
-    name: its name in plans. speaks: the recipes it has a kernel for. rank: its place among equal times. native:
-    PyTorch's own, or fused with what follows the product, so it need not win by a margin. epilogue: the scalings of
-    operands whose product takes a norm, an activation or a quantization into its epilogue. tile: N must be a multiple
-    of it for that. widest: the most columns a tile sees whole.
+    name: its name in plans.
+    speaks: the recipes it has a kernel for.
+    rank: its place among equal times.
+    native: PyTorch's own, or fused with what follows the product, so it need not win by a margin.
+    epilogue: the scalings of operands whose product takes a norm, an activation or a quantization into its epilogue.
+    tile: N must be a multiple of it for that.
+    widest: the most columns a tile sees whole.
     """
 
     name: ClassVar[str]

@@ -2,11 +2,11 @@
 
     out = loka::frozen_onednn(a, weight, transposed, scaling, zero)
 
-a: (M, K), bytes that are not negative. weight: the parameter, (K, N), or (N, K) with `transposed` (a linear's),
-quantized to int8 with `scaling`. out: (M, N) float32, (a - zero) times the weight with its scales applied, without a
-detour over int32. The rows' scales are left to the caller, whose multiplication Inductor fuses with what follows. (So
-bias and activation cannot ride in oneDNN's post-ops: they come after the rows' scales.) The packed weight is kept
-beside the parameter (frozen.py).
+a: (M, K), bytes that are not negative.
+weight: the parameter, (K, N), or (N, K) with `transposed` (a linear's), quantized to int8 with `scaling`.
+out: (M, N) float32, (a - zero) times the weight with its scales applied, without a detour over int32. The rows' scales
+    are left to the caller, whose multiplication Inductor fuses with what follows. (So bias and activation cannot ride
+    in oneDNN's post-ops: they come after the rows' scales.) The packed weight is kept beside the parameter (frozen.py).
 
 oneDNN takes unsigned activations. It also takes signed ones, but some hundred times slower on some processors. So 128
 is added where they are quantized (`shifted`), and oneDNN subtracts it as a zero point, at no cost.

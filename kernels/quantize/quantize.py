@@ -2,8 +2,10 @@
 
     q, scale = quantize(x, dtype, scaling, axis)        x ~ q * scale
 
-x: (..., R, C) in any float dtype. dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without negative
-values, which would become 0. scale: float32. axis: the GEMM's contraction, -1 or -2. scaling:
+x: (..., R, C) in any float dtype.
+dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without negative values, which would become 0.
+scale: float32.
+axis: the GEMM's contraction, -1 or -2. scaling:
 
     tensor     one scale, (1,)
     row        one scale a slice along `axis`: shape of x with that axis 1
@@ -19,8 +21,8 @@ their own to fall back on. (Gradients of a mean over many rows are small, and on
 A value that is not finite must never become an ordinary number, but casts saturate silently (inf -> 448). In FP8 it
 becomes NaN in its own place. Integers have no NaN, so the scale of its slice is not finite; `tensor` would spoil the
 whole tensor, so integers refuse it. No other clamp is needed: amax maps to the largest value, and what the division
-adds is rounded away. Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it
-(torchao #3356).
+adds is rounded away.
+Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
     q, scale, t, t_scale = triton_quantize(x, dtype, scaling, both)
 
-x: (..., R, C) in bfloat16, float16 or float32. dtype: float8; int8 only with scaling `row`. scaling: `tensor`, `row`,
-`block` (1 x 128) or `tile` (128 x 128). q, scale: those of loka::quantize(x, dtype, scaling, -1).
+x: (..., R, C) in bfloat16, float16 or float32.
+dtype: float8; int8 only with scaling `row`.
+scaling: `tensor`, `row`, `block` (1 x 128) or `tile` (128 x 128).
+q, scale: those of loka::quantize(x, dtype, scaling, -1).
 
 With `both`, t and t_scale are those of loka::quantize(x, dtype, scaling, -2); t's columns are contiguous, as a product
 over R reads it. For `tensor` and `tile` t holds q's values with q's scale, and t_scale is (0,). Without `both` t and
@@ -11,7 +13,8 @@ t_scale are (0,).
 
 x is read once for `block`, `tile` and, along one axis, `row`. `tensor`, and `row` along both axes, know no scale before
 all of x was seen, and read it twice. Zeros, NaN and infinities as in loka::quantize. Equal operands give equal bits.
-Raises ValueError for other dtypes, scalings and shapes. Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
+Raises ValueError for other dtypes, scalings and shapes.
+Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
 """
 
 from __future__ import annotations

@@ -53,8 +53,9 @@ LARGEST = 64
 
 @dataclass(frozen=True)
 class Epilogue:
-    """end: the node whose value the product's kernel could write. kept: the kernel would write the product too, because
-    others read it."""
+    """end: the node whose value the product's kernel could write.
+    kept: the kernel would write the product too, because others read it.
+    """
 
     end: fx.Node
     kind: Kind = ""

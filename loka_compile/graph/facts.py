@@ -37,9 +37,13 @@ class Fact:
     """PyTorch's answers about one node.
 
     op: the plain name of its one ATen operator, `relu` for aten.relu and aten.relu_; "" if it calls several, or none.
-    given: the operator's arguments by name; tensors as fake values. calls: all ATen calls it makes. value: its result,
-    a fake tensor, a number or a tuple. memory: the storages of the result's tensors. writes: the storages it changes.
-    region: where it runs (gradients, autocast, inference mode). reason: why it could not be read; "" if it could.
+    given: the operator's arguments by name; tensors as fake values.
+    calls: all ATen calls it makes.
+    value: its result, a fake tensor, a number or a tuple.
+    memory: the storages of the result's tensors.
+    writes: the storages it changes.
+    region: where it runs (gradients, autocast, inference mode).
+    reason: why it could not be read; "" if it could.
     """
 
     op: str = ""
@@ -262,8 +266,9 @@ class Reading:
         return other
 
     def memory_of(self, value: Any) -> frozenset[int]:
-        """The storages of all tensors in a value. Raises NotImplementedError for a tensor without one (a sparse one,
-        say)."""
+        """The storages of all tensors in a value.
+        Raises NotImplementedError for a tensor without one (a sparse one, say).
+        """
         found = set()
         for each in tree_leaves(value):
             if isinstance(each, torch.Tensor):

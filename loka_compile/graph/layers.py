@@ -52,8 +52,11 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """A branch that can be left out. adds: its residual adds, each with the operand that flows on. stream: where that
-    operand comes from."""
+    """A branch that can be left out.
+
+    adds: its residual adds, each with the operand that flows on.
+    stream: where that operand comes from.
+    """
 
     call: Call
     adds: tuple[tuple[fx.Node, fx.Node], ...]

@@ -34,8 +34,9 @@ def alternate(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> CompSkip
 
 
 def _stack(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> str:
-    """The outermost list of two or more layers of one class that has these parts. Raises ValueError if there is not
-    exactly one."""
+    """The outermost list of two or more layers of one class that has these parts.
+    Raises ValueError if there is not exactly one.
+    """
     stacks: dict[str, dict[int, str]] = defaultdict(dict)
     for path in calls:
         for match in re.finditer(r"\.([0-9]+)(?=\.|$)", path):  # also layers that are never called as modules

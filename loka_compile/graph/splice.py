@@ -23,8 +23,8 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
     """Trace `function` on `args` (nodes or constants) and insert the result before `before`.
 
     Returns what the function returns, with nodes in place of tensors. Every new node has `meta["val"]`, the names of
-    `before` (module stack, stack trace, sequence number, partitioner tag) and `meta`. Raises TypeError if the function
-    makes a tensor constant.
+    `before` (module stack, stack trace, sequence number, partitioner tag) and `meta`.
+    Raises TypeError if the function makes a tensor constant.
     """
     graph = before.graph
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]

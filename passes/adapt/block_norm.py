@@ -4,8 +4,8 @@
 
 A block's statistics fit inside one GEMM tile, so norm, activation and quantization can run in the GEMM's epilogue. No
 mean is subtracted, and an outlier affects its own block only. A row of up to 256 values is one block. A longer one is
-cut into the longest blocks that divide it, at most 256 long and a multiple of 16. Source: LoKA Mods; the paper does not
-say how rows are cut.
+cut into the longest blocks that divide it, at most 256 long and a multiple of 16.
+Source: LoKA Mods; the paper does not say how rows are cut.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ once."""
 
 @dataclass(frozen=True)
 class Skip:
-    """schedule: what to leave out. whole: the graph is the whole model, so a path that matches no module is an error
-    (OptionsError)."""
+    """schedule: what to leave out.
+    whole: the graph is the whole model, so a path that matches no module is an error (OptionsError).
+    """
 
     schedule: CompSkip | str
     whole: bool = True
@@ -74,8 +75,8 @@ class Skip:
 def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> list[tuple[str, list[str] | None]]:
     """The changes, in the order of layers: (path, None) to skip a branch, (path, earlier) to reuse a value.
 
-    earlier: paths of the same module in earlier layers, nearest first. Raises ValueError if the schedule names a layer
-    or a branch that does not exist.
+    earlier: paths of the same module in earlier layers, nearest first.
+    Raises ValueError if the schedule names a layer or a branch that does not exist.
     """
     known = [*paths, *sorted(done)]
     layers = {match[0]: int(match[2]) for path in known if (match := pattern_of(schedule.layers).match(path + "."))}

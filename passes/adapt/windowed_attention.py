@@ -47,8 +47,9 @@ DONE = "loka_window"
 @dataclass(frozen=True)
 class WindowedAttention:
     """windows: pattern of module paths -> window; `**` matches all. The first pattern that matches an attention's
-    module, or a module around it, counts. whole: the graph is the whole model, so a pattern that matches nothing is an
-    error."""
+        module, or a module around it, counts.
+    whole: the graph is the whole model, so a pattern that matches nothing is an error.
+    """
 
     windows: Mapping[str, int]
     whole: bool = True

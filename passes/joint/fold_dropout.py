@@ -50,9 +50,14 @@ class FoldDropout:
 
 @dataclass(frozen=True)
 class Dropout:
-    """A match. gradient: the ReLU's gradient, a loka::norm_quantize_backward. grad: the gradient of the dropout's
-    result. mask: boolean, True for kept values. gain: 1 / (1 - p). results: the forward's nodes mask * relu * gain; a
-    rewrite needs exactly one."""
+    """A match.
+
+    gradient: the ReLU's gradient, a loka::norm_quantize_backward.
+    grad: the gradient of the dropout's result.
+    mask: boolean, True for kept values.
+    gain: 1 / (1 - p).
+    results: the forward's nodes mask * relu * gain; a rewrite needs exactly one.
+    """
 
     gradient: fx.Node
     grad: fx.Node

@@ -22,8 +22,8 @@ from loka_compile.passes.post_grad._padding import PAD
 class Cast:
     """One loka::quantize of a matrix or its transpose.
 
-    axis: -1 for one scale a row of the matrix itself, -2 for one scale a column. flipped: the cast reads the matrix's
-    transpose.
+    axis: -1 for one scale a row of the matrix itself, -2 for one scale a column.
+    flipped: the cast reads the matrix's transpose.
     """
 
     node: fx.Node

@@ -28,8 +28,11 @@ class Chain:
     """A product and what follows it: (bias, residual) -> norm -> quantize, with views between.
 
     path: from the product to the last value, each node read by the next. No other node reads them, except the input of
-    the norm. bias, residual: tensors that are added to the product. norm: a loka::norm_quantize node. quantize: the
-    quantization of the last value by rows. stopped: why the chain ends before a node that would have belonged to it.
+        the norm.
+    bias, residual: tensors that are added to the product.
+    norm: a loka::norm_quantize node.
+    quantize: the quantization of the last value by rows.
+    stopped: why the chain ends before a node that would have belonged to it.
     """
 
     path: tuple[fx.Node, ...]

@@ -17,8 +17,9 @@ from loka_compile.passes.post_grad._padding import PAD
 class Weight:
     """A parameter that a right operand (K, N) was made of, quantized along K.
 
-    transposed: the operand is the transpose of the parameter. dtype, scaling: of the quantization; scaling "none" is a
-    plain cast. more: columns of zeros the operand has beyond the parameter's.
+    transposed: the operand is the transpose of the parameter.
+    dtype, scaling: of the quantization; scaling "none" is a plain cast.
+    more: columns of zeros the operand has beyond the parameter's.
     """
 
     node: fx.Node

@@ -17,8 +17,11 @@ RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm in the graph. nodes: all nodes it is made of; the value of the last one is replaced. x: its input. The
-    other fields are arguments of loka::norm_quantize."""
+    """A norm in the graph.
+
+    nodes: all nodes it is made of; the value of the last one is replaced.
+    x: its input. The other fields are arguments of loka::norm_quantize.
+    """
 
     nodes: tuple[fx.Node, ...]
     x: fx.Node

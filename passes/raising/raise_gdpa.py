@@ -44,8 +44,12 @@ class RaiseGdpa:
 
 @dataclass(frozen=True)
 class Attention:
-    """act(q turned * inside) v * outside. turned: k^T. last: the node whose value is replaced. between: the nodes from
-    q to `last`."""
+    """act(q turned * inside) v * outside.
+
+    turned: k^T.
+    last: the node whose value is replaced.
+    between: the nodes from q to `last`.
+    """
 
     q: fx.Node
     turned: fx.Node

@@ -3,8 +3,8 @@
     n = layer_norm(s);  z = gdpa(heads of n, k, v) + n;  rms_norm(z) + s          norms over a token, without affine
 
 It finds the loka::gdpa that raise_gdpa made and reads the graph around it. It works on CUDA, in 16 bits and in
-inference: gdpa and the norms have gradients, the whole block has none. Source: Meta's fused normalization around GDPA
-(papers.md 2.2.2).
+inference: gdpa and the norms have gradients, the whole block has none.
+Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
 """
 
 from __future__ import annotations
@@ -40,8 +40,13 @@ class RaisePffn:
 
 @dataclass(frozen=True)
 class Block:
-    """A match. s: the tokens. attention: the gdpa node. last: the node whose value is replaced. nodes: those between s
-    and last."""
+    """A match.
+
+    s: the tokens.
+    attention: the gdpa node.
+    last: the node whose value is replaced.
+    nodes: those between s and last.
+    """
 
     s: fx.Node
     attention: fx.Node

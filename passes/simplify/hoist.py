@@ -71,8 +71,9 @@ class _Narrow:
 class _Hoisting:
     """One walk over a graph, in order.
 
-    known: wide tensor -> its narrow form. blocked: tensor -> why the replications behind it are lost. passed: nodes
-    that may be dead after the walk.
+    known: wide tensor -> its narrow form.
+    blocked: tensor -> why the replications behind it are lost.
+    passed: nodes that may be dead after the walk.
     """
 
     reading: Reading

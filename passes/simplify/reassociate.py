@@ -71,8 +71,11 @@ class Reassociate:
 
 @dataclass(frozen=True)
 class _Factor:
-    """A matrix of the chain, or a batch of matrices. flipped: the chain multiplies its transpose. sizes: of the node
-    itself."""
+    """A matrix of the chain, or a batch of matrices.
+
+    flipped: the chain multiplies its transpose.
+    sizes: of the node itself.
+    """
 
     node: fx.Node
     flipped: bool
@@ -95,8 +98,9 @@ class _Factor:
 class _Chain:
     """A chain of products that ends in `last`.
 
-    tree: the present order. within: the products and transposes inside the chain. reasons: why a product is a factor
-    instead of being taken apart.
+    tree: the present order.
+    within: the products and transposes inside the chain.
+    reasons: why a product is a factor instead of being taken apart.
     """
 
     last: fx.Node
