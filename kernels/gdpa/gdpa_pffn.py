@@ -12,8 +12,8 @@ into graphs:
     out = loka::pffn(x, k, v, activation, scale, scale_inside, eps, eps_out)
 
 x: (B, T, H * D), a token's heads side by side; k, v: (B, H, S, D); out: as x.
-eps: LayerNorm's; eps_out: RMSNorm's. The kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise
-    the reference runs.
+eps: LayerNorm's; eps_out: RMSNorm's.
+The kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise the reference runs.
 Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 """
 

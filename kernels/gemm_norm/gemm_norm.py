@@ -6,8 +6,8 @@
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
 a: (M, K); b: (N, K), a linear's weight; both FP8, or both in one wider float dtype.
-a_scale: (M, 1) float32, greater than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue and the
-    results: see epilogue.py.
+a_scale: (M, 1) float32, greater than 0, or None; b_scale: (N, 1) or (1,) float32, or None.
+The epilogue and the results: see epilogue.py.
 
 Sums are in float32, and p is not rounded before out is. A kernel's tile spans 512 columns. A norm or a scale over a
 longer row takes two kernels, with p between them in bfloat16 (for FP8 operands) or in a's dtype.

@@ -5,7 +5,8 @@
 x: (..., R, C) in any float dtype.
 dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without negative values, which would become 0.
 scale: float32.
-axis: the GEMM's contraction, -1 or -2. scaling:
+axis: the GEMM's contraction, -1 or -2.
+scaling:
 
     tensor     one scale, (1,)
     row        one scale a slice along `axis`: shape of x with that axis 1

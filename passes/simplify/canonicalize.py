@@ -25,6 +25,15 @@ from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
+from loka_compile.passes.simplify._norm_parts import (
+    averaged,
+    both_ways,
+    divided,
+    not_over_rows,
+    plus_eps,
+    sum_with_std,
+    uncentred,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Norm:
 
 def gate(reading: Reading, node: fx.Node) -> Gate | None:
     """The gate whose product is this node, in either order."""
-    for n, sigmoid in _both_ways(reading.operands(node, "mul")):
+    for n, sigmoid in both_ways(reading.operands(node, "mul")):
         if reading.op(sigmoid) == "sigmoid" and reading.arg(sigmoid, "self") is n:
             return Gate(node, n, sigmoid)
     return None
@@ -84,18 +93,18 @@ def gate(reading: Reading, node: fx.Node) -> Gate | None:
 
 def pattern(reading: Reading, node: fx.Node) -> Norm | None:
     """The norm that ends in this node, if its division by a root of an average is found."""
-    found = _divided(reading, node)
+    found = divided(reading, node)
     if found is None:
         return None
     numerator, inside = found
-    if deviation := _sum_with_std(reading, inside):
+    if deviation := sum_with_std(reading, inside):
         reason = "eps is added to the deviation; expected to the variance"
         return Norm(node, numerator, False, deviation, numerator, None, reason)
-    squares, eps = _plus_eps(reading, inside)
-    of = _averaged(reading, squares)
+    squares, eps = plus_eps(reading, inside)
+    of = averaged(reading, squares)
     if of is None:
         return None
-    x, centred = _uncentred(reading, numerator)
+    x, centred = uncentred(reading, numerator)
     return Norm(node, x, centred, squares, of, eps)
 
 
@@ -118,7 +127,7 @@ def check(reading: Reading, found: Norm | Gate) -> str:
 
 def _not_normed(reading: Reading, norm: Norm) -> str:
     """Why numerator, average and eps do not make a norm over the last dimension; "" if they do."""
-    squares, (numerator, _) = norm.squares, _divided(reading, norm.last) or (norm.x, None)
+    squares, (numerator, _) = norm.squares, divided(reading, norm.last) or (norm.x, None)
     is_var = reading.op(squares) in ("var", "getitem")
     if is_var and not norm.centred:
         return f"{numerator} is divided by a standard deviation, but its mean is not subtracted"
@@ -129,7 +138,7 @@ def _not_normed(reading: Reading, norm: Norm) -> str:
     if norm.eps is None:
         return "eps is a tensor; expected a number"
     averages = [squares, *([reading.arg(numerator, "other")] if norm.centred else [])]
-    reasons = (_not_over_rows(reading, each, reading.rank(norm.x)) for each in averages)
+    reasons = (not_over_rows(reading, each, reading.rank(norm.x)) for each in averages)
     return next(filter(None, reasons), "")
 
 
@@ -180,107 +189,7 @@ def _unread(reading: Reading, node: fx.Node) -> str:
     return f"it stays as written, as it cannot be read: {reason}" if first else ""
 
 
-# ---------------------------------------------------------------- the parts of a norm
-
-
-def _both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
-    """The pair in both orders."""
-    return [pair, pair[::-1]] if pair is not None else []
-
-
-def _divided(reading: Reading, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """(n, v) if the node is n / sqrt(v) in any spelling; for n / (std + eps) v is that sum."""
-    if quotient := reading.operands(node, "div"):
-        n, root = quotient
-        inside = root if _sum_with_std(reading, root) else _root(reading, root)
-        return (n, inside) if isinstance(n, fx.Node) and inside is not None else None
-    for n, inverse in _both_ways(reading.operands(node, "mul")):
-        inside = _inverse_root(reading, inverse)
-        if inside is not None and isinstance(n, fx.Node):
-            return n, inside
-    return None
-
-
-def _sum_with_std(reading: Reading, node: Any) -> fx.Node | None:
-    """std if the node is std + eps."""
-    std, _ = reading.operands(node, "add") or (None, None)
-    return std if reading.op(std) == "std" else None
-
-
-def _root(reading: Reading, node: Any) -> fx.Node | None:
-    """v if the node is sqrt(v)."""
-    return _power(reading, node, 0.5) or (reading.arg(node, "self") if reading.op(node) == "sqrt" else None)
-
-
-def _inverse_root(reading: Reading, node: Any) -> fx.Node | None:
-    """v if the node is 1 / sqrt(v)."""
-    if reading.op(node) == "rsqrt":
-        return reading.arg(node, "self")
-    one, below = reading.operands(node, "div") or (None, None)
-    if reading.op(node) == "reciprocal":
-        one, below = 1, reading.arg(node, "self")
-    return _power(reading, node, -0.5) or (_root(reading, below) if one in (1, 1.0) else None)
-
-
-def _power(reading: Reading, node: Any, exponent: float) -> fx.Node | None:
-    """x if the node is x ** exponent."""
-    x, given = reading.operands(node, "pow") or (None, None)
-    return x if isinstance(x, fx.Node) and isinstance(given, int | float) and given == exponent else None
-
-
-def _plus_eps(reading: Reading, node: fx.Node) -> tuple[fx.Node, float | torch.SymFloat | None]:
-    """(v, eps) if the node is v + eps, else (node, 0.0); eps is None if it is a tensor."""
-    v, eps = reading.operands(node, "add") or (node, 0.0)
-    if not isinstance(v, fx.Node):
-        v, eps = eps, v
-    number = reading.value(eps)
-    if isinstance(number, torch.SymFloat):
-        return v, number
-    return v, float(number) if isinstance(number, int | float) else None
-
-
-def _averaged(reading: Reading, node: Any) -> fx.Node | None:
-    """x if the node is the mean of x^2 or a variance of x."""
-    if reading.op(node) == "var":
-        return reading.arg(node, "self")
-    if of := _of_var_mean(reading, node, 0):
-        return of
-    squared = reading.arg(node, "self") if reading.op(node) == "mean" else None
-    if reading.op(squared) == "square":
-        return reading.arg(squared, "self")
-    a, b = reading.operands(squared, "mul") or (None, 0)
-    return a if reading.same(a, b) else _power(reading, squared, 2)
-
-
-def _of_var_mean(reading: Reading, node: Any, which: int) -> fx.Node | None:
-    """x if the node is the variance (which = 0) or the mean (1) of var_mean(x)."""
-    if reading.op(node) == "getitem" and node.args[1] == which and reading.op(node.args[0]) == "var_mean":
-        return reading.arg(node.args[0], "self")
-    return None
-
-
-def _uncentred(reading: Reading, node: fx.Node) -> tuple[fx.Node, bool]:
-    """(x, True) if the node is x - mean(x), else (node, False)."""
-    x, mean = reading.operands(node, "sub") or (None, None)
-    of = reading.arg(mean, "self") if reading.op(mean) == "mean" else _of_var_mean(reading, mean, 1)
-    return (x, True) if of is not None and reading.same(of, x) else (node, False)
-
-
-def _not_over_rows(reading: Reading, node: fx.Node, dims: int) -> str:
-    """Why a mean or variance is not one value a row, with its dimension kept; "" if it is."""
-    node = node.args[0] if reading.op(node) == "getitem" else node
-    kind, over = reading.op(node), reading.arg(node, "dim")
-    if kind != "mean" and reading.arg(node, "unbiased", reading.arg(node, "correction", 1)) in (None, 1, True):
-        return f"{kind} divides by N - 1 (unbiased); a norm divides by N"
-    if not over or not dims:
-        return f"{kind} is taken of the whole tensor"
-    if [each % dims for each in over] != [dims - 1]:
-        return f"{kind} over dim {', '.join(map(str, over))}, not the last"
-    if not reading.arg(node, "keepdim"):
-        return f"{kind}'s keepdim is False"
-    if reading.arg(node, "dtype") is not None:
-        return f"{kind} computes in {reading.arg(node, 'dtype')}; expected the dtype of its input"
-    return ""
+# ---------------------------------------------------------------- around the norm
 
 
 def _cast_back(reading: Reading, norm: Norm) -> Norm:
@@ -299,7 +208,7 @@ def _cast_back(reading: Reading, norm: Norm) -> Norm:
 def _with_vector(reading: Reading, norm: Norm, op: str) -> tuple[fx.Node, fx.Node] | None:
     """(user, vector) if the norm's only reader multiplies or adds one number a column, in the same dtype."""
     user, made = reading.only_user(norm.last), reading.value(norm.last)
-    for one, vector in _both_ways(reading.operands(user, op)):
+    for one, vector in both_ways(reading.operands(user, op)):
         if one is norm.last and reading.is_tensor(vector):
             of = reading.value(vector)
             alike = same_sizes(of.shape, made.shape[-1:]) and of.dtype == made.dtype

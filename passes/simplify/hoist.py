@@ -34,7 +34,8 @@ from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.simplify._rates import rates
 from loka_compile.passes.simplify._replication import Step, alike, of_one_row, step_of
-from loka_compile.passes.simplify._rowwise import WORK, Lead, Mixed, Wide, narrowed
+from loka_compile.passes.simplify._rowwise import narrowed
+from loka_compile.passes.simplify._wide import WORK, Lead, Mixed, Wide
 
 
 @dataclass(frozen=True)
