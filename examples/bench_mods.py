@@ -54,8 +54,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     data = movielens.load()
     sizes = {"activation": nn.SiLU, **(TINY if options.quick else {})}
     latency = race(training.wukong(data, **sizes).eval(), options)
-    entropy = {name: [ne(data, sizes, mods, seed, options) for seed in range(options.seeds)]
-               for name, mods in VARIANTS.items()}  # fmt: skip
+    entropy = {
+        name: [ne(data, sizes, mods, seed, options) for seed in range(options.seeds)] for name, mods in VARIANTS.items()
+    }
     results = {
         "batch": BATCH,
         "seeds": options.seeds,

@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     mean = math.exp(sum(math.log(float(row["over_inductor"])) for row in results.values()) / len(results))
     least = min(float(row["over_the_better"]) for row in results.values())
     console.print(table)
-    console.print(f"over Inductor in geometric mean {mean:.2f}x (at least {ASKED}x asked for), "
-                  f"least over the better of eager and Inductor {least:.2f}x ({LEAST}x)")  # fmt: skip
+    console.print(
+        f"over Inductor in geometric mean {mean:.2f}x (at least {ASKED}x asked for), "
+        f"least over the better of eager and Inductor {least:.2f}x ({LEAST}x)"
+    )
     figures: dict[str, object] = {"batch": options.batch, "models": results, "mean": mean, "least": least}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

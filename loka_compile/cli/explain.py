@@ -10,9 +10,10 @@ from loka_compile.cli.arguments import CommandError, Commands, backward, example
 def add(commands: Commands) -> None:
     explain = commands.add_parser("explain", help="compile a model and print every decision with its reason")
     explain.add_argument(
-        "factory", metavar="MODULE:FACTORY",
+        "factory",
+        metavar="MODULE:FACTORY",
         help="a callable without arguments that returns (model, inputs); inputs are a tuple, or a dict of keywords",
-    )  # fmt: skip
+    )
     explain.add_argument("--target", help="hardware the plan is for (default: this machine)")
     source = explain.add_mutually_exclusive_group()
     source.add_argument("--plan", metavar="FILE", help="follow this plan")

@@ -131,4 +131,4 @@ __all__ = [
     "tracing_fakes",
     "unknown_sizes",
     "user_options",
-]  # fmt: skip
+]

@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import is_backward
+from loka_compile.graph.nodes import is_backward
 from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.unseen import OPAQUE

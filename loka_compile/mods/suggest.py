@@ -176,9 +176,11 @@ def _candidates(reading: Reading) -> Sequence[_Candidate]:
 
 
 def _ranked(
-    found: Mapping[tuple[str, str], Mapping[fx.Node, int]], seen: Mapping[str, Sequence[tuple[float, float]]],
-    flops: int, batches: int,
-) -> Suggestion:  # fmt: skip
+    found: Mapping[tuple[str, str], Mapping[fx.Node, int]],
+    seen: Mapping[str, Sequence[tuple[float, float]]],
+    flops: int,
+    batches: int,
+) -> Suggestion:
     measured = []
     for (path, action), nodes in found.items():
         difference, norm = (sum(pair[at] for pair in seen[path]) for at in (0, 1))

@@ -17,11 +17,22 @@ def masks(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Of each number of bytes a lane, with ends that fill no vector, by columns, of scalars and of other masks."""
     kinds = [(x.to(dtype) > 0.5) for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.int8)]
     return (
-        *kinds, x > 0, x[:33, :45] <= 0, (x.t() > 0.1)[:40, :70], x.isnan(), (x > 0) & mask | (x < -1), ~mask,
-        torch.where(mask, x, -1), torch.where(mask, x.double(), 2), mask.float().sum(1), mask.to(torch.int64) * 3,
-        torch.where(mask[:37, :41], x[:37, :41].bfloat16(), 0), mask.any(1), mask.t()[:50, :60].float() + x[:50, :60],
+        *kinds,
+        x > 0,
+        x[:33, :45] <= 0,
+        (x.t() > 0.1)[:40, :70],
+        x.isnan(),
+        (x > 0) & mask | (x < -1),
+        ~mask,
+        torch.where(mask, x, -1),
+        torch.where(mask, x.double(), 2),
+        mask.float().sum(1),
+        mask.to(torch.int64) * 3,
+        torch.where(mask[:37, :41], x[:37, :41].bfloat16(), 0),
+        mask.any(1),
+        mask.t()[:50, :60].float() + x[:50, :60],
         torch.full((70,), True) & mask[0, :70],
-    )  # fmt: skip
+    )
 
 
 def test_the_masks_are_those_of_scalar_code() -> None:

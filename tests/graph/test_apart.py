@@ -99,8 +99,17 @@ def through_detach(x: Tensor) -> Any:
     return h
 
 
-@pytest.mark.parametrize("fn", [into_an_input, into_a_view_of_an_input, a_view_is_read_afterwards,
-                                the_base_is_read_afterwards, a_view_leaves_the_graph, through_detach])  # fmt: skip
+@pytest.mark.parametrize(
+    "fn",
+    [
+        into_an_input,
+        into_a_view_of_an_input,
+        a_view_is_read_afterwards,
+        the_base_is_read_afterwards,
+        a_view_leaves_the_graph,
+        through_detach,
+    ],
+)
 def test_a_write_that_somebody_sees_stays(fn: Callable[[Tensor], Any]) -> None:
     x = torch.randn(4, 8)
     twin = x.clone()

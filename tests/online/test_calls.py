@@ -34,9 +34,13 @@ def mlp(seed=0):
 
 def compiled_with(model, dynamic=None, fullgraph=False, **options):
     return torch.compile(
-        model, backend="loka", dynamic=dynamic, fullgraph=fullgraph, options={**LOWERS, **options},
+        model,
+        backend="loka",
+        dynamic=dynamic,
+        fullgraph=fullgraph,
+        options={**LOWERS, **options},
         isolate_recompiles=True,
-    )  # fmt: skip
+    )
 
 
 def off(out, reference):

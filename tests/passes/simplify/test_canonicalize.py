@@ -171,7 +171,7 @@ NEAR_MISSES = {
     "by a standard deviation, but its mean is not": lambda x: x / (x.var(-1, keepdim=True, correction=0) + EPS).sqrt(),
     "divided by the root mean square of": lambda x: x.sin() * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS),
     "add_ writes in place to": in_place,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reason", NEAR_MISSES)
