@@ -75,7 +75,12 @@ def test_reading_leaves_random_state_and_regions_as_they_are() -> None:
 def test_what_drops_nothing_gives_its_input_itself() -> None:
     """A write to it is one to the input, in eager mode as in the reading."""
     module = nn.Dropout(0.5).eval()
-    for forward in (module, nn.AlphaDropout(0.5).eval(), lambda x: F.dropout(x, 0.0), lambda x: F.dropout1d(x, 0.5, False)):
+    for forward in (
+        module,
+        nn.AlphaDropout(0.5).eval(),
+        lambda x: F.dropout(x, 0.0),
+        lambda x: F.dropout1d(x, 0.5, False),
+    ):
         x = torch.zeros(3, 4)
 
         def written(x: Tensor, forward: Any = forward) -> Any:
