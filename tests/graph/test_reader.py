@@ -70,3 +70,25 @@ def test_reading_leaves_random_state_and_regions_as_they_are() -> None:
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (compat.region_here(), torch.is_autocast_cache_enabled())
     assert any(fact.region.autocast[0][0] and not fact.region.grad for fact in reading.facts.values() if fact.region)
+
+
+def test_what_drops_nothing_gives_its_input_itself() -> None:
+    """A write to it is one to the input, in eager mode as in the reading."""
+    module = nn.Dropout(0.5).eval()
+    for forward in (
+        module,
+        nn.AlphaDropout(0.5).eval(),
+        lambda x: F.dropout(x, 0.0),
+        lambda x: F.dropout1d(x, 0.5, False),
+    ):
+        x = torch.zeros(3, 4)
+
+        def written(x: Tensor, forward: Any = forward) -> Any:
+            y = forward(x)
+            return y * 2, F.silu(y, inplace=True)
+
+        graph = graph_of(written, x)
+        reading = read(graph)
+        [given] = graph.find_nodes(op="placeholder")
+        assert (forward(x).data_ptr() == x.data_ptr()) is (written_inputs(graph) == {0})
+        assert reading.writers[next(iter(reading.memory(given)))]
