@@ -30,8 +30,9 @@ from loka_compile.passes.adapt.adapting import adapting
 from loka_compile.passes.base import Context
 from loka_compile.passes.dynamo import Change, Read, rewritten
 from loka_compile.passes.stages import Stages
-from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Plan
+from loka_compile.probe.profile import ProfileError
+from loka_compile.spec.options import Options, OptionsError
+from loka_compile.spec.plan import Plan, PlanError
 from loka_compile.trial import planning
 from loka_compile.trial.budget import Trial
 from loka_compile.trial.eager import eager_or_compiled
@@ -46,7 +47,20 @@ def loka(
     mode: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:
-    """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
+    """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options.
+
+    Raises OptionsError, PlanError, ProfileError or DeviceError, all ValueErrors, where what was given cannot be used.
+    """
+    try:
+        return compiled(gm, example_inputs, mode, options)
+    except (OptionsError, PlanError, ProfileError, DeviceError) as error:
+        compat.raise_plainly(error)
+
+
+def compiled(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, options: dict[str, Any] | None
+) -> Callable[..., Any]:
+    """The compilation of one graph, from its options to what is called."""
     device = device_of(example_inputs)
     chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}
@@ -164,11 +178,15 @@ def simplify(
     return graph, tuple(changes), trial
 
 
+class DeviceError(ValueError):
+    """A graph on a device for which loka has no kernels."""
+
+
 def device_of(example_inputs: Sequence[Any]) -> str:
-    """The one device type of the graph's tensors. Raises ValueError where loka has no kernels."""
+    """The one device type of the graph's tensors. Raises DeviceError where loka has no kernels."""
     devices = {value.device.type for value in example_inputs if hasattr(value, "device")} - {"cpu"}
     if devices - {"cuda"}:
-        raise ValueError(f"loka compiles for cpu and cuda; this graph has tensors on {', '.join(sorted(devices))}")
+        raise DeviceError(f"loka compiles for cpu and cuda; this graph has tensors on {', '.join(sorted(devices))}")
     return "cuda" if devices else "cpu"
 
 

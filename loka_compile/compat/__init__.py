@@ -11,6 +11,7 @@
     fakes.py      fake tensors and symbolic sizes
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
+    errors.py     errors that leave a compilation as they were raised
     sharded.py    parameters under FSDP2
     starting.py   Inductor's own start, ahead of time
 
@@ -22,6 +23,7 @@ are imported inside the functions: importing this package costs nothing.
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
 from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
+from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
     concrete,
     fake_mode_of,
@@ -120,6 +122,7 @@ __all__ = [
     "original_of",
     "outside_compilation",
     "parameters_at_calls",
+    "raise_plainly",
     "recording",
     "region_here",
     "running_fakes",

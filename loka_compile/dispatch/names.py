@@ -63,11 +63,12 @@ def in_names_of(options: Options, gm: fx.GraphModule, sites: Any) -> Options:
     places = outer or (inner if len(inner) == 1 else {})
     if not places:
         said = f"knows none of the GEMMs of this graph ({_few([site.key for site in found])})"
-        warnings.warn(
-            f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is lowered "
-            "here: probe the module that is compiled, or compile the one that was probed",
-            stacklevel=2,
-        )
+        if not (isinstance(given, Plan) and given.pins):  # a pinned plan is refused, with all of this (pin.py)
+            warnings.warn(
+                f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is "
+                "lowered here: probe the module that is compiled, or compile the one that was probed",
+                stacklevel=2,
+            )
         meant = {id(given.find(site)) for site in found}  # another GEMM of that name
         return _with(options, given, {k: v for k, v in entries.items() if id(v) not in meant}, f"which {said}")
     together = {site.key: _all_as_one([p[site.key] for p in places.values() if site.key in p], site) for site in found}
