@@ -52,22 +52,22 @@ def loka(
     Raises OptionsError, PlanError, ProfileError or DeviceError, all ValueErrors, where what was given cannot be used.
     """
     try:
-        return compiled(gm, example_inputs, mode, options)
+        return compile_graph(gm, example_inputs, mode, options)
     except (OptionsError, PlanError, ProfileError, DeviceError) as error:
         compat.raise_plainly(error)
 
 
-def compiled(
+def compile_graph(
     gm: fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, options: dict[str, Any] | None
 ) -> Callable[..., Any]:
     """The compilation of one graph, from its options to what is called."""
-    device = device_of(example_inputs)
+    device, root = device_of(example_inputs), compat.name_root(gm)
     chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}
     online, came = learns(chosen, example_inputs), Read.of(gm)
     if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
-    chosen = planning.named_as_here(chosen, gm, example_inputs)
+    chosen = planning.named_as_here(chosen, gm, example_inputs, root)
     if device == "cpu":
         compat.start_compiler()
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
@@ -118,12 +118,12 @@ def compiled(
                     final, made = written, (*changes, *(change.undone(reason) for change in simplified))
             ran = eager_or_compiled(raced, written, asked_for.reading, inputs, chosen, device, writes)
         plan, (compiled, artifacts) = settled(raced.plan), ran.built
-        if ran is not raced:
+        if ran.built is not raced.built:
             if final is not written:
                 made = (*changes, *(change.undone(ran.plan.raced) for change in simplified))
             final, plan = written, replace(ran.plan, origin=plan.origin)
         graph = CompiledGraph.of(final, inputs, chosen, stages_of(plan), asked_with, made)
-        graph.artifacts = artifacts
+        graph.artifacts, graph.said = artifacts, tuple(filter(None, (ran.eager,)))
         return compiled, graph
 
     if not online:

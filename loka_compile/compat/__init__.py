@@ -6,6 +6,7 @@
     ahead.py      what aot_compile returns
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
+    root.py       the object whose method is compiled
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
@@ -50,6 +51,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
+from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
 from loka_compile.compat.tracing import (
@@ -119,6 +121,7 @@ __all__ = [
     "leaves_functorch",
     "mode_patches",
     "name_of_parameter",
+    "name_root",
     "original_of",
     "outside_compilation",
     "parameters_at_calls",

@@ -22,7 +22,7 @@ def raise_plainly(error: Exception) -> NoReturn:
 
 
 @functools.cache
-def _plain_type(kind: type[Exception]) -> Any:
+def _plain_type(kind: Any) -> Any:
     """The type of an error, as one that Dynamo passes on."""
     from torch._dynamo.exc import ShortenTraceback
 

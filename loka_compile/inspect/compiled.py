@@ -19,6 +19,9 @@ from loka_compile.passes.dynamo import Change
 from loka_compile.passes.stages import Stages
 from loka_compile.spec.options import Options
 
+SHOWN = 4
+"""Inputs that are named before they are counted."""
+
 _orders = itertools.count()
 
 
@@ -30,7 +33,7 @@ class CompiledGraph:
     `mode` and `options` of the user's torch.compile call. region: what it was compiled in, autocast, say.
     parameters: of the calls so far. artifacts: Inductor's outputs, one a generated graph; a backward arrives when
     it is first compiled. status: what an online session has to say of itself. changes: what the passes on the
-    Dynamo graph did, before it became `module`.
+    Dynamo graph did, before it became `module`. said: what else is to be told of how it was compiled.
     """
 
     module: fx.GraphModule
@@ -43,6 +46,7 @@ class CompiledGraph:
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
     changes: tuple[Change, ...] = ()
+    said: tuple[str, ...] = ()
     order: int = field(default_factory=lambda: next(_orders))
     _place: int = -1
     _latest: Callable[[], Any] = lambda: None
@@ -68,6 +72,17 @@ class CompiledGraph:
     def belonging_to(self, parameters: Iterable[torch.Tensor], status: Callable[[], str]) -> CompiledGraph:
         """The same code, as it runs for these."""
         return replace(self, parameters=_by_id(parameters), status=status, order=next(_orders))
+
+    @property
+    def inputs(self) -> str:
+        """Names and shapes of what it is called with beside its parameters and buffers: `x (64, 13)`."""
+        placeholders = self.module.graph.find_nodes(op="placeholder")
+        data = [
+            f"{_argument(node)} {tuple(value.shape)}"
+            for node, value in zip(placeholders, self.fake_inputs, strict=True)
+            if isinstance(value, torch.Tensor) and not compat.is_parameter_or_buffer(node)
+        ]
+        return ", ".join([*data[:SHOWN], *([f"{len(data) - SHOWN} more"] if len(data) > SHOWN else [])]) or "no tensors"
 
     @property
     def source_code(self) -> str:
@@ -116,6 +131,11 @@ def _example(node: fx.Node, value: Any) -> Any:
         return example
     taken = {user.args[1]: user.meta.get("example_value") for user in node.users if user.target is operator.getitem}
     return [taken.get(place) for place in range(len(example))]
+
+
+def _argument(node: fx.Node) -> str:
+    """`x` for the input that Dynamo calls `L_x_`."""
+    return re.sub(r"^[lL]_(.*)_$", r"\1", node.name)
 
 
 def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:

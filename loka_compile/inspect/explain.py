@@ -11,7 +11,7 @@ from typing import Any
 
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.explanation import Explanation
-from loka_compile.inspect.notes import notes, refusals_of, skipped
+from loka_compile.inspect.notes import notes, refusals_of, skipped, statuses
 from loka_compile.inspect.records import Record, rebuild
 from loka_compile.inspect.row import Outcome, Row
 from loka_compile.kernels.providers import EMULATED, runner
@@ -46,8 +46,10 @@ def explain(compiled: Any) -> Explanation:
         warnings=tuple(dict.fromkeys(warnings)),
         notes=(
             *(note for graph, record in zip(graphs, records, strict=True) for note in notes(graph, record)),
+            *statuses(graphs, records),
             *skipped(records),
         ),
+        inputs={record.name: record.inputs for record in records},
     )
 
 
@@ -83,7 +85,18 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     runs_as = kernel if outcome == "lowered" else ""
     ranges = _ranges(decision, site) if decision is not None else ()
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
+    if decision is not None and _other_size(site, decision.site):
+        row = _without_times(row, decision.site.shape)
     return replace(row, reason=reason, outcome=outcome)
+
+
+def _without_times(row: Row, timed: str) -> Row:
+    """The row of a site that was timed at another size: its times there are no times here."""
+    before, after = row.time_before_us, row.time_after_us
+    if before is None:
+        return row
+    said = f"{timed}: {before:,.1f} µs" + ("" if after is None or after == before else f" -> {after:,.1f} µs")
+    return replace(row, time_before_us=None, time_after_us=None, timed_elsewhere=said)
 
 
 def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loka_compile.inspect.compiled import CompiledGraph
 from loka_compile.inspect.records import Record
@@ -26,8 +26,18 @@ def notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
     yield from (f"{record.name}: {line}" for line in _left(record))
     if record.plan.raced:
         yield f"{record.name}: raced, {record.plan.raced}"
-    if graph.status is not None:
-        yield f"{record.name}: {graph.status()}"
+    yield from (f"{record.name}: {said}" for said in graph.said)
+
+
+def statuses(graphs: Sequence[CompiledGraph], records: Sequence[Record]) -> Iterator[str]:
+    """What online sessions say of themselves: one line a session, with all of its graphs, as it counts their calls
+    together."""
+    sessions: dict[Callable[[], str], list[str]] = {}
+    for graph, record in zip(graphs, records, strict=True):
+        if graph.status is not None:
+            sessions.setdefault(graph.status, []).append(record.name)
+    for status, names in sessions.items():
+        yield f"{', '.join(names)}{' together' if len(names) > 1 else ''}: {status()}"
 
 
 def _left(record: Record) -> Iterator[str]:

@@ -40,6 +40,7 @@ class Row:
     rejected: tuple[tuple[str, str], ...] = ()
     graphs: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    timed_elsewhere: str = ""
 
     @property
     def lowered(self) -> bool:
