@@ -141,7 +141,7 @@ def as_written(
     asked_with: tuple[str | None, dict[str, Any]],
     reason: str,
 ) -> Callable[..., Any]:
-    """The graph as Inductor alone compiles it; `explain` says why, and where nobody can ask it later a warning does."""
+    """The graph, compiled by Inductor alone. `explain` says why; ahead of time, where nobody asks, a warning does."""
     if compat.is_ahead_of_time():
         warnings.warn(f"loka: left to Inductor: {reason}", stacklevel=2)
     plan = Plan(chosen.target, {}, origin=f"left to Inductor: {reason}")
@@ -157,10 +157,10 @@ def as_written(
 def simplify(
     written: Read, trial: Trial, pipeline: Pipeline, chosen: Options, context: Context
 ) -> tuple[Read, tuple[Change, ...], Trial]:
-    """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
-    many GEMMs in it and the profile given knows as many. And what was changed, and a trial of the result.
+    """The graph after the passes of exact algebra, what they changed, and a trial of the result.
 
-    trial: of the graph as it was written.
+    A pass is undone where it costs the plan that was given a GEMM that the plan lowers, or the profile that was given a
+    GEMM that the profile knows. trial: of the graph as it was written.
     """
     given = chosen.plan or chosen.profile
     target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
@@ -191,7 +191,7 @@ def device_of(example_inputs: Sequence[Any]) -> str:
 
 
 def reset() -> None:
-    """What was compiled is gone, and so are the sessions that learned."""
+    """Forget every compiled graph, and the sessions that learn plans."""
     forget_all()
     forget_sessions()
 

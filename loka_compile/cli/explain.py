@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
     explain = commands.add_parser("explain", help="compile a model and print every decision with its reason")
     add_model(explain)
     explain.add_argument("--target", help="hardware the plan is for (default: this machine)")
+    explain.add_argument("--why", metavar="SITE", help="print all that is known of one site, or of a module's")
     explain.set_defaults(run=run)
 
 
@@ -46,5 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(f"compiling {arguments.factory} failed: {one_line(error)}") from error
     if arguments.json:
         write(arguments.json, explanation.to_json())
-    show(explanation)
+    if not arguments.why:
+        show(explanation)
+        return 0
+    try:
+        print(explanation.why(arguments.why))
+    except ValueError as error:
+        raise CommandError(f"--why: {error}") from error
     return 0

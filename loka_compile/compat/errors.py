@@ -16,9 +16,9 @@ def raise_plainly(error: Exception) -> NoReturn:
     """Raise an error of the same type and message; its traceback goes from the user's call straight to here."""
     from torch._dynamo import config
 
-    raise _plain_type(type(error))(str(error), first_useful_frame=sys._getframe()) from (
-        error if config.verbose else None
-    )
+    kind: Any = type(error)
+    plain = _plain_type(kind)(str(error), first_useful_frame=sys._getframe())
+    raise plain from (error if config.verbose else None)
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def _plain_type(kind: Any) -> Any:
     """The type of an error, as one that Dynamo passes on."""
     from torch._dynamo.exc import ShortenTraceback
 
-    class Plain(ShortenTraceback, kind):  # type: ignore[misc, valid-type]  # the type is known when it runs
+    class Plain(ShortenTraceback, kind):
         def __init__(self, said: str, first_useful_frame: Any) -> None:
             super().__init__(said, first_useful_frame=first_useful_frame)
             self.said = said

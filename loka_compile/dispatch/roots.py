@@ -32,8 +32,8 @@ def _renamed(entries: Mapping[str, Any], root: str) -> Mapping[str, Any]:
 
 
 def _site(site: Site, root: str) -> Site:
-    operands = {side: _operand(getattr(site, side), root) for side in ("lhs", "rhs")}
-    return replace(site, key=_short(site.key, root), fqn=_short(site.fqn, root), **operands)
+    lhs, rhs = _operand(site.lhs, root), _operand(site.rhs, root)
+    return replace(site, key=_short(site.key, root), fqn=_short(site.fqn, root), lhs=lhs, rhs=rhs)
 
 
 def _operand(operand: Operand, root: str) -> Operand:

@@ -1,7 +1,6 @@
-"""Below the table: what was refused at all sites or nearly all, said once, and by site what else there is to say.
+"""The text below the table: first what was refused at most sites, said once; then site by site the rest.
 
-A candidate is refused for one reason or several, which stand behind one another (`a; b`). A reason that holds at all
-sites says nothing of any of them.
+A candidate may be refused for several reasons, which are joined by semicolons (`a; b`). They are compared one by one.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from typing import Any
 
 from loka_compile.inspect.row import Row
 
-MISSING = 4
-"""A reason that all sites share but one in so many is said once too, with those it does not hold for."""
+MOST = 0.6
+"""A reason that this share of the sites have is said once too, with those that do not have it."""
+SHOWN = 4
+"""Sites that are named before they are counted."""
 
 Refusal = tuple[str, str]
 """A candidate and one reason against it."""
@@ -25,16 +26,17 @@ def details(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def shared_first(rows: Sequence[Row], width: int) -> list[str]:
-    """What is true of nearly all sites, then by site what differs."""
+    """The refusals that most sites share, each said once; then site by site what differs."""
     said = _shared(rows)
     lines = []
     by_sites: dict[tuple[str, ...], dict[Refusal, None]] = {}
-    for refusal, keys in said.items():
-        by_sites.setdefault(tuple(keys), {})[refusal] = None
+    for refusal, held_by in said.items():
+        by_sites.setdefault(tuple(held_by), {})[refusal] = None
     judged = _judged(rows)
     for keys, refusals in sorted(by_sites.items(), key=lambda each: -len(each[0])):
         but = [key for key in judged if key not in keys]
-        where = f"all {len(judged)} sites" if not but else f"{len(keys)} of {len(judged)} sites, not {', '.join(but)}"
+        names = ", ".join([*but[:SHOWN], *([f"{len(but) - SHOWN} more"] if len(but) > SHOWN else [])])
+        where = f"{len(keys)} of {len(judged)} sites, all but {names}" if but else f"all {len(judged)} sites"
         lines.append(wrapped(f"  refused at {where}", width, " " * 6))
         lines += [wrapped(f"      not {each}", width, " " * 10) for each in _grouped(refusals)]
     return [*lines, *_by_site(rows, said, width), *_absent(rows, width)]
@@ -44,7 +46,7 @@ def shared_first(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def _judged(rows: Sequence[Row]) -> list[str]:
-    """Keys of the sites at which anything was refused."""
+    """Keys of the sites that refused a candidate."""
     return list(dict.fromkeys(row.key for row in rows if row.outcome != "absent" and row.rejected))
 
 
@@ -53,7 +55,7 @@ def _refusals(row: Row) -> Iterable[Refusal]:
 
 
 def _shared(rows: Sequence[Row]) -> dict[Refusal, list[str]]:
-    """The refusals that hold at all sites or nearly all, with the keys of those."""
+    """The refusals that most sites share, with the keys of these sites."""
     judged = _judged(rows)
     if len(judged) < 2:
         return {}
@@ -67,14 +69,15 @@ def _shared(rows: Sequence[Row]) -> dict[Refusal, list[str]]:
     for row in (row for row in rows if row.outcome != "absent"):
         times[row.key] = times.get(row.key, 0) + 1  # a site of two graphs has two rows, and it holds in both
     held = {refusal: [key for key in at if at[key] == times[key]] for refusal, at in found.items()}
-    return {refusal: keys for refusal, keys in held.items() if len(judged) - len(keys) <= len(judged) // MISSING}
+    return {refusal: keys for refusal, keys in held.items() if len(keys) >= MOST * len(judged)}
 
 
 # ---------------------------------------------------------------- by site
 
 
 def _by_site(rows: Sequence[Row], said: Mapping[Refusal, Sequence[str]], width: int) -> list[str]:
-    """Reason and rejected candidates by site, without what is said already; sites that share both share the entry."""
+    """The reason for each site's choice, and its refused candidates without those in `said`. Sites for which all of
+    this is equal share an entry."""
     lines: list[str] = []
     alike: dict[Any, list[Row]] = {}
     for row in (row for row in rows if row.outcome != "absent"):
@@ -93,7 +96,7 @@ def _by_site(rows: Sequence[Row], said: Mapping[Refusal, Sequence[str]], width: 
 
 
 def _left(row: Row, said: Mapping[Refusal, Sequence[str]]) -> Iterable[tuple[str, str]]:
-    """The candidates of which nothing has been said at this site."""
+    """The refused candidates of which `said` says nothing for this site."""
     for candidate, reason in row.rejected:
         if not any(row.key in said.get((candidate, part), ()) for part in reason.split("; ")):
             yield candidate, reason

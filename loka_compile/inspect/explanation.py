@@ -70,7 +70,8 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Column:
-    """header, what it shows of a row, whether numbers (right), and how narrow it may become (0: not at all)."""
+    """cell: the text for a row. right: aligned right, as numbers are. narrowest: the least width in characters; 0 keeps
+    the column as wide as its cells."""
 
     header: str
     cell: Callable[[Row], str]
@@ -97,7 +98,7 @@ def columns(explanation: Explanation) -> list[Column]:
 
 
 def text(explanation: Explanation, width: int = WIDTH) -> str:
-    """Warnings, the table, totals, then per site the reason and what was rejected; at most `width` columns."""
+    """Warnings, the table, totals, then the reasons and what was rejected, in lines of at most `width` characters."""
     blocks = [_lines([title(explanation)], width)]
     if explanation.warnings:
         blocks.append("\n".join(wrapped(f"!! {warning}", width, "   ") for warning in explanation.warnings))
@@ -160,7 +161,7 @@ def _total(name: str, rows: Sequence[Row]) -> str:
 
 
 def _counted(row: Row) -> float:
-    """A site that was not lowered takes its old time, whatever was planned."""
+    """The time that counts for a row after planning. A site that was not lowered takes as long as before."""
     lowered = row.outcome in ("lowered", "planned") and row.time_after_us is not None
     return (row.time_after_us if lowered else row.time_before_us) or 0.0
 

@@ -1,4 +1,4 @@
-"""What passes did, and what they left and why: of a GEMM, for its row; of anything else, as notes below the table."""
+"""What passes did, and what they refused: for a GEMM's row, or as notes below the table where it is no GEMM's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def statuses(graphs: Sequence[CompiledGraph], records: Sequence[Record]) -> Iter
 
 
 def _left(record: Record) -> Iterator[str]:
-    """By pass, what it refused that is in no row: no GEMM of this graph. Those on the Dynamo graph are said already."""
+    """By pass, the refusals that are about no GEMM of this graph. Those on the Dynamo graph stand with its changes."""
     keys = {site.key for site in record.sites}
     left: dict[str, dict[str, list[str]]] = {}
     for each in (reject for stage in record.stages if stage.graph != "dynamo" for reject in stage.rejects):
@@ -54,7 +54,7 @@ def _left(record: Record) -> Iterator[str]:
 
 
 def skipped(records: Iterable[Record]) -> Iterator[str]:
-    """Which passes did not run at all, by the reason; once for all graphs."""
+    """The passes that did not run at all, by the reason, once for all graphs."""
     skipped: dict[str, list[str]] = {}
     for each in (reject for record in records for stage in record.stages for reject in stage.rejects):
         if not each.site:
@@ -64,7 +64,7 @@ def skipped(records: Iterable[Record]) -> Iterator[str]:
 
 
 def refusals_of(site: Site, record: Record) -> Iterator[str]:
-    """Why passes left this GEMM alone. What precision says is the answer to the plan; the others give their names."""
+    """Why passes left this GEMM alone. `precision` answers to the plan without its name; the others give theirs."""
     for each in (reject for stage in record.stages for reject in stage.rejects):
         if each.site == site.key:
             yield each.reason if each.pass_name == Precision.name else f"{each.pass_name}: {each.reason}"

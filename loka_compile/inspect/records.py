@@ -49,8 +49,8 @@ class Record:
 
     before: the ATen graph as AOTAutograd made it. after: what Inductor was given, forward and backward one after the
     other in training. sites: its GEMMs before any pass. kernels: by site key, what the passes put in. missing:
-    kernels the passes put in that the generated code does not contain (none, or something is wrong). pending: site
-    keys of a backward that is compiled only when it first runs, and has not run yet. opaque: operators with GEMMs
+    kernels the passes put in that the generated code does not contain; if there are any, something is wrong. pending:
+    site keys of a backward that has not run yet, and is compiled when it first runs. opaque: operators with GEMMs
     inside, which are no sites, with the modules they are in. inputs: names and shapes of what it is called with.
     """
 
@@ -131,7 +131,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
 
 
 def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
-    """Planned kernels that the generated code calls less often than the passes put them in."""
+    """The planned kernels that the generated code calls less often than the passes put them in."""
     wanted: dict[str, int] = {}
     for kernel in kernels.values():
         wanted[kernel] = wanted.get(kernel, 0) + 1
@@ -139,7 +139,7 @@ def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
 
 
 def _calls(kernel: str, source_code: str) -> int:
-    """Calls of an operator in Inductor's wrapper code: an extern kernel or through the dispatcher, Python or C++."""
+    """How often Inductor's wrapper code, Python or C++, calls an operator: as an extern kernel or by the dispatcher."""
     kernel, _, dtype = kernel.rstrip("]").partition("[")
     name, code = re.escape(kernel), re.sub(r"#.*|^\s*//.*", "", source_code, flags=re.MULTILINE)  # without comments
     if dtype and "extern_kernels." in code:
@@ -153,7 +153,7 @@ def _calls(kernel: str, source_code: str) -> int:
 
 
 def _calls_writing(name: str, dtype: str, code: str) -> int:
-    """Calls of an extern kernel in Inductor's Python wrapper whose output buffer has the dtype."""
+    """How often Inductor's Python wrapper calls an extern kernel with an output buffer of the dtype."""
     allocated = r"(\w+) = empty_strided_\w+\(.*\btorch\.(\w+)\)"
     taken_over = r"(\w+) = (?:reinterpret_tensor\()?(\w+)\b.*; del \2\b"  # a buffer in another's memory
     dtypes: dict[str, str] = {}

@@ -12,6 +12,7 @@ even compiled.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import random
@@ -280,8 +281,7 @@ def fastest_us(
         start = time.perf_counter()
         while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _open(fastest)):
             for index in order.sample(range(len(calls)), len(calls)):
-                own = own_inputs(inputs, written)
-                us = timed_us(lambda call=calls[index], own=own: _step(call, own))  # type: ignore[misc]
+                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
                 fastest[index] = min(fastest[index], us)
             rounds += 1
     return list(fastest)

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 import loka_compile as loka
+from loka_compile.dispatch.steady import ON_A_BUSY_MACHINE
 from loka_compile.inspect import explain as module
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.explain import explain_plan
@@ -171,6 +172,29 @@ def test_times_of_another_batch_size_are_pointed_out(case, monkeypatch):
     assert row.timed_elsewhere == "(4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
     assert f"timed at another size, {row.timed_elsewhere}" in explanation.why("a#0:output")
     assert "3 sites, 1 lowered\n" in str(explanation)  # and no total of times that are of another size
+
+
+def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
+    decision = case.plan.decisions["a#0:output"]
+    scores = {name: replace(score, time_source=ON_A_BUSY_MACHINE) for name, score in decision.scores.items()}
+    graph = with_plan(graphs_of(case.compiled)[0], case.plan.with_decision(replace(decision, scores=scores)))
+    explanation = explain_graphs(monkeypatch, graph)
+    [note] = [note for note in explanation.notes if "busy machine" in note]
+    assert "1 sites" in note and "a#0:output" in note and "b#0:output" not in note
+
+
+def test_one_session_speaks_once_for_all_its_graphs(case, monkeypatch):
+    """It counts the calls of all of them together."""
+
+    class Session:
+        def status(self) -> str:
+            return "online: 3 calls"
+
+    first, second = graphs_of(case.compiled)
+    one, other = Session(), Session()
+    graphs = [replace(graph, status=each.status) for graph, each in ((first, one), (second, one), (first, other))]
+    notes = [note for note in explain_graphs(monkeypatch, *graphs).notes if "online" in note]
+    assert notes == ["graph_0, graph_1 together: online: 3 calls", "graph_2: online: 3 calls"]
 
 
 # ---------------------------------------------------------------- printing
