@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from loka_compile import compat
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effects
@@ -102,6 +103,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
     ran: dict[int, int] = {}  # FLOPs of the graphs that the last batch went through
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compat.name_root(gm)
         flops = flops_of(gm.graph)
         whole = total(gm.graph, flops)
         candidates = list(_candidates(read(gm.graph)))

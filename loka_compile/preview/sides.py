@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loka_compile import compat
 from loka_compile.compat.instead import instead
 from loka_compile.kernels import frozen as once
 from loka_compile.kernels.launch import Launch
@@ -107,6 +108,7 @@ def backend(
 
     def backend(gm: Any, inputs: Any) -> Any:
         graphs.append(1)
+        compat.name_root(gm)
         return inner(gm, inputs, **options)
 
     return backend

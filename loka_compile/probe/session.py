@@ -164,6 +164,7 @@ class Probe:
     def _backend(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The measuring backend: AOTAutograd's graphs, run node by node."""
         observer = self._observer
+        compat.name_root(gm)
         return compat.capture(gm, example_inputs, joint=observer.joint, inner=observer.inner, patches=EAGER_RANDOM)
 
     def _wrap(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
