@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from loka_compile import compat
 from loka_compile.passes.adapt.block_norm import EPS, block_norm, block_of
 from loka_compile.passes.adapt.mods import modified
 from loka_compile.spec.options import Options
@@ -73,7 +74,7 @@ def adapt(
         return gm.forward
 
     with torch.no_grad():
-        torch.compile(model, backend=backend, isolate_recompiles=True)(*args, **(kwargs or {}))
+        compat.compile_apart(model, backend=backend)(*args, **(kwargs or {}))
     before = set(model.state_dict())
     changed: dict[str, str] = {}
     for mod, found in rewritten.items():

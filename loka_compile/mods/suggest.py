@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from loka_compile import compat
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effects
@@ -116,7 +117,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
 
     if not batches:
         raise ValueError("expected at least one batch to measure on; got none")
-    compiled = torch.compile(model, backend=backend, dynamic=True, isolate_recompiles=True)
+    compiled = compat.compile_apart(model, backend=backend, dynamic=True)
     with torch.no_grad():
         for batch in batches:
             ran.clear()
