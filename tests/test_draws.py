@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.compat import draws
 
@@ -32,7 +33,7 @@ def test_what_generated_code_draws():
     outs, states = [], []
     for backend in ("inductor", op_by_op):
         torch.manual_seed(0)
-        outs.append(torch.compile(drawing, backend=backend, isolate_recompiles=True)(x))
+        outs.append(torch.compile(drawing, backend=backend, **APART)(x))
         states.append(torch.get_rng_state())
     for ours, its in zip(*outs, strict=True):
         torch.testing.assert_close(ours, its, rtol=0, atol=1e-6 if its.dim() == 2 and len(its) == 1000 else 0)

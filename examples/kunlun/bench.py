@@ -27,6 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that it also runs as a plain script
 
+from examples.apart import APART
 from examples.kunlun import data, flops, train
 from examples.kunlun.data import Batch, Histories
 from examples.kunlun.sizes import SIZES, Size, without_personalisation
@@ -119,7 +120,7 @@ def measure(
         model.train(kind == "training")
         step = stepper(batch, kind)
         count[name] = flops.of_graph(model, variant.options, stepper(few, kind)) / COUNTED
-        compiled = torch.compile(model, backend="loka", options={**given, **variant.options}, isolate_recompiles=True)
+        compiled = torch.compile(model, backend="loka", options={**given, **variant.options}, **APART)
         step(compiled)
         calls[name] = lambda step=step, compiled=compiled: step(compiled)
     race = Race(calls)

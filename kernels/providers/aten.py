@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor
 
+from loka_compile import compat
 from loka_compile.kernels import frozen
 from loka_compile.kernels.gemm.int_mm import goes_by_parts, int_mm, int_mm_into
 from loka_compile.kernels.op import Op, T, declare
@@ -237,7 +238,7 @@ torch.library.define(
     INTO,
     "(Tensor a, Tensor weight, bool transposed, SymInt more=0, *, Tensor(a!) acc, Tensor(b!) columns)"
     " -> (Tensor(a!), Tensor(b!))",
-    tags=torch.Tag.out,  # Inductor looks for this tag among an op's overloads (seen with torch 2.13)
+    tags=compat.tag_of_out(),  # what Inductor looks for among an op's overloads
 )
 
 

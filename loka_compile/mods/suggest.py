@@ -118,7 +118,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
 
     if not batches:
         raise ValueError("expected at least one batch to measure on; got none")
-    compiled = torch.compile(model, backend=backend, dynamic=True, isolate_recompiles=True)
+    compiled = compat.compile_apart(model, backend=backend, dynamic=True)
     with torch.no_grad():
         for batch in batches:
             ran.clear()

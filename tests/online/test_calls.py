@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.online.pace import AT_LEAST
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "op_by_op", "home")]
@@ -39,7 +40,7 @@ def compiled_with(model, dynamic=None, fullgraph=False, **options):
         dynamic=dynamic,
         fullgraph=fullgraph,
         options={**LOWERS, **options},
-        isolate_recompiles=True,
+        **APART,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE
@@ -162,7 +163,7 @@ def after_passes(fn: Callable[..., Any], gpu: bool = False, seen: list[Change] |
             rewritten, inputs, joint=lambda graph: None, inner=lambda module, _: fx.Interpreter(module).run
         )
 
-    return torch.compile(fn, backend=backend, isolate_recompiles=True)
+    return torch.compile(fn, backend=backend, **APART)
 
 
 @pytest.mark.parametrize(("dynamic", "gpu"), [(False, False), (True, False), (True, True)])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.passes.adapt.compskip import Skip
 from loka_compile.passes.dynamo import run_on_dynamo
@@ -107,7 +108,7 @@ def skipped(model, schedule, *args, dynamic=None, whole=None):
         found.append((gm.graph, changed.graph, change.result))
         return changed.forward
 
-    return torch.compile(model, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args), found
+    return torch.compile(model, backend=backend, dynamic=dynamic, **APART)(*args), found
 
 
 def subjects(result):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.mods.adapt import BlockNorm
 from loka_compile.passes.adapt.block_norm import block_norm, block_of
 from loka_compile.passes.adapt.mods import MODS, modified
@@ -49,7 +50,7 @@ def changes_of(model, *args, mods=ALL, dynamic=None):
         found.append((changed, {change.name: change for change in changes}))
         return changed.forward
 
-    out = torch.compile(model, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+    out = torch.compile(model, backend=backend, dynamic=dynamic, **APART)(*args)
     return found, out
 
 

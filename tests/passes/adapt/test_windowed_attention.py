@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.kernels.gdpa import gdpa
 from loka_compile.passes.adapt.windowed_attention import WindowedAttention
@@ -42,7 +43,7 @@ def windowed(fn, windows, *args, dynamic=None, whole=None):
         found.append((gm.graph, changed.graph, change.result))
         return changed.forward
 
-    out = torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+    out = torch.compile(fn, backend=backend, dynamic=dynamic, **APART)(*args)
     return out, found
 
 

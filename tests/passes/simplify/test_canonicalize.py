@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile.passes import PassResult
 from loka_compile.passes.adapt.mods import modified
 from loka_compile.passes.dynamo import run_on_dynamo
@@ -60,7 +61,7 @@ def run(fn, *args):
         assert len(again.graph.nodes) == len(changed.graph.nodes)
         return changed.forward
 
-    out = torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    out = torch.compile(fn, backend=backend, **APART)(*args)
     ((changed, result),) = found
     changed.graph.lint()
     return changed.graph, result, out
