@@ -25,6 +25,7 @@ LAYERS = (
     ("examples",),
     ("loka_compile.cli",),
     ("loka_compile",),  # the public API, loka_compile/__init__.py
+    ("loka_compile.report",),
     ("loka_compile.preview",),
     ("loka_compile.backend", "loka_compile.mods"),
     ("loka_compile.online",),
