@@ -4,21 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-<<<<<<< HEAD
-from loka_compile.cli.arguments import (
-    CommandError,
-    Commands,
-    add_model,
-    backward,
-    example,
-    one_line,
-    options_of,
-    show,
-    write,
-)
-=======
-from loka_compile.cli.arguments import CommandError, Commands, compiled_of, one_line, options_of, show, write
->>>>>>> report
+from loka_compile.cli.arguments import CommandError, Commands, add_model, compiled_of, one_line, options_of, show, write
 
 
 def add(commands: Commands) -> None:

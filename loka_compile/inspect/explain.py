@@ -9,12 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-<<<<<<< HEAD
 from loka_compile.dispatch.steady import ON_A_BUSY_MACHINE
-from loka_compile.inspect.compiled import graphs_of
-=======
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
->>>>>>> report
 from loka_compile.inspect.explanation import Explanation
 from loka_compile.inspect.notes import notes, refusals_of, skipped, statuses
 from loka_compile.inspect.records import Record, rebuild

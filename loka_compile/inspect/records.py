@@ -73,32 +73,11 @@ def records(compiled: Any) -> list[Record]:
     return [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs_of(compiled))]
 
 
-<<<<<<< HEAD
-def rebuild(graph: CompiledGraph, name: str) -> Record:
-=======
-def plan(compiled: Any) -> Plan:
-    """The plan a compiled model runs under: the decisions of all its graphs, as one plan to save and pass back in."""
-    known = records(compiled)
-    decisions = dict(known[0].plan.decisions)
-    for record in known[1:]:
-        decisions |= {key: d for key, d in record.plan.decisions.items() if key not in decisions}
-    for site in (site for record in known for site in record.sites if record.plan.find(site) is None):
-        decisions.setdefault(site.key, Decision(site, KEPT, "no plan decided about this site"))
-    for record in known:  # what a graph runs goes before what another graph's plan says of the same site
-        for decision in filter(None, map(record.plan.find, record.sites)):
-            key = decision.site.key
-            if key in decisions and decisions[key].site.source != decision.site.source:
-                key = f"{key}@{decision.site.source}"  # two graphs use the key: where Plan.find looks for the second
-            decisions[key] = decision
-    return replace(known[0].plan, decisions=decisions)
-
-
 Look = Callable[[str, str, fx.Graph], None]
 """Told of every graph (as `Stage.graph` names it) as it comes to the passes, "", and as each pass, by name, left it."""
 
 
 def rebuild(graph: CompiledGraph, name: str, look: Look = lambda kind, pass_name, fx_graph: None) -> Record:
->>>>>>> report
     stages = [
         Stage(each.name, "dynamo", code(each.before), code(each.after), each.result.rewrites, each.result.rejects)
         for each in graph.changes

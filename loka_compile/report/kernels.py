@@ -17,8 +17,26 @@ _LIBRARY = re.compile(
     r"\b(?:extern_kernels\.(\w+)\(|torch\.ops\.(\w+)\.(\w+)(?:\.\w+)?\(|aoti_torch_(?:cpu|cuda)_(\w+?)(?:_out)?\()"
 )
 _NO_KERNEL = frozenset(
-    "view permute expand getitem unsqueeze squeeze slice select alias detach as_strided t transpose reshape "
-    "_unsafe_view unbind split split_with_sizes".split()
+    [
+        "view",
+        "permute",
+        "expand",
+        "getitem",
+        "unsqueeze",
+        "squeeze",
+        "slice",
+        "select",
+        "alias",
+        "detach",
+        "as_strided",
+        "t",
+        "transpose",
+        "reshape",
+        "_unsafe_view",
+        "unbind",
+        "split",
+        "split_with_sizes",
+    ]
 )
 """Operators that only look at memory."""
 _SAME = {"bias_addmm": "addmm"}
