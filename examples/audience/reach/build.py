@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from examples.audience.reach import store
 from examples.audience.reach.columns import Columns, Map, here, seen
+from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn, NeedMore, draw, drawn_users
 from examples.audience.reach.learn import learn
+from examples.audience.reach.model import Model, fitted
 from examples.audience.reach.part import Part, part
-from examples.audience.reach.schema import AudienceError, Schema
+from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.store import Manifest
 
 
@@ -37,35 +41,37 @@ def build(
     twice = {one.checksum for one in found}
     if len(twice) < len(found):
         raise AudienceError("two of the files hold the same bytes; a row would count twice")
-    schema, cover = learn(found, columns)
+    design = learn(found, columns)
     sources = {str(one.path): one.checksum for one in found}
     population = sum(one.rows for one in found)
-    manifest = Manifest(schema, population, 0, cover, seed, time.time(), sources=sources)
-    drawn = _drawn(sources, columns, schema, cover, n, population, seed, each)
-    return store.save(drawn, manifest, folder, shards)
+    manifest = Manifest(design, population, 0, seed, time.time(), sources=sources)
+    drawn, model = _drawn(sources, columns, design, n, population, seed, each)
+    return store.save(drawn, model, manifest, folder, shards)
 
 
 def _drawn(
     sources: dict[str, str],
     columns: Columns,
-    schema: Schema,
-    cover: Sequence[str],
+    design: Design,
     n: int,
     population: int,
     seed: int,
     each: Map,
-) -> Drawn:
-    """The draw; parts that turn out too small for it are made again, larger."""
+) -> tuple[Drawn, Model]:
+    """The draw, and the model of the whole population; parts that turn out too small for it are made again, larger."""
     rate = min(1.0, n / population)
     while True:
-        calls = [(Path(path), name, columns, schema, cover, rate, seed) for path, name in sources.items()]
+        calls = [(Path(path), name, columns, design, rate, seed) for path, name in sources.items()]
         parts: list[Part] = list(each(part, calls))
         try:
-            return drawn_users(parts, n / population) if columns.user else draw(parts, n, seed)
+            drawn = drawn_users(parts, n / population) if columns.user else draw(parts, n, seed)
         except NeedMore as error:
             if rate >= 1:
                 raise
             rate = min(1.0, max(error.rate, 2 * rate))
+        else:
+            tables = {name: np.sum([part_.tables[name] for part_ in parts], axis=0) for name in design.given}
+            return drawn, fitted(design, drawn.strata, drawn.counts, tables, np.sum([p.trials for p in parts], axis=0))
 
 
 def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: Map = here) -> Manifest:
@@ -74,7 +80,7 @@ def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: 
     Values that yesterday's schema does not have belong to no value of their feature; build anew to learn them.
     """
     old = store.load(folder)
-    schema = old.schema
+    schema = old.design.schema
     names = tuple(each_.name for each_ in schema.features), tuple(each_.name for each_ in schema.numbers)
     columns = Columns(*names, schema.measures, schema.user)
     found = list(each(_size, [(path,) for path in files]))
@@ -83,9 +89,9 @@ def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: 
     if population == 0:
         raise AudienceError("the files have no rows")
     wanted = n if n is not None else max(1, round(old.rows * population / old.population))
-    drawn = _drawn(sources, columns, schema, old.cover, wanted, population, old.seed, each)
+    drawn, model = _drawn(sources, columns, old.design, wanted, population, old.seed, each)
     made = replace(old, population=population, created=time.time(), sources=sources)
-    return store.save(drawn, made, folder, len(old.shards))
+    return store.save(drawn, model, made, folder, len(old.shards))
 
 
 def _size(path: Path) -> tuple[str, int]:

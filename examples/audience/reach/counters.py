@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Protocol
 
 from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.model import Model
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
-from examples.audience.reach.store import Manifest, load
+from examples.audience.reach.store import Manifest, load, read_model
 
 
 class Counters(Protocol):
     """Answers of all shards that answer in time."""
 
     manifest: Manifest
+    model: Model
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
         """Shard -> an answer to each of `asks`; a shard that is lost or late is not there."""
@@ -34,6 +36,7 @@ class Local:
 
     def __init__(self, folder: Path) -> None:
         self.manifest = load(folder)
+        self.model = read_model(folder, self.manifest)
         self.lost: dict[str, str] = {}
         self.shards: dict[str, Shard] = {}
         for name in self.manifest.shards:

@@ -30,12 +30,15 @@ class NeedMore(Exception):
 class Drawn:
     """rows: of the parts, and with each its `weight` and `group` (rows of one number were drawn alike).
 
-    sizes [G]: rows of the population that each group stands for. population: all rows.
+    sizes [G]: rows of the population that each group stands for. population: all rows. strata [S, C], counts [S]: all
+    strata of the population.
     """
 
     rows: pa.Table
     sizes: np.ndarray
     population: int
+    strata: np.ndarray
+    counts: np.ndarray
 
 
 def draw(parts: Sequence[Part], n: int, seed: int) -> Drawn:
@@ -62,7 +65,7 @@ def draw(parts: Sequence[Part], n: int, seed: int) -> Drawn:
     drawn_of = np.repeat(np.arange(len(sizes)), wanted)
     picked = firsts[drawn_of] + np.arange(len(drawn_of)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
     found = rows.take(picked).append_column("weight", pa.array(weights)).append_column("group", pa.array(groups))
-    return Drawn(found, group_sizes, population)
+    return Drawn(found, group_sizes, population, strata, sizes)
 
 
 def allocated(sizes: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -100,5 +103,6 @@ def drawn_users(parts: Sequence[Part], rate: float) -> Drawn:
     rows = rows.take(np.argsort(rows["user"].to_numpy(), kind="stable"))
     users, groups = np.unique(rows["user"].to_numpy(), return_inverse=True)
     weight = 2.0**64 / float(limit)
+    population = sum(int(each.counts.sum()) for each in parts)
     rows = rows.append_column("weight", pa.array(np.full(len(rows), weight))).append_column("group", pa.array(groups))
-    return Drawn(rows, np.full(len(users), weight), sum(int(each.counts.sum()) for each in parts))
+    return Drawn(rows, np.full(len(users), weight), population, np.zeros((1, 0), np.int32), np.array([population]))

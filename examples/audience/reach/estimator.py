@@ -12,6 +12,8 @@ import numpy as np
 from examples.audience.reach import answer
 from examples.audience.reach.answer import Answer, Groups, Reach
 from examples.audience.reach.counters import Counters
+from examples.audience.reach.design import conjunction
+from examples.audience.reach.model import joined
 from examples.audience.reach.query import And, In, Not, Query, checked
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Chance
@@ -56,6 +58,7 @@ class Estimator:
         self.counters, self.seconds = counters, seconds
         self.manifest = counters.manifest
         self.schema = self.manifest.schema
+        self._weight = self.manifest.population / max(1, self.manifest.rows)
         self._known: dict[str, Groups] = {}
         self._joined: dict[frozenset[str], Groups] = {}
         self._lock = threading.Lock()
@@ -75,7 +78,8 @@ class Estimator:
         out = []
         for number, question in enumerate(questions):
             summed = answer.added([each[number] for each in found.values()])
-            out.append(_estimate(question, summed, self._of(groups, question), answered))
+            found_ = _estimate(question, summed, self._of(groups, question), answered)
+            out.append(self._with_model(question, found_))
         return out
 
     def group_by(self, question: Question, feature: str) -> dict[object, Reach]:
@@ -92,6 +96,13 @@ class Estimator:
         both, alone, other = self.batch([Question(part, of) for part in parts])
         either = both.value + alone.value + other.value
         return Overlap(both, alone, other, both.value / either if either else 0.0)
+
+    def _with_model(self, question: Question, direct: Reach) -> Reach:
+        """A count of a conjunction, better for what is known of the whole population; others as they are."""
+        if question.of != "count" or self.manifest.users or self.manifest.rows >= self.manifest.population:
+            return direct
+        trial = conjunction(question.query, self.schema)
+        return direct if not trial else joined(direct, self.counters.model, trial, self._weight / direct.answered)
 
     def _checked(self, question: Question) -> Question:
         if question.of not in get_args(Of):

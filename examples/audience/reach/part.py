@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from examples.audience.reach import keys
 from examples.audience.reach.columns import Columns, batches, encoded, floats, levels
+from examples.audience.reach.design import Design, counted
+from examples.audience.reach.model import shapes
 from examples.audience.reach.schema import AudienceError, Schema
 
 SPARE = 4.0
@@ -29,7 +31,8 @@ class Part:
     """strata [S, C]: combinations of the cover's codes, in lexicographic order; counts [S]: rows of each.
 
     rows: candidates, a table of `key`, `stratum` (a row of `strata`), codes, numbers, measures and `user`, in the
-    order of stratum and key. Of a stratum all rows with a key up to complete[s] are there.
+    order of stratum and key. Of a stratum all rows with a key up to complete[s] are there. tables, trials: counts for
+    the model, see design.py.
     """
 
     file: str
@@ -37,10 +40,13 @@ class Part:
     counts: np.ndarray
     complete: np.ndarray
     rows: pa.Table
+    tables: dict[str, np.ndarray]
+    trials: np.ndarray
 
 
-def part(path: Path, file: str, columns: Columns, schema: Schema, cover: Sequence[str], rate: float, seed: int) -> Part:
+def part(path: Path, file: str, columns: Columns, design: Design, rate: float, seed: int) -> Part:
     """The part of one file. rate: n / N of the draw that is coming. file: its checksum, by which its keys are drawn."""
+    schema, cover = design.schema, design.cover
     shape = [levels(schema, name) + 1 for name in cover]  # and one for values the schema lacks
     if math.prod(shape) >= 2**62:
         raise AudienceError(f"the cover {list(cover)} has {math.prod(shape):.1e} combinations; leave a feature out")
@@ -48,8 +54,12 @@ def part(path: Path, file: str, columns: Columns, schema: Schema, cover: Sequenc
     kept: list[pa.Table] = []
     sizes: dict[int, int] = {}
     first = 0
+    tables = {name: np.zeros(size, np.int64) for name, size in shapes(design).items()}
+    trials = np.zeros(len(design.trials), np.int64)
     for batch in batches(path, columns):
         table, own = _rows(batch, file, first, columns, schema, seed)
+        _count(table, design, tables)
+        trials += counted(design.trials, _codes(table, schema))
         first += len(batch)
         strata = _combined(table, cover, shape)
         for number, count in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
@@ -68,7 +78,7 @@ def part(path: Path, file: str, columns: Columns, schema: Schema, cover: Sequenc
     complete[held == counts] = np.uint64(2**64 - 1)
     rows = rows.set_column(rows.column_names.index("stratum"), "stratum", pa.array(position))
     codes = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
-    return Part(file, codes.astype(np.int32), counts, complete, rows)
+    return Part(file, codes.astype(np.int32), counts, complete, rows, tables, trials)
 
 
 def _rows(
@@ -86,6 +96,24 @@ def _rows(
         return pa.table(found), keys.of_rows(file, first, len(batch), seed)
     own, found["user"] = keys.of_users(batch[columns.user], seed)
     return pa.table(found), own
+
+
+def _codes(table: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
+    """Name -> codes [N]; of a number those of its buckets."""
+    of = {each.name: each.name for each in schema.features} | {
+        each.name: f"bucket {each.name}" for each in schema.numbers
+    }
+    return {name: table[column].to_numpy() for name, column in of.items()}
+
+
+def _count(table: pa.Table, design: Design, tables: dict[str, np.ndarray]) -> None:
+    """Add the rows to the tables of each feature given those it depends on."""
+    codes = _codes(table, design.schema)
+    for name, found in tables.items():
+        names = (*design.given[name], name)
+        axes = [np.where(codes[n] < 0, size - 1, codes[n]) for n, size in zip(names, found.shape, strict=True)]
+        cells = np.ravel_multi_index(tuple(axes), found.shape)
+        found += np.bincount(cells, minlength=found.size).reshape(found.shape)
 
 
 def _combined(table: pa.Table, cover: Sequence[str], shape: Sequence[int]) -> np.ndarray:

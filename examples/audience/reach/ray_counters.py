@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from examples.audience.reach.answer import Answer, Groups
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
-from examples.audience.reach.store import load
+from examples.audience.reach.store import load, read_model
 
 START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
@@ -52,6 +52,7 @@ class OnRay:
 
     def __init__(self, folder: Path, counters: int = 4) -> None:
         self.manifest = load(folder)
+        self.model = read_model(folder, self.manifest)
         names = list(self.manifest.shards)
         if not 1 <= counters <= len(names):
             raise AudienceError(f"the sample has {len(names)} shards: 1 to {len(names)} counters, not {counters}")

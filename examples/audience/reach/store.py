@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from examples.audience.reach import keys
+from examples.audience.reach import model as models
+from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn
+from examples.audience.reach.model import Model
 from examples.audience.reach.schema import AudienceError, Feature, Number, Schema
 
 VERSION = 1
+MODEL = "model.npz"
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,33 @@ class Manifest:
     """population: rows that the sample stands for. groups: how many. shards: by file name. sources: file -> checksum.
 
     users: whether users were drawn, at a rate of 1 / weight each, rather than rows in strata. created: seconds since
-    1970. cover: names of the features that made the strata.
+    1970. model: the checksum of model.npz.
     """
 
-    schema: Schema
+    design: Design
     population: int
     rows: int
-    cover: tuple[str, ...]
     seed: int
     created: float
     groups: int = 0
     shards: dict[str, ShardFile] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    model: str = ""
+
+    @property
+    def schema(self) -> Schema:
+        return self.design.schema
+
+    @property
+    def cover(self) -> tuple[str, ...]:
+        return self.design.cover
 
     @property
     def users(self) -> bool:
         return self.schema.user is not None
 
 
-def save(drawn: Drawn, manifest: Manifest, folder: Path, shards: int) -> Manifest:
+def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> Manifest:
     """Write the sample beside `folder` and move it there when it is whole: nobody sees half of one."""
     if shards < 1:
         raise AudienceError(f"a sample has at least 1 shard, not {shards}")
@@ -76,7 +87,9 @@ def save(drawn: Drawn, manifest: Manifest, folder: Path, shards: int) -> Manifes
             own = table.filter(pa.array(owner == shard))
             pq.write_table(own, made / name)
             found[name] = ShardFile(keys.checksum(made / name), len(own), float(pc.sum(own["weight"]).as_py() or 0))
-        whole = replace(manifest, rows=len(table), groups=len(drawn.sizes), shards=found)
+        models.save(model, made / MODEL)
+        named = {"shards": found, "model": keys.checksum(made / MODEL)}
+        whole = replace(manifest, rows=len(table), groups=len(drawn.sizes), **named)
         body = asdict(whole) | {"version": VERSION}
         (made / "manifest.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         _swap(made, folder)
@@ -110,7 +123,8 @@ def load(folder: Path) -> Manifest:
     if version != VERSION:
         raise AudienceError(f"{path} is of version {version!r}, this program reads {VERSION}; build the sample again")
     try:
-        schema = body["schema"]
+        design = body["design"]
+        schema = design["schema"]
         made = Schema(
             tuple(Feature(each["name"], tuple(each["values"])) for each in schema["features"]),
             tuple(Number(each["name"], tuple(each["edges"])) for each in schema["numbers"]),
@@ -118,16 +132,23 @@ def load(folder: Path) -> Manifest:
             schema["user"],
         )
         shards = {name: ShardFile(**each) for name, each in body["shards"].items()}
-        return Manifest(made, shards=shards, **{name: _fixed(body[name]) for name in _FIELDS})
+        given = {name: tuple(each) for name, each in design["given"].items()}
+        trials = tuple(tuple((name, tuple(codes)) for name, codes in trial) for trial in design["trials"])
+        whole = Design(made, tuple(design["cover"]), given, trials)
+        return Manifest(whole, shards=shards, **{name: body[name] for name in _FIELDS})
     except (KeyError, TypeError) as error:
         raise AudienceError(f"{path} lacks {error}; build the sample again") from None
 
 
-_FIELDS = ("population", "rows", "cover", "seed", "created", "groups", "sources")
+_FIELDS = ("population", "rows", "seed", "created", "groups", "sources", "model")
 
 
-def _fixed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def read_model(folder: Path, manifest: Manifest) -> Model:
+    """What the whole population says. Raises AudienceError for a file that is missing or not what was written."""
+    path = folder / MODEL
+    if not path.exists() or keys.checksum(path) != manifest.model:
+        raise AudienceError(f"{path} is missing, or not what the manifest says it was; build the sample again")
+    return models.load(path, manifest.schema, manifest.cover, manifest.design.given)
 
 
 def read_shard(folder: Path, manifest: Manifest, name: str) -> pa.Table:

@@ -137,7 +137,7 @@ def test_a_manifest_that_is_old_or_broken_is_refused(paths, tmp_path):
     for text, message in (
         (json.dumps(body | {"version": 0}), "version 0, this program reads 1"),
         ("{", "cannot be read"),
-        (json.dumps({k: v for k, v in body.items() if k != "cover"}), "lacks 'cover'"),
+        (json.dumps({k: v for k, v in body.items() if k != "design"}), "lacks 'design'"),
     ):
         path.write_text(text)
         with pytest.raises(AudienceError, match=message):

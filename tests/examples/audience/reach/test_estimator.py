@@ -114,7 +114,7 @@ def test_intervals_of_measures_too(some, population, of, measure):
 
 def test_without_a_shard_answers_are_rescaled_and_wider(some, population):
     counters = Local.__new__(Local)
-    counters.manifest = some.manifest
+    counters.manifest, counters.model = some.manifest, some.counters.model
     whole = some.counters
     counters.shards = dict(list(whole.shards.items())[1:])
     counters.lost = {}
@@ -128,7 +128,7 @@ def test_without_a_shard_answers_are_rescaled_and_wider(some, population):
 
 
 def test_nothing_found_gives_an_upper_bound(some):
-    nobody = And((In("country", ("IS",)), In("age", (0,)), In("device", ("tv",)), In("premium", (True,))))
+    nobody = And((In("country", ("IS",)), In("device", ("tv",)), Range("spend", 1e6)))
     found = some.reach(Question(nobody))
     assert found.value == 0 and found.low == 0 and found.high > 0 and found.rows == 0
 
@@ -140,7 +140,9 @@ def test_groups_and_overlaps_add_up(some, everything, population):
         assert reach.value == pytest.approx(((columns["country"] == value) & columns["premium"]).sum())
     total = some.reach(Question(In("premium", (True,)))).value
     by_country = some.group_by(Question(In("premium", (True,))), "country")
-    assert sum(each.value for each in by_country.values()) == pytest.approx(total)
+    assert sum(each.value for each in by_country.values()) == pytest.approx(
+        total, rel=0.02
+    )  # each weighs the model anew
     found = everything.overlap(In("country", ("DE",)), In("premium", (True,)))
     german, premium = columns["country"] == "DE", columns["premium"]
     assert found.both.value == (german & premium).sum() and found.first.value == (german & ~premium).sum()
@@ -175,7 +177,7 @@ def test_questions_that_cannot_be_asked(some, question, message):
 
 def test_no_answer_in_time_is_no_number(some):
     class Silent:
-        manifest = some.manifest
+        manifest, model = some.manifest, some.counters.model
 
         def ask(self, asks, seconds):
             return {}

@@ -12,7 +12,7 @@ from examples.audience.reach.columns import Columns
 from examples.audience.reach.counters import Local
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.forecast import forecast
-from examples.audience.reach.query import Everybody, In
+from examples.audience.reach.query import Everybody, In, Or
 from examples.audience.reach.schema import AudienceError
 
 FIRST = date(2026, 6, 1)
@@ -54,4 +54,4 @@ def test_what_cannot_be_forecast_is_an_error(tmp_path):
     with pytest.raises(AudienceError, match="1 to 366"):
         forecast(few, Question(Everybody()), "day", 0)
     with pytest.raises(AudienceError, match="wider audience"):
-        forecast(estimator_of(tmp_path, 20, 1, n=25), Question(In("device", ("web",))), "day")
+        forecast(estimator_of(tmp_path, 20, 1, n=25), Question(Or((In("device", ("web",)),))), "day")
