@@ -88,8 +88,10 @@ class _Log:
             log.warning(
                 "loka: the plan has taken %.0f s so far: %s. What is measured is kept in %s, so another process will "
                 "take less; one with a saved plan, loka.plan(compiled).save(path), measures nothing",
-                now - self.start, self._spent(), cache_dir(),
-            )  # fmt: skip
+                now - self.start,
+                self._spent(),
+                cache_dir(),
+            )
         if now - self.start >= AFTER and (self.logged is None or now - self.logged >= LOG_AGAIN):
             self.logged = now
             log.info("loka: %s (%.0f s)", text, now - self.start)

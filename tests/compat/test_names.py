@@ -57,9 +57,12 @@ def test_a_name_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "HEADERS", {"torch/csrc/inductor/cpp_prefix.h": "never"})
     found = names.missing()
     assert [each.partition(" ")[0] for each in found] == [
-        "torch._gone", "torch._guards:Gone", "torch.nn:Module._never", "torch._guards:tracing.never",
+        "torch._gone",
+        "torch._guards:Gone",
+        "torch.nn:Module._never",
+        "torch._guards:tracing.never",
         "torch/csrc/inductor/cpp_prefix.h:",
-    ]  # fmt: skip
+    ]
 
 
 def private_attributes(path: Path) -> set[str]:

@@ -8,9 +8,15 @@ from loka_compile.inspect.lookup import rows_of
 from loka_compile.inspect.row import Row
 
 KEYS = [
-    "bottom.0#0:output", "bottom.2#0:output", "bottom.2#0:grad_weight", "bottom.20#0:output", "self#0:output",
-    "top.Head#0:output", "top.Head#1:output", "top.Head#1:output@model.py:7",
-]  # fmt: skip
+    "bottom.0#0:output",
+    "bottom.2#0:output",
+    "bottom.2#0:grad_weight",
+    "bottom.20#0:output",
+    "self#0:output",
+    "top.Head#0:output",
+    "top.Head#1:output",
+    "top.Head#1:output@model.py:7",
+]
 
 
 def row(key: str) -> Row:

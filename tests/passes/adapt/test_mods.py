@@ -280,7 +280,7 @@ class Checkpointed(Tower):
 
 
 def test_what_runs_inside_of_a_checkpoint_is_not_left_in_silence():
-    with pytest.warns(UserWarning, match="no_bias: self: tag_activation_checkpoint runs a function of its own"):
+    with pytest.warns(UserWarning, match="no_bias: self: tag_activation_checkpoint calls a graph of its own"):
         found, _ = changes_of(Checkpointed(), torch.randn(B, 32), mods=("no_bias",))
     changed, rejected = subjects(found[0][1]["no_bias"])
     assert changed == ["down"] and "tag_activation_checkpoint" in rejected["self"]
