@@ -123,7 +123,7 @@ def _decision(key: str, together: _Together, options: Options) -> Decision:
     beaten = {c: _why_not(judged, c, pick, scores, options) for c in judged.costs if c != pick}
     beaten |= {c: f"{reason}; {judged.padded[c]}" for c, reason in beaten.items() if c in judged.padded}
     rejected = tuple({**judged.rejected, **beaten}.items())
-    reason = _why_kept(rejected, scores) if pick == KEPT else _why(key, together)
+    reason = _why_kept(judged, beaten, scores, options) if pick == KEPT else _why(key, together)
     return Decision(judged.site, pick, reason, scores, rejected)
 
 
@@ -151,9 +151,11 @@ def _why_not(
     us, best_us = scores[str(candidate)].time_us, scores[str(pick)].time_us
     if us is None or best_us is None:
         return f"numerics only, as against {pick}"
+    if not judged.keep_us:
+        return f"{_us(us)} us, and the GEMM as it is takes less than can be timed"
     speed = judged.keep_us / us
     if speed < options.min_speedup:
-        return f"{speed:.2f}x, wanted {options.min_speedup:g}x ({us:.0f} us against {judged.keep_us:.0f})"
+        return f"{_times(speed)}, wanted {options.min_speedup:g}x ({_us(us)} us against {_us(judged.keep_us)})"
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
         return f"{speed:.2f}x, but noisier than {pick}, and this site takes little of the time"
     if us < best_us <= us * FOREIGN and not PROVIDERS[candidate.provider].native:
@@ -163,12 +165,28 @@ def _why_not(
     return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"
 
 
-def _why_kept(rejected: Sequence[tuple[Candidate, str]], scores: Mapping[str, Score]) -> str:
-    """The nearest miss in words: of real kernels the fastest that was timed, else the first."""
-    real = [(c, reason) for c, reason in rejected if c.provider != EMULATED]
+def _times(speed: float) -> str:
+    """`0.85x`, and `0.004x` where two digits behind the point would say nothing."""
+    return f"{speed:.2f}x" if speed >= 0.095 else f"{speed:.1g}x"
+
+
+def _us(us: float) -> str:
+    return f"{us:.0f}" if us >= 9.5 else f"{us:.2g}"
+
+
+def _why_kept(judged: Judged, beaten: Mapping[Candidate, str], scores: Mapping[str, Score], options: Options) -> str:
+    """The nearest miss in words: the fastest kernel, where any may run; else why none may."""
+    real = {c: reason for c, reason in {**judged.rejected, **beaten}.items() if c.provider != EMULATED}
     if not real:
         return "no recipe was allowed"
-    if len({reason for _, reason in real}) == 1:
-        return real[0][1]
-    candidate, reason = min(real, key=lambda pair: scores[str(pair[0])].time_us or float("inf"))
-    return f"no candidate within budget; {candidate}: {reason}"
+    if len(set(real.values())) == 1:
+        return next(iter(real.values()))
+    timed = {c: us for c in beaten if c in real and (us := scores[str(c)].time_us) is not None}
+    if timed:
+        fastest = min(timed, key=timed.__getitem__)
+        return f"no kernel is fast enough; the fastest is {fastest}: {beaten[fastest]}"
+    first = next(iter(real))
+    budget = options.error_budget
+    if not any(budget.holds(judged.errors[c].mere, judged.errors[c].sqnr_db) for c in real):
+        return f"no recipe is within the error budget; {first}: {real[first]}"
+    return f"no kernel may run; {first}: {real[first]}"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from loka_compile.dispatch import cut, roofline, timing
+from loka_compile.dispatch import cut, roofline, steady, timing
 from loka_compile.dispatch.cost import Cast, Cost
 from loka_compile.kernels.providers import EMULATED, PROVIDERS, padded, reasons_against
 from loka_compile.probe import segments
@@ -94,7 +94,7 @@ def _priced(judged: Judged, sizes: Sizes, target: Target, options: Options) -> J
     if judged.kept_because:
         return judged
     judged.keep_us = timing.keep_us(site, sizes) if target.measured else roofline.keep_us(site, sizes, target)
-    judged.source = "measured on this CPU" if target.measured else f"modelled: roofline {target}"
+    judged.source = steady.HERE if target.measured else f"modelled: roofline {target}"
     for candidate in _left(judged):
         recipe, provider = RECIPES[candidate.recipe], candidate.provider
         if lost := timing.lost(site, sizes, recipe, provider) if _is_timed(candidate, target) else "":
@@ -103,6 +103,8 @@ def _priced(judged: Judged, sizes: Sizes, target: Target, options: Options) -> J
         judged.costs[candidate] = _cost(site, sizes, candidate, target, judged.keep_us / _margin(options))
         if padding := site.padding(padded(provider, site, recipe, target)):
             judged.padded[candidate] = padding
+    if target.measured and timing.was_busy(site, sizes, [c for c in judged.costs if _is_timed(c, target)]):
+        judged.source = steady.ON_A_BUSY_MACHINE
     return judged
 
 

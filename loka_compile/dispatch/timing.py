@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times, loops, progress
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
+from loka_compile.dispatch.steady import SHORT_US, Us, is_noisy, steady, timed_us
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.decision import Candidate
@@ -104,6 +104,17 @@ def lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
     if flops is None or flops >= sizes.flops or _kernel_key(site, sizes, recipe, provider) in kept_times.times():
         return ""
     return f"it took more than {LOST:g}x as long as the GEMM as it is at smaller sizes, measured here: not timed again"
+
+
+def was_busy(site: Site, sizes: Sizes, candidates: Sequence[Candidate]) -> bool:
+    """Whether any of the times that a site's costs are made of was measured while the machine was busy."""
+    names = [kept_times.key("keep", site.dtype, sizes)]
+    for candidate in candidates:
+        recipe = RECIPES[candidate.recipe]
+        names.append(_kernel_key(site, sizes, recipe, candidate.provider))
+        loops_of = (loop for extra in _cast_loops(site, sizes, recipe) for loop in extra.loops)
+        names += [kept_times.key("loop", loop.name) for loop in loops_of]
+    return not kept_times.noisy().isdisjoint(names)
 
 
 def _cast_loops(site: Site, sizes: Sizes, recipe: Recipe) -> list[Extra]:
@@ -212,32 +223,31 @@ def _measure(wanted: Iterable[Loop]) -> None:
             inputs = [loop.inputs(empty) for loop in several]
             ready = compat.compile_together([loop.function for loop in several], inputs)
             for index, loop in enumerate(several):
-                us = _best_us(ready(index, loop.inputs(_random))) / loop.values
-                kept_times.times()[kept_times.key("loop", loop.name)] = us
+                us = _best_us(ready(index, loop.inputs(_random)))
+                kept_times.note(kept_times.key("loop", loop.name), us / loop.values, is_noisy(us))
         kept_times.save()
 
 
-def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
+def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> Us:
+    """The best of a few runs, and of a few more where the machine was busy meanwhile."""
+    return steady(lambda: _fastest_us(run, beat_us))
+
+
+def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
     """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
     Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
-    first = _time_us(run)
+    first = timed_us(run)
     if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
         return first
     times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
     ):
-        times.append(_time_us(run))
+        times.append(timed_us(run, watched=first > SHORT_US))
         behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
         if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
             break
     return min(times)
-
-
-def _time_us(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e6

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Outcome = Literal["lowered", "kept", "refused", "missing", "gone", "pending", "absent", "planned"]
-"""lowered: the planned kernel is in the generated code. kept: as the plan says. refused: a pass left the site alone
-against the plan. missing: planned, yet the generated code lacks the kernel. gone: rewritten, then merged with an equal
-GEMM or found unused. pending: in a backward that is not compiled yet. absent: in the plan, in no graph compiled so far.
-planned: read from a plan alone."""
+"""lowered: the planned kernel is in the generated code. kept: the plan keeps the site. refused: the plan lowers the
+site, and a pass left it alone. missing: the site was lowered, and the generated code lacks the kernel. gone: the site
+was rewritten, then merged with an equal GEMM or found unused. pending: the site is in a backward that is not compiled
+yet. absent: the plan has the site, and no graph compiled so far does. planned: read from a plan alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Row:
     rejected: tuple[tuple[str, str], ...] = ()
     graphs: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    timed_elsewhere: str = ""
 
     @property
     def lowered(self) -> bool:

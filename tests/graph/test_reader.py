@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.reader import read
 from loka_compile.graph.rerun import written_inputs
@@ -21,7 +22,7 @@ def graph_of(fn: Callable[..., Any], *args: Any) -> fx.Graph:
         found.append(gm.graph)
         return gm
 
-    torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    torch.compile(fn, backend=backend, **APART)(*args)
     [graph] = found
     return graph
 
