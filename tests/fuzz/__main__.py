@@ -8,11 +8,15 @@ The report counts programs, what was in them, how many graphs each pass rewrote,
 from __future__ import annotations
 
 import gc
+import linecache
 import sys
 import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+
+from torch._subclasses import FakeTensorMode
+from torch.fx import graph_module
 
 from tests.fuzz.check import check
 from tests.fuzz.grammar import KINDS, build
@@ -91,6 +95,11 @@ def show(program: Program, kind: str) -> None:
 
 
 def collect(done: int) -> None:
+    """Let go of what PyTorch keeps of programs that are done: the source of every graph, and what operators gave."""
+    linecache.clearcache()
+    graph_module._loader.eval_cache.clear()
+    if done % EVERY == 0:
+        FakeTensorMode.cache_clear()
     gc.collect()
     if done == COLLECT:
         gc.freeze()  # what is loaded by now stays, and need not be looked through each time

@@ -24,6 +24,7 @@ from loka_compile.passes.adapt.windowed_attention import WindowedAttention
 from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.simplify.canonicalize import Canonicalize
 from loka_compile.spec.compskip import CompSkip
+from tests.fuzz.values import has_memory
 from tests.fuzz.wide import wide
 
 WINDOW = 1
@@ -123,6 +124,8 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
             feeding.update(node.all_input_nodes)
     for node in gm.graph.nodes:
         if node.op != "call_function" or node.target not in (F.linear, F.layer_norm, torch.layer_norm):
+            continue
+        if not has_memory(node.meta["example_value"]):  # inside of vmap or grad, where nothing is read
             continue
         place = 2 if node.target is F.linear else 3
         bias = node.args[place] if len(node.args) > place else node.kwargs.get("bias")
