@@ -101,7 +101,7 @@ class CompiledGraph:
         return any(id(each) in known and known[id(each)]() is each for each in own)
 
     def called(self, args: Sequence[Any]) -> None:
-        """Note the parameters of a call. Another instance has others, and so has a model whose weights were assigned."""
+        """Note the parameters of a call. Another instance has others; so has a model whose weights were assigned."""
         if self._place >= 0 and self._latest() is not args[self._place]:
             self._latest = weakref.ref(args[self._place])
             alive = {key: known for key, known in self.parameters.items() if known() is not None}

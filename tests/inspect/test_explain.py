@@ -215,7 +215,7 @@ def test_the_text_groups_what_is_the_same(explained):
     assert "refused at all 8 sites" in text
     assert text.count("not fp16/emulated, bf16/emulated: emulation has no speed") == text.count("emulation has") == 1
     assert "self#0:output, b#0:output, " in text
-    assert "graph_1 (training): 7 sites, 2 lowered" in text and "; called with x (8, 32)" in text
+    assert "graph_1 (training): 8 sites, 2 lowered" in text and "; called with x (8, 32)" in text
 
 
 def test_long_names_give_way_to_the_numbers(explained):
