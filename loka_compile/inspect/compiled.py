@@ -108,8 +108,8 @@ class CompiledGraph:
             self.parameters = {**alive, **_by_id(args)}
 
     def shares_names(self, original: Any) -> bool:
-        """Whether a module's parameters have the names and sizes of this graph's. It finds a module of torch's own whose
-        parameters were just replaced."""
+        """Whether a module's parameters have the names and sizes of this graph's, as those of a module of torch's own
+        have that were just replaced."""
         names = {compat.name_of_parameter(node): node for node in self.module.graph.find_nodes(op="placeholder")}
         shapes = {name: node.meta["example_value"].shape for name, node in names.items() if name}
         own = dict(original.named_parameters()) if isinstance(original, nn.Module) else {}

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import sympy
 import torch
 from rich.console import Console
 
@@ -19,6 +20,10 @@ from loka_compile.inspect.row import Row
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
+
+
+ROWS = sympy.Symbol("s77", integer=True, positive=True)
+SIZES = [[*map(sympy.Integer, (1, 8, 48, 32))], [sympy.Integer(1), ROWS, sympy.Integer(48), sympy.Integer(32)]]
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +174,17 @@ def test_times_of_another_batch_size_are_pointed_out(case, monkeypatch):
     assert "(8, 32) @ (32, 48), timed at (4096, 32) @ (32, 48)" in warning
     [row] = rows_of(explanation, "a#0:output")  # nor do they stand in the table as if they were of this size
     assert (row.time_before_us, row.time_after_us, row.speedup) == (None, None, None)
-    assert row.timed_elsewhere == "(4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
-    assert f"timed at another size, {row.timed_elsewhere}" in explanation.why("a#0:output")
+    assert row.timed_elsewhere == "timed at (4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
+    assert row.timed_elsewhere in explanation.why("a#0:output")
     assert "3 sites, 1 lowered\n" in str(explanation)  # and no total of times that are of another size
+
+
+def test_a_graph_for_any_batch_says_at_which_one_it_was_timed():
+    fixed, any_rows = (Site("a#0:output", "mm", "output", *sizes, torch.float32) for sizes in SIZES)
+    timed = Row("a#0:output", "output", "", "bf16", "aten", "", "lowered", 0.1, 30.0, 0.1, 100.0, 40.0, "here", "fast")
+    row = module._timed(timed, any_rows, fixed)
+    assert (row.speedup, row.timed_elsewhere) == (2.5, "timed at (8, 32) @ (32, 48)")
+    assert module._timed(timed, any_rows, any_rows) == module._timed(timed, fixed, fixed) == timed
 
 
 def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
