@@ -21,7 +21,6 @@ from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
 
-
 ROWS = sympy.Symbol("s77", integer=True, positive=True)
 SIZES = [[*map(sympy.Integer, (1, 8, 48, 32))], [sympy.Integer(1), ROWS, sympy.Integer(48), sympy.Integer(32)]]
 
