@@ -200,7 +200,7 @@ def _busy(rows: Iterable[Row]) -> list[str]:
         return []
     return [
         f"the times of {len(keys)} sites were measured on a busy machine and may be too long: {', '.join(keys)}. They "
-        "are not kept: another process measures them again"
+        "are not kept on disk, so a process that makes a plan measures them again"
     ]
 
 

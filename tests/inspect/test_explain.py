@@ -195,6 +195,13 @@ def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
     assert "1 sites" in note and "a#0:output" in note and "b#0:output" not in note
 
 
+def test_a_race_that_a_given_plan_tells_of_was_elsewhere(case, monkeypatch):
+    graph = with_plan(graphs_of(case.compiled)[0], replace(case.plan, raced="2.00x the unplanned graph's speed"))
+    assert "graph_0: raced where the plan was made, 2.00x" in str(explain_graphs(monkeypatch, graph))
+    made = replace(graph, stages=replace(graph.stages, pinned=False))
+    assert "graph_0: raced, 2.00x" in str(explain_graphs(monkeypatch, made))
+
+
 def test_one_session_speaks_once_for_all_its_graphs(case, monkeypatch):
     """It counts the calls of all of them together."""
 
