@@ -42,6 +42,7 @@ _EXPORTS = {
     "plans": "loka_compile.inspect.plans",
     "gdpa": "loka_compile.kernels.gdpa.gdpa",
     "preview": "loka_compile.preview.api",
+    "report": "loka_compile.report.api",
     "pffn": "loka_compile.kernels.gdpa.gdpa_pffn",
     "fm": "loka_compile.kernels.fm.fm",
 }
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from loka_compile.preview.api import preview
     from loka_compile.probe.profile import Profile, ProfileError, load_profile
     from loka_compile.probe.session import probe
+    from loka_compile.report.api import report
     from loka_compile.sampling.stratified import stratified_sample
     from loka_compile.spec.compskip import CompSkip
     from loka_compile.spec.options import Options, OptionsError

@@ -163,7 +163,8 @@ def simplify(
     GEMM that the profile knows. trial: of the graph as it was written.
     """
     given = chosen.plan or chosen.profile
-    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    target, graph = given.target if isinstance(given, Plan) else chosen.target, written
+    changes: list[Change] = []
     context = replace(context, plan=Plan(target, {}))
     for each in pipeline.simplify:
         simpler, made = rewritten(graph, (each,), context)

@@ -88,6 +88,7 @@ def sites_of():
     """sites_of(fn, *args): the GEMMs of what torch.compile captures, by graph; of training where args need it."""
     import torch
 
+    from examples.apart import APART
     from loka_compile import compat
     from loka_compile.graph.sites import annotate
 
@@ -98,7 +99,7 @@ def sites_of():
             joint = lambda graph: found.append([gemm.site for gemm in annotate(graph)])  # noqa: E731
             return compat.capture(gm, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
 
-        torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+        torch.compile(fn, backend=backend, dynamic=dynamic, **APART)(*args)
         return found
 
     return sites

@@ -108,6 +108,26 @@ def write(path: str, text: str) -> None:
         raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def compiled_of(factory: str, options: dict[str, Any], training: bool) -> Any:
+    """The model of a factory, compiled by loka and run once; in training with its backward."""
+    model, args, kwargs = example(factory)
+
+    import torch
+
+    compiled = torch.compile(model, backend="loka", options=options)
+    try:
+        with torch.set_grad_enabled(training):
+            out = compiled(*args, **kwargs)
+            if training:
+                backward(out)
+    except CommandError:
+        raise
+    except Exception as error:
+        error = getattr(error, "inner_exception", error)  # Dynamo wraps what a backend raises
+        raise CommandError(f"compiling {factory} failed: {one_line(error)}") from error
+    return compiled
+
+
 def backward(out: Any) -> None:
     """The gradient of the sum of everything differentiable that the model returned."""
     losses = [tensor.sum() for tensor in _tensors(out) if tensor.requires_grad]

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loka_compile.cli.arguments import (
-    CommandError,
-    Commands,
-    add_model,
-    backward,
-    example,
-    one_line,
-    options_of,
-    show,
-    write,
-)
+from loka_compile.cli.arguments import CommandError, Commands, add_model, compiled_of, one_line, options_of, show, write
 
 
 def add(commands: Commands) -> None:
@@ -26,25 +16,13 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    model, args, kwargs = example(arguments.factory)
-    options = options_of(arguments)
-
-    import torch
-
     import loka_compile
 
-    compiled = torch.compile(model, backend="loka", options=options)
+    compiled = compiled_of(arguments.factory, options_of(arguments), arguments.training)
     try:
-        with torch.set_grad_enabled(arguments.training):
-            out = compiled(*args, **kwargs)
-            if arguments.training:
-                backward(out)
         explanation = loka_compile.explain(compiled)
-    except CommandError:
-        raise
     except Exception as error:
-        error = getattr(error, "inner_exception", error)  # Dynamo wraps what a backend raises
-        raise CommandError(f"compiling {arguments.factory} failed: {one_line(error)}") from error
+        raise CommandError(f"explaining {arguments.factory} failed: {one_line(error)}") from error
     if arguments.json:
         write(arguments.json, explanation.to_json())
     if not arguments.why:

@@ -39,9 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with status.status("preview") as line:
             found = api.previews(
-                source, targets, arguments.training, arguments.against, arguments.side, arguments.plan,
-                arguments.profile, dtype, arguments.calibration, None, line.update,
-            )  # fmt: skip
+                source,
+                targets,
+                arguments.training,
+                arguments.against,
+                arguments.side,
+                arguments.plan,
+                arguments.profile,
+                dtype,
+                arguments.calibration,
+                None,
+                line.update,
+            )
     except (ValueError, api.PreviewError, transport.TransportError, calibration.CalibrationError) as error:
         raise CommandError(str(error)) from error
     if arguments.json:

@@ -4,6 +4,7 @@
     few_files.py, faster_draws.py, faster_masks.py
                   the C++ that Inductor generates: compiled together, and its scalar loops as vectors
     ahead.py      what aot_compile returns
+    moved.py      what is spelled otherwise from version to version
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
     root.py       the object whose method is compiled
@@ -22,7 +23,7 @@ are imported inside the functions: importing this package costs nothing.
 """
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
-from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.compiled import compile_apart, compile_calls, is_compiled, original_of, user_options
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
 from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
@@ -50,6 +51,7 @@ from loka_compile.compat.inductor import (
     inductor_config_keys,
     mode_patches,
 )
+from loka_compile.compat.moved import tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
@@ -84,6 +86,7 @@ __all__ = [
     "calls_graphs",
     "capture",
     "checkpoint_region",
+    "compile_apart",
     "compile_calls",
     "compile_inductor",
     "compile_together",
@@ -134,7 +137,8 @@ __all__ = [
     "start_compiler",
     "static_inputs",
     "switches_functorch",
+    "tag_of_out",
     "tracing_fakes",
     "unknown_sizes",
     "user_options",
-]  # fmt: skip
+]

@@ -58,9 +58,13 @@ class Cost:
 
 
 def casts(
-    site: Site, sizes: Sizes, recipe: Recipe, us: Callable[[int, bool], float], run: Sizes | None = None,
+    site: Site,
+    sizes: Sizes,
+    recipe: Recipe,
+    us: Callable[[int, bool], float],
+    run: Sizes | None = None,
     late_us: Callable[[int], tuple[float, float]] | None = None,
-) -> tuple[Cast, ...]:  # fmt: skip
+) -> tuple[Cast, ...]:
     """The casts of a recipe at a site. `us(elements, fused)`: of one, fused with what makes the tensor or not. run: the
     padded sizes, where the kernel wants them: a cast writes the zeros too, and what needs none is copied.
     late_us(elements): of one for grad_weight, whose scales span the batch, by itself and beside the form by rows (0: no

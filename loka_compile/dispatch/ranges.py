@@ -105,9 +105,10 @@ def times(profile: Profile, batch: Batch, target: Target, options: Options) -> d
     points = measured_at(batch.here)
     asked = [
         [(known, Sizes(*_sizes(known, {batch.symbol: point}))) for point in points]
-        if rows_of(known).free_symbols else [(known, Sizes(*known.observed))]
+        if rows_of(known).free_symbols
+        else [(known, Sizes(*known.observed))]
         for known in profile.sites.values()
-    ]  # fmt: skip
+    ]
     judged = iter(judge_all([each for own in asked for each in own], target, options))
     found = {}
     for key, own in zip(profile.sites, asked, strict=True):

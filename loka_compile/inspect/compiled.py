@@ -101,15 +101,17 @@ class CompiledGraph:
         return any(id(each) in known and known[id(each)]() is each for each in own)
 
     def called(self, args: Sequence[Any]) -> None:
-        """Note the parameters of a call. Another instance has others; so has a model whose weights were assigned."""
+        """Note the parameters of a call: another instance has others, as has a model whose weights were assigned."""
         if self._place >= 0 and self._latest() is not args[self._place]:
             self._latest = weakref.ref(args[self._place])
             alive = {key: known for key, known in self.parameters.items() if known() is not None}
             self.parameters = {**alive, **_by_id(args)}
 
     def shares_names(self, original: Any) -> bool:
-        """Whether a module's parameters have the names and sizes of this graph's, as those of a module of torch's own
-        have that were just replaced."""
+        """Whether a module's parameters have the names and sizes of this graph's.
+
+        It finds a module of torch's own whose parameters were just replaced.
+        """
         names = {compat.name_of_parameter(node): node for node in self.module.graph.find_nodes(op="placeholder")}
         shapes = {name: node.meta["example_value"].shape for name, node in names.items() if name}
         own = dict(original.named_parameters()) if isinstance(original, nn.Module) else {}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from loka_compile.dispatch.steady import ON_A_BUSY_MACHINE
-from loka_compile.inspect.compiled import graphs_of
+from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.explanation import Explanation
 from loka_compile.inspect.notes import notes, refusals_of, skipped, statuses
 from loka_compile.inspect.records import Record, rebuild
@@ -29,7 +29,11 @@ def explain(compiled: Any) -> Explanation:
     Raises ValueError where there is nothing to explain: another backend, or nothing compiled yet.
     """
     graphs = graphs_of(compiled)
-    records = [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs)]
+    return explained(graphs, [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs)])
+
+
+def explained(graphs: list[CompiledGraph], records: list[Record]) -> Explanation:
+    """What these graphs' records say."""
     rows: list[Row] = []
     warnings: list[str] = []
     placed: set[Site] = set()

@@ -12,8 +12,16 @@ from loka_compile.inspect.lookup import rows_of
 from loka_compile.inspect.row import Row
 
 WIDTH = 160
-STYLES = {"lowered": "green", "planned": "green", "missing": "bold red", "refused": "yellow", "gone": "yellow",
-          "pending": "yellow", "kept": "dim", "absent": "dim"}  # fmt: skip
+STYLES = {
+    "lowered": "green",
+    "planned": "green",
+    "missing": "bold red",
+    "refused": "yellow",
+    "gone": "yellow",
+    "pending": "yellow",
+    "kept": "dim",
+    "absent": "dim",
+}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import is_backward
+from loka_compile.graph.nodes import is_backward
 from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.unseen import OPAQUE
@@ -73,7 +73,11 @@ def records(compiled: Any) -> list[Record]:
     return [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs_of(compiled))]
 
 
-def rebuild(graph: CompiledGraph, name: str) -> Record:
+Look = Callable[[str, str, fx.Graph], None]
+"""Told of every graph (as `Stage.graph` names it) as it comes to the passes, "", and as each pass, by name, left it."""
+
+
+def rebuild(graph: CompiledGraph, name: str, look: Look = lambda kind, pass_name, fx_graph: None) -> Record:
     stages = [
         Stage(each.name, "dynamo", code(each.before), code(each.after), each.result.rewrites, each.result.rejects)
         for each in graph.changes
@@ -89,6 +93,7 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
             old = code(fx_graph)
             result = run()
             stages.append(Stage(pass_name, kind, old, code(fx_graph), result.rewrites, result.rejects))
+            look(kind, pass_name, fx_graph)
 
         return watched
 
@@ -98,10 +103,13 @@ def rebuild(graph: CompiledGraph, name: str) -> Record:
         before.append(code(fx_graph))
         nonlocal joint_seen
         joint_seen = _is_joint(fx_graph)
-        graph.stages.joint(fx_graph, watch("joint" if joint_seen else "inference"))
+        kind = "joint" if joint_seen else "inference"
+        look(kind, "", fx_graph)
+        graph.stages.joint(fx_graph, watch(kind))
 
     def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
         kind = "backward" if is_backward else "forward" if joint_seen else "inference"
+        look(kind, "", module.graph)
         graph.stages.post_grad(module.graph, watch(kind))
         after[kind] = code(module.graph)
         return module.forward

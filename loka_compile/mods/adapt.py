@@ -75,7 +75,7 @@ def adapt(
         return gm.forward
 
     with torch.no_grad():
-        torch.compile(model, backend=backend, isolate_recompiles=True)(*args, **(kwargs or {}))
+        compat.compile_apart(model, backend=backend)(*args, **(kwargs or {}))
     before = set(model.state_dict())
     changed: dict[str, str] = {}
     for mod, found in rewritten.items():

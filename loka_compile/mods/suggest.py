@@ -118,7 +118,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
 
     if not batches:
         raise ValueError("expected at least one batch to measure on; got none")
-    compiled = torch.compile(model, backend=backend, dynamic=True, isolate_recompiles=True)
+    compiled = compat.compile_apart(model, backend=backend, dynamic=True)
     with torch.no_grad():
         for batch in batches:
             ran.clear()
@@ -178,9 +178,11 @@ def _candidates(reading: Reading) -> Sequence[_Candidate]:
 
 
 def _ranked(
-    found: Mapping[tuple[str, str], Mapping[fx.Node, int]], seen: Mapping[str, Sequence[tuple[float, float]]],
-    flops: int, batches: int,
-) -> Suggestion:  # fmt: skip
+    found: Mapping[tuple[str, str], Mapping[fx.Node, int]],
+    seen: Mapping[str, Sequence[tuple[float, float]]],
+    flops: int,
+    batches: int,
+) -> Suggestion:
     measured = []
     for (path, action), nodes in found.items():
         difference, norm = (sum(pair[at] for pair in seen[path]) for at in (0, 1))

@@ -344,8 +344,10 @@ def test_budgets_include_their_boundary(step, times):
     """`max_mere` is the highest, `min_sqnr_db` and `min_speedup` are the lowest that will do."""
     nudge = lambda value: math.nextafter(value, math.inf * step) if step else value  # noqa: E731
     times["bf16/aten"] = 50.0
-    run = lambda error, **more: decide(  # noqa: E731
-        profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered  # fmt: skip
+
+    def run(error, **more):
+        return decide(profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered
+
     assert run(ErrorScore(nudge(0.2), 30.0, 0.1)) == (step <= 0)
     assert run(ErrorScore(0.1, nudge(20.0), 0.1)) == (step >= 0)
     assert run(GOOD, min_speedup=nudge(2.0)) == (step <= 0)

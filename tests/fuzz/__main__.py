@@ -1,4 +1,6 @@
-"""python -m tests.fuzz N SEED: N random programs, and what is wrong, each failure made small.
+"""python -m tests.fuzz N SEED [FROM]: N random programs, and what is wrong, each failure made small.
+
+A seed's programs are numbered; those before FROM are left out, so that a run can be split.
 
 The report counts programs, what was in them, how many graphs each pass rewrote, and what was not judged and why.
 """
@@ -23,6 +25,9 @@ EVERY = 100
 """Programs between two reports."""
 WHOLE = 200
 """One program of so many is compiled whole, by loka and by Inductor."""
+COLLECT = 25
+"""Programs between two collections of garbage: every traced graph is a class of its own, a subclass of nn.Module, and
+each trace after it takes longer by all that are still there."""
 SPREAD = 1_000_000
 """Programs of one seed that no other has."""
 
@@ -85,10 +90,16 @@ def show(program: Program, kind: str) -> None:
     print(f"\n## {kind}: {reason[:1200]}\n```python\n{source}```", flush=True)
 
 
-def main(count: int, first: int) -> int:
+def collect(done: int) -> None:
+    gc.collect()
+    if done == COLLECT:
+        gc.freeze()  # what is loaded by now stays, and need not be looked through each time
+
+
+def main(count: int, first: int = 0, skipped: int = 0) -> int:
     report = Report(first)
     gc.set_threshold(50_000, 20, 50)  # compiling makes many objects, and few in circles
-    for number in range(first * SPREAD, first * SPREAD + count):
+    for number in range(first * SPREAD + skipped, first * SPREAD + skipped + count):
         program = drawn(number, KINDS)
         try:
             source, features = build(program)
@@ -107,6 +118,8 @@ def main(count: int, first: int) -> int:
             if kind not in report.shown:
                 report.shown.add(kind)
                 show(program, kind)
+        if report.tally["programs"] % COLLECT == 0:
+            collect(report.tally["programs"])
         if report.tally["programs"] % EVERY == 0:
             report.print()
     report.print()
@@ -114,4 +127,4 @@ def main(count: int, first: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)))
+    sys.exit(bool(main(*map(int, sys.argv[1:]))))

@@ -50,8 +50,9 @@ def skip_modules(model: nn.Module, stack: str, done: PassResult) -> None:
             model.get_submodule(path).forward = torch.zeros_like
             continue
         _, layer, branch = path.split(".")
-        earlier = next(f"{stack}.{i}.{branch}" for i in range(int(layer) - 1, -1, -1)
-                       if f"{stack}.{i}.{branch}" not in reused)  # fmt: skip
+        earlier = next(
+            f"{stack}.{i}.{branch}" for i in range(int(layer) - 1, -1, -1) if f"{stack}.{i}.{branch}" not in reused
+        )
         keep = lambda _, __, out, earlier=earlier: values.__setitem__(earlier, out)  # noqa: E731
         model.get_submodule(earlier).register_forward_hook(keep)
         model.get_submodule(path).forward = lambda x, earlier=earlier: values[earlier]
@@ -91,9 +92,16 @@ def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _windowed(
-    target: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
+    target: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     t, row_mask = q.shape[-2], attn_mask is None or (attn_mask.dim() == 4 and attn_mask.shape[2] == 1)
     if q.dim() != 4 or k.shape[-2] != t or dropout_p or enable_gqa or t <= WINDOW + 1 or not row_mask:
         return target(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
@@ -129,8 +137,17 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
 
 def _is_product(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", node.target if node.op == "call_method" else "")
-    return name in ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear",
-                    "scaled_dot_product_attention")  # fmt: skip
+    return name in (
+        "linear",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "einsum",
+        "bilinear",
+        "scaled_dot_product_attention",
+    )
 
 
 OF: tuple[tuple[DynamoPass, Twin], ...] = (

@@ -103,8 +103,9 @@ class Shaken(fx.Interpreter):
         out = super().run_node(n)
         if n.op == "output" or not isinstance(out, Tensor) or not out.is_floating_point():
             return out
-        given = {self.env[each].untyped_storage()._cdata for each in n.all_input_nodes
-                 if isinstance(self.env[each], Tensor)}  # fmt: skip
+        given = {
+            self.env[each].untyped_storage()._cdata for each in n.all_input_nodes if isinstance(self.env[each], Tensor)
+        }
         if out.untyped_storage()._cdata in given or n.op in ("placeholder", "get_attr"):
             return out
         return out * (1 + SHAKE * torch.randn(out.shape, generator=self.noise))

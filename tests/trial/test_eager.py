@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.reader import read
 from loka_compile.spec.decision import Candidate, Decision, Score
@@ -58,7 +59,7 @@ def graph_of(function, *inputs: Tensor) -> fx.GraphModule:
         seen.append(gm)
         return gm.forward
 
-    torch.compile(function, backend=keep, isolate_recompiles=True)(*inputs)
+    torch.compile(function, backend=keep, **APART)(*inputs)
     return seen[0]
 
 
