@@ -1,6 +1,6 @@
-"""What a person gives the `loka` command and gets back: a model by its factory's name, options, files, a table.
+"""The arguments that commands share, and how they are read: a model by its factory's name, options, files.
 
-What is wrong with it is a CommandError, which the command prints as one line. Torch is imported by what needs it.
+A wrong argument raises CommandError, which the command prints as one line. Torch is imported where it is needed only.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def find_here() -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Checked here, so that a bad file or name is our error and not Dynamo's."""
+    """The options for torch.compile, checked here, so that a bad file or name is reported without compiling."""
     from loka_compile import Options, OptionsError
 
     options: dict[str, Any] = {"measure_calls": 0}  # there is one call
@@ -152,7 +152,7 @@ def _kind(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error on one line: of loka's own the whole message, of others type, first line, and where it was raised."""
+    """An error on one line: the whole message of one of loka's own; type, first line and place of any other."""
     if type(error).__module__.startswith("loka_compile."):
         return "; ".join(line.strip() for line in str(error).splitlines())
     first = str(error).strip().partition("\n")[0]

@@ -57,7 +57,11 @@ NAMES: dict[str, str] = {
     "torch._dynamo.metrics_context:MetricsContext": "on_exit",
     "torch._dynamo.symbolic_convert:TensorifyState": "specialize",
     "torch._dynamo.compiled_autograd": "compiled_autograd_enabled",
-    "torch._dynamo.config": "compiled_autograd recompile_limit",
+    "torch._dynamo.config": "compiled_autograd recompile_limit verbose",
+    "torch._dynamo.exc:ShortenTraceback": "first_useful_frame",
+    "torch._dynamo.output_graph:OutputGraph": "root_tx",
+    "torch._dynamo.symbolic_convert": "tls current_tx",
+    "torch._dynamo.symbolic_convert:InstructionTranslatorBase": "f_code f_locals output",
     "torch._C:_functorch": "_remove_batch_dim _unwrap_for_grad",
     "torch._C": "_set_grad_enabled _functorch DispatchKey",
     # AOTAutograd and Inductor

@@ -1,11 +1,11 @@
-"""Times, and whether the machine was busy with something else while they were taken.
+"""Times, and whether the machine was busy with other work while they were taken.
 
-A thread that could run and had to wait for a core has given that time to others. Linux counts it for every thread
-(`/proc/self/task/*/schedstat`, the second number, in nanoseconds). Elsewhere the CPU time of the process says it: a
-computation on one thread or more takes at least as much of it as of wall time.
+A thread that is ready to run and waits for a core loses that time to other work. Linux counts the wait of every thread
+(`/proc/self/task/*/schedstat`, the second number, in nanoseconds). On other systems the CPU time of the process tells:
+a computation uses at least as much CPU time as wall time, on however many threads.
 
-A short run fits between two interruptions, so the fastest of many is a good time on any machine; only the fastest of
-few long ones may be a bad one. So short runs are not watched, which would take longer than they do.
+A short run fits between two interruptions, so the fastest of many short runs is right on a busy machine too. Only long
+runs are watched: reading the counters takes as long as a short run does.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _by_site(rows: Sequence[Row], said: Mapping[Refusal, Sequence[str]], width: 
         lines.append(wrapped(f"  {', '.join(keys)}", width, "  "))
         lines.append(wrapped(f"      {chosen}: {reason or 'no reason given'}", width, " " * 10))
         if elsewhere:
-            lines.append(wrapped(f"      timed at another size, {elsewhere}", width, " " * 10))
+            lines.append(wrapped(f"      {elsewhere}", width, " " * 10))
         if ranges:
             lines.append(wrapped(f"      by batch: {'; '.join(ranges)}", width, " " * 10))
         lines += [wrapped(f"      not {each}", width, " " * 10) for each in _grouped(left)]

@@ -91,17 +91,19 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     runs_as = kernel if outcome == "lowered" else ""
     ranges = _ranges(decision, site) if decision is not None else ()
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
-    if decision is not None and _other_size(site, decision.site):
-        row = _without_times(row, decision.site.shape)
+    if decision is not None and row.time_before_us is not None:
+        row = _timed(row, site, decision.site)
     return replace(row, reason=reason, outcome=outcome)
 
 
-def _without_times(row: Row, timed: str) -> Row:
-    """The row of a site that was timed at another size: its times there are no times here."""
-    before, after = row.time_before_us, row.time_after_us
-    if before is None:
-        return row
-    said = f"{timed}: {before:,.1f} µs" + ("" if after is None or after == before else f" -> {after:,.1f} µs")
+def _timed(row: Row, here: Site, timed: Site) -> Row:
+    """The row of a site with times that hold for it. Those of another size are no times of this one; those of one size
+    stand for a graph of any, and say so."""
+    said = f"timed at {timed.shape}"
+    if not _other_size(here, timed):
+        return replace(row, timed_elsewhere=said) if _of_any_size(here) and not _of_any_size(timed) else row
+    before, after = row.time_before_us or 0.0, row.time_after_us
+    said += f": {before:,.1f} µs" + ("" if after is None or after == before else f" -> {after:,.1f} µs")
     return replace(row, time_before_us=None, time_after_us=None, timed_elsewhere=said)
 
 
@@ -202,7 +204,7 @@ def _busy(rows: Iterable[Row]) -> list[str]:
         return []
     return [
         f"the times of {len(keys)} sites were measured on a busy machine and may be too long: {', '.join(keys)}. They "
-        "are not kept: another process measures them again"
+        "are not kept on disk, so a process that makes a plan measures them again"
     ]
 
 
@@ -227,6 +229,10 @@ def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str)
         f"float32, {why}: the errors are real, the speed is not"
         for why, names in recipes.items()
     ]
+
+
+def _of_any_size(site: Site) -> bool:
+    return any(size.free_symbols for size in (site.batch, site.M, site.N, site.K))
 
 
 def _other_size(here: Site, timed: Site) -> bool:

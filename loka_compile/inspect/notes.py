@@ -25,7 +25,8 @@ def notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
             yield f"{record.name}: {change.name}: {'; '.join(parts)}"
     yield from (f"{record.name}: {line}" for line in _left(record))
     if record.plan.raced:
-        yield f"{record.name}: raced, {record.plan.raced}"
+        where = "raced where the plan was made" if graph.stages.pinned else "raced"
+        yield f"{record.name}: {where}, {record.plan.raced}"
     yield from (f"{record.name}: {said}" for said in graph.said)
 
 

@@ -19,8 +19,9 @@ class Row:
 
     runs_as: the kernel that is really in the generated code, "" if there is none of loka's. mere, sqnr_db, median_rel:
     errors of the chosen candidate, None for a kept site or where nothing is known. time_before_us, time_after_us: of
-    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in. ranges: all
-    choices by rows, where they depend on the batch.
+    the GEMM as the model has it and as chosen, casts included; None where another size was timed. graphs: names of the
+    graphs it was found in. ranges: all choices by rows, where they depend on the batch. timed_elsewhere: at which size
+    it was timed, where that is not this shape.
     """
 
     key: str

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import sympy
 import torch
 from rich.console import Console
 
@@ -19,6 +20,9 @@ from loka_compile.inspect.row import Row
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
+
+ROWS = sympy.Symbol("s77", integer=True, positive=True)
+SIZES = [[*map(sympy.Integer, (1, 8, 48, 32))], [sympy.Integer(1), ROWS, sympy.Integer(48), sympy.Integer(32)]]
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +173,17 @@ def test_times_of_another_batch_size_are_pointed_out(case, monkeypatch):
     assert "(8, 32) @ (32, 48), timed at (4096, 32) @ (32, 48)" in warning
     [row] = rows_of(explanation, "a#0:output")  # nor do they stand in the table as if they were of this size
     assert (row.time_before_us, row.time_after_us, row.speedup) == (None, None, None)
-    assert row.timed_elsewhere == "(4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
-    assert f"timed at another size, {row.timed_elsewhere}" in explanation.why("a#0:output")
+    assert row.timed_elsewhere == "timed at (4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
+    assert row.timed_elsewhere in explanation.why("a#0:output")
     assert "3 sites, 1 lowered\n" in str(explanation)  # and no total of times that are of another size
+
+
+def test_a_graph_for_any_batch_says_at_which_one_it_was_timed():
+    fixed, any_rows = (Site("a#0:output", "mm", "output", *sizes, torch.float32) for sizes in SIZES)
+    timed = Row("a#0:output", "output", "", "bf16", "aten", "", "lowered", 0.1, 30.0, 0.1, 100.0, 40.0, "here", "fast")
+    row = module._timed(timed, any_rows, fixed)
+    assert (row.speedup, row.timed_elsewhere) == (2.5, "timed at (8, 32) @ (32, 48)")
+    assert module._timed(timed, any_rows, any_rows) == module._timed(timed, fixed, fixed) == timed
 
 
 def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
@@ -181,6 +193,13 @@ def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
     explanation = explain_graphs(monkeypatch, graph)
     [note] = [note for note in explanation.notes if "busy machine" in note]
     assert "1 sites" in note and "a#0:output" in note and "b#0:output" not in note
+
+
+def test_a_race_that_a_given_plan_tells_of_was_elsewhere(case, monkeypatch):
+    graph = with_plan(graphs_of(case.compiled)[0], replace(case.plan, raced="2.00x the unplanned graph's speed"))
+    assert "graph_0: raced where the plan was made, 2.00x" in str(explain_graphs(monkeypatch, graph))
+    made = replace(graph, stages=replace(graph.stages, pinned=False))
+    assert "graph_0: raced, 2.00x" in str(explain_graphs(monkeypatch, made))
 
 
 def test_one_session_speaks_once_for_all_its_graphs(case, monkeypatch):
@@ -215,7 +234,7 @@ def test_the_text_groups_what_is_the_same(explained):
     assert "refused at all 8 sites" in text
     assert text.count("not fp16/emulated, bf16/emulated: emulation has no speed") == text.count("emulation has") == 1
     assert "self#0:output, b#0:output, " in text
-    assert "graph_1 (training): 7 sites, 2 lowered" in text and "; called with x (8, 32)" in text
+    assert "graph_1 (training): 8 sites, 2 lowered" in text and "; called with x (8, 32)" in text
 
 
 def test_long_names_give_way_to_the_numbers(explained):
