@@ -1,7 +1,7 @@
 """What is made of a parameter once, not at every call: its quantized forms.
 
 A form is kept beside the parameter and made anew when the parameter changed. What tells: the tensor object, its
-storage, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
+memory, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
 (fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at
 every call, so there such writes are not seen. A tensor without a version counter (made under inference_mode) is
 quantized at every call. A fake one has only a shape to give.
@@ -10,7 +10,6 @@ quantized at every call. A fake one has only a shape to give.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +28,12 @@ LOOK_EVERY = 8
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor.
-    sampled: a view of the values that `sample` is a copy of."""
+    """One parameter's quantized forms. As long as its memory is there, no other tensor gets its address. sample: a copy
+    of some values."""
 
-    parameter: weakref.ref[Tensor]
-    storage: Any
+    memory: compat.Memory
     version: int
-    sampled: Tensor
+    places: tuple[tuple[int], tuple[int]]
     sample: Tensor
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
@@ -43,10 +41,10 @@ class _Entry:
 
     def holds(self, weight: Tensor) -> bool:
         return (
-            self.parameter() is weight
+            self.memory() is not None
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and (weight.is_cuda or torch.equal(self.sample, self.sampled))
+            and (weight.is_cuda or torch.equal(self.sample, weight.detach().as_strided(*self.places)))
             and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
         )
 
@@ -63,28 +61,38 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
     with _lock:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
-            forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
-            sampled = _sampled(weight)
-            kept = sampled, sampled.clone(), _layout(weight)
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {}, Blocks())
+            forget = compat.memory_of(weight, lambda _: _entries.pop(key, None))
+            kept = _places(weight), _sampled(weight).clone(), _layout(weight)
+            entry = _Entry(forget, weight._version, *kept, {}, Blocks())
             if not weight.is_cuda:
                 entry.blocks.learn(weight)
             _entries[key] = entry
         if form not in entry.forms:
-            entry.forms[form] = make(weight)
+            made = make(weight)
+            if any(compat.is_memory_of(entry.memory, each) for each in _tensors(made)):
+                return made  # the weight itself, which a form that is kept would keep
+            entry.forms[form] = made
         return entry.forms[form]
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    return [each for each in (made if isinstance(made, tuple) else (made,)) if isinstance(each, Tensor)]
 
 
 def _layout(weight: Tensor) -> tuple[Any, ...]:
     return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
 
 
-def _sampled(weight: Tensor) -> Tensor:
-    """Some of its values, as they lie: a view."""
+def _places(weight: Tensor) -> tuple[tuple[int], tuple[int]]:
+    """Size and stride of a view of some of its values, as they lie."""
     sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
     span = 0 if not weight.numel() else 1 + sum(sizes)
     step = span // SAMPLES | 1  # an odd step walks through the columns too
-    return weight.detach().as_strided((-(-span // step),), (step,))
+    return (-(-span // step),), (step,)
+
+
+def _sampled(weight: Tensor) -> Tensor:
+    return weight.detach().as_strided(*_places(weight))
 
 
 def quantized(

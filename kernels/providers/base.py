@@ -72,6 +72,11 @@ class Provider:
         """Why it can run the recipe and yet is no use here, so that nobody need time it; "" if it may be of use."""
         return ""
 
+    def same_as(self, target: Target) -> str:
+        """Name of the provider whose very kernels it runs there, "" if they are its own. Nobody asks it then, not even
+        where speed is no matter; a plan that names it is followed."""
+        return ""
+
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:

@@ -83,6 +83,8 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     runs_as = kernel if outcome == "lowered" else ""
     ranges = _ranges(decision, site) if decision is not None else ()
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
+    if outcome in ("refused", "missing"):  # what was planned does not run, so its time is nobody's
+        row = replace(row, time_after_us=None)
     return replace(row, reason=reason, outcome=outcome)
 
 

@@ -44,8 +44,9 @@ def eager_or_compiled(
     key = f"race eager {digest_of([raced.plan], 0, inputs)} {hashlib.sha256(gm.code.encode()).hexdigest()[:24]}"
     ratio = kept_times.recall(key)
     if ratio is None:
-        ratio = _times_faster(raced, gm, inputs, written)
-        kept_times.remember(key, ratio)
+        ratio, settled = _times_faster(raced, gm, inputs, written)
+        if settled:
+            kept_times.remember(key, ratio)
     if ratio < CLEARLY:
         return raced
     said = f"run op by op, as in eager: {ratio:.2f}x the speed of the code generated for it, measured here"
@@ -53,14 +54,17 @@ def eager_or_compiled(
     return Raced(plan, (gm.forward, []))
 
 
-def _times_faster(raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]) -> float:
-    """How many times faster eager is; after LOOKS calls of each if that is clear."""
+def _times_faster(
+    raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]
+) -> tuple[float, bool]:
+    """How many times faster eager is, and whether that is sure; after LOOKS calls of each if it is clearly slower."""
     calls, values = [raced.built[0], gm.forward], [compat.concrete(value) for value in inputs]
     with compat.outside_compilation():
-        compiled, eager = fastest_us(calls, values, written, LOOKS, LOOKS)
-        if 1 / 1.25 < compiled / eager < math.inf:
-            compiled, eager = fastest_us(calls, values, written)
-    return compiled / eager
+        times = fastest_us(calls, values, written, LOOKS, LOOKS)
+        if 1 / 1.25 < times[0] / times[1] < math.inf or not times.settles(times[0] / times[1]):
+            times = fastest_us(calls, values, written)
+    ratio = times[0] / times[1]
+    return ratio, times.settles(ratio / CLEARLY)
 
 
 def _reason_against(reading: Reading, inputs: Sequence[Any]) -> str:

@@ -30,12 +30,8 @@ from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial.finalists import saves_us, time_us
+from loka_compile.trial.laps import CLEAR, MAX_ROUNDS, ROUNDS, Times, go_on
 
-ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 1.0
-"""Rounds go on until they took this long, within these counts."""
-CLEAR = 1.25
-"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
@@ -86,19 +82,20 @@ def never_slower(
     ran = _run(plans, build, inputs, device, written, floor) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
-        for digest, ratio in zip(digests, ran.ratios, strict=True):
+        for digest, ratio in zip(digests, ran.ratios, strict=True) if ran.settled else ():
             kept_times.remember(f"race {digest}", ratio)
             kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
-        if ran.saves is not None:
+        if ran.saves is not None and ran.settled:
             kept_times.remember(f"race {digests[0]} saves", ran.saves)
         ratios = ran.ratios
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
-        at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
-        won = _won(plans[best], ratios, best, at_least)
+        floored = kept_times.recall(f"race {digests[best]} against a floor") if ran is None else ran.against_floor
+        won = _won(plans[best], ratios, best, bool(floored))
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
-    if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
+    saves = kept_times.recall(f"race {digests[0]} saves") if ran is None else ran.saves
+    if saves is not None:
         lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, measured here: "
         lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
@@ -114,10 +111,17 @@ class _Ran:
     """
 
     built: Sequence[Built]
-    us: Sequence[float]
+    us: Times
     ratios: Sequence[float]
     against_floor: bool
     saves: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next process need not race them again."""
+        if self.saves is not None:
+            return self.us.steady or self.saves * self.us.spread <= LITTLE
+        return all(map(self.us.settles, self.ratios))
 
 
 def _run(
@@ -198,14 +202,15 @@ def simplified_or_written(
         with compat.outside_compilation():
             us = raced.us or fastest_us([simplified], values, written, ROUNDS)[0]
         if us * CLEAR <= floor():
-            ratio = floor() / us
+            ratio, settled = floor() / us, True
             kept_times.remember(f"{key} against a floor", 1.0)
         else:
             as_written = _told(build, kept)
             with compat.outside_compilation():
-                us, written_us = _race([simplified, as_written[0]], values, written)
-            ratio = written_us / us
-        kept_times.remember(key, ratio)
+                times = _race([simplified, as_written[0]], values, written)
+            ratio, settled = times[1] / times[0], times.settles(times[1] / times[0])
+        if settled:
+            kept_times.remember(key, ratio)
     if ratio >= 1:
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
@@ -239,7 +244,7 @@ def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
+def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> Times:
     """Microseconds of each graph, until one is clearly the fastest or enough is known."""
     return fastest_us(calls, inputs, written)
 
@@ -250,30 +255,25 @@ def fastest_us(
     written: Collection[int],
     most: int = MAX_ROUNDS,
     least: int = ROUNDS,
-) -> list[float]:
+) -> Times:
     """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
 
     Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
     two graphs, one five times as fast, that they were alike (seen).
     """
     order = random.Random(0)
-    fastest, rounds = [math.inf] * len(calls), 0
+    halves, rounds = ([math.inf] * len(calls), [math.inf] * len(calls)), 0
     with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _seconds(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
+        while rounds < least or go_on(Times(halves), rounds, most, time.perf_counter() - start):
+            half = halves[rounds % 2]
             for index in order.sample(range(len(calls)), len(calls)):
-                fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
+                half[index] = min(half[index], 1e6 * _seconds(calls[index], own_inputs(inputs, written)))
             rounds += 1
-    return [1e6 * seconds for seconds in fastest]
-
-
-def _close(seconds: Sequence[float]) -> bool:
-    """Whether another one than the fastest may turn out to be it."""
-    first, *others = sorted(seconds)
-    return not others or others[0] < CLEAR * first
+    return Times(halves)
 
 
 def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
