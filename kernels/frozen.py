@@ -1,7 +1,7 @@
 """Forms of a parameter that are made once instead of at every call: its quantizations.
 
 A form is kept beside the parameter and made again when the parameter changed. A change shows in the tensor object, its
-storage or its version counter. Writes through `.data` do not count as a version, so on a CPU 64 of its values are
+memory or its version counter. Writes through `.data` do not count as a version, so on a CPU 64 of its values are
 compared at every call, and at each 8th call one of its blocks in turn (fingerprint.py). On a GPU a comparison would
 wait for the GPU at every call, so such writes are not seen there.
 
@@ -12,7 +12,6 @@ only.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +32,13 @@ LOOK_EVERY = 8
 class _Entry:
     """One parameter's forms.
 
-    storage: held, so that no other tensor gets its address. sampled: a view of some values. sample: a copy of them.
+    memory: while it is there, no other tensor gets its address. places: size and stride of a view of some values.
+    sample: a copy of them.
     """
 
-    parameter: weakref.ref[Tensor]
-    storage: Any
+    memory: compat.Memory
     version: int
-    sampled: Tensor
+    places: tuple[tuple[int], tuple[int]]
     sample: Tensor
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
@@ -47,12 +46,11 @@ class _Entry:
 
     def holds(self, weight: Tensor) -> bool:
         """Whether the forms are those of this weight as it is now."""
-        alive = self.parameter() is weight
         return (
-            alive
+            self.memory() is not None
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and (weight.is_cuda or torch.equal(self.sample, self.sampled))
+            and (weight.is_cuda or torch.equal(self.sample, weight.detach().as_strided(*self.places)))
             and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
         )
 
@@ -69,28 +67,42 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
     with _lock:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
-            forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
-            sampled = _sampled(weight)
-            kept = sampled, sampled.clone(), _layout(weight)
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {}, Blocks())
+            memory = compat.memory_of(weight, lambda _: _forget(key))
+            kept = _places(weight), _sampled(weight).clone(), _layout(weight)
+            entry = _Entry(memory, weight._version, *kept, {}, Blocks())
             if not weight.is_cuda:
                 entry.blocks.learn(weight)
             _entries[key] = entry
         if form not in entry.forms:
-            entry.forms[form] = make(weight)
+            made = make(weight)
+            if any(compat.is_memory_of(entry.memory, each) for each in _tensors(made)):
+                return made  # the weight itself, which a form that is kept would keep
+            entry.forms[form] = made
         return entry.forms[form]
+
+
+def _forget(key: int) -> None:
+    _entries.pop(key, None)
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    return [each for each in (made if isinstance(made, tuple) else (made,)) if isinstance(each, Tensor)]
 
 
 def _layout(weight: Tensor) -> tuple[Any, ...]:
     return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
 
 
-def _sampled(weight: Tensor) -> Tensor:
-    """A view of about SAMPLES values, spread over the tensor's memory."""
+def _places(weight: Tensor) -> tuple[tuple[int], tuple[int]]:
+    """Size and stride of a view of about SAMPLES values, spread over the tensor's memory."""
     sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
     span = 0 if not weight.numel() else 1 + sum(sizes)
     step = span // SAMPLES | 1  # odd, so that it visits all columns of an even-sized matrix
-    return weight.detach().as_strided((-(-span // step),), (step,))
+    return (-(-span // step),), (step,)
+
+
+def _sampled(weight: Tensor) -> Tensor:
+    return weight.detach().as_strided(*_places(weight))
 
 
 def quantized(

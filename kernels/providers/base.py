@@ -75,6 +75,11 @@ class Provider:
         """Why it need not be timed here although it can run the recipe; "" if it may be of use."""
         return ""
 
+    def same_as(self, target: Target) -> str:
+        """Name of the provider whose very kernels it runs there, "" if they are its own. Nobody asks it then, not even
+        where speed is no matter; a plan that names it is followed."""
+        return ""
+
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:

@@ -1,6 +1,7 @@
 """torchao: its int8 product with row scales, and its FP8 products. Seen with torchao 0.18.
 
-On CPUs it calls PyTorch's own kernels, so aten's time is its time, and importing it takes a second.
+On CPUs it calls PyTorch's own kernels, so aten's time is its time. Importing it takes a second and adds to what Dynamo
+guards: a flex_attention that was compiled before is compiled again.
 """
 
 from __future__ import annotations
@@ -36,10 +37,8 @@ class Torchao(Provider):
             reasons.append("torchao's int8 product is PyTorch's _int_mm, which saturates in 16 bits without VNNI")
         return reasons + aten.PROVIDER.reasons_against(site, recipe, target)
 
-    def no_use(self, site: Site, recipe: Recipe, target: Target) -> str:
-        if target.device == "cpu":
-            return f"its kernels are PyTorch's own on a CPU, which {aten.PROVIDER.name} runs without it"
-        return ""
+    def same_as(self, target: Target) -> str:
+        return aten.PROVIDER.name if target.device == "cpu" else ""
 
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype

@@ -11,6 +11,7 @@
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
+    memory.py     weak references that let a tensor be swapped
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
     errors.py     errors that leave a compilation as they were raised
@@ -51,6 +52,7 @@ from loka_compile.compat.inductor import (
     inductor_config_keys,
     mode_patches,
 )
+from loka_compile.compat.memory import Memory, is_memory_of, memory_of
 from loka_compile.compat.moved import tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.root import name_root
@@ -82,6 +84,7 @@ __all__ = [
     "Anew",
     "AtenCall",
     "Holds",
+    "Memory",
     "Region",
     "calls_graphs",
     "capture",
@@ -119,9 +122,11 @@ __all__ = [
     "is_compiled_autograd",
     "is_compiling_frame",
     "is_fake",
+    "is_memory_of",
     "is_parameter_or_buffer",
     "is_whole",
     "leaves_functorch",
+    "memory_of",
     "mode_patches",
     "name_of_parameter",
     "name_root",

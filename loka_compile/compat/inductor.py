@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,17 +44,31 @@ def faster_norms() -> dict[str, Any]:
 
 
 def graph_pass(function: GraphPass, uuid: str) -> Any:
-    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass)."""
+    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass). Not for the graphs
+    inside of a graph (a branch of cond, flex_attention's score_mod): nobody sees them run, and they go as written."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     class LokaPass(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
-            function(graph)
+            if not _inside_of_a_graph():
+                function(graph)
 
         def uuid(self) -> str:
             return uuid
 
     return LokaPass()
+
+
+def _inside_of_a_graph() -> bool:
+    """Whether Inductor is at a graph inside of another one: what runs its passes calls itself for those, or AOTAutograd
+    calls it (_recursive_joint_graph_passes, _recursive_post_grad_passes, run_joint_graph_passes_on_hops, in 2.13)."""
+    depth, frame = 0, sys._getframe(1)
+    while frame := frame.f_back:  # type: ignore[assignment]
+        name = frame.f_code.co_name
+        depth += name in ("_recursive_joint_graph_passes", "_recursive_post_grad_passes")
+        if name == "run_joint_graph_passes_on_hops" or depth > 1:
+            return True
+    return False
 
 
 def compile_inductor(

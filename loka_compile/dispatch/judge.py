@@ -137,6 +137,9 @@ def _errors(profiled: SiteProfile, recipe: str) -> Score:
 
 def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, options: Options) -> Iterator[str]:
     """Why a candidate is out before anyone times it."""
+    if site.decides and not options.lower_choices:
+        yield f"its result decides what {site.decides} picks, and a rounded one picks another (lower_choices=False)"
+        return
     recipe = RECIPES[candidate.recipe]
     as_it_is = recipe.dtype == site.dtype and roofline.fuses(candidate, site) and site.epilogue
     already = recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize)
@@ -145,7 +148,10 @@ def _reasons(site: Site, candidate: Candidate, score: Score, target: Target, opt
         return
     against = reasons_against(candidate.provider, site, recipe, target)
     yield from against
-    if options.min_speedup and not against and (why := PROVIDERS[candidate.provider].no_use(site, recipe, target)):
+    provider = PROVIDERS[candidate.provider]
+    if not against and (other := provider.same_as(target)):
+        yield f"its kernels are those of {other} on this {target.device}, which runs them without it"
+    elif options.min_speedup and not against and (why := provider.no_use(site, recipe, target)):
         yield why
     if score.mere == float("inf") and score.sqnr_db == float("-inf"):
         yield "no finite error on the profile's operands"

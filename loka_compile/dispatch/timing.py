@@ -239,8 +239,11 @@ def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
     Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
+    hopeless = max(HOPELESS**3 * beat_us, beat_us + GENERATED_US)
     first = timed_us(run)
-    if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
+    if first > hopeless and is_noisy(first):  # other work was in the way: that was no time of this kernel
+        first = timed_us(run)
+    if first > hopeless:
         return first
     times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (

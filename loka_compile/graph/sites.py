@@ -19,6 +19,7 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.graph.beside import sum_beside
+from loka_compile.graph.choices import choices
 from loka_compile.graph.epilogue import epilogue_of
 from loka_compile.graph.nodes import is_backward, read_by_products_only
 from loka_compile.graph.sizes import same_sizes
@@ -78,10 +79,20 @@ class Gemm:
 
 def annotate(graph: fx.Graph) -> list[Gemm]:
     """Name every GEMM of an inference or joint graph, in order, and leave its Site in the node's meta."""
-    gemms = _with_epilogues(list(_name(graph)))
+    gemms = _with_choices(graph, _with_epilogues(list(_name(graph))))
     for gemm in gemms:
         gemm.node.meta[SITE_META] = gemm.site
     return gemms
+
+
+def _with_choices(graph: fx.Graph, gemms: list[Gemm]) -> list[Gemm]:
+    """Whose result decides a choice, and by which operator."""
+    found = choices(graph, [gemm.node for gemm in gemms])
+    decides = {node: name for node, name in found.items() if not is_backward(node)}
+    return [
+        replace(gemm, site=replace(gemm.site, decides=decides[gemm.node])) if gemm.node in decides else gemm
+        for gemm in gemms
+    ]
 
 
 def _with_epilogues(gemms: list[Gemm]) -> list[Gemm]:

@@ -43,14 +43,14 @@ class CompiledGraph:
     stages: Stages
     asked: tuple[str | None, dict[str, Any]]
     region: compat.Region
-    parameters: dict[int, weakref.ref[torch.Tensor]]
+    parameters: dict[int, compat.Memory]
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
     changes: tuple[Change, ...] = ()
     said: tuple[str, ...] = ()
     order: int = field(default_factory=lambda: next(_orders))
     _place: int = -1
-    _latest: Callable[[], Any] = lambda: None
+    _latest: int = 0
 
     @classmethod
     def of(
@@ -98,12 +98,21 @@ class CompiledGraph:
     def shares_parameters(self, original: Any) -> bool:
         known = self.parameters
         own = compat.parameters_at_calls(original) if isinstance(original, nn.Module) else ()
-        return any(id(each) in known and known[id(each)]() is each for each in own)
+        return any(id(each) in known and compat.is_memory_of(known[id(each)], each) for each in own)
+
+    def is_of_all(self, original: Any) -> bool:
+        """Made for the module's parameters, before they were given other memory (`.data`) or swapped."""
+        own = compat.parameters_at_calls(original) if isinstance(original, nn.Module) else ()
+        return bool(self.parameters) and self.parameters.keys() <= {id(each) for each in own}
 
     def called(self, args: Sequence[Any]) -> None:
         """Note the parameters of a call: another instance has others, as has a model whose weights were assigned."""
-        if self._place >= 0 and self._latest() is not args[self._place]:
-            self._latest = weakref.ref(args[self._place])
+        if self._place < 0:
+            return
+        latest = id(args[self._place])
+        known = self.parameters.get(latest)
+        if self._latest != latest or (known is not None and known() is None):
+            self._latest = latest
             alive = {key: known for key, known in self.parameters.items() if known() is not None}
             self.parameters = {**alive, **_by_id(args)}
 
@@ -142,9 +151,9 @@ def _argument(node: fx.Node) -> str:
     return re.sub(r"^[lL]_(.*)_$", r"\1", node.name)
 
 
-def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
+def _by_id(values: Iterable[Any]) -> dict[int, compat.Memory]:
     """The parameters among the values, by id. (A WeakSet would compare tensors by value.)"""
-    return {id(value): weakref.ref(value) for value in values if isinstance(value, nn.Parameter)}
+    return {id(value): compat.memory_of(value) for value in values if isinstance(value, nn.Parameter)}
 
 
 def _lines_of(function: Any) -> set[tuple[str, int]]:
@@ -223,6 +232,7 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     original = compat.original_of(compiled)
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
+    found = found or [graph for graph in candidates if graph.is_of_all(original)]
     # code compiled for a twin, or for parameters that were replaced or stand for its own
     found = found or [graph for graph in candidates if graph.shares_lines(_forward_of(original))]
     for module in _named_in(original):  # called behind a graph break, DistributedDataParallel's, say

@@ -93,6 +93,8 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
     if decision is not None and row.time_before_us is not None:
         row = _timed(row, site, decision.site)
+    if outcome in ("refused", "missing"):  # what was planned does not run, so its time is nobody's
+        row = replace(row, time_after_us=None)
     return replace(row, reason=reason, outcome=outcome)
 
 

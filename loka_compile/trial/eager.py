@@ -18,7 +18,6 @@ from torch import fx
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times
-from loka_compile.dispatch.steady import is_noisy
 from loka_compile.graph.facts import Reading
 from loka_compile.spec.options import Options
 from loka_compile.trial.race import HERE, ON_A_BUSY_MACHINE, Raced, all_kept, can_race, digest_of, fastest_us
@@ -50,10 +49,9 @@ def eager_or_compiled(
     key = f"race eager {digest_of([raced.plan], 0, inputs)} {hashlib.sha256(gm.code.encode()).hexdigest()[:24]}"
     ratio, where = kept_times.recall(key), HERE
     if ratio is None:
-        compiled, eager = _times(raced, gm, inputs, written)
-        ratio = compiled / eager
-        busy = is_noisy(compiled) or is_noisy(eager)
-        kept_times.remember(key, ratio, busy)
+        ratio, settled, busy = _times_faster(raced, gm, inputs, written)
+        if settled:
+            kept_times.remember(key, ratio, busy)
         where = ON_A_BUSY_MACHINE if busy else HERE
     if ratio < CLEARLY:
         return raced
@@ -62,14 +60,20 @@ def eager_or_compiled(
     return Raced(plan, (gm.forward, []))
 
 
-def _times(raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]) -> tuple[float, float]:
-    """Microseconds of the compiled graph and of eager; after LOOKS calls of each if it is clear who is faster."""
+def _times_faster(
+    raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]
+) -> tuple[float, bool, bool]:
+    """How many times faster eager is, whether that is sure, and whether the machine was busy.
+
+    Asked after LOOKS calls of each if eager is clearly slower.
+    """
     calls, values = [raced.built[0], gm.forward], [compat.concrete(value) for value in inputs]
     with compat.outside_compilation():
-        compiled, eager = fastest_us(calls, values, written, LOOKS, LOOKS)
-        if 1 / 1.25 < compiled / eager < math.inf:
-            compiled, eager = fastest_us(calls, values, written)
-    return compiled, eager
+        times = fastest_us(calls, values, written, LOOKS, LOOKS)
+        if 1 / 1.25 < times[0] / times[1] < math.inf or not times.settles(times[0] / times[1]):
+            times = fastest_us(calls, values, written)
+    ratio = times[0] / times[1]
+    return ratio, times.settles(ratio / CLEARLY), times.noisy
 
 
 def _reason_against(reading: Reading, inputs: Sequence[Any]) -> str:

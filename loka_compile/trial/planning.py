@@ -34,6 +34,7 @@ from loka_compile.spec.target import TARGETS
 from loka_compile.trial.budget import Rewriter, Trial, within_budget
 from loka_compile.trial.finalists import changes, finalists
 from loka_compile.trial.gradients import gradients_within_budget, step_of
+from loka_compile.trial.runnable import runnable
 
 
 def settle(
@@ -63,6 +64,8 @@ def settle(
         for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
             plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
         plan = at_this_batch(plan, trial, inputs)
+        if plan.lowered and _is_of_other_sizes(options, inputs, online):
+            plan = runnable(plan, trial.all_sites, options.min_speedup, device)
         if compared and plan.lowered:
             plan = within_budget(plan, trial, options.max_output_error, rewriter)
         if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
@@ -72,6 +75,12 @@ def settle(
         if not settled or any(changes(settled[0], plan)):
             settled.append(plan)
     return settled
+
+
+def _is_of_other_sizes(options: Options, inputs: Sequence[Any], online: bool) -> bool:
+    """Whether a plan made here may be of other sizes than the graph: those of another graph, or of a profile."""
+    of_others = options.plan is not None if online else options.profile is not None
+    return of_others or (options.plan is None and any(isinstance(value, torch.SymInt) for value in inputs))
 
 
 def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str, trial: Trial) -> Plan:

@@ -26,18 +26,14 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
-from loka_compile.dispatch.steady import Us, is_noisy, timed_us
+from loka_compile.dispatch.steady import Us, timed_us
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial.finalists import saves_us, time_us
+from loka_compile.trial.laps import CLEAR, MAX_ROUNDS, ROUNDS, Times, go_on
 
-ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 1.0
-"""Rounds go on until they took this long, within these counts."""
-CLEAR = 1.25
-"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
@@ -93,21 +89,22 @@ def never_slower(
     ran = _run(plans, build, inputs, device, written, floor) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
-        for digest, ratio in zip(digests, ran.ratios, strict=True):
-            kept_times.remember(f"race {digest}", ratio, any(map(is_noisy, ran.us)))
+        for digest, ratio in zip(digests, ran.ratios, strict=True) if ran.settled else ():
+            kept_times.remember(f"race {digest}", ratio, ran.us.noisy)
             kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
-        if ran.saves is not None:
+        if ran.saves is not None and ran.settled:
             kept_times.remember(f"race {digests[0]} saves", max(ran.saves, 0.0))  # less than nothing is not kept
         ratios = ran.ratios
     where = _where(ran.us) if ran is not None else HERE
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
-        at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
-        won = _won(plans[best], ratios, best, at_least, where)
+        floored = kept_times.recall(f"race {digests[best]} against a floor") if ran is None else ran.against_floor
+        won = _won(plans[best], ratios, best, bool(floored), where)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, {where}"
-    if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
-        lost = f"all that is lowered saves {saves:.1%} of the graph's time by single times, {where}: "
+    saves = kept_times.recall(f"race {digests[0]} saves") if ran is None else ran.saves
+    if saves is not None:
+        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, {where}: "
         lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
@@ -122,10 +119,17 @@ class _Ran:
     """
 
     built: Sequence[Built]
-    us: Sequence[float]
+    us: Times
     ratios: Sequence[float]
     against_floor: bool
     saves: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next process need not race them again."""
+        if self.saves is not None:
+            return self.us.steady or self.saves * self.us.spread <= LITTLE
+        return all(map(self.us.settles, self.ratios))
 
 
 def _run(
@@ -172,8 +176,8 @@ def _margin(plan: Plan, finalist: Plan) -> float:
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
 
-def _where(us: Sequence[float]) -> str:
-    return ON_A_BUSY_MACHINE if any(map(is_noisy, us)) else HERE
+def _where(us: Times) -> str:
+    return ON_A_BUSY_MACHINE if us.noisy else HERE
 
 
 def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool, where: str) -> Plan:
@@ -211,14 +215,16 @@ def simplified_or_written(
         with compat.outside_compilation():
             us = raced.us or fastest_us([simplified], values, written, ROUNDS)[0]
         if us * CLEAR <= floor():
-            ratio = floor() / us
+            ratio, settled = floor() / us, True
             kept_times.remember(f"{key} against a floor", 1.0)
         else:
             as_written = _told(build, kept)
             with compat.outside_compilation():
-                us, written_us = _race([simplified, as_written[0]], values, written)
-            ratio, busy = written_us / us, is_noisy(us) or is_noisy(written_us)
-        kept_times.remember(key, ratio, busy)
+                times = _race([simplified, as_written[0]], values, written)
+            ratio, busy = times[1] / times[0], times.noisy
+            settled = times.settles(ratio)
+        if settled:
+            kept_times.remember(key, ratio, busy)
     if ratio >= 1:
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
@@ -255,7 +261,7 @@ def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
+def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> Times:
     """Microseconds of each graph, until one is clearly the fastest or enough is known."""
     return fastest_us(calls, inputs, written)
 
@@ -266,31 +272,26 @@ def fastest_us(
     written: Collection[int],
     most: int = MAX_ROUNDS,
     least: int = ROUNDS,
-) -> list[float]:
+) -> Times:
     """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
 
     Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
     two graphs, one five times as fast, that they were alike (seen).
     """
     order = random.Random(0)
-    fastest, rounds = [Us(math.inf)] * len(calls), 0
+    halves, rounds = ([Us(math.inf)] * len(calls), [Us(math.inf)] * len(calls)), 0
     with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
             _step(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _open(fastest)):
+        while rounds < least or go_on(Times(halves), rounds, most, time.perf_counter() - start):
+            half = halves[rounds % 2]
             for index in order.sample(range(len(calls)), len(calls)):
                 us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
-                fastest[index] = min(fastest[index], us)
+                half[index] = min(half[index], us)
             rounds += 1
-    return list(fastest)
-
-
-def _open(us: Sequence[float]) -> bool:
-    """Whether another one than the fastest may turn out to be it, or a time was taken while the machine was busy."""
-    first, *others = sorted(us)
-    return not others or others[0] < CLEAR * first or any(map(is_noisy, us))
+    return Times(halves)
 
 
 def _step(call: Callable[..., Any], inputs: list[Any]) -> None:

@@ -125,7 +125,7 @@ def test_another_library_has_to_win_by_more(times, monkeypatch):
     torchao = PROVIDERS["torchao"]
     monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
     monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
-    monkeypatch.setattr(type(torchao), "no_use", lambda *_: "")
+    monkeypatch.setattr(type(torchao), "same_as", lambda *_: "")
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))
@@ -134,6 +134,17 @@ def test_another_library_has_to_win_by_more(times, monkeypatch):
     assert reasons(decision)["int8_rowwise/torchao"] == expected
     times["int8_rowwise/torchao"] = 45.0
     assert decide(known, "cpu", recipes=("int8_rowwise",)).chosen == Candidate("int8_rowwise", "torchao")
+
+
+def test_a_library_that_runs_another_ones_kernels_is_not_asked(times):
+    """On a CPU: not even where speed is no matter, as importing it amid a session adds to Dynamo's guards."""
+    torchao = PROVIDERS["torchao"]
+    judge.PROVIDERS["torchao"] = torchao
+    times["int8_rowwise/aten"] = 200.0  # nothing is known of torchao's: timing it would be an error
+    pytest.importorskip("torchao")
+    decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("int8_rowwise",), min_speedup=0)
+    assert decision.chosen == Candidate("int8_rowwise", "aten")
+    assert "those of aten on this cpu" in reasons(decision)["int8_rowwise/torchao"]
 
 
 # ---------------------------------------------------------------- all sites together

@@ -395,3 +395,51 @@ def test_all_is_kept_and_nothing_is_watched():
         assert torch.equal(compiled(x), model(x))
     note = loka.explain(compiled).notes[0]
     assert lowered(compiled) == 0 and "0 measured again" in note
+
+
+# ---------------------------------------------------------------- weights that are swapped
+
+
+@pytest.fixture
+def swapping():
+    """`Module.to` and `load_state_dict` swap parameters, which PyTorch refuses while anybody refers to them weakly."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_weights_may_be_swapped_at_any_time(swapping, training):
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = compiled_with(model, max_gradient_error=1.0)
+
+    def called():
+        with torch.set_grad_enabled(training):
+            out = compiled(x)
+        if training:
+            out.sum().backward()
+            model.zero_grad()
+        return out.detach()
+
+    for calls in (1, 5, 5):  # measured, planned, and planned anew
+        for _ in range(calls):
+            assert off(called(), model(x)) < 0.05
+        model.load_state_dict(mlp(seed=calls).state_dict())
+        assert off(called(), model(x)) < 0.05
+        model.double().float()
+        assert off(called(), model(x)) < 0.05
+        torch.utils.swap_tensors(model[0].weight, nn.Parameter(torch.randn(64, 32)))
+    for _ in range(5):
+        assert off(called(), model(x)) < 0.05
+    assert lowered(compiled)
+
+
+@torch.no_grad()
+def test_what_is_made_of_a_weight_once_is_made_anew_when_it_is_swapped(swapping):
+    model, x = mlp().requires_grad_(False), torch.randn(16, 32)
+    compiled = compiled_with(model)
+    for _ in range(5):
+        compiled(x)
+    assert lowered(compiled) == 2
+    torch.utils.swap_tensors(model[0].weight, nn.Parameter(torch.randn(64, 32), False))
+    assert off(compiled(x), model(x)) < 0.05
