@@ -1,4 +1,4 @@
-"""The private functions of torch and Inductor that a preview only calls. Seen with torch 2.13.0.
+"""The private functions of torch and Inductor that a preview only calls. Seen with torch 2.11 to 2.14.
 
 What it replaces stands in torch_patches.py; nothing else in loka_compile/preview touches a private name.
 """

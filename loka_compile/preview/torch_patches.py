@@ -1,4 +1,4 @@
-"""Every private name of torch, Inductor and triton that a preview replaces. Seen with torch 2.13.0, triton 3.7.1.
+"""Every private name of torch, Inductor and triton that a preview replaces. Seen with torch 2.11 to 2.14.
 
 `PATCHES` is the table: what is replaced, and by what, for a GPU that is not there. tests/preview/test_torch_patches.py
 goes through it row by row, so a new version of torch names the row that it broke. Further down stand what is replaced
@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from loka_compile.preview.gpu import Gpu
+from loka_compile.preview.kernel_bytes import with_bytes, with_bytes_of_old
 
 
 @dataclass(frozen=True)
 class Patch:
     """owner: "module" or "module:Class". name: its attribute. make(gpu, original): what stands there meanwhile.
-    optional: a build of torch without CUDA may lack it."""
+    optional: a build of torch without CUDA, or another version, may lack it."""
 
     owner: str
     name: str
@@ -168,18 +169,6 @@ def _constants_on_cpu(gpu: Gpu, original: Any) -> Any:
     return deduce
 
 
-def _with_bytes(gpu: Gpu, original: Any) -> Any:
-    """Every generated kernel carries the bytes that Inductor's scheduler knows it moves."""
-
-    def meta(self: Any) -> Any:
-        out = original(self)
-        with contextlib.suppress(Exception):  # not every kind of kernel has an estimate
-            out.setdefault("kernel_num_gb", self.estimate_kernel_num_bytes() / 1e9)
-        return out
-
-    return meta
-
-
 def _first_configuration(gpu: Gpu, original: Any) -> Any:
     """@triton.autotune without timing: the first configuration that its own pruning leaves."""
 
@@ -228,7 +217,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch._inductor.async_compile:AsyncCompile", "wait", lambda gpu, _: lambda self, scope: None),
     Patch("torch._inductor.graph:GraphLowering", "_compile_to_module_lines", _wrapper_without_memory),
     Patch("torch._inductor.fx_passes.joint_graph:UniformValueConstantFolder", "_deduce_value", _constants_on_cpu),
-    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_per_kernel", _with_bytes),
+    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_common", with_bytes_of_old),  # comes first
+    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_per_kernel", with_bytes, optional=True),
     Patch("triton.runtime.jit:JITFunction", "run", _hand_launched),
     Patch("triton.runtime.autotuner:Autotuner", "run", _first_configuration),
 )
