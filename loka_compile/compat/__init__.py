@@ -6,6 +6,7 @@
     ahead.py      what aot_compile returns
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
+    traces.py     torch's structured trace, which tlparse shows
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
@@ -50,6 +51,7 @@ from loka_compile.compat.inductor import (
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
+from loka_compile.compat.traces import is_tracing, trace_artifact
 from loka_compile.compat.tracing import (
     calls_graphs,
     checkpoint_region,
@@ -113,6 +115,7 @@ __all__ = [
     "is_compiling_frame",
     "is_fake",
     "is_parameter_or_buffer",
+    "is_tracing",
     "is_whole",
     "leaves_functorch",
     "mode_patches",
@@ -128,6 +131,7 @@ __all__ = [
     "start_compiler",
     "static_inputs",
     "switches_functorch",
+    "trace_artifact",
     "tracing_fakes",
     "unknown_sizes",
     "user_options",

@@ -29,8 +29,8 @@ class CompiledGraph:
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
     `mode` and `options` of the user's torch.compile call. region: what it was compiled in, autocast, say.
     parameters: of the calls so far. artifacts: Inductor's outputs, one a generated graph; a backward arrives when
-    it is first compiled. status: what an online session has to say of itself. changes: what the passes on the
-    Dynamo graph did, before it became `module`.
+    it is first compiled. status: what an online session has to say of itself; told: the same as data. changes: what the
+    passes on the Dynamo graph did, before it became `module`. seconds: to settle its plan, race it and compile it.
     """
 
     module: fx.GraphModule
@@ -42,7 +42,9 @@ class CompiledGraph:
     parameters: dict[int, weakref.ref[torch.Tensor]]
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
+    told: Callable[[], dict[str, Any]] | None = None
     changes: tuple[Change, ...] = ()
+    seconds: float = 0.0
     order: int = field(default_factory=lambda: next(_orders))
     _place: int = -1
     _latest: Callable[[], Any] = lambda: None
@@ -65,9 +67,14 @@ class CompiledGraph:
         region = compat.region_here()
         return cls(module, fake_inputs, options, stages, asked, region, _by_id(inputs), changes=changes, _place=place)
 
-    def belonging_to(self, parameters: Iterable[torch.Tensor], status: Callable[[], str]) -> CompiledGraph:
+    def belonging_to(
+        self,
+        parameters: Iterable[torch.Tensor],
+        status: Callable[[], str],
+        told: Callable[[], dict[str, Any]] | None = None,
+    ) -> CompiledGraph:
         """The same code, as it runs for these."""
-        return replace(self, parameters=_by_id(parameters), status=status, order=next(_orders))
+        return replace(self, parameters=_by_id(parameters), status=status, told=told, order=next(_orders))
 
     @property
     def source_code(self) -> str:

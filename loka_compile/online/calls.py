@@ -235,7 +235,7 @@ class Calls:
     # ------------------------------------------------------------ what explain shows
 
     def _show(self, use: Use, key: int, graph: CompiledGraph) -> None:
-        use.shown[key] = graph.belonging_to(use.parameters, use.session.status)
+        use.shown[key] = graph.belonging_to(use.parameters, use.session.status, use.session.told)
         show(use.shown[key])
 
     def _hide(self, use: Use) -> None:

@@ -17,7 +17,6 @@ from loka_compile.spec.decision import KEEP, Decision
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
-
 NOTHING = Row("", "", "", "", "", "", "kept", None, None, None, None, None, "", "")
 """A row of which nothing is decided."""
 

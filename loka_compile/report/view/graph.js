@@ -2,6 +2,8 @@
 // Two graphs side by side: what is selected in one is shown in the other.
 L.view("graph", "Graph", () => L.report.graphs.length > 0, (root) => L.graphView(root, L.report), () => L.report.graphs.reduce((sum, graph) => sum + graph.snapshots.at(-1).names.length, 0));
 
+L.openSite = (key) => { L.open("graph"); L.toSite(key); };
+
 L.graphView = (root, report) => {
   const owner = { overlay: "recipe", showInputs: false, both: true };
   const aside = L.h("aside", { class: "aside", "aria-live": "polite" }, L.h("p", { class: "soft" }, "Pick a box: a module folds and unfolds, an operation shows its line of code, its kernel, and the pass that made it."));
@@ -59,8 +61,7 @@ L.graphView = (root, report) => {
       if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
     }
   };
-  L.openSite = (key) => {
-    L.open("graph");
+  L.toSite = (key) => {
     const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
     if (report.graphs[at] !== panels[0].graph) show(at);
     for (const panel of panels.toReversed()) {
