@@ -66,7 +66,7 @@ class Watched:
     def _gone(
         self, nodes: Mapping[str, fx.Node], origins: Mapping[str, tuple[str, ...]]
     ) -> dict[tuple[int, str], dict[str, None]]:
-        """What the nodes came from that are not there any more, by where they were: which part of `_where`, and that."""
+        """What the nodes came from that are there no more, by where they were: which part of `_where`, and that."""
         near: dict[tuple[int, str], dict[str, None]] = {}
         for name in (name for name in self._alive if name not in nodes):
             for key in ((place, where) for place, where in enumerate(self._where[name]) if where):
