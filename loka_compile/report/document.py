@@ -77,7 +77,11 @@ def of_profile(profile: Profile, title: str) -> dict[str, Any]:
 
 def _cost(graphs: Sequence[CompiledGraph]) -> str:
     seconds = [graph.seconds for graph in graphs if graph.seconds]
-    return f"{sum(seconds):.1f} s to settle the plan, race it and compile {len(seconds)} graphs" if seconds else ""
+    return (
+        f"{sum(seconds):.1f} s to settle the plan, race it and compile {len(seconds)} graph{'s' * (len(seconds) > 1)}"
+        if seconds
+        else ""
+    )
 
 
 def _profile_of(graphs: Sequence[CompiledGraph]) -> Profile | None:

@@ -221,11 +221,27 @@ def test_two_plans_are_compared(opened, case):
     assert page.is_visible("#view-compare") and rows(page, "view-compare") == [first]
     page.click("#view-compare .row[aria-expanded]")
     assert "recipe: int8_rowwise → keep" in page.inner_text("#view-compare .details")
+    page.click("#view-compare .row[aria-expanded]")
     page.select_option("#view-compare .toolbar select", label="all")
     assert len(rows(page, "view-compare")) == len(case.plan.decisions)
     for name in ("a", "b"):
         page.click(f"#tab-{name}")
         assert len(rows(page, f"view-{name}")) == len(case.plan.decisions)
+
+
+def test_two_compilations_are_compared_in_their_graphs(opened, report):
+    page = opened(compared(report, {**report, "title": "another"}))
+    page.click("#tab-graphs")
+    page.fill("#view-graphs input[type=search]", "blocks.1.down")
+    page.press("#view-graphs input[type=search]", "Enter")
+    [name] = page.eval_on_selector_all(".panel:nth-child(2) .unit.selected", "units => units.map(u => u.dataset.name)")
+    assert name in page.eval_on_selector_all(
+        ".panel:nth-child(1) .unit.linked", "units => units.map(u => u.dataset.name)"
+    )
+    page.click(".aside .link:has-text('blocks.1.down#0:output')")
+    assert page.is_visible("#view-compare") and "blocks.1.down" in page.inner_text(
+        "#view-compare .row[aria-expanded=true]"
+    )
 
 
 def test_a_profile_shows_operands(opened, profile):

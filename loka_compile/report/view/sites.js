@@ -2,7 +2,7 @@
 // The table of sites: search, filter, sort, unfold.
 L.view("sites", "Sites", () => L.report.sites.length > 0, (root) => L.sites(root, L.report), () => L.report.sites.length);
 
-L.revealSite = (key) => { L.open("sites"); L.toRow(key); };
+L.revealSite = (key) => { L.open(L.report.kind === "comparison" ? "compare" : "sites"); L.toRow(key); };
 
 L.siteColumns = (report) => {
   const text = L.texts(report);
