@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from loka_compile.dispatch.progress import progress
 from loka_compile.graph.left_alone import reason_to_leave
 from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.compiled import CompiledGraph, forget_all, remember
+from loka_compile.inspect.traced import trace
 from loka_compile.inspect.versions import source_fingerprint
 from loka_compile.online import Calls, Sessions, forget_sessions, learns
 from loka_compile.passes import PIPELINE, Pipeline
@@ -103,6 +105,7 @@ def compile_graph(
                 patches={**compat.faster_norms(), **compat.mode_patches(chosen.mode), **chosen.inductor},
             )
 
+        began = time.perf_counter()
         lowered = lambda plan, graph: stages_of(plan).joint(graph)  # noqa: E731
         of_written, trial = traced or (Trial(written, inputs, writes), Trial(gm, inputs, writes))
         final, made = gm, (*changes, *simplified, *raised)
@@ -124,6 +127,8 @@ def compile_graph(
             final, plan = written, replace(ran.plan, origin=plan.origin)
         graph = CompiledGraph.of(final, inputs, chosen, stages_of(plan), asked_with, made)
         graph.artifacts, graph.said = artifacts, tuple(filter(None, (ran.eager,)))
+        graph.seconds = time.perf_counter() - began
+        trace(graph)
         return compiled, graph
 
     if not online:
@@ -151,6 +156,7 @@ def as_written(
     compiled, graph.artifacts = compat.compile_inductor(
         gm, inputs, joint=nothing.joint, post_grad=nothing.post_grad, uuid=source_fingerprint(), patches=patches
     )
+    trace(graph)
     return remember(compiled, graph)
 
 

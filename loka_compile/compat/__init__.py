@@ -8,6 +8,7 @@
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
     root.py       the object whose method is compiled
+    traces.py     torch's structured trace, which tlparse shows
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
@@ -58,6 +59,7 @@ from loka_compile.compat.recording import AtenCall, Region, inside, recording, r
 from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
+from loka_compile.compat.traces import is_tracing, trace_artifact
 from loka_compile.compat.tracing import (
     calls_graphs,
     checkpoint_region,
@@ -124,6 +126,7 @@ __all__ = [
     "is_fake",
     "is_memory_of",
     "is_parameter_or_buffer",
+    "is_tracing",
     "is_whole",
     "leaves_functorch",
     "memory_of",
@@ -143,6 +146,7 @@ __all__ = [
     "static_inputs",
     "switches_functorch",
     "tag_of_out",
+    "trace_artifact",
     "tracing_fakes",
     "unknown_sizes",
     "user_options",

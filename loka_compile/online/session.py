@@ -11,10 +11,12 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from loka_compile.inspect.compiled import CompiledGraph, forget
+from loka_compile.online.history import History
 from loka_compile.online.memory import Memory
 from loka_compile.online.owner import Owner
 from loka_compile.online.pace import Pace
@@ -44,7 +46,13 @@ class Session:
         self.memory = memory
         self.pace = Pace(options.max_probe_overhead)
         self.owner = Owner(())
-        self.watcher = Watcher(options, score_calls=options.measure_calls, on_backward=self.pace.add_extra)
+        self.history = History()
+        self.watcher = Watcher(
+            options,
+            score_calls=options.measure_calls,
+            on_backward=self.pace.add_extra,
+            on_checked=lambda site, mere: self.history.saw(self.pace.calls, site, mere),
+        )
         self.plan: Plan | None = None
         self.edition = 0
         self.valid: set[int] = set()
@@ -78,6 +86,12 @@ class Session:
         share = f"{pace.overhead:.2%} of their time (budget {pace.budget:.2%})"
         return f"{text}, {share}, the next in about {pace.next_in:,}; kept in {self.memory.profile.parent}"
 
+    def told(self) -> dict[str, Any]:
+        """The same as plain data, with what happened so far, for a report."""
+        pace, allowed = self.pace, self.options.error_budget
+        figures = {"calls": pace.calls, "measured": pace.measured, "overhead": pace.overhead, "budget": pace.budget}
+        return {"status": self.status(), **figures, "max_mere": allowed.max_mere, **self.history.as_dict()}
+
     # ------------------------------------------------------------ measure
 
     def count(self, size: int, seconds: float) -> None:
@@ -92,6 +106,7 @@ class Session:
         with self._lock:
             self.owner.take(tensors)
             self.watcher.forget()
+            self.history.note(self.pace.calls, "started over", "other weights in the place of those it knew")
             self.plan = self.watcher.plan = None
             self.first_calls, self.size, self.valid = 0, 0, set()
 
@@ -99,6 +114,7 @@ class Session:
         """Calls have become much larger: they are measured for a plan of their own."""
         with self._lock:
             self.watcher.forget()
+            self.history.note(self.pace.calls, "grown", f"calls of more than {GROWN} times the size are measured anew")
             self.plan, self.first_calls, self.size = None, 0, 0
 
     # ------------------------------------------------------------ plan
@@ -135,6 +151,8 @@ class Session:
 
     def _put_in_force(self, plan: Plan, edition: int) -> None:
         self.plan, self.edition = plan, edition
+        lowered = f"{len(plan.lowered)} of {len(plan.decisions)} sites lowered"
+        self.history.note(self.pace.calls, "planned", f"{lowered}; {self.first_calls} calls were measured")
         self.valid.add(edition)
         self.watcher.plan = watched = _watched(plan, self.watcher.plan)
         self.lowers = watched.lowers
@@ -164,6 +182,7 @@ class Session:
             for each in strayed:
                 site, reason = each.decision.site, reasons[each.decision.site.key]
                 self.plan, watched = _demoted(self.plan, site, reason), _demoted(watched, site, reason)
+                self.history.note(self.pace.calls, "demoted", f"{site.key}: {each.reason}")
             self.watcher.plan, self.lowers = watched, watched.lowers
             self.memory.demote(reasons)
             self.edition = next(_editions)

@@ -38,13 +38,21 @@ class Strayed:
 class Watcher(Observer):
     """An Observer for several threads that also checks the plan in force, if there is one.
 
-    on_backward: told how many seconds each backward took.
+    on_backward: told how many seconds each backward took. on_checked: told the key of a lowered site and the MERE it
+    was just seen with.
     """
 
-    def __init__(self, options: Options, score_calls: int, on_backward: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        score_calls: int,
+        on_backward: Callable[[float], None],
+        on_checked: Callable[[str, float], None] = lambda site, mere: None,
+    ) -> None:
         super().__init__(chosen_recipes(options.recipes), rows=ROWS, score_calls=score_calls, seed=0, pairs=PAIRS // 4)
         self.options = options
         self.on_backward = on_backward
+        self.on_checked = on_checked
         self.plan: Plan | None = None
         self.strayed: dict[str, Strayed] = {}
         self.tangents: dict[str, Tensor] = {}
@@ -124,6 +132,7 @@ class Watcher(Observer):
             error, reference = ErrorScore(), product(a, b)
             for recipe in decision.recipes:
                 error = error.worst(score(emulate(RECIPES[recipe], a, b, site.gradient, amax), reference))
+        self.on_checked(site.key, error.mere)
         missed = self.options.error_budget.missed(error.mere, error.sqnr_db)
         if missed:
             self.strayed[site.key] = Strayed(decision, error, "; ".join(missed))

@@ -6,7 +6,7 @@ Texts that come again are stored once, in `strings`, and named by their number.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loka_compile import compat
@@ -17,7 +17,7 @@ from loka_compile.probe.profile import Profile
 from loka_compile.report import sites, stages, verdict
 from loka_compile.report.graphs import Watched, snapshot
 from loka_compile.report.kernels import Kernel, Node, assign, kernels_in
-from loka_compile.report.texts import Texts
+from loka_compile.report.texts import Texts, number
 from loka_compile.spec.plan import Plan
 
 FORMAT, VERSION = "loka-report", 1
@@ -49,13 +49,14 @@ def of_compiled(compiled: Any, title: str = "") -> dict[str, Any]:
         "compilation",
         title or type(compat.original_of(compiled)).__name__,
         texts,
-        verdict=verdict.of_explanation(
+        verdict={"cost": _cost(graphs)}
+        | verdict.of_explanation(
             told, found, (plan.raced for plan in plans), graphs[0].stages.device, graphs[0].options
         ),
         sites=found,
         graphs=shown,
         stages=stages.of_records(records, texts),
-        online=[{"graph": f"graph_{i}", "status": g.status()} for i, g in enumerate(graphs) if g.status is not None],
+        online=[_online(f"graph_{i}", graph.told()) for i, graph in enumerate(graphs) if graph.told is not None],
     )
 
 
@@ -74,8 +75,23 @@ def of_profile(profile: Profile, title: str) -> dict[str, Any]:
     return new("profile", title, texts, verdict=said | {"warnings": []}, sites=found)
 
 
+def _cost(graphs: Sequence[CompiledGraph]) -> str:
+    seconds = [graph.seconds for graph in graphs if graph.seconds]
+    return (
+        f"{sum(seconds):.1f} s to settle the plan, race it and compile {len(seconds)} graph{'s' * (len(seconds) > 1)}"
+        if seconds
+        else ""
+    )
+
+
 def _profile_of(graphs: Sequence[CompiledGraph]) -> Profile | None:
     return next((g.options.profile for g in graphs if isinstance(g.options.profile, Profile)), None)
+
+
+def _online(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    seen = {site: [[calls, number(mere)] for calls, mere in found] for site, found in told["seen"].items()}
+    figures = {key: number(told[key]) for key in ("overhead", "budget", "max_mere")}
+    return {"graph": name, **told, **figures, "seen": seen}
 
 
 def _graph(graph: CompiledGraph, name: str, training: bool, watched: Watched, texts: Texts) -> dict[str, Any]:

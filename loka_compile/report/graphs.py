@@ -29,14 +29,15 @@ _COLUMNS = ("target", "module", "type", "bytes", "line", "site", "phase", "made"
 @dataclass
 class Watched:
     """What was seen while a record was rebuilt (records.Look). before: the graph as it came to the first pass; written:
-    as Dynamo read it, None where no pass changed that. after: by `inference`, `forward` or `backward`."""
+    as Dynamo read it, None where no pass changed that. after: by `inference`, `forward` or `backward`; made, origins:
+    likewise, by the names of its nodes, which pass added one and which nodes of `before` it comes from."""
 
     texts: Texts
     before: dict[str, Any] | None = None
     written: dict[str, Any] | None = None
     after: dict[str, fx.Graph] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
-    origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    made: dict[str, dict[str, str]] = field(default_factory=dict)
+    origins: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     _alive: dict[str, fx.Node] = field(default_factory=dict)
     _where: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
@@ -44,24 +45,33 @@ class Watched:
         nodes = {node.name: node for node in graph.nodes}
         if self.before is None:
             self.before = snapshot([("", graph)], self.texts)
-            self.origins = {name: (name,) for name in nodes}
-        elif pass_name:
-            gone = [name for name in self._alive if name not in nodes]
+            self.made[kind], self.origins[kind] = {}, {name: (name,) for name in nodes}
+        elif not pass_name and kind not in self.made:  # partitioned: nodes keep their names
+            self.made[kind], self.origins[kind] = dict(self.made["joint"]), dict(self.origins["joint"])
+        if pass_name:
+            near = self._gone(nodes, self.origins[kind])
             for name in (name for name in nodes if name not in self._alive):
-                self.made[name] = pass_name
-                self.origins[name] = self._origins_of(_where(nodes[name]), gone)
+                self.made[kind][name] = pass_name
+                found = (
+                    near[place, where] for place, where in enumerate(_where(nodes[name])) if (place, where) in near
+                )
+                self.origins[kind][name] = tuple(next(found, ()))
+        else:
+            self._where = {}
         self._alive = nodes
         self._where |= {name: _where(node) for name, node in nodes.items() if name not in self._where}
         if kind != "joint":
             self.after[kind] = graph
 
-    def _origins_of(self, where: tuple[str, str, str], gone: Iterable[str]) -> tuple[str, ...]:
-        for place in (0, 1, 2):
-            near = [name for name in gone if where[place] and self._where[name][place] == where[place]]
-            found = dict.fromkeys(each for name in near for each in self.origins.get(name, ()))
-            if found:
-                return tuple(found)
-        return ()
+    def _gone(
+        self, nodes: Mapping[str, fx.Node], origins: Mapping[str, tuple[str, ...]]
+    ) -> dict[tuple[int, str], dict[str, None]]:
+        """What the nodes came from that are there no more, by where they were: which part of `_where`, and that."""
+        near: dict[tuple[int, str], dict[str, None]] = {}
+        for name in (name for name in self._alive if name not in nodes):
+            for key in ((place, where) for place, where in enumerate(self._where[name]) if where):
+                near.setdefault(key, {}).update(dict.fromkeys(origins.get(name, ())))
+        return {key: found for key, found in near.items() if found}
 
     def result(self) -> list[dict[str, Any]]:
         """The snapshots, the earliest first."""
@@ -91,14 +101,18 @@ def _where(node: fx.Node) -> tuple[str, str, str]:
 def snapshot(
     graphs: Iterable[tuple[str, fx.Graph]],
     texts: Texts,
-    made: Mapping[str, str] | None = None,
-    origins: Mapping[str, tuple[str, ...]] | None = None,
+    made: Mapping[str, Mapping[str, str]] | None = None,
+    origins: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None,
 ) -> dict[str, Any]:
-    """Columns, one value a node; texts by number. Of several graphs (forward and backward) one after the other."""
+    """Columns, one value a node; texts by number. Of several graphs (forward and backward) one after the other.
+
+    graphs: by kind. made, origins: as in Watched.
+    """
     names: list[str] = []
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     classes: dict[str, str] = {}
     for kind, graph in graphs:
+        made_by, comes_from = (made or {}).get(kind, {}), (origins or {}).get(kind, {})
         start = {node: len(names) + place for place, node in enumerate(graph.nodes)}
         for node in graph.nodes:
             value = node.meta.get("val", node.meta.get("example_value"))
@@ -112,9 +126,9 @@ def snapshot(
                 "line": texts(f"{line}\t{code}" if line else ""),
                 "site": texts(node.meta[SITE_META].key if SITE_META in node.meta else ""),
                 "phase": texts(phase),
-                "made": texts((made or {}).get(node.name, "")),
+                "made": texts(made_by.get(node.name, "")),
                 "inputs": [start[each] for each in node.all_input_nodes],
-                "origins": texts.of((origins or {}).get(node.name, ())),
+                "origins": texts.of(comes_from.get(node.name, ())),
             }
             for name, column in columns.items():
                 column.append(row[name])

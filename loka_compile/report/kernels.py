@@ -16,6 +16,7 @@ _FRAGMENT = re.compile(r"^#   %(\w+) : ", re.M)
 _LIBRARY = re.compile(
     r"\b(?:extern_kernels\.(\w+)\(|torch\.ops\.(\w+)\.(\w+)(?:\.\w+)?\(|aoti_torch_(?:cpu|cuda)_(\w+?)(?:_out)?\()"
 )
+<<<<<<< HEAD
 _NO_KERNEL = frozenset(
     [
         "view",
@@ -38,6 +39,10 @@ _NO_KERNEL = frozenset(
         "split_with_sizes",
     ]
 )
+=======
+_LOOKING = "view permute expand getitem unsqueeze squeeze slice select alias detach as_strided t transpose reshape"
+_NO_KERNEL = frozenset(f"{_LOOKING} _unsafe_view unbind split split_with_sizes".split())
+>>>>>>> report
 """Operators that only look at memory."""
 _SAME = {"bias_addmm": "addmm"}
 
@@ -112,6 +117,12 @@ def assign(nodes: Sequence[Node], kernels: Sequence[Kernel], launches: Sequence[
     return found
 
 
+def _op_of(kernel: Kernel) -> str:
+    """The operator whose nodes a library's kernel computes."""
+    op = kernel.name.rpartition(".")[2]
+    return _SAME.get(op, op)
+
+
 def _library_calls(nodes: Sequence[Node], kernels: Sequence[Kernel], launches: Sequence[int]) -> dict[int, int]:
     """Which launch each node is, of operators that the wrapper calls as often as the graph has them."""
     of_op: dict[str, list[int]] = {}
@@ -120,8 +131,7 @@ def _library_calls(nodes: Sequence[Node], kernels: Sequence[Kernel], launches: S
     run: dict[str, list[int]] = {}
     for at, place in enumerate(launches):
         if kernels[place].kind == "library":
-            op = kernels[place].name.rpartition(".")[2]
-            run.setdefault(_SAME.get(op, op), []).append(at)
+            run.setdefault(_op_of(kernels[place]), []).append(at)
     pairs = ((of_op.get(op, []), at) for op, at in run.items())
     return {node: at for own, all_at in pairs if len(own) == len(all_at) for node, at in zip(own, all_at, strict=True)}
 
@@ -137,8 +147,9 @@ def _between(
         for i in nodes[place].inputs:
             latest[i] = min(latest[i], own)
     fused = [at for at, place in enumerate(launches) if kernels[place].kind != "library"]
+    called = {_op_of(kernel) for kernel in kernels if kernel.kind == "library"}
     for place, node in enumerate(nodes):
-        if place in when or node.op in _NO_KERNEL or not node.inputs:
+        if place in when or node.op in called or node.op in _NO_KERNEL or not node.inputs:
             continue
         near = [launches[at] for at in fused if earliest[place] < at < latest[place]]
         named = [each for each in near if f"_{node.op}_" in f"{kernels[each].name}_"]

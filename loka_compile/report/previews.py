@@ -19,7 +19,7 @@ _KERNEL: dict[str, Any] = {
 
 def part_of(body: Any, name: str) -> dict[str, Any]:
     """Checked and made smaller. Raises ReportError on what no preview wrote."""
-    wanted = {"model": str, "target": str, "training": bool, "against": str, "sides": list, "rates": dict}
+    wanted = {"model": str, "target": str, "training": bool, "against": str, "sides": (list, tuple), "rates": dict}
     checked(body, wanted, f"{name} is no preview")
     return {
         **{key: body[key] for key in ("model", "target", "training", "against")},
@@ -32,10 +32,20 @@ def part_of(body: Any, name: str) -> dict[str, Any]:
 
 
 def _side(side: Any, name: str) -> dict[str, Any]:
-    checked(side, {"name": str, "kernels": list, "error": str, "notes": list}, f"{name}: a side is damaged")
+    checked(
+        side,
+        {"name": str, "kernels": (list, tuple), "error": str, "notes": (list, tuple)},
+        f"{name}: a side is damaged",
+    )
     texts = Texts()
     kernels = [_kernel(kernel, f"{name}: a kernel of {side['name']} is damaged", texts) for kernel in side["kernels"]]
-    return {**{key: side[key] for key in ("name", "error", "notes")}, "kernels": kernels, "strings": texts.all}
+    return {
+        "name": side["name"],
+        "error": side["error"],
+        "notes": list(side["notes"]),
+        "kernels": kernels,
+        "strings": texts.all,
+    }
 
 
 def _kernel(kernel: Any, why: str, texts: Texts) -> dict[str, Any]:

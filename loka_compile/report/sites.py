@@ -117,8 +117,13 @@ def _done(key: str, records: Iterable[Record]) -> list[tuple[str, str, str, str]
 
 def _refusals(key: str, records: Iterable[Record]) -> list[tuple[str, str, str, str]]:
     """Pass, graph, node, reason."""
-    found = ((s, r) for record in records for s in record.stages for r in s.rejects if key in r.site.split(", "))
+    found = ((s, r) for record in records for s in record.stages for r in s.rejects if _is_of(r.site, key))
     return list(dict.fromkeys((stage.name, stage.graph, r.node, r.reason) for stage, r in found))
+
+
+def _is_of(site: str, key: str) -> bool:
+    """Whether a refusal is of a site: of it alone, or of several."""
+    return site == key or key in site.split(", ")
 
 
 def _flops(site: Site | None) -> int | None:

@@ -1,6 +1,8 @@
 "use strict";
 // Two reports: what each says first, and site by site what is decided otherwise.
 L.view("compare", "Compare", () => L.report.kind === "comparison", (root) => L.compare(root, L.report), () => L.report.changes.filter((change) => !["same", "renumbered"].includes(change[3])).length);
+L.view("graphs", "Graphs", () => L.report.kind === "comparison" && L.report.a.graphs.length > 0 && L.report.b.graphs.length > 0,
+  (root) => L.graphView(root, L.report.a, L.report.b));
 for (const [id, name] of [["a", "A: all of it"], ["b", "B: all of it"]])
   L.view(id, name, () => L.report.kind === "comparison", (root) => L.one(root, L.report[id]));
 
@@ -31,6 +33,12 @@ L.compare = (root, report) => {
     L.h("input", { type: "search", placeholder: "Search sites ( / )", "aria-label": "Search sites of both", oninput: (event) => { state.words = event.target.value; update(); } }),
     L.select("show", [["differ", "what is decided otherwise"], ["", "all"], ...counts], state.kind, (value) => { state.kind = value; update(); })), table.root);
   update();
+  L.toRow = (key) => {
+    const change = report.changes.find((each) => each[0] === key);
+    if (!change) return;
+    if (!table.items.includes(change)) { Object.assign(state, { kind: "", words: "" }); root.querySelector("select").value = ""; root.querySelector("input").value = ""; update(); }
+    table.reveal(change);
+  };
 };
 
 L.summary = (report) => {

@@ -1,8 +1,10 @@
 "use strict";
-// Two graphs side by side: what is selected in one is shown in the other.
-L.view("graph", "Graph", () => L.report.graphs.length > 0, (root) => L.graphView(root, L.report), () => L.report.graphs.reduce((sum, graph) => sum + graph.snapshots.at(-1).names.length, 0));
+// Two graphs side by side, before and after or of two reports: what is selected in one is shown in the other.
+L.view("graph", "Graph", () => L.report.graphs.length > 0, (root) => L.graphView(root, L.report, L.report), () => L.report.graphs.reduce((sum, graph) => sum + graph.snapshots.at(-1).names.length, 0));
 
-L.graphView = (root, report) => {
+L.openSite = (key) => { L.open("graph"); L.toSite(key); };
+
+L.graphView = (root, report, right) => {
   const owner = { overlay: "recipe", showInputs: false, both: true };
   const aside = L.h("aside", { class: "aside", "aria-live": "polite" }, L.h("p", { class: "soft" }, "Pick a box: a module folds and unfolds, an operation shows its line of code, its kernel, and the pass that made it."));
   const legend = L.h("div", { class: "legend" });
@@ -17,8 +19,10 @@ L.graphView = (root, report) => {
   const draw = () => panels.forEach((panel) => panel.draw());
   const show = (at) => {
     const graph = report.graphs[at];
+    const other = right.graphs[Math.min(at, right.graphs.length - 1)];
+    const last = graph.snapshots.length - 1;
     const before = Math.max(0, graph.snapshots.findIndex((each) => each.name === "before"));
-    panels = [new L.Panel(report, graph, before, owner), new L.Panel(report, graph, graph.snapshots.length - 1, owner)];
+    panels = [new L.Panel(report, graph, right === report ? before : last, owner), new L.Panel(right, other, other.snapshots.length - 1, owner)];
     L.show(place, L.h("div", { class: `graph ${owner.both ? "" : "single"}` }, owner.both ? panels[0].root : null, panels[1].root, aside));
     draw();
   };
@@ -59,20 +63,21 @@ L.graphView = (root, report) => {
       if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
     }
   };
-  L.openSite = (key) => {
-    L.open("graph");
+  L.toSite = (key) => {
     const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
     if (report.graphs[at] !== panels[0].graph) show(at);
     for (const panel of panels.toReversed()) {
-      const found = panel.snapshot.site.findIndex((site) => panel.text(site) === key);
-      if (found >= 0) { owner.pick(panel, found, true); return; }
+      const own = panel.snapshot.names.flatMap((_, place) => (panel.text(panel.snapshot.site[place]) === key ? [place] : []));
+      // The product itself, which a library's kernel computes, before what is around it.
+      const found = own.find((place) => panel.snapshot.kernels[place].some((kernel) => kernel >= 0)) ?? own.find((place) => /mm|gemm/.test(panel.target(place))) ?? own[0];
+      if (found !== undefined) { owner.pick(panel, found, true); return; }
     }
   };
   root.append(L.h("div", { class: "toolbar" },
     report.graphs.length > 1 && L.select("graph", report.graphs.map((graph, at) => [String(at), `${graph.name} (${graph.training ? "training" : "inference"})`]), "0", (value) => show(Number(value))),
     L.select("colour by", L.OVERLAYS, owner.overlay, (value) => { owner.overlay = value; hues.clear(); draw(); }),
     L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { owner.showInputs = event.target.checked; draw(); } }), "edges from inputs"),
-    L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(report.graphs.indexOf(panels[0].graph)); } }), "before and after"),
+    L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(report.graphs.indexOf(panels[0].graph)); } }), right === report ? "before and after" : "A and B"),
     search), legend, place);
   show(0);
 };
@@ -82,7 +87,11 @@ L.twins = (panel, at, other) => {
   const { snapshot, text } = panel;
   const same = (name) => (other.byName.has(name) ? [other.byName.get(name)] : []);
   let found = [];
-  if (panel.isAfter && other.snapshot.name === "before") found = snapshot.origins[at].map(text).flatMap(same);
+  if (panel.report !== other.report) {
+    const site = text(snapshot.site[at]);
+    found = same(snapshot.names[at]).filter((place) => panel.target(at) === other.target(place));
+    if (!found.length && site) found = other.snapshot.site.flatMap((each, place) => (other.text(each) === site ? [place] : []));
+  } else if (panel.isAfter && other.snapshot.name === "before") found = snapshot.origins[at].map(text).flatMap(same);
   else if (other.isAfter) found = other.byOrigin.get(snapshot.names[at]) || [];
   else if (panel.place === other.place) found = [at];
   if (!found.length && text(snapshot.line[at])) {

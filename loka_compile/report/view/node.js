@@ -21,7 +21,7 @@ L.nodeDetails = (panel, unit, owner) => {
   const kernels = [...new Set(snapshot.kernels[unit])].map((place) => [graph.kernels[place >= 0 ? place : ~place], place >= 0]);
   const sure = kernels.every((each) => each[1]);
   return L.h("div", null, L.h("h3", { class: "mono" }, snapshot.names[unit]),
-    code && L.h("pre", null, code),
+    code && L.h("pre", { class: "line" }, code),
     L.facts(facts),
     kernels.length > 0 && [L.h("h3", null, "Generated kernel"),
       !sure && L.h("p", { class: "small soft" }, kernels.length > 1 ? "One of these, by the flow of data between library calls." : "By the flow of data between library calls."),

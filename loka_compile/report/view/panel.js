@@ -21,7 +21,7 @@ L.Panel = class {
     this.snapshot = this.graph.snapshots[place];
     this.isAfter = this.snapshot.name === "after";
     this.tree = L.tree(this.snapshot, this.text);
-    L.openSome(this.tree, 34);
+    L.openSome(this.tree, 40);
     this.byName = new Map(this.snapshot.names.map((name, at) => [name, at]));
     this.byPath = new Map(this.tree.all.filter((each) => !each.gone).map((each) => [each.path, each]));
     this.byOrigin = new Map();
@@ -90,10 +90,13 @@ L.Panel = class {
     below.sort((a, b) => a.top - b.top || b.h - a.h);
     const [width, height] = [made.root.w + 12, made.root.h + 12];
     const svg = L.svg("svg", { width: width * this.scale, height: height * this.scale, viewBox: `0 0 ${width} ${height}`, role: "tree", "aria-label": this.snapshot.name },
-      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#8d949c" }))),
+      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#8d949c" }))),
       below.map((box) => this.unit(box)), edges, above.map((box) => this.unit(box)));
     const [left, top] = [this.canvas.scrollLeft, this.canvas.scrollTop];
+    const focused = this.canvas.contains(document.activeElement) ? document.activeElement.dataset.name : undefined;
     L.show(this.canvas, svg);
+    const again = focused !== undefined && [...svg.querySelectorAll(".unit")].find((each) => each.dataset.name === focused);
+    if (again) again.focus({ preventScroll: true });
     this.canvas.scrollTo(left, top);
     this.owner.legend(this.overlay.legend);
   }

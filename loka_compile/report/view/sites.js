@@ -2,6 +2,8 @@
 // The table of sites: search, filter, sort, unfold.
 L.view("sites", "Sites", () => L.report.sites.length > 0, (root) => L.sites(root, L.report), () => L.report.sites.length);
 
+L.revealSite = (key) => { L.open(L.report.kind === "comparison" ? "compare" : "sites"); L.toRow(key); };
+
 L.siteColumns = (report) => {
   const text = L.texts(report);
   return [
@@ -38,10 +40,9 @@ L.sites = (root, report) => {
   const search = L.h("input", { type: "search", id: "search", placeholder: "Search sites and reasons ( / )", "aria-label": "Search sites", oninput: (event) => { state.words = event.target.value; update(); } });
   root.append(L.h("div", { class: "toolbar" }, search, filter("outcome"), filter("recipe"), filter("role"), found), table.root);
   update();
-  L.revealSite = (key) => {
+  L.toRow = (key) => {
     const site = report.sites.find((each) => each.key === key);
     if (!site) return;
-    L.open("sites");
     if (!table.reveal(site)) { search.value = ""; Object.assign(state, { words: "", outcome: "", recipe: "", role: "" }); root.querySelectorAll("select").forEach((box) => { box.value = ""; }); update(); table.reveal(site); }
     table.scroll.focus({ preventScroll: true });
   };

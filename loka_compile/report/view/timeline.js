@@ -12,10 +12,10 @@ L.preview = (root, preview) => {
   const where = L.h("div");
   const measured = (side) => side.kernels.every((kernel) => kernel.measured_us !== null) && side.kernels.reduce((sum, kernel) => sum + kernel.measured_us, 0);
   const errors = preview.sides.filter((side) => side.error);
-  root.append(L.h("h2", null, `${preview.model} on ${preview.target}: one step, ${preview.training ? "forward and backward" : "inference"}`),
+  L.fill(root, null, [L.h("h2", null, `${preview.model} on ${preview.target}: one step, ${preview.training ? "forward and backward" : "inference"}`),
     errors.length ? L.h("ul", { class: "warnings", role: "alert" }, errors.map((side) => L.h("li", null, `✖ ${side.name}: ${side.error}`))) : "",
     preview.capacity && preview.memory > preview.capacity ? L.h("ul", { class: "warnings" }, L.h("li", null, `✖ a step needs at least ${L.bytes(preview.memory)}; ${preview.target} has ${L.bytes(preview.capacity)}`)) : "",
-    L.h("p", { class: "small soft" }, L.h("span", { class: "level" }, preview.where ? `measured on ${preview.where}, and modelled` : "modelled"), ` kernels in launch order, to scale; ${Object.entries(preview.rates).map(([name, value]) => `${name} ${L.short(value) === "NaN" ? value : L.short(value)}`).join(", ")}`),
+    L.h("p", { class: "small soft" }, L.h("span", { class: "level" }, preview.where ? `measured on ${preview.where}, and modelled` : "modelled"), ` kernels in launch order, to scale; ${Object.entries(preview.rates).map(([name, value]) => `${name} ${typeof value === "number" ? L.short(value) : value}`).join(", ")}`),
     L.h("div", { class: "legend" }, Object.values(L.KINDS).map(([name, colour]) => L.h("span", null, L.h("i", { style: { background: colour } }), name)), preview.training && L.h("span", null, "darker line below: backward")),
     L.h("table", { class: "plain" }, L.h("tr", null, ["side", "kernels", "GFLOP", "moved", "time", `x ${against ? against.name : ""}`].map((name, at) => L.h("th", { class: at ? "right" : "" }, name))),
       shown.map((side) => L.h("tr", { class: side.name === "loka" ? "chosen" : "" }, L.h("td", null, side.name), L.h("td", { class: "right" }, side.kernels.length),
@@ -23,7 +23,7 @@ L.preview = (root, preview) => {
         L.h("td", { class: "right" }, L.us(total(side)), measured(side) ? ` (${L.us(measured(side))} measured)` : ""), L.h("td", { class: "right" }, L.times(total(against) / total(side)))))),
     L.h("div", { class: "steps" }, shown.map((side) => L.step(side, longest, total(side), (kernel, at) => L.show(where, L.kernel(side, kernel, at))))), where,
     preview.sides.flatMap((side) => side.notes.map((note) => L.h("p", { class: "small soft" }, `${side.name}: ${note}`))),
-    shown.map((side) => L.kernelTable(side)));
+    shown.map((side) => L.kernelTable(side))]);
 };
 
 L.step = (side, longest, total, pick) => {

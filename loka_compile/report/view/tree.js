@@ -47,6 +47,10 @@ L.tree = (snapshot, text) => {
     split(each, "groups", (some) => `${some[0].name} … ${some.at(-1).name}`);
     split(each, "ops", (some, from) => `operations ${from + 1} – ${from + some.length}`);
   }
+  for (const each of all) {
+    const found = each.kind === "part" && each.name.match(/^operations (\d+) – (\d+)$/);
+    if (found) each.range = [found[1], found[2]];
+  }
   // Parts may be many themselves: the root of 20,000 operations without modules has 500.
   for (let more = true; more;) {
     more = false;
@@ -56,7 +60,10 @@ L.tree = (snapshot, text) => {
       each.groups = [];
       for (let from = 0; from < some.length; from += L.PART) {
         const these = some.slice(from, from + L.PART);
-        const made = group(`${these[0].name} … ${these.at(-1).name}`, `${each.path}\u0000more${from}`, each, "part");
+        const [first, last] = [these[0], these.at(-1)];
+        const name = first.range && last.range ? `operations ${first.range[0]} – ${last.range[1]}` : `${first.name} … ${last.name}`;
+        const made = group(name, `${each.path}\u0000more${from}`, each, "part");
+        if (first.range && last.range) made.range = [first.range[0], last.range[1]];
         made.groups = these;
         for (const child of these) child.parent = made;
       }
@@ -96,7 +103,7 @@ L.openSome = (tree, most) => {
   while (queue.length) {
     const each = queue.shift();
     const more = each.groups.length + each.ops.length;
-    if (each.kind !== "module" || drawn + more > most) continue;
+    if (each.kind !== "module" || (drawn + more > most && drawn > 4)) continue;
     each.open = true;
     drawn += more;
     queue.push(...each.groups);

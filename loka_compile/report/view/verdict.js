@@ -8,7 +8,7 @@ L.verdict = (report) => {
   const level = said.time_sources && said.time_sources.length ? (measured ? "measured" : "modelled") : "";
   const ratio = said.gemm_before_us && said.gemm_after_us ? said.gemm_before_us / said.gemm_after_us : null;
   const raced = said.raced || [];
-  const card = (name, value, more, kind) => L.h("div", { class: "card" }, L.h("div", { class: "name" }, name),
+  const card = (name, value, more, kind, wide) => L.h("div", { class: `card ${wide ? "wide" : ""}` }, L.h("div", { class: "name" }, name),
     L.h("div", { class: `value ${kind || ""}` }, value), L.h("div", { class: "more" }, more));
   const parts = [];
   if (said.warnings.length) parts.push(L.h("ul", { class: "warnings", role: "alert" }, said.warnings.map((each) => L.h("li", null, `✖ ${each}`))));
@@ -17,7 +17,7 @@ L.verdict = (report) => {
     // The words are trial/race.py's; any others are shown as they are.
     const won = raced[0].match(/^(at least )?(\d+\.\d+x) the unplanned graph's speed/);
     cards.push(card("whole graph, against the same graph with nothing lowered", won ? `${won[1] ? "≥ " : ""}${won[2]}` : "kept as it was",
-      [L.h("span", { class: "level" }, "raced"), ` ${raced.join("; ")}`], won ? "good" : ""));
+      [L.h("span", { class: "level" }, "raced"), ` ${raced.join("; ")}`], won ? "good" : "", true));
   }
   if (ratio) cards.push(card(`GEMMs, ${L.us(said.gemm_before_us)} → ${L.us(said.gemm_after_us)}`, `${ratio.toFixed(2)}x`,
     [level && L.h("span", { class: "level" }, level), ` the sum over ${said.gemm_timed} sites, each timed by itself`]));
