@@ -30,18 +30,11 @@ class CompiledGraph:
     """One graph that loka compiled: all that is needed to run the passes on it again, and what Inductor made of it.
 
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
-<<<<<<< HEAD
     `mode` and `options` of the user's torch.compile call. region: what the code was compiled inside of, such as
     autocast. parameters: those that the calls so far came with. artifacts: Inductor's outputs, one for each generated
     graph; that of a backward arrives when the backward first runs. status: returns what an online session says of
-    itself. changes: what the passes on the Dynamo graph did, before it became `module`. said: what else `explain`
-    tells of how the graph was compiled.
-=======
-    `mode` and `options` of the user's torch.compile call. region: what it was compiled in, autocast, say.
-    parameters: of the calls so far. artifacts: Inductor's outputs, one a generated graph; a backward arrives when
-    it is first compiled. status: what an online session has to say of itself; told: the same as data. changes: what the
-    passes on the Dynamo graph did, before it became `module`. seconds: to settle its plan, race it and compile it.
->>>>>>> report
+    itself; told: the same as data. changes: what the passes on the Dynamo graph did, before it became `module`. said:
+    what else `explain` tells of how the graph was compiled. seconds: to settle its plan, race it and compile it.
     """
 
     module: fx.GraphModule
@@ -55,11 +48,8 @@ class CompiledGraph:
     status: Callable[[], str] | None = None
     told: Callable[[], dict[str, Any]] | None = None
     changes: tuple[Change, ...] = ()
-<<<<<<< HEAD
     said: tuple[str, ...] = ()
-=======
     seconds: float = 0.0
->>>>>>> report
     order: int = field(default_factory=lambda: next(_orders))
     _place: int = -1
     _latest: int = 0
@@ -82,20 +72,14 @@ class CompiledGraph:
         region = compat.region_here()
         return cls(module, fake_inputs, options, stages, asked, region, _by_id(inputs), changes=changes, _place=place)
 
-<<<<<<< HEAD
-    def belonging_to(self, parameters: Iterable[torch.Tensor], status: Callable[[], str]) -> CompiledGraph:
-        """The same code for another owner: it runs with these parameters, and their session has this status."""
-        return replace(self, parameters=_by_id(parameters), status=status, order=next(_orders))
-=======
     def belonging_to(
         self,
         parameters: Iterable[torch.Tensor],
         status: Callable[[], str],
         told: Callable[[], dict[str, Any]] | None = None,
     ) -> CompiledGraph:
-        """The same code, as it runs for these."""
+        """The same code for another owner: it runs with these parameters, and their session has this status."""
         return replace(self, parameters=_by_id(parameters), status=status, told=told, order=next(_orders))
->>>>>>> report
 
     @property
     def inputs(self) -> str:

@@ -233,13 +233,9 @@ class Calls:
 
     # ------------------------------------------------------------ what explain shows
 
-<<<<<<< HEAD
     def _show(self, use: Use, args: Sequence[Any], key: int, graph: CompiledGraph) -> None:
-        use.shown[key] = graph.belonging_to([args[i] for i in self._places.parameters], use.session.status)
-=======
-    def _show(self, use: Use, key: int, graph: CompiledGraph) -> None:
-        use.shown[key] = graph.belonging_to(use.parameters, use.session.status, use.session.told)
->>>>>>> report
+        own = [args[i] for i in self._places.parameters]
+        use.shown[key] = graph.belonging_to(own, use.session.status, use.session.told)
         show(use.shown[key])
 
     def _hide(self, use: Use, args: Sequence[Any]) -> None:

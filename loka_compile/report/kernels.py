@@ -16,33 +16,8 @@ _FRAGMENT = re.compile(r"^#   %(\w+) : ", re.M)
 _LIBRARY = re.compile(
     r"\b(?:extern_kernels\.(\w+)\(|torch\.ops\.(\w+)\.(\w+)(?:\.\w+)?\(|aoti_torch_(?:cpu|cuda)_(\w+?)(?:_out)?\()"
 )
-<<<<<<< HEAD
-_NO_KERNEL = frozenset(
-    [
-        "view",
-        "permute",
-        "expand",
-        "getitem",
-        "unsqueeze",
-        "squeeze",
-        "slice",
-        "select",
-        "alias",
-        "detach",
-        "as_strided",
-        "t",
-        "transpose",
-        "reshape",
-        "_unsafe_view",
-        "unbind",
-        "split",
-        "split_with_sizes",
-    ]
-)
-=======
 _LOOKING = "view permute expand getitem unsqueeze squeeze slice select alias detach as_strided t transpose reshape"
 _NO_KERNEL = frozenset(f"{_LOOKING} _unsafe_view unbind split split_with_sizes".split())
->>>>>>> report
 """Operators that only look at memory."""
 _SAME = {"bias_addmm": "addmm"}
 
