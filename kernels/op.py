@@ -61,8 +61,9 @@ class Op(Generic[T, Values]):
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
         """The call with these arguments, as the op takes them. Raises TypeError where they are not its."""
-        if not kwargs and not _parts(cls) and len(args) == len(_own(cls)):
-            return cls(*args)
+        if not kwargs and len(args) == len(_arguments(cls)):
+            made: Self = _placed(cls, iter(args))
+            return made
         names = [field.name for field, _ in _arguments(cls)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
             raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
@@ -208,12 +209,13 @@ def _default(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _arguments(kind: Any) -> list[tuple[Field[Any], Any]]:
+@functools.cache
+def _arguments(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
     """The op's arguments: fields with their types, those of a part in its place."""
     found: list[tuple[Field[Any], Any]] = []
     for field, hint in _own(kind):
-        found += _arguments(get_origin(hint)) if _is_part(hint) else [(field, hint)]
-    return found
+        found += _arguments(part) if (part := _part(hint)) else [(field, hint)]
+    return tuple(found)
 
 
 @functools.cache
@@ -222,14 +224,16 @@ def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
     return tuple((field, hints[field.name]) for field in fields(kind))
 
 
-def _is_part(hint: Any) -> bool:
-    return is_dataclass(get_origin(hint))
+def _part(hint: Any) -> Any:
+    """The dataclass that a field's type is; None: it is no part."""
+    kind = get_origin(hint) or hint  # Epilogue of Epilogue[T]
+    return kind if is_dataclass(kind) else None
 
 
 @functools.cache
 def _parts(kind: Any) -> Mapping[str, Any]:
     """Fields that are dataclasses themselves, and which; at every call of an op: kept."""
-    return {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+    return {field.name: part for field, hint in _own(kind) if (part := _part(hint))}
 
 
 def _flat(call: Any) -> Iterator[Any]:
@@ -239,6 +243,13 @@ def _flat(call: Any) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+def _placed(kind: Any, given: Iterator[Any]) -> Any:
+    """With the arguments that come next, in the op's order."""
+    parts = _parts(kind)
+    names = [field.name for field, _ in _own(kind)]
+    return kind(*[_placed(parts[name], given) if name in parts else next(given) for name in names])
 
 
 def _filled(kind: Any, given: Mapping[str, Any]) -> Any:

@@ -65,8 +65,8 @@ def without_mean(tensor: Tensor, dim: int) -> Tensor:
 
 def can_center(n: int, epilogue: Epilogue[Any]) -> bool:
     """Whether the mean that the norm takes away is one of the product, and nothing else asks for it."""
-    whole = epilogue.norm == "layer" and epilogue.block in (0, n)
-    return whole and epilogue.residual is None and not epilogue.save
+    row = epilogue.row
+    return row.norm == "layer" and row.block in (0, n) and epilogue.residual is None and not row.save
 
 
 def columns(call: FrozenGemmNorm[Tensor]) -> int:
@@ -91,14 +91,14 @@ def composed(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
 def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     epilogue, n = call.epilogue, columns(call)
     if call.centered and not can_center(n, epilogue):
-        what = f"norm {epilogue.norm!r} by {epilogue.block or n} of {n}"
+        what = f"norm {epilogue.row.norm!r} by {epilogue.row.block or n} of {n}"
         raise ValueError(f"loka::{call.name}: no mean to take out beforehand of {what}")
     made = quantized(call)
     if call.centered:
         bias = epilogue.bias
         if bias is not None:
             bias = frozen.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
-        made = replace(made, epilogue=replace(epilogue, norm="rms", bias=bias))
+        made = replace(made, epilogue=replace(epilogue, row=replace(epilogue.row, norm="rms"), bias=bias))
     return made()
 
 

@@ -203,7 +203,7 @@ def _kind(chain: list[fx.Node]) -> Kind:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    return NormQuantize.matches(node) and NormQuantize.of(node).norm != "none"
+    return NormQuantize.matches(node) and NormQuantize.of(node).row.norm != "none"
 
 
 def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:

@@ -53,7 +53,7 @@ class Lower:
                 _write_out(node, FrozenGemmNorm.of(node), frozen_gemm_norm.composed)
         if rewrites:
             graph.eliminate_dead_code()  # the quantize nodes of frozen weights
-        wide = [node for node in NormQuantize.calls(graph) if NormQuantize.of(node).dtype in norms.FLOATS]
+        wide = [node for node in NormQuantize.calls(graph) if NormQuantize.of(node).row.dtype in norms.FLOATS]
         quantizes = Quantize.calls(graph)
         for node in wide:
             _write_out(node, NormQuantize.of(node), _as_it_was)
@@ -164,19 +164,19 @@ def _frozen_weight(b: fx.Node) -> _Weight | None:
 def _as_it_was(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
     """A loka::norm_quantize to a wide dtype in PyTorch's own norms, as it would stand if it had not been raised; what
     saves its statistics has them to give, and is written out as it is defined."""
-    if call.save:
+    x, weight, bias, row, block = call.x, call.weight, call.bias, call.row, call.row.block
+    if row.save:
         return norm_quantize.reference(call)
-    x, weight, bias, block = call.x, call.weight, call.bias, call.block
     rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
     vectors = (weight, bias) if not block else (None, None)
     blocks = rows.unflatten(-1, (-1, block)) if block else rows
     shape = blocks.shape[-1:]
-    if call.norm == "layer":
-        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, call.eps)
-    elif call.norm == "rms":
-        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], call.eps)
+    if row.norm == "layer":
+        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, row.eps)
+    elif row.norm == "rms":
+        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], row.eps)
     y = norms.affine(blocks.flatten(-2), weight, bias) if block else blocks
-    return (norms.activate(y, call.activation).to(call.dtype),)
+    return (norms.activate(y, row.activation).to(row.dtype),)
 
 
 def one_pass_less(gradient: NormQuantizeBackward) -> bool:
