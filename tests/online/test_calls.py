@@ -390,3 +390,17 @@ def test_all_is_kept_and_nothing_is_watched():
         assert torch.equal(compiled(x), model(x))
     note = loka.explain(compiled).notes[0]
     assert lowered(compiled) == 0 and "0 measured again" in note
+
+
+@torch.no_grad()
+def test_who_calls_is_told_where_nothing_is_lowered():
+    """Such calls take the short way, which knows whose it is."""
+    models, x = (mlp(0), mlp(1)), torch.randn(64, 32)
+    options = {**LOWERS, "max_mere": 1e-9}
+    calls = [torch.compile(model, backend="loka", dynamic=False, options=options) for model in models]
+    for _ in range(6):
+        for call, model in zip(calls, models, strict=True):
+            torch.testing.assert_close(call(x), model(x))
+    for call in calls:
+        assert not lowered(call)
+        assert any("planned after 3 measured calls" in note for note in loka.explain(call).notes)
