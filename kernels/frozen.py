@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.fingerprint import Blocks
+from loka_compile.kernels.fingerprint import BITS, Blocks
 from loka_compile.kernels.quantize import quantize as quantization
 
 SAMPLES = 64
@@ -39,7 +39,7 @@ class _Entry:
     memory: compat.Memory
     version: int
     places: tuple[tuple[int], tuple[int]]
-    sample: Tensor
+    sample: bytes
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
     blocks: Blocks
@@ -50,7 +50,7 @@ class _Entry:
             self.memory() is not None
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and (weight.is_cuda or torch.equal(self.sample, weight.detach().as_strided(*self.places)))
+            and (weight.is_cuda or _bits(weight, self.places) == self.sample)
             and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
         )
 
@@ -67,8 +67,8 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
     with _lock:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
-            memory = compat.memory_of(weight, lambda _: _forget(key))
-            kept = _places(weight), _sampled(weight).clone(), _layout(weight)
+            memory, places = compat.memory_of(weight, lambda _: _forget(key)), _places(weight)
+            kept = places, b"" if weight.is_cuda else _bits(weight, places), _layout(weight)
             entry = _Entry(memory, weight._version, *kept, {}, Blocks())
             if not weight.is_cuda:
                 entry.blocks.learn(weight)
@@ -101,8 +101,11 @@ def _places(weight: Tensor) -> tuple[tuple[int], tuple[int]]:
     return (-(-span // step),), (step,)
 
 
-def _sampled(weight: Tensor) -> Tensor:
-    return weight.detach().as_strided(*_places(weight))
+def _bits(weight: Tensor, places: tuple[tuple[int], tuple[int]]) -> bytes:
+    """The bits of the values at these places; by numpy, which takes a tenth of torch's time for it."""
+    values = weight.detach().as_strided(*places).view(BITS[weight.element_size()])
+    bits: bytes = values.numpy().tobytes()
+    return bits
 
 
 def quantized(

@@ -11,6 +11,8 @@ norm is one of NORMS, activation one of ACTIVATIONS. block: the length of the bl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ FLOATS = (*HALVES, torch.float32)
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
 LONGEST_ROW = 32768
 """Values of a row that the kernel holds in registers. Longer rows take the reference."""
+
+
+@dataclass(frozen=True)
+class RowNorm:
+    """What an op does with each row, a part of the declarations of those that do it. dtype: of the result. save: what
+    a backward needs is written too. Words and blocks as above, unless the op says more."""
+
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    eps: float
+    save: bool
 
 
 def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ takes its fields in its place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from operator import getitem
 from typing import Any, ClassVar, Generic, Self, cast, get_origin, get_type_hints
@@ -61,9 +61,10 @@ class Op(Generic[T, Values]):
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
         """The call with these arguments in the op's order. Raises TypeError if they are not the op's."""
         kind = cast(Hashable, cls)
-        if not kwargs and not _parts(kind) and len(args) == len(_own(kind)):
-            return cls(*args)
-        names = [field.name for field, _ in _arguments(cls)]
+        if not kwargs and len(args) == len(_arguments(kind)):
+            made: Self = _placed(cls, iter(args))
+            return made
+        names = [field.name for field, _ in _arguments(kind)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
             raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
         return _filled(cls, dict(zip(names, args, strict=False)) | kwargs)
@@ -207,7 +208,7 @@ _TYPES = {
 def schema(kind: type[Op[Any, Any]]) -> str:
     """The op's schema in the syntax of torch.library."""
     arguments = []
-    for field, hint in _arguments(kind):
+    for field, hint in _arguments(cast(Hashable, kind)):
         default = "" if field.default is MISSING else f"={_default(field.default)}"
         arguments.append(f"{_TYPES[hint]} {field.name}{default}")
     values = "Tensor" if kind.values is None else f"({', '.join('Tensor' for _ in kind.values._fields)})"
@@ -219,12 +220,13 @@ def _default(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _arguments(kind: Any) -> list[tuple[Field[Any], Any]]:
+@functools.cache
+def _arguments(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
     """The op's arguments as fields with their types; a field that is a dataclass is replaced by its own fields."""
     found: list[tuple[Field[Any], Any]] = []
     for field, hint in _own(kind):
-        found += _arguments(get_origin(hint)) if _is_part(hint) else [(field, hint)]
-    return found
+        found += _arguments(part) if (part := _part(hint)) else [(field, hint)]
+    return tuple(found)
 
 
 @functools.cache
@@ -234,15 +236,16 @@ def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
     return tuple((field, hints[field.name]) for field in fields(kind))
 
 
-def _is_part(hint: Any) -> bool:
-    """Whether a field's type is a dataclass."""
-    return is_dataclass(get_origin(hint))
+def _part(hint: Any) -> Any:
+    """The dataclass that is a field's type, or None."""
+    kind = get_origin(hint) or hint  # Epilogue of Epilogue[T]
+    return kind if is_dataclass(kind) else None
 
 
 @functools.cache
 def _parts(kind: Any) -> Mapping[str, Any]:
     """Fields that are dataclasses, by name. Asked at every call of an op, so the answer is kept."""
-    return {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+    return {field.name: part for field, hint in _own(kind) if (part := _part(hint))}
 
 
 def _flat(call: Any) -> Iterator[Any]:
@@ -253,6 +256,13 @@ def _flat(call: Any) -> Iterator[Any]:
             yield from _flat(value)
         else:
             yield value
+
+
+def _placed(kind: Any, given: Iterator[Any]) -> Any:
+    """With the arguments that come next, in the op's order."""
+    parts = _parts(kind)
+    names = [field.name for field, _ in _own(kind)]
+    return kind(*[_placed(parts[name], given) if name in parts else next(given) for name in names])
 
 
 def _filled(kind: Any, given: Mapping[str, Any]) -> Any:

@@ -111,7 +111,7 @@ def compile_graph(
         final, made = gm, (*changes, *simplified, *raised)
         with progress():
             plans = planning.settle(given, gm, inputs, lowered, device, demoted, online, tangents, trial)
-            raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
+            raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs), online)
             if any(change.result.rewrites for change in simplified):
                 floor, code = floor_of(of_written, inputs), written.code + gm.code
                 unsimplified = lambda kept: build(kept, written)  # noqa: E731

@@ -38,7 +38,10 @@ def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """int_mm into `out`: (M, N) int32, contiguous."""
-    if 1 in (*a.shape, b.shape[1]) or goes_by_parts(a):
-        return out.copy_(int_mm(a, b))
-    return torch._int_mm(a, b, out=out)
+    """int_mm into `out`: (M, N) int32, contiguous. One row is not padded but read by strides that say how it lies."""
+    (m, k), n = a.shape, b.shape[1]
+    if (m > 1 and k > 1 and n > 1) and not goes_by_parts(a):
+        return torch._int_mm(a, b, out=out)
+    if m == 1 < min(k, n) and a.stride(1) == 1 and a.device.type == "cpu" and not goes_by_parts(a):
+        return torch._int_mm(a.as_strided((1, k), (k, 1)), b, out=out)
+    return out.copy_(int_mm(a, b))

@@ -17,7 +17,7 @@ consumer's `a_scale` is `lazy_rstd(statistics, N, eps)`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from loka_compile.kernels import norms
 from loka_compile.kernels.norm_quantize import norm_quantize
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
-from loka_compile.kernels.norms import FP8
+from loka_compile.kernels.norms import FP8, RowNorm
 from loka_compile.kernels.op import Op, T
 
 WIDE = (*norms.FLOATS, torch.float64)
@@ -43,12 +43,7 @@ class Epilogue(Generic[T]):
     weight: T | None
     shift: T | None
     given: T | None
-    norm: str
-    block: int
-    activation: str
-    dtype: torch.dtype
-    eps: float
-    save: bool
+    row: RowNorm
 
 
 class Fused(NamedTuple, Generic[T]):
@@ -85,20 +80,20 @@ def product_dtype(a: Tensor) -> torch.dtype:
 
 def behind(p: Tensor, dtype: torch.dtype, epilogue: Epilogue[Tensor]) -> Fused[Tensor]:
     """The epilogue's results for a product p in float32 or float64. dtype: that in which p is written."""
-    p = norms.affine(p, None, epilogue.bias)
+    row, p = epilogue.row, norms.affine(p, None, epilogue.bias)
     p = p if epilogue.residual is None else p + epilogue.residual.to(p.dtype)
-    kept = p.to(dtype) if epilogue.save else p.new_empty((0, p.shape[1]), dtype=dtype)
-    if epilogue.norm == "lazy":
-        y = norms.activate(norms.affine(p, epilogue.weight, None), epilogue.activation)
-        return Fused(*norms.quantize_rows(y, epilogue.given, epilogue.dtype), sums_of_squares(p), kept)
+    kept = p.to(dtype) if row.save else p.new_empty((0, p.shape[1]), dtype=dtype)
+    if row.norm == "lazy":
+        y = norms.activate(norms.affine(p, epilogue.weight, None), row.activation)
+        return Fused(*norms.quantize_rows(y, epilogue.given, row.dtype), sums_of_squares(p), kept)
     return Fused(*norm_quantize.reference(of_rows(p, epilogue)), kept)
 
 
 def of_rows(p: Tensor, epilogue: Epilogue[Tensor]) -> NormQuantize[Tensor]:
     """The epilogue from p on, as a loka::norm_quantize; for a lazy norm without the part left to the consumer."""
-    norm, save = ("none", False) if epilogue.norm == "lazy" else (epilogue.norm, epilogue.save)
-    named = norm, epilogue.block, epilogue.activation, epilogue.dtype, epilogue.eps, save
-    return NormQuantize(p, epilogue.weight, epilogue.shift, epilogue.given, *named)
+    row = epilogue.row
+    row = replace(row, norm="none", save=False) if row.norm == "lazy" else row
+    return NormQuantize(p, epilogue.weight, epilogue.shift, epilogue.given, row)
 
 
 def sums_of_squares(p: Tensor) -> Tensor:
@@ -114,13 +109,14 @@ def lazy_rstd(statistics: Tensor, n: int, eps: float) -> Tensor:
 
 def check_epilogue(op: str, m: int, n: int, epilogue: Epilogue[Tensor]) -> None:
     """Raises ValueError if this cannot be the epilogue of a product (m, n)."""
-    residual, norm, dtype, given = epilogue.residual, epilogue.norm, epilogue.dtype, epilogue.given
+    residual, row, given = epilogue.residual, epilogue.row, epilogue.given
+    norm, dtype = row.norm, row.dtype
     if residual is not None and (tuple(residual.shape) != (m, n) or residual.dtype not in WIDE):
         raise ValueError(f"{op}: residual must be floats of {(m, n)}, got {residual.dtype} {tuple(residual.shape)}")
     kind = "rms" if norm == "lazy" else norm
-    norms.check_norm(op, n, epilogue.weight, epilogue.shift, kind, epilogue.block, epilogue.activation)
+    norms.check_norm(op, n, epilogue.weight, epilogue.shift, kind, row.block, row.activation)
     norms.check_norm(op, n, epilogue.bias, None, "none", 0, "none")
-    if norm == "lazy" and (epilogue.block or epilogue.shift is not None or epilogue.activation not in ("none", "relu")):
+    if norm == "lazy" and (row.block or epilogue.shift is not None or row.activation not in ("none", "relu")):
         raise ValueError(f"{op}: a lazy norm must go over whole rows, without shift, with activation none or relu")
     if norm == "lazy" and dtype in FP8 and given is None:
         raise ValueError(f"{op}: a lazy norm does not see whole rows, so FP8 needs a given scale")
@@ -135,10 +131,10 @@ def empty_outputs(call: GemmNorm[Tensor]) -> Fused[Tensor]:
     epilogue, product = call.epilogue, empty_product(call)
     m, n = product.shape
     written = norm_quantize.empty_outputs(of_rows(product, epilogue))
-    if epilogue.norm == "lazy":
+    if epilogue.row.norm == "lazy":
         kept = torch.float64 if product.dtype == torch.float64 else torch.float32
         written = written._replace(statistics=product.new_empty((m, -(-n // LAZY)), dtype=kept))
-    return Fused(*written, product if epilogue.save else product.new_empty((0, n)))
+    return Fused(*written, product if epilogue.row.save else product.new_empty((0, n)))
 
 
 def empty_product(call: GemmNorm[Tensor]) -> Tensor:

@@ -66,8 +66,8 @@ def without_mean(tensor: Tensor, dim: int) -> Tensor:
 
 def can_center(n: int, epilogue: Epilogue[Any]) -> bool:
     """Whether the norm subtracts the product's own mean, and nothing else reads the product."""
-    whole = epilogue.norm == "layer" and epilogue.block in (0, n)
-    return whole and epilogue.residual is None and not epilogue.save
+    row = epilogue.row
+    return row.norm == "layer" and row.block in (0, n) and epilogue.residual is None and not row.save
 
 
 def columns(call: FrozenGemmNorm[Tensor]) -> int:
@@ -94,7 +94,7 @@ def composed(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
 def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     epilogue, n = call.epilogue, columns(call)
     if call.centered and not can_center(n, epilogue):
-        what = f"norm {epilogue.norm!r} by {epilogue.block or n} of {n}"
+        what = f"norm {epilogue.row.norm!r} by {epilogue.row.block or n} of {n}"
         raise ValueError(
             f"loka::{call.name}: centered needs a layer norm of whole rows, no residual and nothing saved; got {what}"
         )
@@ -103,7 +103,7 @@ def run(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
         bias = epilogue.bias
         if bias is not None:
             bias = frozen.frozen(bias, "centered", lambda b: without_mean(b, 0).to(b.dtype))
-        made = replace(made, epilogue=replace(epilogue, norm="rms", bias=bias))
+        made = replace(made, epilogue=replace(epilogue, row=replace(epilogue.row, norm="rms"), bias=bias))
     return made()
 
 

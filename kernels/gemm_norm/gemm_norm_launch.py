@@ -35,11 +35,12 @@ def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[
     """The fused kernel; or, if a tile cannot hold what must be seen at once, the product and then norm_quantize's
     kernel."""
     epilogue, (out, scale, statistics, product) = call.epilogue, outputs
-    if not needs_two(call.b.shape[0], epilogue.norm, epilogue.block, scale.numel() > 0):
+    if not needs_two(call.b.shape[0], epilogue.row.norm, epilogue.row.block, scale.numel() > 0):
         return [launch(call, outputs, arch)]
     product = product if product.numel() else empty_product(call)
     nothing = product.new_empty(0, dtype=torch.float32)
-    plain = replace(epilogue, weight=None, shift=None, given=None, norm="none", block=0, activation="none")
+    row = replace(epilogue.row, norm="none", block=0, activation="none")
+    plain = replace(epilogue, weight=None, shift=None, given=None, row=row)
     first = launch(replace(call, epilogue=plain), Fused(product, nothing, nothing, nothing), arch)
     return [first, norm_quantize.launch(of_rows(product, epilogue), norm_quantize.Normed(out, scale, statistics), arch)]
 
@@ -47,7 +48,8 @@ def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[
 def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
     """The fused kernel for contiguous operands and outputs, where one tile holds what must be seen at once."""
     a, a_scale, b, b_scale, epilogue = call.a, call.a_scale, call.b, call.b_scale, call.epilogue
-    bias, residual, norm, block = epilogue.bias, epilogue.residual, epilogue.norm, epilogue.block
+    bias, residual, row = epilogue.bias, epilogue.residual, epilogue.row
+    norm, block = row.norm, row.block
     out, scale, statistics, product = outputs
     (m, k), n = a.shape, b.shape[0]
     normed = norm in ("rms", "layer")
@@ -57,7 +59,7 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
     kept = product if product.numel() else None
     pressure = 0
     added = bias, residual, epilogue.weight, epilogue.shift, kept
-    if norm == "layer" or epilogue.activation not in ("none", "relu") or any(each is not None for each in added):
+    if norm == "layer" or row.activation not in ("none", "relu") or any(each is not None for each in added):
         pressure = 2 if norm == "layer" and not bias is kept is None else 1
     bm, bk, warps, stages, swap = configuration(m, bb * bl, tiles, a.element_size(), pressure, arch)
     at_16 = k * a.element_size() % 16 == 0 and not (a.data_ptr() % 16 or b.data_ptr() % 16)
@@ -88,9 +90,9 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
         "K": k,
         "LENGTH": length,
         "STEP": step,
-        "EPS": epilogue.eps,
+        "EPS": row.eps,
         "NORM": norm,
-        "ACTIVATION": epilogue.activation,
+        "ACTIVATION": row.activation,
         "TOP": norms.largest(out.dtype) if out.dtype in FP8 else 0.0,
         "FLOOR": AMAX_FLOOR,
         "GUARD": not normed and (a.dtype not in FP8 or not bias is residual is None),

@@ -8,6 +8,7 @@ from torch import Tensor
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, GemmNorm, empty_outputs
 from loka_compile.kernels.gemm_norm.gemm_norm_launch import launch
 from loka_compile.kernels.launch import Specimen, moved
+from loka_compile.kernels.norms import RowNorm
 
 
 def specimens(arch: str) -> list[Specimen]:
@@ -36,7 +37,8 @@ def specimens(arch: str) -> list[Specimen]:
         weight, shift = (empty(n, dtype=torch.bfloat16) if weights > i else None for i in (0, 1))
         bias = empty(n, dtype=torch.bfloat16) if biased else None
         residual = empty(m, n, dtype=torch.bfloat16) if added else None
-        epilogue = Epilogue(bias, residual, weight, shift, None, norm, block, activation, dtype, 1e-6, save)
+        row = RowNorm(norm, block, activation, dtype, 1e-6, save)
+        epilogue = Epilogue(bias, residual, weight, shift, None, row)
         call = GemmNorm(a, a_scale, b, b_scale, epilogue)
         outputs = empty_outputs(call)
         made = launch(call, outputs, arch)

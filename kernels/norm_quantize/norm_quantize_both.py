@@ -20,7 +20,7 @@ Source: fused normalization blog (papers.md 1.6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
@@ -57,29 +57,23 @@ class NormQuantizeBoth(Op[T, NormedBoth[T]]):
     x: T
     weight: T | None
     bias: T | None
-    norm: str
-    block: int
-    activation: str
-    dtype: torch.dtype
-    eps: float
-    save: bool
+    row: norms.RowNorm
 
 
 def plain(call: NormQuantizeBoth[Tensor], dtype: torch.dtype) -> norm_quantize.NormQuantize[Tensor]:
     """The norm alone, along rows."""
-    named = call.norm, call.block, call.activation, dtype, call.eps, call.save
-    return norm_quantize.NormQuantize(call.x, call.weight, call.bias, None, *named)
+    return norm_quantize.NormQuantize(call.x, call.weight, call.bias, None, replace(call.row, dtype=dtype))
 
 
 def reference(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
     """The specification; see the module's docstring."""
     check(call)
     y, _, statistics = norm_quantize.reference(plain(call, torch.float32))
-    return NormedBoth(*norms.quantize_rows(y, None, call.dtype), *quantize_columns(y, call.dtype), statistics)
+    return NormedBoth(*norms.quantize_rows(y, None, call.row.dtype), *quantize_columns(y, call.row.dtype), statistics)
 
 
 def check(call: NormQuantizeBoth[Tensor]) -> None:
-    x, dtype = call.x, call.dtype
+    x, dtype = call.x, call.row.dtype
     if x.dim() != 2 or x.dtype not in norms.FLOATS or dtype not in norms.FP8:
         raise ValueError(
             f"loka::{call.name}: x must be floats (R, N) and out FP8, got {x.dtype} {tuple(x.shape)} and {dtype}"
@@ -92,10 +86,10 @@ def check(call: NormQuantizeBoth[Tensor]) -> None:
 
 def launches(call: NormQuantizeBoth[Tensor], outputs: NormedBoth[Tensor], arch: str) -> list[Launch]:
     """Rows, with partial maxima of the columns; these maxima combined; the transposed copy. x is contiguous."""
-    x, weight, bias = call.x, call.weight, call.bias
+    x, weight, bias, row = call.x, call.weight, call.bias, call.row
     out, scale, copy, copy_scale, statistics = outputs
     rows, n = x.shape
-    length = call.block or n
+    length = row.block or n
     bb, bl = triton.next_power_of_2(n // length), triton.next_power_of_2(length)
     bm, warps = tile(rows, bb * bl, arch, 32, 8)  # maxima need registers
     parts = min(triton.cdiv(rows, bm), PARTS)
@@ -109,9 +103,9 @@ def launches(call: NormQuantizeBoth[Tensor], outputs: NormedBoth[Tensor], arch: 
         constants = {
             "N": n,
             "BLOCKS": n // length,
-            "EPS": call.eps,
-            "NORM": call.norm,
-            "ACTIVATION": call.activation,
+            "EPS": row.eps,
+            "NORM": row.norm,
+            "ACTIVATION": row.activation,
             "TOP": top,
             "FLOOR": AMAX_FLOOR,
             "COPY": "columns_amax" in more,
@@ -157,7 +151,7 @@ norm_quantize_both = declare(NormQuantizeBoth, dense(reference), run)
 def empty_outputs(call: NormQuantizeBoth[Tensor]) -> NormedBoth[Tensor]:
     """Memory for the kernels' results."""
     rows, n = call.x.shape
-    out, scale, statistics = norm_quantize.empty_outputs(plain(call, call.dtype))
+    out, scale, statistics = norm_quantize.empty_outputs(plain(call, call.row.dtype))
     return NormedBoth(out, scale, out.new_empty((n, rows)), scale.new_empty((n, 1)), statistics)
 
 
@@ -168,7 +162,7 @@ def specimens(arch: str) -> list[Specimen]:
     def of(norm: str, activation: str, rows: int, n: int, weights: int = 0, block: int = 0) -> list[Specimen]:
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
-        call = NormQuantizeBoth(x, weight, bias, norm, block, activation, fp8, 1e-6, True)
+        call = NormQuantizeBoth(x, weight, bias, norms.RowNorm(norm, block, activation, fp8, 1e-6, True))
         made = launches(call, empty_outputs(call), arch)
         words = ["norm_quantize_both", norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation]
         name = f"{' '.join(words)} {rows}x{n}"

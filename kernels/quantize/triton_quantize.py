@@ -29,7 +29,7 @@ from torch import Tensor
 from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import norm_quantize
-from loka_compile.kernels.norms import FLOATS, FP8, largest
+from loka_compile.kernels.norms import FLOATS, FP8, RowNorm, largest
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.kernels.quantize.quantize import BLOCK, floor_of
@@ -91,7 +91,8 @@ def launches(
 ) -> list[Launch]:
     """The launches; x is contiguous, the other tensors are as the op returns them."""
     if scaling == "row" and not both and x.shape[-1] <= norms.LONGEST_ROW:
-        plain = norm_quantize.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        row = RowNorm("none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        plain = norm_quantize.NormQuantize(x, None, None, None, row)
         return [norm_quantize.launch(plain, norm_quantize.Normed(q, scale, scale.new_empty(0)), arch)]
     r, c = x.shape[-2:]
     batch = x.numel() // (r * c)

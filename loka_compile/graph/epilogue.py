@@ -198,4 +198,4 @@ def _kind(chain: list[fx.Node]) -> Kind:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    return NormQuantize.matches(node) and NormQuantize.of(node).norm != "none"
+    return NormQuantize.matches(node) and NormQuantize.of(node).row.norm != "none"

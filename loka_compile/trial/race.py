@@ -38,6 +38,9 @@ MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
 """Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+WATCHED_US = 5.0
+"""What a call takes that is served online under a plan that lowers something: whose weights these are, when to measure
+again. A small graph's call takes a hundred or so."""
 LITTLE, FEW = 0.02, 4.0
 """A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
 first where the plan saves so many times less than the graph takes at least."""
@@ -74,19 +77,22 @@ def never_slower(
     device: str,
     written: Collection[int] = (),
     floor: Floor = unknown,
+    watched: bool = False,
 ) -> Raced:
     """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
     plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
-    the graph writes. floor: of the unplanned graph. Nothing races where a plan was given, where it lowers nothing or is
-    for hardware that is not here, where speed is no matter (min_speedup 0), and without real inputs.
+    the graph writes. floor: of the unplanned graph. watched: online, where a call of what is lowered takes WATCHED_US
+    more. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here, where speed
+    is no matter (min_speedup 0), and without real inputs.
     """
     plan = plans[0]
     if not plan.lowered or not can_race(plan, inputs, options, device):
         return Raced(plan, build(plan))
-    digests = [digest_of(plans, index, inputs) for index in range(len(plans))]
+    digests = [f"{digest_of(plans, index, inputs)}{' watched' * watched}" for index in range(len(plans))]
     known = [kept_times.recall(f"race {digest}") for digest in digests]
-    ran = _run(plans, build, inputs, device, written, floor) if None in known else None
+    more_us = WATCHED_US if watched else 0.0
+    ran = _run(plans, build, inputs, device, written, floor, more_us) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
         for digest, ratio in zip(digests, ran.ratios, strict=True) if ran.settled else ():
@@ -139,9 +145,10 @@ def _run(
     device: str,
     written: Collection[int],
     floor: Floor,
+    more_us: float,
 ) -> _Ran:
     """The unplanned graph is compiled only if the plans do not beat its floor; and they only if there is something to
-    win."""
+    win. more_us: of a call of a planned graph, beside the graph."""
     kept, values = all_kept(plans[0], ""), [compat.concrete(value) for value in inputs]
     saved, unplanned = max(map(saves_us, plans)), []
     if saved * FEW <= floor():
@@ -156,13 +163,13 @@ def _run(
     if hopeful:
         with compat.outside_compilation():
             us = fastest_us([call for call, _ in built], values, written, ROUNDS)
-            if min(us) * CLEAR <= floor():
+            if (min(us) + more_us) * CLEAR <= floor():
                 us = us if len(us) == 1 else fastest_us([call for call, _ in built], values, written)
-                return _Ran(built, us, [floor() / each for each in us], True)
+                return _Ran(built, us, [floor() / (each + more_us) for each in us], True)
         built.append(_told(build, kept))
     with compat.outside_compilation():
         us = _race([call for call, _ in built], values, written)
-    return _Ran(built, us, [us[-1] / each for each in us[:-1]], False)
+    return _Ran(built, us, [us[-1] / (each + more_us) for each in us[:-1]], False)
 
 
 def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:

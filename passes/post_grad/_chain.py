@@ -170,7 +170,7 @@ def check(chain: Chain) -> str:
     if gemm.b_scale is not None and tuple(gemm.b_scale.meta["val"].shape) != (1, n):
         return "weight is scaled by blocks; the epilogue needs one scale a row"
     norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
-    kind, block = (norm.norm, norm.block) if norm is not None else ("none", 0)
+    kind, block = (norm.row.norm, norm.row.block) if norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):
         what = "row norm" if needs_two(n, kind, block, False) else "row scale"
         return f"{what} needs N <= {WIDEST} (one tile); N = {n}"

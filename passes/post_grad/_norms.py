@@ -14,19 +14,20 @@ from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuanti
 def in_torch(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
     """The values of a loka::norm_quantize to a wide dtype, computed by PyTorch's own norms, as if it had not been
     raised. An op that saves its statistics must give them too, so its own reference is written out."""
-    if call.save:
+    row, block = call.row, call.row.block
+    if row.save:
         return norm_quantize.reference(call)
-    x, weight, bias, block = call.x, call.weight, call.bias, call.block
+    x, weight, bias = call.x, call.weight, call.bias
     rows = x if all(each is None or each.dtype == x.dtype for each in (weight, bias)) else x.float()
     vectors = (weight, bias) if not block else (None, None)
     blocks = rows.unflatten(-1, (-1, block)) if block else rows
     shape = blocks.shape[-1:]
-    if call.norm == "layer":
-        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, call.eps)
-    elif call.norm == "rms":
-        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], call.eps)
+    if row.norm == "layer":
+        blocks = torch.nn.functional.layer_norm(blocks, shape, *vectors, row.eps)
+    elif row.norm == "rms":
+        blocks = torch.nn.functional.rms_norm(blocks, shape, vectors[0], row.eps)
     y = norms.affine(blocks.flatten(-2), weight, bias) if block else blocks
-    return (norms.activate(y, call.activation).to(call.dtype),)
+    return (norms.activate(y, row.activation).to(row.dtype),)
 
 
 def one_pass_less(gradient: NormQuantizeBackward) -> bool:

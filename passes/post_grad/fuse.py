@@ -28,7 +28,7 @@ from loka_compile.graph.splice import hand_over, splice, splice_call
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
-from loka_compile.kernels.norms import FLOATS, FP8
+from loka_compile.kernels.norms import FLOATS, FP8, RowNorm
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.post_grad._chain import Chain, check, pattern, shorter
@@ -83,7 +83,7 @@ def _names(chain: Chain) -> str:
     """The sentence for the record: the parts that are now in the epilogue."""
     norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
     added = ["bias"] * (chain.bias is not None) + ["residual"] * (chain.residual is not None)
-    named = (norm.norm, norm.activation) if norm is not None else ()
+    named = (norm.row.norm, norm.row.activation) if norm is not None else ()
     parts = [*added, *(each for each in named if each != "none")]
     parts += ["quantization"] * (chain.quantize is not None)
     return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept
@@ -108,22 +108,14 @@ def _rewrite(chain: Chain) -> None:
 def fused_call(chain: Chain) -> GemmNorm:
     """The chain as one op; its right operand, scale and residual still have the shapes they have in the graph."""
     gemm = ScaledGemm.of(chain.gemm)
-    plain = Epilogue(chain.bias, chain.residual, None, None, None, "none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
-    epilogue = plain
+    plain = RowNorm("none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
+    epilogue = Epilogue(chain.bias, chain.residual, None, None, None, plain)
     if chain.norm is not None:
         norm = NormQuantize.of(chain.norm)
-        epilogue = replace(
-            plain,
-            weight=norm.weight,
-            shift=norm.bias,
-            norm=norm.norm,
-            block=norm.block,
-            activation=norm.activation,
-            dtype=norm.dtype,
-            eps=norm.eps,
-        )
+        row = replace(norm.row, save=chain.kept)
+        epilogue = replace(epilogue, weight=norm.weight, shift=norm.bias, row=row)
     if chain.quantize is not None:
-        epilogue = replace(epilogue, dtype=Quantize.of(chain.quantize).dtype)
+        epilogue = replace(epilogue, row=replace(epilogue.row, dtype=Quantize.of(chain.quantize).dtype))
     return GemmNorm(gemm.a, gemm.a_scale, gemm.b, gemm.b_scale, epilogue)
 
 
@@ -175,7 +167,8 @@ def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> 
     if reason:
         rejects.append(rejected(norm, reason))
         return
-    call = replace(NormQuantize.of(norm), dtype=cast.dtype, save=False)
+    call = NormQuantize.of(norm)
+    call = replace(call, row=replace(call.row, dtype=cast.dtype, save=False))
     hand_over(quantize, splice_call(quantize, call, _quantized_rows))
     rewrites.append(Rewrite(module_name(norm), "norm, activation and quantization in one pass"))
 

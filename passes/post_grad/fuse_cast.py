@@ -96,7 +96,7 @@ def _is_norm(source: fx.Node) -> bool:
     """Whether the tensor is a norm's result in a wide dtype."""
     made = NormQuantize.made(source, "out")
     norm = NormQuantize.of(made) if made is not None else None
-    return norm is not None and norm.dtype in FLOATS and norm.given is None
+    return norm is not None and norm.row.dtype in FLOATS and norm.given is None
 
 
 def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
@@ -107,7 +107,8 @@ def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
     norm = source.all_input_nodes[0]
     if reason := check(source, casts, alone=True):
         return _tensor(source, casts) or rejected(norm, reason)
-    call = replace(NormQuantize.of(norm), dtype=casts[0].call.dtype)
+    call = NormQuantize.of(norm)
+    call = replace(call, row=replace(call.row, dtype=casts[0].call.dtype))
     *forms, statistics = splice_call(norm, call, _both_ways)
     for user in NormQuantize.taken(norm, "statistics"):
         user.replace_all_uses_with(statistics)
@@ -117,8 +118,7 @@ def _norm(source: fx.Node, casts: list[Cast]) -> Rewrite | Reject | None:
 
 def _both_ways(call: NormQuantize[Tensor]) -> tuple[Tensor, ...]:
     """norm_quantize_both on the norm's rows: (rows, scales, columns, scales, statistics in the norm's own shape)."""
-    rows, names = call.x.reshape(-1, call.x.shape[-1]), (call.norm, call.block, call.activation)
-    made = NormQuantizeBoth(rows, call.weight, call.bias, *names, call.dtype, call.eps, call.save)()
+    made = NormQuantizeBoth(call.x.reshape(-1, call.x.shape[-1]), call.weight, call.bias, call.row)()
     columns, columns_scale = made.copy.t(), made.copy_scale.t()
     statistics = made.statistics.reshape(*call.x.shape[:-1], made.statistics.shape[-1])
     return made.out, made.scale, columns, columns_scale, statistics
@@ -140,4 +140,4 @@ def _in_memory(source: fx.Node) -> bool:
     if source.op == "placeholder" or source.target in PRODUCTS or ScaledGemm.matches(source):
         return True
     norm = NormQuantize.made(source)
-    return GemmNorm.made(source) is not None or (norm is not None and NormQuantize.of(norm).norm != "none")
+    return GemmNorm.made(source) is not None or (norm is not None and NormQuantize.of(norm).row.norm != "none")

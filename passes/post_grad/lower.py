@@ -53,7 +53,7 @@ class Lower:
                 _write_out(node, FrozenGemmNorm.of(node), frozen_gemm_norm.composed)
         if rewrites:
             graph.eliminate_dead_code()  # drops the quantizations of frozen weights
-        wide = [node for node in NormQuantize.calls(graph) if NormQuantize.of(node).dtype in norms.FLOATS]
+        wide = [node for node in NormQuantize.calls(graph) if NormQuantize.of(node).row.dtype in norms.FLOATS]
         quantizes = Quantize.calls(graph)
         for node in wide:
             _write_out(node, NormQuantize.of(node), in_torch)

@@ -24,7 +24,7 @@ from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
-from loka_compile.kernels.norms import FLOATS
+from loka_compile.kernels.norms import FLOATS, RowNorm
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 from loka_compile.passes.raising._norms import NORMS, Norm, norm_of
 
@@ -68,8 +68,8 @@ def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
     norm = _cast_back(reading, norm)
     norm = _activated(reading, norm)
     dtype = reading.value(norm.last).dtype
-    kind = norm.norm, norm.block, norm.activation, dtype, norm.eps, save
-    call = NormQuantize(norm.x, norm.weight, norm.bias, None, *kind)
+    row = RowNorm(norm.norm, norm.block, norm.activation, dtype, norm.eps, save)
+    call = NormQuantize(norm.x, norm.weight, norm.bias, None, row)
     all_of_it = emit(reading, norm.last, call.target(), *call.args)
     out = replace(reading, norm.last, emit(reading, norm.last, getitem, all_of_it, call.place("out")))
     parts = [norm.norm, f"blocks of {norm.block}" if norm.block else "", norm.activation]

@@ -120,3 +120,12 @@ def test_first_call(tmp_path):
     assert ways["inductor"]["ratio"] == ways["inductor"]["cpu_ratio"] == 1 and ways["online"]["cpu"] > 0
     assert ways["profile"]["all"][0]["calls"] == 1 < ways["online"]["all"][0]["calls"] < 20  # it stopped at a plan
     assert all(len(ways[way]["all"][0]["chosen"]) == 3 for way in ("profile", "online"))
+
+
+@pytest.mark.slow
+def test_other_engines(tmp_path):
+    result = bench(tmp_path, "bench_dispatch.py", "--quick", "--models", "dlrm", "--no-uniform", "--threads", "1")
+    variants = result["models"]["dlrm"]
+    assert {"inductor", "eager", "loka", "PyTorch dynamic, x86"} < set(variants) and "bf16" not in variants
+    assert all((variant["error"] is not None) != variant["skipped"].startswith("not installed")
+               for variant in variants.values())  # fmt: skip

@@ -162,7 +162,7 @@ def _triton_quantize(x: Tensor, dtype: Any, scaling: str, both: bool) -> tuple[T
 def _norm_quantize_both(
     x: Tensor, weight: Any, bias: Any, norm: str, block: int, activation: str, dtype: Any, eps: float, save: bool
 ) -> tuple[Tensor, ...]:
-    call = norm_quantize.NormQuantize(x, weight, bias, None, norm, block, activation, torch.float32, eps, save)
+    call = norm_quantize.NormQuantize.bind(x, weight, bias, None, norm, block, activation, torch.float32, eps, save)
     y, _, statistics = norm_quantize.reference(call)
     rows, columns = (norm_quantize.quantize_rows(each, None, dtype) for each in (y, y.t()))
     return *rows, columns[0].contiguous(), columns[1], statistics

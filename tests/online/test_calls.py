@@ -443,3 +443,17 @@ def test_what_is_made_of_a_weight_once_is_made_anew_when_it_is_swapped(swapping)
     assert lowered(compiled) == 2
     torch.utils.swap_tensors(model[0].weight, nn.Parameter(torch.randn(64, 32), False))
     assert off(compiled(x), model(x)) < 0.05
+
+
+@torch.no_grad()
+def test_who_calls_is_told_where_nothing_is_lowered():
+    """Such calls take the short way, which knows whose it is."""
+    models, x = (mlp(0), mlp(1)), torch.randn(64, 32)
+    options = {**LOWERS, "max_mere": 1e-9}
+    calls = [torch.compile(model, backend="loka", dynamic=False, options=options) for model in models]
+    for _ in range(6):
+        for call, model in zip(calls, models, strict=True):
+            torch.testing.assert_close(call(x), model(x))
+    for call in calls:
+        assert not lowered(call)
+        assert any("planned after 3 measured calls" in note for note in loka.explain(call).notes)

@@ -74,9 +74,9 @@ class Builder:
         return call, [plan]
 
 
-def race(plan, builder, x=None, device="cpu", options=None, floor=unknown):
-    plans = plan if isinstance(plan, list) else [plan]
-    raced = never_slower(plans, builder, [torch.ones(2) if x is None else x], options or Options(), device, (), floor)
+def race(plan, builder, x=None, device="cpu", options=None, floor=unknown, watched=False):
+    plans, inputs = plan if isinstance(plan, list) else [plan], [torch.ones(2) if x is None else x]
+    raced = never_slower(plans, builder, inputs, options or Options(), device, (), floor, watched)
     return raced.plan, raced.built
 
 
@@ -94,6 +94,15 @@ def test_a_slower_plan_goes_and_every_site_says_why(cache):
     for decision in plan.decisions.values():
         assert decision.reason.startswith("the planned graph was slower than the unplanned one: 0.")
         assert decision.rejected == ((INT8, decision.reason),)
+
+
+def test_what_watching_takes_of_a_call_counts(cache, monkeypatch):
+    """Online: what is lowered is watched, what is kept is not."""
+    monkeypatch.setattr(race_module, "WATCHED_US", 50_000.0)
+    assert not race(plan_of(), Builder(0.002, 0.006), watched=True)[0].lowered
+    assert race(plan_of(), Builder(0.002, 0.006))[0].lowered  # a race of its own
+    plan, (_, artifacts) = race(plan_of("cpu", "a"), Builder(0.002, 0.02), watched=True, floor=lambda: 2e4)
+    assert not plan.lowered and not artifacts[0].lowered  # the unplanned graph was compiled for it
 
 
 def test_a_finalist_that_is_faster_wins_and_says_by_how_much(cache):

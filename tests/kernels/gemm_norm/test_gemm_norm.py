@@ -15,7 +15,7 @@ from loka_compile.kernels.gemm_norm.gemm_norm_launch import launches
 from loka_compile.kernels.gemm_norm.gemm_norm_specimens import specimens
 from loka_compile.kernels.gemm_norm.gemm_norm_tiles import needs_two
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norms import ACTIVATIONS
+from loka_compile.kernels.norms import ACTIVATIONS, RowNorm
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.chips import CHIPS
 
@@ -52,7 +52,8 @@ def kernel(
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    epilogue = Epilogue(bias, residual, weight, shift, given_scale, norm, block, activation, dtype, EPS, save)
+    row = RowNorm(norm, block, activation, dtype, EPS, save)
+    epilogue = Epilogue(bias, residual, weight, shift, given_scale, row)
     call = GemmNorm(a, a_scale, b, b_scale, epilogue)
     outputs = empty_outputs(call)
     for launch in launches(call, outputs, arch_of(a) if a.is_cuda else arch):

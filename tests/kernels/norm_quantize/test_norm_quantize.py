@@ -18,7 +18,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize import (
     reference,
     specimens,
 )
-from loka_compile.kernels.norms import ACTIVATIONS, LONGEST_ROW, NORMS
+from loka_compile.kernels.norms import ACTIVATIONS, LONGEST_ROW, NORMS, RowNorm
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 HALF_ULP = {E4M3: 2.0**-4, E5M2: 2.0**-3, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
@@ -36,7 +36,7 @@ def kernel(x, weight, bias, given_scale, norm, block, activation, dtype, eps=EPS
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    call = NormQuantize(x, weight, bias, given_scale, norm, block, activation, dtype, eps, save)
+    call = NormQuantize(x, weight, bias, given_scale, RowNorm(norm, block, activation, dtype, eps, save))
     outputs = empty_outputs(call)
     made = launch(call, outputs, arch_of(x) if x.is_cuda else "sm_90")
     if not x.is_cuda and dtype.is_floating_point:
