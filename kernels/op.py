@@ -24,7 +24,7 @@ takes its fields in its place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from operator import getitem
 from typing import Any, ClassVar, Generic, Self, cast, get_origin, get_type_hints
