@@ -22,6 +22,7 @@ from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial import race as race_module
+from loka_compile.trial.laps import Times
 from loka_compile.trial.race import MARGIN, QUIET, Raced, _margin, never_slower, simplified_or_written, unknown
 
 INT8, UINT8 = Candidate("int8_rowwise", "aten"), Candidate("uint8_affine", "aten")
@@ -384,7 +385,7 @@ class Ranker(nn.Module):
 @pytest.mark.parametrize("wins", [True, False])
 def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
     if not wins:
-        monkeypatch.setattr(sys.modules["loka_compile.trial.race"], "_race", lambda *built: [2.0, 1.0])
+        monkeypatch.setattr(sys.modules["loka_compile.trial.race"], "_race", lambda *built: Times([[2.0, 1.0]]))
         monkeypatch.setattr(sys.modules["loka_compile.backend"], "floor_of", lambda *graph: unknown)
     torch.manual_seed(0)
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
