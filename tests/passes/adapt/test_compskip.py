@@ -437,9 +437,9 @@ def test_layers_side_by_side_have_nothing_to_reuse():
     ("schedule", "message"),
     [
         ({"layers": "blocks.*", "skip": {"even": ["attention"]}}, r"is a layer blocks.\* .nearest: 'layers.\*'"),
-        ({"layers": "layers.*", "skip": {"even": ["atention"]}}, "has a module 'atention' .nearest: 'attention'"),
+        ({"layers": "layers.*", "skip": {"even": ["atention"]}}, "contains a module 'atention' .nearest: 'attention'"),
         ({"layers": "layers.*", "skip": {"7": ["attention"]}}, "'7' matches none of the layers 0, 1, 2, 3"),
-        ({"layers": "layers.*", "reuse": {"0": ["pool"]}}, "pool: no layer before 0 has one"),
+        ({"layers": "layers.*", "reuse": {"0": ["pool"]}}, "pool: no layer before 0 has such"),
         ({"layers": "layers.*", "skip": {"all": ["pool"]}, "reuse": {"odd": ["pool"]}}, "both skipped and reused"),
     ],
 )
