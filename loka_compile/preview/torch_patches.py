@@ -203,6 +203,7 @@ PATCHES: tuple[Patch, ...] = (
     *(Patch("torch.cuda", name, make) for name, make in _ANSWERS.items()),
     Patch("torch._C", "_cuda_getCurrentRawStream", _returns(0), optional=True),
     Patch("torch._subclasses.fake_tensor:FakeTensorMode", "avoid_device_init", lambda gpu, _: property(lambda _: True)),
+    Patch("torch._subclasses.fake_tensor", "init_gpu_context", _returns(None)),  # 2.11 makes a tensor on the GPU there
     Patch("torch._subclasses.fake_tensor", "run_fallback_kernel", _out_is_the_result),
     *(Patch(_INTERFACE, name, _static(_ANSWERS[name])) for name in _CAPTURED),
     Patch(_INTERFACE, "get_raw_stream", _static(_returns(0)), optional=True),

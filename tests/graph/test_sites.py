@@ -21,15 +21,17 @@ pytestmark = pytest.mark.usefixtures("fresh_dynamo")
 
 
 class Root(nn.Module):
-    """A root module with parameters `w` and `v` and any forward."""
+    """A root module with parameters and any forward. (Dynamo of torch 2.11 cannot unpack a ParameterList.)"""
 
     def __init__(self, forward, *shapes):
         super().__init__()
         self.body = forward
-        self.params = nn.ParameterList([nn.Parameter(torch.randn(shape)) for shape in shapes])
+        self.names = [f"p{place}" for place in range(len(shapes))]
+        for name, shape in zip(self.names, shapes, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
 
     def forward(self, x):
-        return self.body(x, *self.params)
+        return self.body(x, *[getattr(self, name) for name in self.names])
 
 
 class Net(nn.Module):
