@@ -49,7 +49,7 @@ _line: ContextVar[_Line | None] = ContextVar("loka_progress", default=None)
 
 @contextlib.contextmanager
 def progress(stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Around what may take long; the outermost counts."""
+    """Shows the line while the block runs. Within another such block it does nothing."""
     stream = stream or sys.stderr
     if _line.get() is not None or stream is None or not stream.isatty():
         yield
@@ -64,7 +64,7 @@ def progress(stream: TextIO | None = None, clock: Callable[[], float] = time.mon
 
 
 def say(text: str) -> None:
-    """What is being done now, in a few words."""
+    """Puts into the line what is being done now, in a few words."""
     line = _line.get()
     if line is not None:
         line.say(text)

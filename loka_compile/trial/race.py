@@ -159,7 +159,7 @@ def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
 
 
 def _margin(plan: Plan, finalist: Plan) -> float:
-    """Half the noise is worth some time, as among a site's kernels (judge.py)."""
+    """Half the noise is worth some time, as among a site's kernels (dispatch/together.py)."""
     before, after = (sum(d.score.noise for d in each.lowered) for each in (plan, finalist))
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
