@@ -15,7 +15,7 @@ from torch import nn
 
 import loka_compile as loka
 from loka_compile.dispatch import candidates, choose, roofline
-from loka_compile.dispatch.candidates import fits_of
+from loka_compile.dispatch.candidates import fit, fits_of
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.errors import screen
 from loka_compile.dispatch.prices import clock_of, price
@@ -28,13 +28,13 @@ from loka_compile.spec.decision import KEPT, Candidate, Decision, Range
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan, parse_plan
 from loka_compile.spec.recipes import RECIPES
-from loka_compile.spec.site import Site
+from loka_compile.spec.site import Operand, Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import TARGETS
 from tests.dispatch.made_up import made_up_clock
 
 S, T = (sympy.Symbol(name, integer=True, positive=True) for name in ("s77", "s12"))
-INT8, BF16 = Candidate("int8_rowwise", "aten"), Candidate("bf16", "aten")
+INT8, BF16, FP8 = (Candidate(recipe, "aten") for recipe in ("int8_rowwise", "bf16", "fp8_rowwise"))
 GOOD = ErrorScore(0.02, 40.0, 0.01)
 
 
@@ -191,6 +191,29 @@ def test_a_modelled_crossover_on_a_gpu():
     for each in own:
         here = profiled(max(each.rows, 2), max(each.rows, 2), dtype=torch.bfloat16, N=1024, K=1024)
         assert dispatch(profile_of(here), options=Options(target="h100")).decisions["fc#0:output"].chosen == each.chosen
+
+
+def test_a_cast_beside_the_form_by_rows_has_a_time_at_every_batch():
+    """A gradient's two products share what looks at it (fuse_cast.py); the batch is a multiple of 16 by its symbol."""
+    rows, wide, options = 16 * S, 2048, Options(target="h100", recipes=("fp8_rowwise",))
+    g = Operand("g", "mul.Tensor")
+    grad_input = profiled(rows, 65536, "fc#0:grad_input", wide, wide, torch.bfloat16)
+    grad_weight = profiled(wide, wide, "fc#0:grad_weight", wide, wide, torch.bfloat16)
+    site = replace(grad_input.site, role="grad_input", gradient="lhs", lhs=g, static_rhs=False)
+    late = replace(g, flipped=True)
+    back = replace(grad_weight.site, role="grad_weight", gradient="lhs", lhs=late, static_rhs=False, K=rows)
+    sites = [
+        replace(grad_input, site=site),
+        replace(grad_weight, site=back, observed=(1, wide, wide, 65536)),
+    ]
+    plan = dispatch(profile_of(*sites), options=options)
+    assert [each.chosen for each in plan.decisions["fc#0:grad_input"].ranges] == [KEPT, FP8]
+    hardware, clock = TARGETS["h100"], clock_of(TARGETS["h100"])
+    at = numbers(over_batches(priced(profile_of(*sites), options, clock), Batch(S, 4096), clock, options), S)
+    found = at(4096)["fc#0:grad_weight"].costs[FP8].casts
+    fixed = roofline.cost(fit(FP8, back, hardware), Sizes(1, wide, wide, 65536), hardware).casts
+    assert [each.beside_us for each in found] == pytest.approx([each.beside_us for each in fixed])
+    assert all(each.beside_us > 0 for each in found)
 
 
 # ---------------------------------------------------------------- few
