@@ -38,17 +38,17 @@ class Trial:
 
     def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int] | None = None) -> None:
         """written: places of the inputs that the graph writes, where that is known already."""
-        self._gm, self._inputs, self._known = gm, inputs, written
+        self.gm, self.inputs, self._known = gm, inputs, written
         self._now: fx.GraphModule | None = None
 
     def of(self, gm: fx.GraphModule) -> Trial:
         """The same of another form of the graph."""
-        return Trial(gm, self._inputs, self.written)
+        return Trial(gm, self.inputs, self.written)
 
     @functools.cached_property
     def written(self) -> Collection[int]:
         """Places of the inputs that the graph writes."""
-        return written_inputs(self._gm.graph) if self._known is None else self._known
+        return written_inputs(self.gm.graph) if self._known is None else self._known
 
     @property
     def graph(self) -> fx.Graph:
@@ -63,7 +63,7 @@ class Trial:
     @functools.cached_property
     def all_sites(self) -> list[Site]:
         """Its GEMMs as they are compiled for, forward and, in training, backward."""
-        return sites_of(self._gm, self._inputs) if is_training(self._inputs) else self.sites
+        return sites_of(self.gm, self.inputs) if is_training(self.inputs) else self.sites
 
     @functools.cached_property
     def reference(self) -> list[Any]:
@@ -76,11 +76,11 @@ class Trial:
         """After `rewrite` of the inference graph, with what it wrote into its inputs (caches, codebooks, parameters of
         an optimizer). Inputs and random state stay as they are."""
         traced, compiled, _ = self._traced
-        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self._inputs)):
+        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.inputs)):
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
-                own = own_inputs([*map(compat.concrete, self._inputs)], self.written)
+                own = own_inputs([*map(compat.concrete, self.inputs)], self.written)
                 return [*compiled(*own), *(own[place].detach() for place in sorted(self.written))]
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class Trial:
             return lambda *args: fx.Interpreter(self._now).run(*args)
 
         with torch.no_grad():
-            compiled = compat.capture(compat.forward_only(self._gm), self._inputs, joint=joint, inner=inner)
+            compiled = compat.capture(compat.forward_only(self.gm), self.inputs, joint=joint, inner=inner)
         return traced[0], compiled, sites
 
 

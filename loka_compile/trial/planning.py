@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -31,58 +32,99 @@ from loka_compile.spec.plan_diff import diff
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial.budget import Rewriter, Trial, within_budget
 from loka_compile.trial.finalists import changes, finalists
-from loka_compile.trial.gradients import gradients_within_budget, step_of
+from loka_compile.trial.gradients import Step, gradients_within_budget, step_of
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The graph that a plan is for, and what its plans are tried with.
+
+    trial: the graph on the inputs at hand. rewriter: makes of it what a plan says. device: where it runs. tangents:
+    gradients of its outputs that were seen (gradients.step_of).
+    """
+
+    trial: Trial
+    rewriter: Rewriter
+    device: str = "cpu"
+    tangents: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def is_real(self) -> bool:
+        """Whether there are inputs to run it on."""
+        return not any(compat.is_fake(value) for value in self.trial.inputs)
+
+    @cached_property
+    def step(self) -> Step | None:
+        """A training step of the graph; None in inference, or where nothing is to be differentiated."""
+        trial = self.trial
+        return step_of(trial.gm, trial.inputs, self.tangents, trial.written) if is_training(trial.inputs) else None
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """How far a plan's outputs and gradients may be off; infinity where nobody looks."""
+
+    outputs: float = math.inf
+    gradients: float = math.inf
 
 
 def settle(
-    options: Options,
-    gm: fx.GraphModule,
-    inputs: Sequence[Any],
-    rewriter: Rewriter,
-    device: str = "cpu",
-    demoted: Mapping[str, str] = MappingProxyType({}),
-    online: bool = False,
-    tangents: Mapping[str, torch.Tensor] = MappingProxyType({}),
-    trial: Trial | None = None,
+    options: Options, bench: Bench, demoted: Mapping[str, str] = MappingProxyType({}), online: bool = False
 ) -> list[Plan]:
     """The plan, unraced, with the choices for the batch at hand; behind it the finalists it has to race (finalists.py).
 
-    demoted: reasons by key of sites that may not be lowered. online: a plan that is given was made here, so its outputs
-    are compared like those of a new one. tangents: gradients of its outputs that were seen (gradients.step_of). trial:
-    of this graph, where there is one already.
+    demoted: by key, why a site may not be lowered. online: a plan that is given was made here, so its outputs are
+    compared like those of a new one.
     """
-    trial = trial or Trial(gm, inputs)
-    plan = _made(options, gm, inputs, device, trial)
-    plans = [plan, *(finalists(plan, options) if options.plan is None else [])]
-    compared = (options.plan is None or online) and not any(compat.is_fake(value) for value in inputs)
-    step = None
-    settled: list[Plan] = []
-    for plan in plans:
-        for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
-            plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
-        plan = at_this_batch(plan, trial, inputs)
-        if compared and plan.lowered:
-            plan = within_budget(plan, trial, options.max_output_error, rewriter)
-        if compared and plan.lowered and is_training(inputs) and not math.isinf(options.max_gradient_error):
-            step = step or step_of(gm, inputs, tangents, trial.written)
-            if step is not None:
-                plan = gradients_within_budget(plan, step, options.max_gradient_error, rewriter)
-        if not settled or any(changes(settled[0], plan)):
-            settled.append(plan)
-    return settled
+    made = _made(options, bench)
+    compared = (options.plan is None or online) and bench.is_real
+    budgets = Budgets(options.max_output_error, options.max_gradient_error) if compared else Budgets()
+    return _distinct([_tried(plan, bench, budgets) for plan in contenders(made, options, demoted)])
 
 
-def _made(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], device: str, trial: Trial) -> Plan:
+def contenders(made: Plan, options: Options, demoted: Mapping[str, str]) -> list[Plan]:
+    """The plan and, where it was made here, its finalists, without the sites that may not be lowered."""
+    plans = [made, *(finalists(made, options) if options.plan is None else [])]
+    return [_without(plan, demoted) for plan in plans]
+
+
+def _without(plan: Plan, demoted: Mapping[str, str]) -> Plan:
+    for decision in [each for each in plan.decisions.values() if each.recipes and each.site.key in demoted]:
+        plan = plan.with_decision(decision.demoted(demoted[decision.site.key]))
+    return plan
+
+
+def _tried(plan: Plan, bench: Bench, budgets: Budgets) -> Plan:
+    """The plan for the batch at hand, as far as the graph's outputs and gradients are within the budgets under it."""
+    plan = at_this_batch(plan, bench.trial)
+    if plan.lowered and not math.isinf(budgets.outputs):
+        plan = within_budget(plan, bench.trial, budgets.outputs, bench.rewriter)
+    if plan.lowered and not math.isinf(budgets.gradients) and bench.step is not None:
+        plan = gradients_within_budget(plan, bench.step, budgets.gradients, bench.rewriter)
+    return plan
+
+
+def _distinct(plans: Sequence[Plan]) -> list[Plan]:
+    """Without finalists that came to the same choices as the first."""
+    first, *others = plans
+    return [first, *(other for other in others if any(changes(first, other)))]
+
+
+# ---------------------------------------------------------------- where a plan comes from
+
+
+def _made(options: Options, bench: Bench) -> Plan:
     """Given, dispatched from the profile that is given, or from a look at the first batch."""
+    trial = bench.trial
     if options.plan is not None:
-        return _given(options, device)
+        return _given(options, bench.device)
     if options.profile is not None:
-        plan = dispatch(_as_in(options.profile, trial, inputs), options=options)
+        plan = dispatch(_as_in(options.profile, trial), options=options)
         return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
-    if any(compat.is_fake(value) for value in inputs):
+    if not bench.is_real:
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
-    profile = profile_graph(gm, inputs, options.recipes, budget=options.error_budget)
-    plan = dispatch(_as_in(profile, trial, inputs), options=options)
+    profile = profile_graph(trial.gm, trial.inputs, options.recipes, budget=options.error_budget)
+    plan = dispatch(_as_in(profile, trial), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
 
 
@@ -136,9 +178,9 @@ def _given(options: Options, device: str) -> Plan:
     return plan
 
 
-def _as_in(profile: Profile, trial: Trial, inputs: Sequence[Any]) -> Profile:
+def _as_in(profile: Profile, trial: Trial) -> Profile:
     """The profile with this graph's sizes, which depend on the batch where the graph was made for any."""
-    if not any(isinstance(value, torch.SymInt) for value in inputs):
+    if not any(isinstance(value, torch.SymInt) for value in trial.inputs):
         return profile
     sites = dict(profile.sites)
     for site in trial.all_sites:
@@ -149,7 +191,7 @@ def _as_in(profile: Profile, trial: Trial, inputs: Sequence[Any]) -> Profile:
     return replace(profile, sites=sites)
 
 
-def at_this_batch(plan: Plan, trial: Trial, inputs: Sequence[Any]) -> Plan:
+def at_this_batch(plan: Plan, trial: Trial) -> Plan:
     """The choices for the batch at hand. Where the batch may change, guards hold it within the ranges of these."""
     if not any(decision.ranges for decision in plan.decisions.values()):
         return plan
@@ -158,8 +200,8 @@ def at_this_batch(plan: Plan, trial: Trial, inputs: Sequence[Any]) -> Plan:
         if decision is None or not decision.ranges:
             continue
         rows = decision.rows(site)
-        here = compat.hint_of(rows, inputs)
+        here = compat.hint_of(rows, trial.inputs)
         low, high = decision.bounds(here)
-        compat.guard_sizes(inputs, rows >= low, *([rows < high] if high is not None else []))
+        compat.guard_sizes(trial.inputs, rows >= low, *([rows < high] if high is not None else []))
         plan = plan.with_decision(decision.at(here))
     return plan
