@@ -156,16 +156,17 @@ def _all_as_one(known: Sequence[Knows], site: Site) -> Knows | None:
     """What holds for all of them; None if there are none."""
     if not known:
         return None
-    first = known[0]
-    if isinstance(first, Decision):
-        named = replace(first, site=replace(first.site, key=site.key, fqn=site.fqn))
-        other = next((d for d in known if (d.chosen, d.ranges) != (first.chosen, first.ranges)), None)  # type: ignore[union-attr]
-        if other is None:
-            return named
-        reason = f"one graph serves {first.site.key} and {other.site.key}, but the plan decides them differently"
-        return named.demoted(reason)
-    worst = functools.reduce(_worse, known)  # type: ignore[arg-type]
-    return replace(worst, site=site)
+    decisions = [each for each in known if isinstance(each, Decision)]
+    if not decisions:
+        worst = functools.reduce(_worse, [each for each in known if isinstance(each, SiteProfile)])
+        return replace(worst, site=site)
+    first = decisions[0]
+    named = replace(first, site=replace(first.site, key=site.key, fqn=site.fqn))
+    other = next((d for d in decisions if (d.chosen, d.ranges) != (first.chosen, first.ranges)), None)
+    if other is None:
+        return named
+    reason = f"one graph serves {first.site.key} and {other.site.key}, but the plan decides them differently"
+    return named.demoted(reason)
 
 
 def _worse(one: SiteProfile, other: SiteProfile) -> SiteProfile:

@@ -114,10 +114,11 @@ def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
 
 
 def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -> Plan:
-    """The fastest plan found on the frontier between time and noise whose outputs, on this graph, are within the
-    budget: a relative RMS of what they were.
+    """The fastest plan on the frontier between time and noise whose outputs, on this graph, are within the budget: a
+    relative RMS of what they were.
 
-    Demoted along the way are the sites that make the most noise for the time they save.
+    The trick: along the frontier, sites are kept one after another, those first that make the most noise for the time
+    they save. So the plans are a list, their errors fall along it, and bisection finds the first within the budget.
     """
     here = {d.site.key: d for d in filter(None, map(plan.find, trial.sites)) if d.lowered}
     if not here or math.isinf(budget):
@@ -143,11 +144,15 @@ def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -
 
     if within(0):
         return plan
-    low, high = 1, len(steps) - 1  # the first is over, at the last every site of this graph is as it was
+    return at(first_within(1, len(steps) - 1, within))  # at the last every site of this graph is as it was
+
+
+def first_within(low: int, high: int, within: Callable[[int], bool]) -> int:
+    """The first index that is within a budget, by bisection. Noise falls from index to index, and `high` is within."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if within(middle) else (middle + 1, high)
-    return at(high)
+    return low
 
 
 def kept_along_frontier(lowered: Sequence[Decision]) -> list[set[str]]:

@@ -29,9 +29,14 @@ LOOKS = 2
 
 
 def eager_or_compiled(
-    raced: Raced, gm: fx.GraphModule, reading: Reading, inputs: Sequence[Any], options: Options, device: str,
+    raced: Raced,
+    gm: fx.GraphModule,
+    reading: Reading,
+    inputs: Sequence[Any],
+    options: Options,
+    device: str,
     written: Collection[int] = (),
-) -> Raced:  # fmt: skip
+) -> Raced:
     """The compiled graph, or the graph of Dynamo run op by op where that is clearly faster.
 
     gm: the graph as it was written, but for what options change of the model; reading: of it. The plan that comes back

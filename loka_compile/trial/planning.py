@@ -1,9 +1,13 @@
 """Settling the plan of one graph: given, dispatched from a profile, or from a look at the first batch.
 
-A plan that is given is followed to the letter. One that is made here is tried first (budget.py): the rewritten graph's
-outputs are compared with the original's on the inputs at hand, and sites are demoted, those first that make the most
-noise for the time they save, until the error is within `max_output_error`; in training its gradients too
-(gradients.py).
+    made         the plan, from where the options say
+    contenders   the plan and its finalists, without the sites that may not be lowered     data alone
+    tried        each on the graph, until its errors are within the budgets                run on a Bench
+
+A plan that is given is followed to the letter. One that is made here is tried first: the rewritten graph's outputs are
+compared with the original's on the inputs at hand (budget.py), in training its gradients too (gradients.py). Sites are
+demoted, those first that make the most noise for the time they save, until the errors are within `max_output_error` and
+`max_gradient_error`.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
 from loka_compile.graph.rerun import is_training
 from loka_compile.probe.profile import Profile, load_profile
 from loka_compile.probe.session import profile_graph
+from loka_compile.spec.decision import Decision
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan, PlanError, load_plan
 from loka_compile.spec.plan_diff import diff
@@ -129,8 +134,10 @@ def _made(options: Options, bench: Bench) -> Plan:
 
 
 def read(options: Options, device: str = "cpu") -> Options:
-    """The options with the plan or the profile that they give as a path, read: once a compilation. Of both one is left,
-    by the hardware."""
+    """The options, with their plan or profile read where it is a path. Called once a compilation.
+
+    If both are given, one is left. Which one, the hardware decides.
+    """
     plan, profile = options.plan, options.profile
     if plan is not None and not isinstance(plan, Plan):
         options = replace(options, plan=load_plan(plan))
@@ -159,14 +166,17 @@ def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any]) -
 
 
 def lost(given: Plan | Profile, written: Trial, simpler: Trial) -> str:
-    """What a simpler graph loses: GEMMs that the profile, or a pinned plan, which is refused then, would not know; or
-    some that the plan lowers, here or at another batch. Empty if nothing."""
+    """What a simpler graph loses; empty if nothing.
+
+    It loses GEMMs that the profile or the pinned plan does not know any more (a pinned plan would be refused then), or
+    GEMMs that the plan lowers, here or at another batch.
+    """
     before, after = ([given.find(site) for site in trial.all_sites] for trial in (written, simpler))
     if (isinstance(given, Profile) or given.pins) and after.count(None) > before.count(None):
         return f"the {type(given).__name__.lower()} given knows GEMMs as they are written"
     if isinstance(given, Profile):
         return ""
-    lowered = [sum(bool(d.recipes) for d in found if d is not None) for found in (before, after)]  # type: ignore[union-attr]
+    lowered = [sum(isinstance(d, Decision) and bool(d.recipes) for d in found) for found in (before, after)]
     return "the plan given lowers GEMMs as they are written" if lowered[1] < lowered[0] else ""
 
 
@@ -179,7 +189,7 @@ def _given(options: Options, device: str) -> Plan:
 
 
 def _as_in(profile: Profile, trial: Trial) -> Profile:
-    """The profile with this graph's sizes, which depend on the batch where the graph was made for any."""
+    """The profile with this graph's sizes: expressions in the batch's symbol, if the graph is for any batch."""
     if not any(isinstance(value, torch.SymInt) for value in trial.inputs):
         return profile
     sites = dict(profile.sites)
@@ -192,7 +202,7 @@ def _as_in(profile: Profile, trial: Trial) -> Profile:
 
 
 def at_this_batch(plan: Plan, trial: Trial) -> Plan:
-    """The choices for the batch at hand. Where the batch may change, guards hold it within the ranges of these."""
+    """The plan with the choices for the batch at hand. If the batch may change, guards hold it within their range."""
     if not any(decision.ranges for decision in plan.decisions.values()):
         return plan
     for site in trial.all_sites:

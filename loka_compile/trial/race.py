@@ -35,14 +35,15 @@ ROUNDS, MAX_ROUNDS = 5, 31
 ENOUGH_SECONDS = 1.0
 """Rounds go on until they took this long, within these counts."""
 CLEAR = 1.25
-"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
+"""Or until one is so many times faster than every other. A graph whose time is so many times below another graph's
+floor is surely faster than it."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
-"""Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+"""A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
 LITTLE, FEW = 0.02, 4.0
-"""A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
-first where the plan saves so many times less than the graph takes at least."""
+"""LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
+FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
