@@ -10,6 +10,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
 HERE   := $(shell pwd | cksum | cut -d ' ' -f 1)
 READY  := $(VENV)/ready-$(HERE)
 DATA   := $(VENV)/data-$(HERE)
+TYPED  := build/typed/loka_compile
 # A .venv whose Python is missing, broken, too old or without pip is rebuilt; a valid one is reused.
 VALID  := $(shell $(PY) -c 'import sys, pip; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 # Two workers of one thread each: torch would otherwise start a thread per core in both.
@@ -36,10 +37,16 @@ fuzz: $(READY)
 test-gpu: $(READY)
 	$(PY) -m pytest -m "" tests/kernels tests/examples/test_bench_kernels.py
 
-lint: $(READY)
+lint: $(READY) $(TYPED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check -q .
 	$(PY) -m mypy
+
+# What mypy reads: passes/ and kernels/ under the names they are imported by.
+$(TYPED):
+	@mkdir -p $@
+	@ln -sfn ../../../passes $@/passes
+	@ln -sfn ../../../kernels $@/kernels
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -52,7 +59,7 @@ $(VENV):
 $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation -e '.[dev,examples]'
+	@$(PIP) --no-build-isolation -e '.[dev,examples,audience]'
 	@touch $@
 
 $(DATA): $(READY)

@@ -106,7 +106,7 @@ def story(options: argparse.Namespace, console: Console, progress: Progress) -> 
 
     # 6. Read the result: every decision with its reason, and every graph before and after each pass.
     explained = {"cpu": loka.explain(models["loka"]), "h100": loka.explain(models["h100"])}
-    plans = {"cpu": loka.plan(models["loka"]), "h100": loka.plan(models["h100"])}
+    plans = {target: loka.plan(models[name], graph=0) for target, name in (("cpu", "loka"), ("h100", "h100"))}
     plans["cpu"].save(out / "plan.json")
     plans["h100"].save(out / "plan_h100.json")
     for target, name in {"cpu": "loka", "h100": "h100"}.items():

@@ -1,10 +1,12 @@
-"""What is made of a parameter once, not at every call: its quantized forms.
+"""Forms of a parameter that are made once instead of at every call: its quantizations.
 
-A form is kept beside the parameter and made anew when the parameter changed. What tells: the tensor object, its
-storage, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
-(fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at
-every call, so there such writes are not seen. A tensor without a version counter (made under inference_mode) is
-quantized at every call. A fake one has only a shape to give.
+A form is kept beside the parameter and made again when the parameter changed. A change shows in the tensor object, its
+storage or its version counter. Writes through `.data` do not count as a version, so on a CPU 64 of its values are
+compared at every call, and at each 8th call one of its blocks in turn (fingerprint.py). On a GPU a comparison would
+wait for the GPU at every call, so such writes are not seen there.
+
+A tensor without a version counter (made under inference_mode) is quantized at every call. A fake tensor gives shapes
+only.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from loka_compile.kernels.quantize import quantize as quantization
 
 SAMPLES = 64
 LOOK_EVERY = 8
-"""Calls between two looks at a block: of a weight of a million values all are looked at in 8,000 calls."""
+"""Calls between two looks at a block. In a weight of a million values all blocks are seen within 8,000 calls."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor.
-    sampled: a view of the values that `sample` is a copy of."""
+    """One parameter's forms.
+
+    storage: held, so that no other tensor gets its address. sampled: a view of some values. sample: a copy of them.
+    """
 
     parameter: weakref.ref[Tensor]
     storage: Any
@@ -42,8 +46,10 @@ class _Entry:
     blocks: Blocks
 
     def holds(self, weight: Tensor) -> bool:
+        """Whether the forms are those of this weight as it is now."""
+        alive = self.parameter() is weight
         return (
-            self.parameter() is weight
+            alive
             and self.version == weight._version
             and self.layout == _layout(weight)
             and (weight.is_cuda or torch.equal(self.sample, self.sampled))
@@ -51,12 +57,12 @@ class _Entry:
         )
 
 
-_entries: dict[int, _Entry] = {}  # id of the parameter; an entry goes with its parameter
+_entries: dict[int, _Entry] = {}  # by id of the parameter; an entry goes when its parameter does
 _lock = threading.Lock()
 
 
 def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
-    """`make(weight)`, remembered under `form` until the weight changes."""
+    """`make(weight)`, kept under `form` until the weight changes."""
     if weight.is_inference() or compat.is_fake(weight):
         return make(weight)
     key = id(weight)
@@ -80,17 +86,17 @@ def _layout(weight: Tensor) -> tuple[Any, ...]:
 
 
 def _sampled(weight: Tensor) -> Tensor:
-    """Some of its values, as they lie: a view."""
+    """A view of about SAMPLES values, spread over the tensor's memory."""
     sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
     span = 0 if not weight.numel() else 1 + sum(sizes)
-    step = span // SAMPLES | 1  # an odd step walks through the columns too
+    step = span // SAMPLES | 1  # odd, so that it visits all columns of an even-sized matrix
     return weight.detach().as_strided((-(-span // step),), (step,))
 
 
 def quantized(
     weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight as a right operand (k, N + more), quantized along K, with its scale; a plain cast has none."""
+    """The weight as a right operand (k, N + more), quantized along K, with its float32 scale; None for a plain cast."""
     form = transposed, dtype, scaling, k, more
     return frozen(weight, form, lambda tensor: right_operand(tensor, *form))
 
@@ -98,6 +104,7 @@ def quantized(
 def right_operand(
     tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
 ) -> tuple[Tensor, Tensor | None]:
+    """The right operand (k, N + more) of a weight, as `quantized` keeps it."""
     own = _padded(tensor.detach(), transposed, k, more)
     right = own.mT if transposed else own
     if scaling == "none":
@@ -106,10 +113,10 @@ def right_operand(
         scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
         return torch.empty_like(right, dtype=dtype), scale
     q, scale = quantization.reference(right, dtype, scaling, -2)
-    return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
+    return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # every FP8 provider reads it along K
 
 
 def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
-    """With zeros up to k along K and `more` columns of them, as it lies."""
+    """The weight with zeros up to k along K, and `more` columns of zeros."""
     along = k - weight.shape[-1 if transposed else -2]
     return quantization.with_zeros(weight, *((more, along) if transposed else (along, more)))

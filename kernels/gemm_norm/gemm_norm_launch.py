@@ -27,12 +27,13 @@ from loka_compile.spec.chips import CHIPS
 
 
 def compiles_for(a: Tensor, b: Tensor, arch: str) -> bool:
-    """Whether there are kernels for these operands on this chip."""
+    """Whether the kernel takes these operands on this chip."""
     return arch in CHIPS and a.dtype not in (torch.float32, torch.float64) and b.shape[0] <= norms.LONGEST_ROW
 
 
 def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[Launch]:
-    """The fused kernel, or the product and then norm_quantize's."""
+    """The fused kernel; or, if a tile cannot hold what must be seen at once, the product and then norm_quantize's
+    kernel."""
     epilogue, (out, scale, statistics, product) = call.epilogue, outputs
     if not needs_two(call.b.shape[0], epilogue.norm, epilogue.block, scale.numel() > 0):
         return [launch(call, outputs, arch)]
@@ -44,7 +45,7 @@ def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[
 
 
 def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
-    """Operands and outputs contiguous; not for what needs two."""
+    """The fused kernel for contiguous operands and outputs, where one tile holds what must be seen at once."""
     a, a_scale, b, b_scale, epilogue = call.a, call.a_scale, call.b, call.b_scale, call.epilogue
     bias, residual, norm, block = epilogue.bias, epilogue.residual, epilogue.norm, epilogue.block
     out, scale, statistics, product = outputs
@@ -113,12 +114,17 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
 
 
 def turned(b: Tensor, bn: int, bk: int) -> TensorDescriptor:
-    """b (N, K) with each 64 rows in another order: row 8 j + 2 t + e is b's 16 t + 2 j + e (j < 8, t < 4, e < 2).
-    Thread t of four on Hopper gets columns 8 j + 2 t + e of a product: so it has 16 bytes of FP8 to store in one piece,
-    not 2 by 2."""
+    """b (N, K) with each 64 rows reordered: row 8 j + 2 t + e of the result is b's row 16 t + 2 j + e (j < 8, t < 4, e
+    < 2).
+
+    The trick: thread t of four on Hopper holds columns 8 j + 2 t + e of a product for all j. Reordered, these are 16
+    neighbouring columns: 16 bytes of FP8 in one store instead of eight stores of 2 bytes. The descriptor has (j, t, e)
+    as dimensions of their own, so the reordering is done by TMA while it loads.
+    """
     n, k = b.shape
     return TensorDescriptor(b, [n // 64, 8, 4, 2, k], [64 * k, 2 * k, 16 * k, k, 1], [bn // 64, 8, 4, 2, bk])
 
 
 def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels."""
     return triton.knobs.runtime.interpret

@@ -11,13 +11,23 @@ from loka_compile.kernels.launch import Specimen, moved
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the sequence GEMM, norm with activation, quantization."""
+    """At the field's shapes, against the sequence of GEMM, norm with activation, and quantization."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
-        norm: str, activation: str, m: int, n: int, k: int, block: int = 0, weights: int = 0, save: bool = False,
-        of: torch.dtype = fp8, dtype: torch.dtype = fp8, biased: bool = False, added: bool = False,
-    ) -> Specimen:  # fmt: skip
+        norm: str,
+        activation: str,
+        m: int,
+        n: int,
+        k: int,
+        block: int = 0,
+        weights: int = 0,
+        save: bool = False,
+        of: torch.dtype = fp8,
+        dtype: torch.dtype = fp8,
+        biased: bool = False,
+        added: bool = False,
+    ) -> Specimen:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
 

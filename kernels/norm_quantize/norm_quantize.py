@@ -6,19 +6,23 @@
     y = activation(n * weight + bias)
     out ~ y / scale
 
-x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). weight, bias: (N,) or None.
-block: 0, or the length of the blocks of a row, all alike, whose statistics are taken by themselves; `rms` with 256 is
-BlockNorm. activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
-dtype: of out. An 8-bit one is quantized as loka::quantize does: with one scale a row, shape (..., 1), or with `given`,
-one float32 in a tensor of shape (1,), by which y is divided and then clamped; int8 takes no given scale, as it has no
-NaN. A wider dtype is not scaled. scale is empty, shape (0,), where none is made.
-statistics: float32, what the backward needs, with `save`: (..., S), rstd of each block (S = blocks), for `layer` mean
-and then rstd of each block; else S = 0.
+x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck).
+weight, bias: (N,) or None.
+block: the length of a row's blocks, each with statistics of its own, or 0 for the whole row; `rms` with 256 is
+    BlockNorm.
+activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
 
-All is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32: beyond
-|x| = 1e18 or so rstd is 0. What is not finite becomes NaN in FP8, in its own place (a norm spreads a NaN over its
-block); an int8 row that holds such a value has a scale that is not finite.
-Raises ValueError on other names, dtypes and shapes. Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
+dtype: that of out, (..., N). FP8 and int8 are quantized as in loka::quantize, with scale (..., 1), one a row. With
+    `given`, a float32 tensor (1,), y is divided by it and clamped instead; int8 takes no `given`, because it has no
+    NaN. A wider dtype has no scale. scale is (0,) if none is made.
+statistics: float32 (..., S), what the backward needs, with `save`: rstd of each block; `layer` has the means of all
+    blocks first. S = 0 without `save`.
+
+Everything is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32:
+for |x| above about 1e18 rstd is 0. A value that is not finite becomes NaN in FP8, in its own place (a norm spreads NaN
+over its block); an int8 row with such a value has a scale that is not finite.
+Raises ValueError for other names, dtypes and shapes.
+Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
 """
 
 from __future__ import annotations
@@ -87,28 +91,29 @@ def reference(call: NormQuantize[Tensor]) -> Normed[Tensor]:
 
 
 def check(call: NormQuantize[Tensor]) -> None:
+    """Raises ValueError if names, shapes or dtypes do not fit together."""
     op, x, given, dtype = f"loka::{call.name}", call.x, call.given, call.dtype
     if x.dim() < 1 or x.shape[-1] == 0 or x.dtype not in (*FLOATS, torch.float64):
         raise ValueError(f"{op}: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
     check_norm(op, x.shape[-1], call.weight, call.bias, call.norm, call.block, call.activation)
     if dtype not in (*FLOATS, *FP8, torch.int8, torch.float64):
-        raise ValueError(f"{op}: out cannot be {dtype}")
+        raise ValueError(f"{op}: out must be FP8, int8 or a wider float, got {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
-        raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
+        raise ValueError(f"{op}: given must have shape (1,) and goes with FP8, got {tuple(given.shape)} with {dtype}")
 
 
 # ---------------------------------------------------------------- its launches
 
 
 def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> Launch:
-    """x and out: contiguous."""
+    """The launch for contiguous x and out."""
     x, out, scale, statistics = call.x, *outputs
     n = x.shape[-1]
     rows = x.numel() // n
     length = call.block or n
     blocks = n // length
     bb, bl = triton.next_power_of_2(blocks), triton.next_power_of_2(length)
-    values = 32 if blocks > 1 else 64  # a thread's: several rows, so that loads are in flight together
+    values = 32 if blocks > 1 else 64  # values of a thread: several rows, so that their loads overlap
     lanes = 64 if arch.startswith("gfx") else 32
     warps = max(4, min(16, bb * bl // (lanes * values)))
     bm = max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1))))
@@ -156,11 +161,12 @@ norm_quantize = declare(NormQuantize, dense(reference), run)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    """Keep what the backward reads."""
     call: Any = NormQuantize.bind(*inputs)
     x, made = call.x, Normed(*output)
     alone = (call.norm, call.activation, call.weight, call.bias) == ("none", "relu", None, None)
     if alone and call.dtype == x.dtype:
-        x = made.out  # not above 0 where x is not, and read by what follows anyway
+        x = made.out  # it is above 0 where x is, and the next op has saved it anyway
     ctx.save_for_backward(x, call.weight, call.bias, made.statistics)
     ctx.call = replace(call, x=None, weight=None, bias=None, given=None)
 
@@ -197,7 +203,7 @@ norm_quantize.register_autograd(_backward, setup_context=_keep)
 
 
 def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
-    """What the kernel writes."""
+    """Memory for the kernel's results."""
     x, dtype = call.x, call.dtype
     scaled = call.given is None and dtype in (*FP8, torch.int8)
     scale = x.new_empty((*x.shape[:-1], 1) if scaled else (0,), dtype=torch.float32)
@@ -207,7 +213,7 @@ def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside what Inductor runs without fusing the quantization."""
+    """At the field's shapes, against what Inductor runs without fusing the quantization."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(

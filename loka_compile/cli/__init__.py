@@ -5,6 +5,7 @@
     loka plan diff old.json new.json                 exit code 1 where they differ
     loka compskip suggest mymodel:example            what each branch of the layers adds, against its FLOPs
     loka kernels --target sm_90 gfx942               exit code 1 where a default configuration has a fault
+    loka report mymodel:example --out report.html    one page to look at; of files too, and of two things compared
     loka preview mymodel:example --target h100       exit code 1 where a side has nothing to show or memory is short
 
 Exit code 2 and one line on stderr where something is wrong. Torch is imported by the subcommands that need it.
@@ -18,10 +19,10 @@ import sys
 from collections.abc import Sequence
 
 from loka_compile import __version__
-from loka_compile.cli import compskip, explain, kernels, plan, preview
+from loka_compile.cli import compskip, explain, kernels, plan, preview, report
 from loka_compile.cli.arguments import CommandError
 
-COMMANDS = (explain, plan, kernels, compskip, preview)
+COMMANDS = (explain, plan, kernels, compskip, preview, report)
 """One file a command: add(commands) says what it takes, run(arguments) does it and returns the exit code."""
 
 

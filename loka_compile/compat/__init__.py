@@ -4,13 +4,16 @@
     few_files.py, faster_draws.py, faster_masks.py
                   the C++ that Inductor generates: compiled together, and its scalar loops as vectors
     ahead.py      what aot_compile returns
+    moved.py      what is spelled otherwise from version to version
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
+    root.py       the object whose method is compiled
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
+    errors.py     errors that leave a compilation as they were raised
     sharded.py    parameters under FSDP2
     starting.py   Inductor's own start, ahead of time
 
@@ -20,8 +23,9 @@ are imported inside the functions: importing this package costs nothing.
 """
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
-from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.compiled import compile_apart, compile_calls, is_compiled, original_of, user_options
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
+from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
     concrete,
     fake_mode_of,
@@ -47,7 +51,9 @@ from loka_compile.compat.inductor import (
     inductor_config_keys,
     mode_patches,
 )
+from loka_compile.compat.moved import tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
+from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
 from loka_compile.compat.tracing import (
@@ -80,6 +86,7 @@ __all__ = [
     "calls_graphs",
     "capture",
     "checkpoint_region",
+    "compile_apart",
     "compile_calls",
     "compile_inductor",
     "compile_together",
@@ -117,9 +124,11 @@ __all__ = [
     "leaves_functorch",
     "mode_patches",
     "name_of_parameter",
+    "name_root",
     "original_of",
     "outside_compilation",
     "parameters_at_calls",
+    "raise_plainly",
     "recording",
     "region_here",
     "running_fakes",
@@ -128,7 +137,8 @@ __all__ = [
     "start_compiler",
     "static_inputs",
     "switches_functorch",
+    "tag_of_out",
     "tracing_fakes",
     "unknown_sizes",
     "user_options",
-]  # fmt: skip
+]

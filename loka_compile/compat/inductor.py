@@ -14,6 +14,7 @@ from loka_compile.compat.faster_draws import drawing_many
 from loka_compile.compat.faster_masks import storing_masks
 from loka_compile.compat.few_files import in_few_files
 from loka_compile.compat.instead import instead
+from loka_compile.compat.moved import loops_of, put_back
 from loka_compile.compat.starting import compiler_started
 
 GraphPass = Callable[[fx.Graph], None]
@@ -181,22 +182,22 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loops_left_whole() -> Iterator[None]:
-    """Where torch 2.13's C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
+    """Where the C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
 
     CppScheduling.try_loop_split, an optimisation, gives its nodes back as they are wherever else it has nothing to do.
-    A gradient quantized in blocks along both its axes trips over it.
+    A gradient quantized in blocks along both its axes trips over it (torch 2.13).
     """
     from torch._inductor.codegen.cpp import CppScheduling
 
     original = CppScheduling.try_loop_split
 
     def try_loop_split(self: Any, nodes: list[Any]) -> list[Any]:
-        states = [node.snapshot_loop_state() for node in nodes]
+        before = [loops_of(node) for node in nodes]
         try:
             return original(self, nodes)
         except AssertionError:
-            for node, state in zip(nodes, states, strict=True):
-                node.restore_loop_state(state)
+            for node, loops in zip(nodes, before, strict=True):
+                put_back(node, loops)
             return nodes
 
     with instead(CppScheduling, "try_loop_split", try_loop_split):

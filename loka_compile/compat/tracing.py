@@ -81,7 +81,7 @@ def name_of_parameter(node: fx.Node) -> str:
     if source is None or not isinstance(node.meta.get("example_value"), torch.nn.Parameter):
         return ""
     name = source.name if isinstance(source.name, str) else source.name()
-    found = re.fullmatch(r"L\['(?:self|fn)'\]((?:\._modules\['[^']+'\])*)\._parameters\['([^']+)'\]", name)
+    found = re.fullmatch(r"L\['\w+'\]((?:\._modules\['[^']+'\])*)\._parameters\['([^']+)'\]", name)
     return ".".join([*re.findall(r"'([^']+)'", found[1]), found[2]]) if found else ""
 
 

@@ -44,7 +44,7 @@ def dispatch(profile: Profile, target: str | None = None, options: Options | Non
     priced = price(screened, clock, options)
     together = choose(priced, options.min_speedup)
     over = ranges(priced, batch, clock, options) if batch is not None else {}
-    decisions = {key: decision(key, together, over.get(key, ()), clock.source, options.min_speedup) for key in sites}
+    decisions = {key: decision(key, together, over.get(key, ()), options) for key in sites}
     return Plan(hardware.name, decisions, origin=origin, pins=pins(hardware))
 
 

@@ -81,10 +81,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Times:
-    """keep_us: the GEMM as the model has it. costs: by candidate. lost: why a candidate need not be timed here."""
+    """What a clock answers.
+
+    keep_us: the GEMM as the model has it. costs: by candidate. source: where the times come from. lost: why a candidate
+    need not be timed here.
+    """
 
     keep_us: float
     costs: Mapping[Candidate, Cost]
+    source: str
     lost: Mapping[Candidate, str] = field(default_factory=dict)
 
 

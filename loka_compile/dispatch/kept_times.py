@@ -1,4 +1,7 @@
-"""Measured times, kept on disk for this machine, thread count and torch version."""
+"""Measured times, kept on disk for this machine, thread count and torch version.
+
+One that was measured while the machine was busy with other work (steady.py) serves this process and is not written.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,13 @@ from typing import Any
 import torch
 
 from loka_compile import compat
+from loka_compile.dispatch.steady import is_noisy
 from loka_compile.kernels.gemm import int_mm
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.processor import processor
 
-MEASURING = ("timing.py", "operands.py", "loops.py")
+MEASURING = ("timing.py", "operands.py", "loops.py", "steady.py")
 """Our files that a time depends on, beside the kernels' own: how it is taken, and of which loops."""
 
 
@@ -36,7 +40,8 @@ def key(*parts: Any) -> str:
 
 @functools.cache
 def times() -> dict[str, float]:
-    """All that are known, by key; `save` after adding some."""
+    """All that are known, by key; `note` adds one, `save` writes them."""
+    noisy().clear()
     return _read()
 
 
@@ -44,8 +49,20 @@ def recall(name: str) -> float | None:
     return times().get(name)
 
 
-def remember(name: str, value: float) -> None:
+@functools.cache
+def noisy() -> set[str]:
+    """The keys of those that were measured while the machine was busy."""
+    return set()
+
+
+def note(name: str, value: float, while_busy: bool = False) -> None:
+    """Add one, without saving."""
     times()[name] = value
+    (noisy().add if while_busy else noisy().discard)(name)
+
+
+def remember(name: str, value: float, while_busy: bool = False) -> None:
+    note(name, float(value), while_busy or is_noisy(value))
     save()
 
 
@@ -93,7 +110,8 @@ def save() -> None:
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
-            json.dump({**_read(), **times()}, scratch, indent=0, sort_keys=True)
+            steady = {name: value for name, value in times().items() if name not in noisy()}
+            json.dump({**_read(), **steady}, scratch, indent=0, sort_keys=True)
         os.replace(scratch.name, _file())
     except OSError:
         pass  # a read-only home: the times last as long as the process

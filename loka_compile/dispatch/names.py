@@ -61,16 +61,20 @@ def in_names_of(options: Options, gm: fx.GraphModule, sites: Any) -> Options:
         return options
     found = sites()
     outer, inner = _places(known, found)
-    if not found or not (outer or inner or all(given.find(site) is None for site in found)):
-        return options  # nothing to know; or all by its very name, from a line of code that has moved since
+    by_name = sum(given.find(site) is not None for site in found if site.role == "output")
+    if not found or by_name > max(map(_outputs, (*outer.values(), *inner.values())), default=0):
+        return options  # nothing to know; or more by its very name, from lines of code that have moved since
+    if not (outer or inner or all(given.find(site) is None for site in found)):
+        return options
     places = outer or (inner if len(inner) == 1 else {})
     if not places:
         said = f"knows none of the GEMMs of this graph ({_few([site.key for site in found])})"
-        warnings.warn(
-            f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is lowered "
-            "here: probe the module that is compiled, or compile the one that was probed",
-            stacklevel=2,
-        )
+        if not (isinstance(given, Plan) and given.pins):  # a pinned plan is refused, with all of this (pin.py)
+            warnings.warn(
+                f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is "
+                "lowered here: probe the module that is compiled, or compile the one that was probed",
+                stacklevel=2,
+            )
         meant = {id(given.find(site)) for site in found}  # another GEMM of that name
         return _with(options, given, {k: v for k, v in entries.items() if id(v) not in meant}, f"which {said}")
     together = {site.key: _all_as_one([p[site.key] for p in places.values() if site.key in p], site) for site in found}
@@ -117,8 +121,13 @@ def _places(known: Sequence[Knows], sites: Sequence[Site]) -> tuple[dict[str, Pl
 
 
 def _largest(places: Mapping[str, Place]) -> dict[str, Place]:
-    sizes = {name: sum(each.site.role == "output" for each in place.values()) for name, place in places.items()}
-    return {name: place for name, place in places.items() if sizes[name] == max(sizes.values())}
+    most = max(map(_outputs, places.values()), default=0)
+    return {name: place for name, place in places.items() if _outputs(place) == most}
+
+
+def _outputs(place: Place) -> int:
+    """How much of the forward is known."""
+    return sum(each.site.role == "output" for each in place.values())
 
 
 def _may_be(one: Site, other: Site) -> bool:

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from loka_compile.kernels.quantize import quantize as quantization
-from loka_compile.spec.recipes import Recipe
+from loka_compile.spec.recipes import BLOCK, Recipe
 from loka_compile.spec.sizes import Sizes
 
 
@@ -50,6 +49,6 @@ def unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     if recipe.scaling == "tensor":
         return torch.ones(1), torch.ones(1)
     batch = () if sizes.batch == 1 else (sizes.batch,)
-    blocks = -(-sizes.K // quantization.BLOCK) if recipe.scaling == "block" else 1
-    columns = -(-sizes.N // quantization.BLOCK) if recipe.scaling == "block" else sizes.N
+    blocks = -(-sizes.K // BLOCK) if recipe.scaling == "block" else 1
+    columns = -(-sizes.N // BLOCK) if recipe.scaling == "block" else sizes.N
     return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)

@@ -22,32 +22,32 @@ from loka_compile.spec.target import Target
 class Clock:
     """How long GEMMs take on a target.
 
-    source: where its times come from, in words. times: of several GEMMs, whose candidates have to be so many times
-    faster than the GEMM as it is. symbolic: it takes sizes that are expressions, and gives times that are.
+    times: of several GEMMs, whose candidates have to be so many times faster than the GEMM as it is. symbolic: it takes
+    sizes that are expressions, and gives times that are.
     """
 
-    source: str
     times: Callable[[Sequence[Asked], float], list[Times]]
     symbolic: bool
 
 
 def clock_of(target: Target) -> Clock:
     if target.measured:
-        return Clock("measured on this CPU", timing.measured, symbolic=False)
-    return Clock(f"modelled: roofline {target}", functools.partial(roofline.modelled, target), symbolic=True)
+        return Clock(timing.measured, symbolic=False)
+    return Clock(functools.partial(roofline.modelled, target), symbolic=True)
 
 
 @dataclass(frozen=True)
 class Priced:
     """A screened site with its times, in microseconds or in expressions of the batch's symbol.
 
-    costs: of the candidates that may be chosen. lost: why others were not timed. empty: the GEMM has no elements, and
-    was not timed at all.
+    costs: of the candidates that may be chosen. source: where the times come from. lost: why other candidates were not
+    timed. empty: the GEMM has no elements, and was not timed at all.
     """
 
     screened: Screened
     keep_us: float = 0.0
     costs: Mapping[Candidate, Cost] = field(default_factory=dict)
+    source: str = ""
     lost: Mapping[Candidate, str] = field(default_factory=dict)
     empty: bool = False
 
@@ -86,7 +86,7 @@ def _priced(screened: Screened, times: Times) -> Priced:
         fit.candidate: FREE if fit.provider == EMULATED else times.costs.get(fit.candidate) for fit in screened.feasible
     }
     costs = {candidate: cost for candidate, cost in known.items() if cost is not None}
-    return Priced(screened, times.keep_us, costs, times.lost)
+    return Priced(screened, times.keep_us, costs, times.source, times.lost)
 
 
 def _margin(options: Options) -> float:

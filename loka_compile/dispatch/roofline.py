@@ -40,6 +40,7 @@ def modelled(target: Target, asked: Sequence[Asked], margin: float) -> list[Time
         Times(
             keep_us(each.site, each.sizes, target),
             {fit.candidate: cost(fit, each.sizes, target) for fit in each.fits},
+            f"modelled: roofline {target}",
         )
         for each in asked
     ]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from loka_compile.dispatch.candidates import Fit
 from loka_compile.dispatch.cost import Asked, Cost, Needed, Times, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.operands import operands, random, unit_scales
+from loka_compile.dispatch.steady import HERE, ON_A_BUSY_MACHINE, SHORT_US, Us, is_noisy, steady, timed_us
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import Recipe
@@ -58,7 +58,11 @@ def keep_us(site: Site, sizes: Sizes) -> float:
 def _alone_us(site: Site, sizes: Sizes) -> float:
     a, b, out = operands(sizes, site.dtype, site.dtype)
     measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))  # noqa: E731
-    return kept_times.remembered(kept_times.key("keep", site.dtype, sizes), measure)
+    return kept_times.remembered(_alone_key(site, sizes), measure)
+
+
+def _alone_key(site: Site, sizes: Sizes) -> str:
+    return kept_times.key("keep", site.dtype, sizes)
 
 
 def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
@@ -167,7 +171,16 @@ def _times(asked: Asked, kernels: _Kernels, margin: float) -> Times:
         rescale_us = 0.0 if around.rescale is None else _extra_us(around.rescale)
         found = (each.taking(*(each.elements * _extra_us(extra) for extra in extras)) for each, extras in around.casts)
         costs[fit.candidate] = Cost(us + rescale_us * sizes.out, tuple(found))
-    return Times(keep_us, costs, kernels.lost)
+    return Times(keep_us, costs, ON_A_BUSY_MACHINE if _was_busy(asked, kernels) else HERE, kernels.lost)
+
+
+def _was_busy(asked: Asked, kernels: _Kernels) -> bool:
+    """Whether any of the times that a GEMM's costs are made of was measured while the machine was busy."""
+    site, sizes = asked.site, asked.sizes
+    timed = [fit for fit in asked.fits if fit.candidate in kernels.us]
+    names = [_kernel_key(site, sizes, fit.recipe, fit.provider) for fit in timed]
+    names += [_alone_key(site, sizes), *map(_loop_key, kernels.loops)]
+    return not kept_times.noisy().isdisjoint(names)
 
 
 # ---------------------------------------------------------------- one kernel
@@ -217,13 +230,17 @@ TOGETHER = 32
 def _extra_us(extra: Extra) -> float:
     """What a loop takes per element, beyond another one where there is one."""
     _measure(extra.loops)
-    times = [kept_times.times()[kept_times.key("loop", loop.name)] for loop in extra.loops]
+    times = [kept_times.times()[_loop_key(loop)] for loop in extra.loops]
     return times[0] if len(times) == 1 else max(0.0, times[0] - times[1])
+
+
+def _loop_key(loop: Loop) -> str:
+    return kept_times.key("loop", loop.name)
 
 
 def _measure(wanted: Iterable[Loop]) -> None:
     """Times what is not known yet."""
-    unknown = [loop for loop in wanted if kept_times.key("loop", loop.name) not in kept_times.times()]
+    unknown = [loop for loop in wanted if _loop_key(loop) not in kept_times.times()]
     for start in range(0, len(unknown), TOGETHER):
         several = unknown[start : start + TOGETHER]
         progress.say(f"compiling {len(several)} casts and products, to time them")
@@ -232,32 +249,31 @@ def _measure(wanted: Iterable[Loop]) -> None:
             inputs = [loop.inputs(empty) for loop in several]
             ready = compat.compile_together([loop.function for loop in several], inputs)
             for index, loop in enumerate(several):
-                us = _best_us(ready(index, loop.inputs(random))) / loop.values
-                kept_times.times()[kept_times.key("loop", loop.name)] = us
+                us = _best_us(ready(index, loop.inputs(random)))
+                kept_times.note(_loop_key(loop), us / loop.values, is_noisy(us))
         kept_times.save()
 
 
-def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
+def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> Us:
+    """The best of a few runs, and of a few more where the machine was busy meanwhile."""
+    return steady(lambda: _fastest_us(run, beat_us))
+
+
+def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
     """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
     Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
-    first = _time_us(run)
+    first = timed_us(run)
     if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
         return first
     times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
     ):
-        times.append(_time_us(run))
+        times.append(timed_us(run, watched=first > SHORT_US))
         behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
         if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
             break
     return min(times)
-
-
-def _time_us(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e6

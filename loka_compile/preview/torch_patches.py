@@ -84,9 +84,15 @@ _ANSWERS: Mapping[str, Callable[[Gpu, Any], Any]] = {
     "_maybe_exchange_device": _returns(0),
 }
 _CAPTURED = (  # what Dynamo's interface to CUDA took from torch.cuda when it was imported
-    "current_device", "set_device", "device_count", "synchronize", "get_device_properties", "is_bf16_supported",
-    "memory_allocated", "current_stream",
-)  # fmt: skip
+    "current_device",
+    "set_device",
+    "device_count",
+    "synchronize",
+    "get_device_properties",
+    "is_bf16_supported",
+    "memory_allocated",
+    "current_stream",
+)
 _INTERFACE = "torch._dynamo.device_interface:CudaInterface"
 
 
@@ -280,9 +286,14 @@ def triton_driver(gpu: Gpu) -> Iterator[None]:
 
 
 _ASK_THE_DEVICE = (
-    "torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime", "torch._inductor.codegen",
-    "torch._inductor.kernel", "torch._inductor.template_heuristics", "torch._inductor.choices",
-)  # fmt: skip
+    "torch.utils._triton",
+    "torch._inductor.utils",
+    "torch._inductor.runtime",
+    "torch._inductor.codegen",
+    "torch._inductor.kernel",
+    "torch._inductor.template_heuristics",
+    "torch._inductor.choices",
+)
 _CACHED = type(functools.lru_cache(len))
 
 

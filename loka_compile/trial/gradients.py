@@ -204,8 +204,8 @@ def _ladder(here: Mapping[str, Decision], weights: Mapping[bool, float]) -> list
 
 
 def _rungs(decision: Decision, weight: float) -> list[Choice]:
-    """What a site may step down to: its choice, every timed candidate with less noise, and keeping. If choices depend on
-    the batch, only its choice and keeping.
+    """What a site may step down to: its choice, every timed candidate with less noise, and keeping. If choices
+    depend on the batch, only its choice and keeping.
 
     Keeping costs at least a little more time: where speed does not matter, sites go by noise alone.
     """

@@ -103,9 +103,10 @@ def families(plan: Plan) -> list[list[Decision]]:
 def back(plan: Plan, sites: Sequence[Decision], to_keep: bool = False) -> Plan:
     """The plan with these sites as they were, or in a faster kernel that casts nothing, where there is one."""
     keys = {each.site.key for each in sites}
-    gone = {key: each for key, each in plan.decisions.items() if each.site.key in keys}
     changed = {
-        key: replace(each, chosen=KEPT if to_keep else without_casts(each), ranges=()) for key, each in gone.items()
+        key: replace(each, chosen=KEPT if to_keep else without_casts(each), ranges=())
+        for key, each in plan.decisions.items()
+        if each.site.key in keys
     }
     return replace(plan, decisions={**plan.decisions, **changed})
 

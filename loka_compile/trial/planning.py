@@ -24,9 +24,11 @@ import torch
 from torch import fx
 
 from loka_compile import compat
+from loka_compile.dispatch import progress
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.names import in_names_of, stands_for
 from loka_compile.dispatch.pin import HARDWARE, changed_pins, check_hardware
+from loka_compile.dispatch.roots import without_root
 from loka_compile.graph.rerun import is_training
 from loka_compile.probe.profile import Profile, load_profile
 from loka_compile.probe.session import profile_graph
@@ -128,6 +130,7 @@ def _made(options: Options, bench: Bench) -> Plan:
         return replace(plan, origin=", ".join(filter(None, (plan.origin, stands_for(options.profile)))))
     if not bench.is_real:
         return Plan(options.target, {}, origin="nothing: no plan, no profile, and no real inputs to look at")
+    progress.say("scoring recipes on the operands of the first batch")
     profile = profile_graph(trial.gm, trial.inputs, options.recipes, budget=options.error_budget)
     plan = dispatch(_as_in(profile, trial), options=options)
     return replace(plan, origin="a look at the first batch, forward only")
@@ -160,9 +163,10 @@ def _plan_or_profile(options: Options, device: str) -> Options:
     return options
 
 
-def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any]) -> Options:
-    """The options with the plan or the profile given in the names of this graph."""
-    return in_names_of(options, gm, lambda: Trial(gm, inputs).all_sites)
+def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], root: str = "") -> Options:
+    """The options with the plan or the profile given in the names of this graph. root: what the code that is compiled
+    calls the model; plans that were made before that was left out of the names have it in theirs."""
+    return in_names_of(without_root(options, root), gm, lambda: Trial(gm, inputs).all_sites)
 
 
 def lost(given: Plan | Profile, written: Trial, simpler: Trial) -> str:

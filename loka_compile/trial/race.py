@@ -12,6 +12,7 @@ even compiled.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import random
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
+from loka_compile.dispatch.steady import Us, is_noisy, timed_us
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
@@ -45,6 +47,9 @@ LITTLE, FEW = 0.02, 4.0
 """LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
 FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
 
+HERE = "measured here"
+ON_A_BUSY_MACHINE = "measured here while the machine was busy with other work"
+
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
 Floor = Callable[[], float]
@@ -57,11 +62,13 @@ def unknown() -> float:
 
 @dataclass(frozen=True)
 class Raced:
-    """The winner and its compiled graph. us: what a call takes, where that was measured now."""
+    """The winner and its compiled graph. us: what a call takes, where that was measured now. eager: why the graph as it
+    runs in eager did not race, where it might have."""
 
     plan: Plan
     built: Built
     us: float | None = None
+    eager: str = ""
 
 
 def never_slower(
@@ -88,19 +95,20 @@ def never_slower(
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
         for digest, ratio in zip(digests, ran.ratios, strict=True):
-            kept_times.remember(f"race {digest}", ratio)
+            kept_times.remember(f"race {digest}", ratio, any(map(is_noisy, ran.us)))
             kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
         if ran.saves is not None:
-            kept_times.remember(f"race {digests[0]} saves", ran.saves)
+            kept_times.remember(f"race {digests[0]} saves", max(ran.saves, 0.0))  # less than nothing is not kept
         ratios = ran.ratios
+    where = _where(ran.us) if ran is not None else HERE
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
         at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
-        won = _won(plans[best], ratios, best, at_least)
+        won = _won(plans[best], ratios, best, at_least, where)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
-    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
+    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, {where}"
     if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
-        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, measured here: "
+        lost = f"all that is lowered saves {saves:.1%} of the graph's time by single times, {where}: "
         lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
@@ -165,13 +173,17 @@ def _margin(plan: Plan, finalist: Plan) -> float:
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
 
-def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool) -> Plan:
+def _where(us: Sequence[float]) -> str:
+    return ON_A_BUSY_MACHINE if any(map(is_noisy, us)) else HERE
+
+
+def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool, where: str) -> Plan:
     raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
     if at_least:
         raced = f"at least {raced}, whose library calls alone take as long"
     if best:
         raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
-    return replace(plan, raced=f"{raced}, measured here")
+    return replace(plan, raced=f"{raced}, {where}")
 
 
 def simplified_or_written(
@@ -194,6 +206,7 @@ def simplified_or_written(
         return raced, math.inf
     key = f"race simplified {digest_of([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
     ratio, as_written, kept = kept_times.recall(key), None, all_kept(plan, "the graph as it was written was faster")
+    busy = False
     if ratio is None:
         values = [compat.concrete(value) for value in inputs]
         with compat.outside_compilation():
@@ -205,13 +218,16 @@ def simplified_or_written(
             as_written = _told(build, kept)
             with compat.outside_compilation():
                 us, written_us = _race([simplified, as_written[0]], values, written)
-            ratio = written_us / us
-        kept_times.remember(key, ratio)
+            ratio, busy = written_us / us, is_noisy(us) or is_noisy(written_us)
+        kept_times.remember(key, ratio, busy)
     if ratio >= 1:
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
             said = f"at least {said}, whose library calls alone take as long"
-        plan = replace(plan, raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, measured here"))))
+        plan = replace(
+            plan,
+            raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, {ON_A_BUSY_MACHINE if busy else HERE}"))),
+        )
         return replace(raced, plan=plan), ratio
     return Raced(kept, build(kept) if as_written is None else as_written), ratio
 
@@ -258,32 +274,31 @@ def fastest_us(
     two graphs, one five times as fast, that they were alike (seen).
     """
     order = random.Random(0)
-    fastest, rounds = [math.inf] * len(calls), 0
+    fastest, rounds = [Us(math.inf)] * len(calls), 0
     with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
-            _seconds(call, own_inputs(inputs, written))
+            _step(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
+        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _open(fastest)):
             for index in order.sample(range(len(calls)), len(calls)):
-                fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
+                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
+                fastest[index] = min(fastest[index], us)
             rounds += 1
-    return [1e6 * seconds for seconds in fastest]
+    return list(fastest)
 
 
-def _close(seconds: Sequence[float]) -> bool:
-    """Whether another one than the fastest may turn out to be it."""
-    first, *others = sorted(seconds)
-    return not others or others[0] < CLEAR * first
+def _open(us: Sequence[float]) -> bool:
+    """Whether another one than the fastest may turn out to be it, or a time was taken while the machine was busy."""
+    first, *others = sorted(us)
+    return not others or others[0] < CLEAR * first or any(map(is_noisy, us))
 
 
-def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
-    """Seconds of one call, in training with its backward. The gradients are dropped."""
-    start = time.perf_counter()
+def _step(call: Callable[..., Any], inputs: list[Any]) -> None:
+    """One call, in training with its backward. The gradients are dropped."""
     outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     if outputs and wanted:
         torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
     if compat.cuda_devices(inputs):
         torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -10,6 +10,7 @@ from torch import nn
 
 from loka_compile.dispatch.cost import Cost, Times, casts
 from loka_compile.dispatch.prices import Clock, clock_of
+from loka_compile.dispatch.steady import HERE
 from loka_compile.spec.decision import Candidate, Decision, Score
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
@@ -47,11 +48,11 @@ def made_up_clock(keep_us, kernel_us, cast_us=None, lost=lambda fit, sizes: ""):
     def answer(site, sizes, fits):
         lost_here = {fit.candidate: lost(fit, sizes) for fit in fits if lost(fit, sizes)}
         timed = [fit for fit in fits if fit.candidate not in lost_here]
-        return Times(keep_us(sizes), {fit.candidate: cost(fit, site, sizes) for fit in timed}, lost_here)
+        return Times(keep_us(sizes), {fit.candidate: cost(fit, site, sizes) for fit in timed}, HERE, lost_here)
 
     def cost(fit, site, sizes):
         us = (cast_us or {}).get("cast", 0.0)
         return Cost(kernel_us(fit, sizes), tuple(each.taking(us, us) for each in casts(site, sizes, fit.recipe)))
 
-    clock = Clock("measured on this CPU", times, symbolic=False)
+    clock = Clock(times, symbolic=False)
     return lambda target: clock if target.measured else clock_of(target)

@@ -303,9 +303,30 @@ def test_no_recipe_at_all():
 
 def test_keep_tells_the_nearest_miss():
     small = decide(profiled((1, 256, 256, 256)))
-    assert small.reason.startswith("no candidate within budget; ")
+    assert small.reason.startswith("no kernel is fast enough; the fastest is ")
     only = decide(profiled((1, 4096, 4096, 1000)), recipes=("bf16",))
     assert only.reason == "the operands are bfloat16 already"
+
+
+def test_why_a_site_is_kept_is_the_true_reason(times):
+    """Speed where a kernel may run, the errors where they are all too large, and neither where no kernel may run."""
+    times |= {"bf16/aten": 25000.0, "int8_rowwise/aten": 120.0}
+    wide = profiled(dtype=torch.float32, scores={"bf16": GOOD, "int8_rowwise": GOOD})
+    assert decide(wide, "cpu", recipes=("bf16", "int8_rowwise", "fp16")).reason == (
+        "no kernel is fast enough; the fastest is int8_rowwise/aten: 0.83x, wanted 1.05x (120 us against 100)"
+    )
+    assert reasons(decide(wide, "cpu", recipes=("bf16",)))["bf16/aten"].startswith("0.004x, wanted 1.05x (25000 us")
+    noisy = {"bf16": ErrorScore(0.3, 25.0, 0.1), "int8_rowwise": ErrorScore(0.5, 22.0, 0.1)}
+    noisy = decide(profiled(dtype=torch.float32, scores=noisy), "cpu", recipes=("bf16", "int8_rowwise"))
+    assert noisy.reason == "no recipe is within the error budget; bf16/aten: MERE 0.3, budget 0.2"
+    batch = profiled((4, 64, 64, 64), scores={"int8_rowwise": GOOD, "bf16": GOOD})
+    assert decide(batch, "cpu", recipes=("bf16", "int8_rowwise")).reason.startswith("no kernel may run; ")
+
+
+def test_a_gemm_that_takes_no_time_is_not_said_to_be_faster_by_so_much(times):
+    times |= {"keep": 0.0, "bf16/aten": 3.0}
+    decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("bf16",))
+    assert decision.reason == "3 us, and the GEMM as it is takes less than can be timed"
 
 
 # ---------------------------------------------------------------- exactly on the boundary
@@ -316,8 +337,10 @@ def test_budgets_include_their_boundary(step, times):
     """`max_mere` is the highest, `min_sqnr_db` and `min_speedup` are the lowest that will do."""
     nudge = lambda value: math.nextafter(value, math.inf * step) if step else value  # noqa: E731
     times["bf16/aten"] = 50.0
-    run = lambda error, **more: decide(  # noqa: E731
-        profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered  # fmt: skip
+
+    def run(error, **more):
+        return decide(profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered
+
     assert run(ErrorScore(nudge(0.2), 30.0, 0.1)) == (step <= 0)
     assert run(ErrorScore(0.1, nudge(20.0), 0.1)) == (step >= 0)
     assert run(GOOD, min_speedup=nudge(2.0)) == (step <= 0)

@@ -265,9 +265,12 @@ def test_the_batch_at_hand_keeps_its_choice():
 
 
 RANGED = Decision(
-    profiled(26 * S).site, INT8, "fastest", ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
+    profiled(26 * S).site,
+    INT8,
+    "fastest",
+    ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
     rejected=((BF16, "slower"),),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,16 @@ def _product(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | Non
 
 
 def _frozen_gemm(
-    a: Tensor, a_scale: Tensor | None, weight: Tensor, transposed: bool, dtype: Any, scaling: str, out_dtype: Any,
-    provider: str, more: int = 0,
-) -> Tensor:  # fmt: skip
+    a: Tensor,
+    a_scale: Tensor | None,
+    weight: Tensor,
+    transposed: bool,
+    dtype: Any,
+    scaling: str,
+    out_dtype: Any,
+    provider: str,
+    more: int = 0,
+) -> Tensor:
     q, scale = frozen.right_operand(weight, transposed, dtype, scaling, a.shape[-1], more)
     return product.reference(a, a_scale, q, scale, out_dtype)
 

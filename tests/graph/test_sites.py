@@ -156,7 +156,12 @@ CALLS = {
         True,
     ),
     "einsum": (
-        lambda x, w: torch.einsum("bnd,dk->bnk", x, w), (3, 13, 12), [(12, 16)], "bmm", "(39, 12) @ (12, 16)", False,
+        lambda x, w: torch.einsum("bnd,dk->bnk", x, w),
+        (3, 13, 12),
+        [(12, 16)],
+        "bmm",
+        "(39, 12) @ (12, 16)",
+        False,
     ),
     "batched einsum": (
         lambda x, w: torch.einsum("bnd,bdk->bnk", x, w),
@@ -167,7 +172,7 @@ CALLS = {
         False,
     ),
     "gram": (lambda x: x @ x.transpose(1, 2), (3, 13, 12), [], "bmm", "3 x (13, 12) @ (12, 13)", False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.dispatch import kept_times
 from loka_compile.dispatch.pin import pins
 from loka_compile.spec.decision import Candidate, Decision, Score
@@ -300,7 +301,7 @@ def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op, one_thread, monkey
     assert plan.lowered == [] and all("slower than the unplanned" in d.reason for d in plan.decisions.values())
 
     for _ in range(2):  # the second knows the verdict
-        trained = torch.compile(model, backend="loka", options={**options, "race": False}, isolate_recompiles=True)
+        trained = torch.compile(model, backend="loka", options={**options, "race": False}, **APART)
         trained(x).sum().backward()
     assert len(loka.plan(trained).lowered) == 2
 
@@ -425,7 +426,7 @@ def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_
         plan = plan_for("bf16", model, user, item)
         for given, split in ((plan, False), (None, True)):
             options = {"plan": given} if given else {"recipes": ()}
-            compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
+            compiled = torch.compile(model, backend="loka", options=options, **APART)
             torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
             text = " ".join(str(loka.explain(compiled)).split())
             assert ("linear, split: columns 0-7" in text) and (("as the plan given lowers" in text) != split)

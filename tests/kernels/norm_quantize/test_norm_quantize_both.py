@@ -128,7 +128,7 @@ def test_opcheck(save):
     ("change", "message"),
     [
         ({"dtype": torch.bfloat16}, "out FP8"),
-        ({"x": torch.randn(2, 3, 64)}, "is \\(R, N\\)"),
+        ({"x": torch.randn(2, 3, 64)}, "\\(R, N\\)"),
         ({"norm": "batch"}, "norm must be one of"),
     ],
 )

@@ -1,0 +1,46 @@
+"use strict";
+// The page's names live in L. Text from a model reaches the page as text only: elements are made here, never parsed.
+const L = { views: [] };
+
+L.report = JSON.parse(document.getElementById("data").textContent);
+
+// h("div", {class: "x", onclick: f}, "text", child, [children])
+L.h = (tag, attributes, ...children) => L.fill(document.createElement(tag), attributes, children);
+L.svg = (tag, attributes, ...children) =>
+  L.fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+L.fill = (element, attributes, children) => {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, of] of Object.entries(value)) element.style.setProperty(key, of);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : String(child));
+  }
+  return element;
+};
+
+L.show = (element, ...children) => {
+  element.replaceChildren();
+  return L.fill(element, null, children);
+};
+
+// A view: `count` beside its name, `draw` into its section when it is first opened.
+L.view = (id, name, there, draw, count) => L.views.push({ id, name, there, draw, count });
+
+L.option = (value, text, selected) => L.h("option", { value, selected }, text);
+L.select = (label, options, value, change) => {
+  const box = L.h("select", { onchange: () => change(box.value) },
+    options.map(([key, text]) => L.option(key, text, key === value)));
+  return L.h("label", null, label, box);
+};
+
+// Texts of one report by their number; -1 is none.
+L.texts = (report) => (place) => (place >= 0 ? report.strings[place] : "");
+
+L.theme = (name) => {
+  document.documentElement.dataset.theme = name;
+};

@@ -1,0 +1,94 @@
+"use strict";
+// Two graphs side by side: what is selected in one is shown in the other.
+L.view("graph", "Graph", () => L.report.graphs.length > 0, (root) => L.graphView(root, L.report), () => L.report.graphs.reduce((sum, graph) => sum + graph.snapshots.at(-1).names.length, 0));
+
+L.graphView = (root, report) => {
+  const owner = { overlay: "recipe", showInputs: false, both: true };
+  const aside = L.h("aside", { class: "aside", "aria-live": "polite" }, L.h("p", { class: "soft" }, "Pick a box: a module folds and unfolds, an operation shows its line of code, its kernel, and the pass that made it."));
+  const legend = L.h("div", { class: "legend" });
+  const place = L.h("div");
+  let panels = [];
+  const hues = new Map();
+  owner.hue = (name) => {
+    if (!hues.has(name)) hues.set(name, ["keep", ""].includes(name) ? L.grey : L.colours[[...hues.keys()].filter((each) => !["keep", ""].includes(each)).length % L.colours.length]);
+    return hues.get(name);
+  };
+  owner.legend = (said) => L.show(legend, L.h("span", { class: "soft" }, said), [...hues].map(([name, colour]) => L.h("span", null, L.h("i", { style: { background: colour } }), name || "–")));
+  const draw = () => panels.forEach((panel) => panel.draw());
+  const show = (at) => {
+    const graph = report.graphs[at];
+    const before = Math.max(0, graph.snapshots.findIndex((each) => each.name === "before"));
+    panels = [new L.Panel(report, graph, before, owner), new L.Panel(report, graph, graph.snapshots.length - 1, owner)];
+    L.show(place, L.h("div", { class: `graph ${owner.both ? "" : "single"}` }, owner.both ? panels[0].root : null, panels[1].root, aside));
+    draw();
+  };
+  owner.pick = (panel, unit, into) => {
+    const other = panels.find((each) => each !== panel);
+    if (typeof unit !== "number" && unit !== panel.tree.root) {
+      unit.open = !unit.open;
+      const twin = other.byPath.get(unit.path);
+      if (twin) twin.open = unit.open;
+      panel.mark("selected", [unit]);
+      other.mark("selected", []);
+      panel.linked.clear();
+      other.mark("linked", twin ? [twin] : [], true);
+    } else {
+      panel.linked.clear();
+      other.selected.clear();
+      if (typeof unit === "number") L.openTo(panel.tree.own[unit]);
+      panel.mark("selected", [unit], into);
+      other.mark("linked", typeof unit === "number" ? L.twins(panel, unit, other) : [], true);
+    }
+    L.show(aside, L.nodeDetails(panel, unit, owner));
+  };
+  owner.find = (name) => {
+    const panel = panels.find((each) => !each.isAfter && each.byName.has(name)) || panels.find((each) => each.byName.has(name));
+    if (panel) owner.pick(panel, panel.byName.get(name), true);
+  };
+  const search = L.h("input", {
+    type: "search", placeholder: "Find an operation or a module ( / )", "aria-label": "Find in the graph",
+    onkeydown: (event) => { if (event.key === "Enter") seek(event.target.value); },
+  });
+  let last = -1;
+  const seek = (words) => {
+    const panel = panels[1];
+    const { names } = panel.snapshot;
+    const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.includes(words);
+    for (let step = 1; step <= names.length; step += 1) {
+      const at = (last + step) % names.length;
+      if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
+    }
+  };
+  L.openSite = (key) => {
+    L.open("graph");
+    const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
+    if (report.graphs[at] !== panels[0].graph) show(at);
+    for (const panel of panels.toReversed()) {
+      const found = panel.snapshot.site.findIndex((site) => panel.text(site) === key);
+      if (found >= 0) { owner.pick(panel, found, true); return; }
+    }
+  };
+  root.append(L.h("div", { class: "toolbar" },
+    report.graphs.length > 1 && L.select("graph", report.graphs.map((graph, at) => [String(at), `${graph.name} (${graph.training ? "training" : "inference"})`]), "0", (value) => show(Number(value))),
+    L.select("colour by", L.OVERLAYS, owner.overlay, (value) => { owner.overlay = value; hues.clear(); draw(); }),
+    L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { owner.showInputs = event.target.checked; draw(); } }), "edges from inputs"),
+    L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(report.graphs.indexOf(panels[0].graph)); } }), "before and after"),
+    search), legend, place);
+  show(0);
+};
+
+// The operations of another graph that one is, or was made from, or became: by what the passes did; else by its line.
+L.twins = (panel, at, other) => {
+  const { snapshot, text } = panel;
+  const same = (name) => (other.byName.has(name) ? [other.byName.get(name)] : []);
+  let found = [];
+  if (panel.isAfter && other.snapshot.name === "before") found = snapshot.origins[at].map(text).flatMap(same);
+  else if (other.isAfter) found = other.byOrigin.get(snapshot.names[at]) || [];
+  else if (panel.place === other.place) found = [at];
+  if (!found.length && text(snapshot.line[at])) {
+    const key = (each, place) => `${each.text(each.snapshot.module[place])} ${each.text(each.snapshot.line[place])}`;
+    const mine = key(panel, at);
+    found = other.snapshot.names.flatMap((_, place) => (key(other, place) === mine ? [place] : [])).slice(0, 12);
+  }
+  return found.slice(0, 60);
+};
