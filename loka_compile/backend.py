@@ -110,7 +110,7 @@ def compile_graph(
         of_written, trial = traced or (Trial(written, inputs, writes), Trial(gm, inputs, writes))
         final, made = gm, (*changes, *simplified, *raised)
         with progress():
-            plans = planning.settle(given, gm, inputs, lowered, device, demoted, online, tangents, trial)
+            plans = planning.settle(given, planning.Bench(trial, lowered, device, tangents), demoted, online)
             raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs), online)
             if any(change.result.rewrites for change in simplified):
                 floor, code = floor_of(of_written, inputs), written.code + gm.code

@@ -25,8 +25,8 @@ from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.processor import processor
 
-MEASURING = ("timing.py", "loops.py", "steady.py")
-"""What decides what a time means, beside this machine and the kernels."""
+MEASURING = ("timing.py", "operands.py", "loops.py", "steady.py")
+"""Our files that a time depends on, beside the kernels' own: how it is taken, and of which loops."""
 
 
 def cache_dir() -> Path:
@@ -87,8 +87,8 @@ def measuring() -> Iterator[None]:
 
 @functools.cache
 def _file() -> Path:
-    """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
-    timing: a time is only comparable in them."""
+    """The file of the times that can be compared with those taken now: same processor with its instruction sets, same
+    number of cores and threads, same torch version, same source of the kernels and of the timing."""
     providers = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
     sources = [Path(str(module.__file__)) for module in (int_mm, quantization, *providers)]
     sources += [Path(__file__).with_name(name) for name in MEASURING]
@@ -106,7 +106,7 @@ def _read() -> dict[str, float]:
 
 
 def save() -> None:
-    """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
+    """Writes the whole file at once, with what other processes wrote meanwhile. So none of them reads half a file."""
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:

@@ -36,8 +36,8 @@ def cpu() -> str:
 
 
 def changed_pins(plan: Plan, target: Target, device: str) -> Mapping[str, str]:
-    """By pin, `what it was -> what it is here`. None of a plan for a GPU that is looked at on a CPU: its numerics run
-    by emulation, which `explain` says."""
+    """By pin, `what it was -> what it is here`. Empty for a plan for a GPU that is looked at on a CPU: there its
+    numerics are emulated, and `explain` says so."""
     if not plan.pins or target.device != device:
         return {}
     here = dict(pins(target))

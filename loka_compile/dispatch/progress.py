@@ -117,7 +117,7 @@ _shown: ContextVar[_Shown | None] = ContextVar("loka_progress", default=None)
 
 @contextlib.contextmanager
 def progress(stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Around what may take long; the outermost counts."""
+    """Shows what is done while the block runs. Within another such block it does nothing."""
     if _shown.get() is not None:
         yield
         return
@@ -132,7 +132,7 @@ def progress(stream: TextIO | None = None, clock: Callable[[], float] = time.mon
 
 
 def say(text: str) -> None:
-    """What is being done now, in a few words. The first one is the kind of work: `timing`, `compiling`, `racing`."""
+    """Says what is done now, in a few words. The first word is the kind of work: `timing`, `compiling`, `racing`."""
     shown = _shown.get()
     if shown is not None:
         shown.say(text)

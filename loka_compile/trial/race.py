@@ -37,13 +37,13 @@ from loka_compile.trial.laps import CLEAR, MAX_ROUNDS, ROUNDS, Times, go_on
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
-"""Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+"""A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
 WATCHED_US = 5.0
 """What a call takes that is served online under a plan that lowers something: whose weights these are, when to measure
 again. A small graph's call takes a hundred or so."""
 LITTLE, FEW = 0.02, 4.0
-"""A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
-first where the plan saves so many times less than the graph takes at least."""
+"""LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
+FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
 
 HERE = "measured here"
 ON_A_BUSY_MACHINE = "measured here while the machine was busy with other work"
@@ -178,7 +178,7 @@ def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
 
 
 def _margin(plan: Plan, finalist: Plan) -> float:
-    """Half the noise is worth some time, as among a site's kernels (judge.py)."""
+    """Half the noise is worth some time, as among a site's kernels (dispatch/together.py)."""
     before, after = (sum(d.score.noise for d in each.lowered) for each in (plan, finalist))
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 

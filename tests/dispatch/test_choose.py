@@ -9,9 +9,8 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import cut, judge, roofline, timing
+from loka_compile.dispatch import candidates, choose, cut, roofline, together
 from loka_compile.dispatch.choose import dispatch
-from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, ProfileError
@@ -24,6 +23,7 @@ from loka_compile.spec.options import Options
 from loka_compile.spec.plan import parse_plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Operand, Site
+from tests.dispatch.made_up import made_up_clock
 
 GOOD = ErrorScore(0.02, 40.0, 0.01)
 LARGE = (1, 16384, 8192, 8192)
@@ -49,18 +49,11 @@ def reasons(decision):
 def times(monkeypatch):
     """Measured times made up: `keep` and one a `recipe/provider`, in microseconds."""
     made_up = {"keep": 100.0}
-
-    def cost(site, sizes, recipe, provider, beat_us=math.inf):
-        kernel, cast = made_up[f"{recipe.name}/{provider}"], made_up.get("cast", 0.0)
-        return Cost(kernel, casts(site, sizes, recipe, lambda elements, fused: cast))
-
-    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
-    monkeypatch.setattr(judge, "PROVIDERS", only)
-    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
-    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
+    only = {name: PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(candidates, "PROVIDERS", only)
     monkeypatch.setattr(type(only["aten"]), "no_use", lambda *_: "")  # whatever processor this is
-    monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
-    monkeypatch.setattr(timing, "cost", cost)
+    clock = made_up_clock(lambda sizes: made_up["keep"], lambda fit, sizes: made_up[str(fit.candidate)], made_up)
+    monkeypatch.setattr(choose, "clock_of", clock)
     return made_up
 
 
@@ -103,10 +96,10 @@ def test_dispatch_is_deterministic():
 def test_every_candidate_is_chosen_or_rejected_with_a_reason():
     for options in ({}, {"min_speedup": 0}):
         decision = decide(**options)
-        candidates = list(judge.candidates(Options(target="h100", **options)))
-        assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(candidates)
+        every = list(candidates.candidates(Options(target="h100", **options)))
+        assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(every)
         assert all(reason for _, reason in decision.rejected)
-        assert set(decision.scores) == {"keep", *map(str, candidates)}
+        assert set(decision.scores) == {"keep", *map(str, every)}
 
 
 def test_what_timing_cannot_tell_buys_accuracy(times):
@@ -123,7 +116,7 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 
 def test_another_library_has_to_win_by_more(times, monkeypatch):
     torchao = PROVIDERS["torchao"]
-    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
+    monkeypatch.setattr(candidates, "PROVIDERS", {**candidates.PROVIDERS, "torchao": torchao})
     monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
     monkeypatch.setattr(type(torchao), "same_as", lambda *_: "")
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
@@ -136,10 +129,10 @@ def test_another_library_has_to_win_by_more(times, monkeypatch):
     assert decide(known, "cpu", recipes=("int8_rowwise",)).chosen == Candidate("int8_rowwise", "torchao")
 
 
-def test_a_library_that_runs_another_ones_kernels_is_not_asked(times):
+def test_a_library_that_runs_another_ones_kernels_is_not_asked(times, monkeypatch):
     """On a CPU: not even where speed is no matter, as importing it amid a session adds to Dynamo's guards."""
     torchao = PROVIDERS["torchao"]
-    judge.PROVIDERS["torchao"] = torchao
+    monkeypatch.setattr(candidates, "PROVIDERS", {**candidates.PROVIDERS, "torchao": torchao})
     times["int8_rowwise/aten"] = 200.0  # nothing is known of torchao's: timing it would be an error
     pytest.importorskip("torchao")
     decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("int8_rowwise",), min_speedup=0)
@@ -371,8 +364,8 @@ def test_infinity_lifts_a_budget():
 
 
 def test_emulation_competes_only_where_speed_is_no_matter(monkeypatch):
-    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
-    monkeypatch.setattr(judge, "PROVIDERS", only)
+    only = {name: PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(candidates, "PROVIDERS", only)
     blockwise = Candidate("fp8_blockwise", "emulated")
     assert decide(recipes=("fp8_blockwise",)).chosen == KEPT
     decision = decide(recipes=("fp8_blockwise",), min_speedup=0)
@@ -453,21 +446,21 @@ def choices_of(*rows):
 
 
 def test_a_little_time_goes_where_it_takes_most_noise():
-    spare = 1000 * judge.SPARE
+    spare = 1000 * together.SPARE
     quiet, loud = ("bf16", 100 + 0.9 * spare, 1e-6), ("int8_rowwise", 100, 1e-3)
     other = [("fp16", 900 + 0.9 * spare, 1e-6), ("int8_rowwise", 900, 1e-5)]
-    picks = judge.pick(cut.Problem({"a": choices_of(loud, quiet), "b": choices_of(*other)}, {}))
+    picks = together.pick(cut.Problem({"a": choices_of(loud, quiet), "b": choices_of(*other)}, {}))
     assert {key: pick.recipe for key, pick in picks.items()} == {"a": "bf16", "b": "int8_rowwise"}
 
 
 def test_no_more_time_than_there_is_to_spare():
-    dear = ("bf16", 100 * (1 + 1.1 * judge.SPARE), 1e-9)
-    picks = judge.pick(cut.Problem({"a": choices_of(("int8_rowwise", 100, 1e-3), dear)}, {}))
+    dear = ("bf16", 100 * (1 + 1.1 * together.SPARE), 1e-9)
+    picks = together.pick(cut.Problem({"a": choices_of(("int8_rowwise", 100, 1e-3), dear)}, {}))
     assert picks["a"].recipe == "int8_rowwise"
 
 
 def test_noise_neither_keeps_a_site_nor_lowers_one():
     keep_wins = choices_of(("bf16", 100.1, 1e-9), ("keep", 100, 0.0))
     lowered_wins = choices_of(("int8_rowwise", 100, 1e-3), ("keep", 100.1, 0.0))
-    picks = judge.pick(cut.Problem({"a": keep_wins, "b": lowered_wins}, {}))
+    picks = together.pick(cut.Problem({"a": keep_wins, "b": lowered_wins}, {}))
     assert picks["a"] == KEPT and picks["b"].recipe == "int8_rowwise"
