@@ -45,8 +45,10 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in zip(seconds["loka"], seconds["inductor"], strict=True))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     what = "training step" if args.training else "inference"
-    print(f"first call, {what}, empty caches, medians measured here: "
-          f"Inductor {medians['inductor']:.2f} s, loka {medians['loka']:.2f} s, ratio {ratio:.2f}")  # fmt: skip
+    print(
+        f"first call, {what}, empty caches, medians measured here: "
+        f"Inductor {medians['inductor']:.2f} s, loka {medians['loka']:.2f} s, ratio {ratio:.2f}"
+    )
     if args.json:
         args.json.write_text(json.dumps({"seconds": seconds, "ratio": ratio}, indent=1))
 

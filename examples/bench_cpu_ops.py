@@ -43,7 +43,7 @@ quantize, norm_quantize, backward, gemm_norm, frozen, frozen_norm = (
 )
 E4M3, INT8 = torch.float8_e4m3fn, torch.int8
 EPS = 1e-5
-Epilogue, GemmNorm = frozen_norm.Epilogue, frozen_norm.GemmNorm
+Epilogue, GemmNorm, RowNorm = frozen_norm.Epilogue, frozen_norm.GemmNorm, norm_quantize.RowNorm
 Case = tuple[Callable[..., Any], Callable[..., Any], list[Any]]
 
 
@@ -83,7 +83,7 @@ def rows_case(x: Tensor, dtype: torch.dtype) -> Case:
 def norm_case(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Case:
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         named = "layer", 0, "relu", dtype, EPS, False
-        return norm_quantize.reference(norm_quantize.NormQuantize(x, weight, bias, None, *named))[:2]
+        return norm_quantize.reference(norm_quantize.NormQuantize.bind(x, weight, bias, None, *named))[:2]
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         y = plain_norm(x, weight, bias)
@@ -95,7 +95,7 @@ def norm_case(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Ca
 def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
     """The gradient of norm and activation; autograd's is made by AOTAutograd, with the forward it needs."""
     grad = torch.randn_like(x)
-    forward = norm_quantize.NormQuantize(x, weight, bias, None, "layer", 0, "relu", x.dtype, EPS, save=True)
+    forward = norm_quantize.NormQuantize(x, weight, bias, None, RowNorm("layer", 0, "relu", x.dtype, EPS, save=True))
     kept = norm_quantize.reference(forward).statistics
     names = "layer", 0, "relu", x.dtype, False, False
 
@@ -114,7 +114,7 @@ def backward_case(x: Tensor, weight: Tensor, bias: Tensor) -> Case:
 
 def gemm_norm_case(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Case:
     def ours(x: Tensor, w: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        epilogue = Epilogue(None, None, weight, bias, None, "layer", 0, "relu", x.dtype, EPS, save=False)
+        epilogue = Epilogue(None, None, weight, bias, None, RowNorm("layer", 0, "relu", x.dtype, EPS, save=False))
         return gemm_norm.composed(GemmNorm(x, None, w, None, epilogue)).out
 
     return ours, lambda x, w, weight, bias: plain_norm(F.linear(x, w), weight, bias), [x, w, weight, bias]
@@ -140,7 +140,7 @@ def frozen_norm_case(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) ->
     bf16 = torch.bfloat16
 
     def ours(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        epilogue = Epilogue(None, None, weight, bias, None, "layer", 0, "relu", bf16, EPS, save=False)
+        epilogue = Epilogue(None, None, weight, bias, None, RowNorm("layer", 0, "relu", bf16, EPS, save=False))
         return frozen_norm.composed(frozen_norm.FrozenGemmNorm(x, None, linear, True, bf16, epilogue)).out
 
     def plain(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,47 +1,49 @@
 """Uniform recipes against Dispatch: the LoKA paper's own experiment, on this CPU.
 
-    python examples/bench_dispatch.py [--models wukong ...] [--batch 4096] [--rounds 21] [--all] [--json FILE]
+    python examples/bench_dispatch.py [--models wukong ...] [--engines onnx_runtime ...] [--batch 4096] [--rounds 21]
+                                      [--threads 1] [--no-uniform] [--all] [--cpu-time] [--json FILE]
 
 Each model trains a few steps on MovieLens, so that its distributions are real, and is probed once. Then it is compiled
-with Inductor in float32, with every *uniform* recipe (one recipe wherever a kernel can run it, budgets or not), with
-what Dispatch decides, and, where torchao is installed, with its int8 dynamic quantization under Inductor, as it comes
-and with Inductor's freezing. All take turns on the same batch of ratings the model has not seen. Every time printed is
-measured here.
+with Inductor in float32, with every *uniform* recipe (one recipe wherever a kernel can run it, budgets or not), and
+with what Dispatch decides. Other engines (examples/engines: torchao, PyTorch's own dynamic quantization, ONNX Runtime,
+OpenVINO) run the same model, and one that cannot says why. All take turns on the same batch of ratings the model has
+not seen, with as many threads. Every time printed is measured here.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
+import functools
 import json
 import math
+import os
 import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
-from examples import movielens, training
-from examples.metrics import Race
+from examples import engines, movielens, training
+from examples.apart import APART
+from examples.metrics import Race, fastest
 from examples.models.dcnv2 import DCNv2
 from examples.models.dlrm import DLRM
 from examples.models.mmoe import MMoE
 from examples.models.wukong import Wukong
 from examples.quickstart import CALIBRATION_BATCHES, bars
 from examples.quickstart import TINY as TINY_WUKONG
+from examples.variants import BUDGET, Variant, count_sites, criteria, relative_rms, table, verdict
 
 MODELS = {"wukong": Wukong, "dlrm": DLRM, "dcnv2": DCNv2, "mmoe": MMoE}
 TINY = {
@@ -51,39 +53,9 @@ TINY = {
     "mmoe": dict(width=16, experts=2, expert=(64,), tower=()),
 }
 TRAINING_ROWS = 32_768
-BUDGET = loka.Options()  # loka's default budgets
 # As Options allow it, "whatever it costs": a speed-up of exactly 0 would let emulation compete too.
 ANY_COST = dict(max_mere=math.inf, min_sqnr_db=0, min_speedup=1e-9)
-HOPELESS = 5.0  # a variant this many times slower than Inductor at its second call does not race
-TIE = 0.98  # "at least as fast" is a median ratio of at least this; compare "loka, again", which is loka itself
-MIN_SPEEDUP = 2.0  # what it must show: loka over Inductor, geometric mean of the models
-
-
-@dataclass
-class Variant:
-    """One way to run a model, and what came of it.
-
-    chosen: sites by what they run in. over_budget: sites whose recipe misses the site budgets. error: relative RMS of
-    the outputs against eager float32. ratios are medians over the rounds. skipped: why it did not race.
-    """
-
-    kind: str
-    call: Callable[..., Tensor] = field(repr=False)
-    chosen: dict[str, int] = field(default_factory=dict)
-    over_budget: int = 0
-    error: float | None = None
-    ms: float | None = None
-    over_inductor: float | None = None
-    loka_over_it: float | None = None
-    skipped: str = ""
-
-    @property
-    def within_budget(self) -> bool:
-        return self.error is not None and self.error <= BUDGET.max_output_error and not self.over_budget
-
-    def to_json(self) -> dict[str, object]:
-        body = {name: value for name, value in vars(self).items() if name != "call"}
-        return body | {"within_budget": self.within_budget}
+HOPELESS = 5.0  # a variant this many times slower than Inductor before the race does not run in it
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
@@ -97,12 +69,14 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "times": "measured on this CPU",
-        "torchao": metadata.version("torchao") if importlib.util.find_spec("torchao") else None,
+        "engines": {engine: engines.versions(engine) for engine in options.engines},
+        "held_to": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "clock": "CPU seconds" if options.cpu_time else "wall",
         "models": {},
     }
     for name in options.models:
-        with bars(console) as progress:
-            variants = experiment(name, data, options, progress)
+        with bars(console) as progress, tempfile.TemporaryDirectory() as folder:
+            variants = experiment(name, data, options, progress, Path(folder))
         results["models"][name] = {v: variant.to_json() for v, variant in variants.items()}
         console.print(table(name, variants, options))
         torch.compiler.reset()  # the next model starts with nothing compiled
@@ -117,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
 
 def experiment(
-    name: str, data: movielens.MovieLens, options: argparse.Namespace, progress: Progress
+    name: str, data: movielens.MovieLens, options: argparse.Namespace, progress: Progress, folder: Path
 ) -> dict[str, Variant]:
     """One model: train, probe, compile every variant, compare outputs, race."""
     # 1. A model with real distributions, and batches: one to calibrate and compile on, one it has not seen.
@@ -135,28 +109,36 @@ def experiment(
         for seen in progress.track(calibration, description=f"{name}: probe"):
             model(*seen)
     variants = make_variants(model, probe.profile, options)
+    variants |= engine_variants(model, calibration, options, folder)
 
-    # 3. Compile on a calibration batch; then outputs and one timed call, which spares the race what is hopeless.
+    # 3. Compile on a calibration batch; then outputs and two timed calls, which spare the race what is hopeless.
     with torch.no_grad():
-        reference = model(*batch)
-        second_call: dict[str, float] = {}
+        reference = copy.deepcopy(model).double()(*batch)
+        later_calls: dict[str, float] = {}
         for label, variant in progress.track(variants.items(), description=f"{name}: compile"):
-            if not variant.skipped:
+            if variant.skipped:
+                continue
+            try:
                 variant.call(*calibration[0])
-                start = time.perf_counter()
                 out = variant.call(*batch)
-                second_call[label] = time.perf_counter() - start
-                variant.error = relative_rms(out, reference)
-                slower = second_call[label] / second_call["inductor"]
-                if variant.kind == "uniform" and slower > HOPELESS:
-                    variant.skipped = f"not raced, its second call took {slower:.0f}x Inductor's"
+            except Exception as error:
+                if variant.kind != "engine":
+                    raise
+                variant.skipped = f"cannot take the model: {engines.reason_of(error)}"
+                continue
+            later_calls[label] = fastest(functools.partial(variant.call, *batch))
+            variant.error = relative_rms(out, reference)
+            slower = later_calls[label] / later_calls["inductor"]
+            if variant.kind in ("uniform", "engine") and slower > HOPELESS:
+                variant.skipped = f"not raced, a call took {slower:.0f}x Inductor's"
     count_sites(variants["loka"], loka.plan(variants["loka"].call))
 
     # 4. Race those that are left, in turns.
     loka_again = replace(variants["loka"], kind="control")  # the same callable: what the race makes of no difference
     variants["loka, again"] = loka_again
     racing = {label: variant for label, variant in variants.items() if not variant.skipped}
-    race = Race({label: lambda call=variant.call: call(*batch) for label, variant in racing.items()})
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    race = Race({label: functools.partial(variant.call, *batch) for label, variant in racing.items()}, clock)
     with torch.no_grad():
         for _ in progress.track(race.rounds(options.rounds), total=options.rounds, description=f"{name}: race"):
             pass
@@ -171,10 +153,10 @@ def make_variants(model: nn.Module, profile: loka.Profile, options: argparse.Nam
     """What is compared, by name; nothing is compiled yet."""
 
     def compiled(what: nn.Module, **more: object) -> Callable[..., Tensor]:
-        return torch.compile(what, isolate_recompiles=True, **more)  # each its own: they share one model's code
+        return torch.compile(what, **APART, **more)  # each its own: they share one model's code
 
-    variants = {"inductor": Variant("baseline", compiled(model))}
-    for recipe in BUDGET.recipes:
+    variants = {"inductor": Variant("baseline", compiled(model)), "eager": Variant("baseline", model)}
+    for recipe in BUDGET.recipes if options.uniform else ():
         if recipe.startswith("fp8") and not options.all:
             variants[recipe] = Variant("uniform", model, skipped="not tried, FP8 is slow on CPUs: --all")
             continue
@@ -185,86 +167,20 @@ def make_variants(model: nn.Module, profile: loka.Profile, options: argparse.Nam
             variant.skipped = "no kernel here runs it at any site"
         variants[recipe] = variant
     variants["loka"] = Variant("dispatch", compiled(model, backend="loka", options={"profile": profile}))
-    if importlib.util.find_spec("torchao"):
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
-        quantized = copy.deepcopy(model)
-        quantize_(quantized, Int8DynamicActivationInt8WeightConfig())
-        variants["torchao int8"] = Variant("torchao", compiled(quantized))
-        variants["torchao int8, freezing"] = Variant("torchao", compiled(quantized, options={"freezing": True}))
     return variants
 
 
-def count_sites(variant: Variant, plan: loka.Plan) -> None:
-    """What the sites run in, and how many of them miss the budgets a site has."""
-    variant.chosen = dict(Counter(str(decision.chosen) for decision in plan.decisions.values()))
-    scores = [decision.score for decision in plan.lowered]
-    variant.over_budget = sum(s.mere > BUDGET.max_mere or s.sqnr_db < BUDGET.min_sqnr_db for s in scores)
-
-
-def relative_rms(out: Tensor, reference: Tensor) -> float:
-    difference = out.double() - reference.double()
-    return float(difference.square().mean().sqrt() / reference.double().square().mean().sqrt())
-
-
-def criteria(results: dict[str, object]) -> dict[str, bool | None]:
-    """What it must show, by sentence; None where there was nothing to compare with."""
-    models = results["models"].items()
-    judged: dict[str, bool | None] = {
-        f"geometric mean over Inductor at least {MIN_SPEEDUP:g}x":
-            results["loka_over_inductor_geometric_mean"] >= MIN_SPEEDUP
-    }  # fmt: skip
-    for name, variants in models:
-        raced = [v for v in variants.values() if v["ms"] is not None]
-        rivals = [v for v in raced if v["kind"] == "uniform" and v["within_budget"]]
-        judged[f"{name}: at least as fast as every uniform recipe within budget"] = (
-            all(v["loka_over_it"] >= TIE for v in rivals) if rivals else None
-        )
-        ours, torchao = variants["loka"], [v for v in raced if v["kind"] == "torchao"]
-        judged[f"{name}: at least as fast as torchao's int8 at equal or better error"] = (
-            all(v["loka_over_it"] >= TIE and ours["error"] <= v["error"] for v in torchao) if torchao else None
-        )
-    return judged
-
-
-def table(name: str, variants: dict[str, Variant], options: argparse.Namespace) -> Table:
-    """All variants of one model."""
-    title = f"{name}: batch {options.batch}, {options.rounds} rounds, {torch.get_num_threads()} threads"
-    caption = (
-        "ms: median of one call, measured on this CPU; ratios: medians of the rounds' ratios.\n"
-        "error: relative RMS of the outputs against eager float32, on ratings the model has not seen.\n"
-        f"within budget: that error at most {BUDGET.max_output_error:g}, and at every lowered site "
-        f"MERE <= {BUDGET.max_mere:g}, SQNR >= {BUDGET.min_sqnr_db:g} dB"
-    )
-    result = Table(title=title, caption=caption, caption_justify="left")
-    for column in ("variant", "sites", "error", "within budget", "ms", "over Inductor", "loka over it", "note"):
-        result.add_column(column, justify="left" if column in ("variant", "within budget", "note") else "right")
-    for label, v in variants.items():
-        lowered = sum(n for chosen, n in v.chosen.items() if chosen != "keep")
-        sites = f"{lowered} of {sum(v.chosen.values())}" if v.chosen else "–"
-        error = "–" if v.error is None else f"{v.error:.2e}"
-        within = "–" if v.error is None else "yes" if v.within_budget else f"NO ({v.over_budget} sites over)"
-        figures = ["–"] * 3
-        if v.ms is not None:
-            figures = [f"{v.ms:.1f}", f"{v.over_inductor:.2f}x", f"{v.loka_over_it:.2f}x"]
-        style = "bold" if label == "loka" else "dim" if v.skipped else None
-        result.add_row(label, sites, error, within, *figures, v.skipped, style=style)
-    return result
-
-
-def verdict(results: dict[str, object]) -> Table:
-    """The geometric mean, and the criteria with a mark each."""
-    mean = results["loka_over_inductor_geometric_mean"]
-    result = Table(
-        title=f"loka over Inductor float32, measured here: {mean:.2f}x, geometric mean over {len(results['models'])}",
-        caption=f'"at least as fast": a median ratio of at least {TIE:g}; "loka, again" shows what chance alone does',
-    )
-    result.add_column("what it must show")
-    result.add_column("")
-    marks = {True: "[green]✓ pass[/]", False: "[red]✗ FAIL[/]", None: "nothing to compare"}
-    for sentence, passed in results["criteria"].items():
-        result.add_row(sentence, marks[passed])
-    return result
+def engine_variants(
+    model: nn.Module, batches: Sequence[engines.Batch], options: argparse.Namespace, folder: Path
+) -> dict[str, Variant]:
+    """Other engines; each is made when it is first called, so that one that cannot says so in its row."""
+    variants: dict[str, Variant] = {}
+    for engine in options.engines:
+        for label, make in engines.makers(engine, model, batches, options.threads, folder).items():
+            reason = make if isinstance(make, str) else ""
+            call = model if isinstance(make, str) else engines.Late(make)
+            variants[label] = Variant("engine", call, skipped=reason, note=engines.not_held(engine))
+    return variants
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -272,12 +188,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--batch", type=int, help="ratings a batch (4096; 256 with --quick)")
     parser.add_argument("--rounds", type=int, help="rounds of the race (21; 3 with --quick)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every variant")
+    parser.add_argument("--engines", nargs="*", choices=list(engines.ENGINES), default=list(engines.ENGINES))
+    parser.add_argument("--no-uniform", dest="uniform", action="store_false", help="without uniform recipes")
+    parser.add_argument("--cpu-time", action="store_true", help="count this process' CPU seconds, not the clock's")
     parser.add_argument("--all", action="store_true", help="FP8 recipes too, which are slow on CPUs")
     parser.add_argument("--quick", action="store_true", help="tiny models on a few ratings: a rehearsal, no result")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     options = parser.parse_args(argv)
     options.batch = options.batch or (256 if options.quick else 4096)
     options.rounds = options.rounds or (3 if options.quick else 21)
+    torch.set_num_threads(options.threads)
     return options
 
 

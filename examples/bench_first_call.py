@@ -102,8 +102,11 @@ def requests(batch: int) -> Inputs:
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], int]] = {
-    "tower": (lambda: nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1)),
-              lambda batch: (torch.randn(batch, 256),), 1024),
+    "tower": (
+        lambda: nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1)),
+        lambda batch: (torch.randn(batch, 256),),
+        1024,
+    ),
     "dlrm": (lambda: DLRM(CARDINALITIES, GENRES), rows, 1024),
     "dcnv2": (lambda: DCNv2(CARDINALITIES, GENRES), rows, 1024),
     "mmoe": (lambda: MMoE(CARDINALITIES, GENRES), rows, 1024),
@@ -111,7 +114,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], int]] 
     "kunlun": (lambda: Kunlun(CARDINALITIES, GENRES, SIZES["small"], SOURCES), requests, 32),
     "transformer": (transformer, lambda batch: (torch.randn(batch, 64, 128),), 64),
     "din": (lambda: DIN(1683, 944), histories, 512),
-}  # fmt: skip
+}
 """The model, its inputs for a batch, and how many rows."""
 
 
@@ -199,7 +202,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
             compiled(*small)
             found["small"] = time.perf_counter() - start
     if way != "inductor":
-        plan = loka.plan(compiled)
+        plan = loka.plan(compiled, graph=0)
         found |= {"chosen": {key: str(d.chosen) for key, d in plan.decisions.items()}, "raced": plan.raced}
     return found
 

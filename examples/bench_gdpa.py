@@ -83,12 +83,16 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         torch.testing.assert_close(ours(*operands), plain(*operands), rtol=1e-3, atol=1e-3)
         found = {}
         for phase, training in (("", False), ("training_", True)):
-            race = Race({label: call(function, operands, training)
-                         for label, function in (("loka", ours), ("plain", plain))})  # fmt: skip
+            race = Race(
+                {label: call(function, operands, training) for label, function in (("loka", ours), ("plain", plain))}
+            )
             for _ in race.rounds(options.rounds, warm_up=2):
                 pass
-            found |= {f"{phase}loka_ms": race.ms("loka"), f"{phase}plain_ms": race.ms("plain"),
-                      f"{phase}speedup": race.speedup("loka", "plain")}  # fmt: skip
+            found |= {
+                f"{phase}loka_ms": race.ms("loka"),
+                f"{phase}plain_ms": race.ms("plain"),
+                f"{phase}speedup": race.speedup("loka", "plain"),
+            }
         results[name] = found
     table = Table("case", "loka ms", "plain ms", "speed-up", "training: loka ms", "plain ms", "speed-up")
     for name, found in results.items():

@@ -72,8 +72,13 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         results.append(result_of(module, specimen, arch, 0 if options.dry_run else options.rounds))
     console.print(table(results, arch))
     device_name = torch.cuda.get_device_name() if device else None
-    body = {"arch": arch, "device": device_name, "torch": torch.__version__, "rounds": options.rounds,
-            "kernels": [vars(result) for result in results]}  # fmt: skip
+    body = {
+        "arch": arch,
+        "device": device_name,
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "kernels": [vars(result) for result in results],
+    }
     if options.json:
         options.json.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return body

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 import loka_compile as loka
 from examples import movielens, training
+from examples.apart import APART
 from examples.metrics import Race, quality
 from examples.models.wukong import Wukong
 from examples.quickstart import TINY
@@ -54,8 +55,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     data = movielens.load()
     sizes = {"activation": nn.SiLU, **(TINY if options.quick else {})}
     latency = race(training.wukong(data, **sizes).eval(), options)
-    entropy = {name: [ne(data, sizes, mods, seed, options) for seed in range(options.seeds)]
-               for name, mods in VARIANTS.items()}  # fmt: skip
+    entropy = {
+        name: [ne(data, sizes, mods, seed, options) for seed in range(options.seeds)] for name, mods in VARIANTS.items()
+    }
     results = {
         "batch": BATCH,
         "seeds": options.seeds,
@@ -91,7 +93,7 @@ def race(model: Wukong, options: argparse.Namespace) -> dict[str, dict[str, dict
             if mods:
                 loka.adapt(dense, (x,), mods=mods)
             given = {"options": {"measure_calls": 0}} if backend == "loka" else {}
-            calls[name] = torch.compile(dense, backend=backend, isolate_recompiles=True, **given)
+            calls[name] = torch.compile(dense, backend=backend, **APART, **given)
         with torch.no_grad():
             for call in calls.values():
                 call(x)

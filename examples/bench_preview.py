@@ -127,9 +127,10 @@ def row(name: str, phase: str, target: str, model: nn.Module, inputs: Any, profi
         "gbytes": {side: body[side]["totals"]["bytes"] / 1e9 for side in body},
         "speedup": {side: found.speedup(side) for side in body},
         "errors": {side: body[side]["error"] for side in body if body[side]["error"]},
-        "loka_kernels": [{k: each[k] for k in ("name", "site", "bound_by", "modelled_us")}
-                         for each in body["loka"]["kernels"]],
-    }  # fmt: skip
+        "loka_kernels": [
+            {k: each[k] for k in ("name", "site", "bound_by", "modelled_us")} for each in body["loka"]["kernels"]
+        ],
+    }
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also 
 
 import loka_compile as loka
 from examples import movielens
+from examples.apart import APART
 from examples.metrics import Race
 from examples.models.wukong import Wukong
 from examples.quickstart import TINY
@@ -188,11 +189,11 @@ def online(options: argparse.Namespace) -> list[Cost]:
     model.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        watched = torch.compile(model, backend="loka", isolate_recompiles=True)
+        watched = torch.compile(model, backend="loka", **APART)
         for _ in range(6):
             watched(*batch)
         plan = loka.plan(watched)
-        pinned = torch.compile(model, backend="loka", options={"plan": plan}, isolate_recompiles=True)
+        pinned = torch.compile(model, backend="loka", options={"plan": plan}, **APART)
         hundred = lambda call: lambda: [call(*batch) for _ in range(100)]  # noqa: E731
         race = Race({"watched": hundred(watched), "pinned": hundred(pinned)})
         for _ in race.rounds(max(2, options.calls // 100)):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
+from examples.apart import APART
 from examples.metrics import Race
 from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
@@ -80,9 +81,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     request = request_of(options.candidates)
     with torch.no_grad():
         expected = model(*request)
-        calls = {"Inductor": torch.compile(model, isolate_recompiles=True)}
+        calls = {"Inductor": torch.compile(model, **APART)}
         for name, chosen in VARIANTS.items():
-            calls[name] = torch.compile(model, backend="loka", options=chosen, isolate_recompiles=True)
+            calls[name] = torch.compile(model, backend="loka", options=chosen, **APART)
         errors = {name: relative(call(*request), expected) for name, call in calls.items()}
         race = Race({name: lambda call=call: call(*request) for name, call in calls.items()})
         for _ in race.rounds(options.rounds):

@@ -26,6 +26,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
+from examples.apart import APART
 from examples.metrics import Race
 from examples.models.samples import MODELS
 
@@ -68,8 +69,8 @@ def measured(name: str, batch: int, options: argparse.Namespace) -> dict[str, ob
     model, inputs = make().eval(), draw(batch)
     calls: dict[str, Callable[..., Tensor]] = {
         "eager": model,
-        "Inductor": torch.compile(model, isolate_recompiles=True, dynamic=False),
-        "loka": torch.compile(model, backend="loka", isolate_recompiles=True, dynamic=False),
+        "Inductor": torch.compile(model, **APART, dynamic=False),
+        "loka": torch.compile(model, backend="loka", **APART, dynamic=False),
     }
     clock = time.process_time if options.cpu_time else time.perf_counter
     with torch.inference_mode(options.inference_mode), torch.no_grad():

@@ -53,8 +53,10 @@ def main() -> None:
 
     gradients = gradient_sqnr(data, part, plan)
     worst = min(gradients, key=gradients.get)
-    console.print(f"gradients of a step against float32: worst {gradients[worst]:.1f} dB ({worst}), "
-                  f"median {statistics.median(gradients.values()):.1f} dB of {len(gradients)}")  # fmt: skip
+    console.print(
+        f"gradients of a step against float32: worst {gradients[worst]:.1f} dB ({worst}), "
+        f"median {statistics.median(gradients.values()):.1f} dB of {len(gradients)}"
+    )
 
     losses = {"float32": [], f"{args.target} plan": []}
     with Progress(console=console) as progress:
@@ -73,8 +75,14 @@ def main() -> None:
     shift = statistics.mean(ours) - statistics.mean(theirs)
     console.print(f"shift of the mean {shift:+.5f}, spread of the float32 seeds {spread:.5f}")
     if args.json:
-        result = {"sites": len(plan.decisions), "lowered": len(plan.lowered), "gradient_sqnr_db": gradients,
-                  "log_loss": losses, "shift": shift, "spread": spread}  # fmt: skip
+        result = {
+            "sites": len(plan.decisions),
+            "lowered": len(plan.lowered),
+            "gradient_sqnr_db": gradients,
+            "log_loss": losses,
+            "shift": shift,
+            "spread": spread,
+        }
         args.json.write_text(json.dumps(result, indent=1))
 
 

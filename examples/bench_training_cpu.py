@@ -29,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it also runs as a plain script
 
 import loka_compile as loka
+from examples.apart import APART
 from examples.metrics import Race
 from examples.models.samples import MODELS
 
@@ -55,8 +56,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     mean = math.exp(sum(math.log(float(row["over_inductor"])) for row in results.values()) / len(results))
     least = min(float(row["over_the_better"]) for row in results.values())
     console.print(table)
-    console.print(f"over Inductor in geometric mean {mean:.2f}x (at least {ASKED}x asked for), "
-                  f"least over the better of eager and Inductor {least:.2f}x ({LEAST}x)")  # fmt: skip
+    console.print(
+        f"over Inductor in geometric mean {mean:.2f}x (at least {ASKED}x asked for), "
+        f"least over the better of eager and Inductor {least:.2f}x ({LEAST}x)"
+    )
     figures: dict[str, object] = {"batch": options.batch, "models": results, "mean": mean, "least": least}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
@@ -72,8 +75,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, object]:
     chosen = {"recipes": (), "measure_calls": 0} if options.exact else None
     calls: dict[str, Callable[..., Tensor]] = {
         "eager": models["eager"],
-        "Inductor": torch.compile(models["Inductor"], isolate_recompiles=True),
-        "loka": torch.compile(models["loka"], backend="loka", isolate_recompiles=True, options=chosen),
+        "Inductor": torch.compile(models["Inductor"], **APART),
+        "loka": torch.compile(models["loka"], backend="loka", **APART, options=chosen),
     }
     labels = torch.rand_like(models["eager"](*inputs).detach()).round()
 

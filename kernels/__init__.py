@@ -1,2 +1,2 @@
-"""loka's operators: one file an op, each with its reference, which is its specification, its fake, its CPU path and
-the oracle of its tests. Importing a file registers its op with torch.library under the namespace `loka`."""
+"""loka's operators, a folder a family. An op's file holds its reference: the specification, the fake, the CPU path and
+the oracle of its tests. Importing the file registers the op with torch.library under the namespace `loka`."""

@@ -1,7 +1,7 @@
-"""Whether a tensor was written behind its version's back: of its memory, a block is compared now and then, in turn.
+"""Finding writes that a tensor's version counter misses: blocks of its values are compared now and then, in turn.
 
-A few values, the same at every call, tell of most writes at once, and never of one that misses them. Blocks take turns,
-so that such a one is seen in time: of a weight of a million values after at most 1,000 looks.
+Comparing the same few values at every call finds most writes at once, but never a write that leaves them alone. Blocks
+take turns, so such a write is found in the end: in a weight of a million values after at most 1,000 looks.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
-"""Values of a look."""
+"""Values compared in one look."""
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Blocks:
-    """Sums of the bits of each block, which are exact. Holds no tensor."""
+    """The sum of each block's bits. Integer sums are exact. It holds no tensor."""
 
     def __init__(self) -> None:
         self._sums: dict[int, int] = {}
         self._turn = self._calls = 0
 
     def learn(self, tensor: Tensor) -> None:
-        """All of it, at the price of reading it once. What is not learned is taken as it is at its first look."""
+        """Read the whole tensor once and keep its sums. A block that was not learned is learned at its first look."""
         bits = _bits(tensor)
         whole = len(bits) // BLOCK
         sums = bits[: whole * BLOCK].view(whole, BLOCK).sum(1, dtype=torch.int64).tolist()
         self._sums = dict(enumerate(sums)) | ({whole: _sum(bits[whole * BLOCK :])} if len(bits) % BLOCK else {})
 
     def same(self, tensor: Tensor, every: int = 1) -> bool:
-        """Whether the next block is what it was. every: calls of which one looks."""
+        """Whether the next block is unchanged. every: look at one call of so many; the others return True."""
         self._calls += 1
         if self._calls % every:
             return True
@@ -48,7 +48,7 @@ def _sum(bits: Tensor) -> int:
 
 @torch.no_grad()
 def _bits(tensor: Tensor) -> Tensor:
-    """Its values as integers, as they lie; none of one whose memory is not in one piece."""
+    """The tensor's values as integers, as they lie; empty if its memory is not in one piece."""
     order = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim))
     flat = tensor.detach().permute(order)
     if not flat.is_contiguous() or tensor.element_size() not in BITS or tensor.is_complex():

@@ -1,16 +1,17 @@
-"""What is made of a parameter once, not at every call: its quantized forms.
+"""Forms of a parameter that are made once instead of at every call: its quantizations.
 
-A form is kept beside the parameter and made anew when the parameter changed. What tells: the tensor object, its
-storage, its version counter, and on a CPU 64 of its values and, at each 8th call, one of its blocks in turn
-(fingerprint.py), because writes through `.data` do not count as a version; on a GPU comparing them would wait for it at
-every call, so there such writes are not seen. A tensor without a version counter (made under inference_mode) is
-quantized at every call. A fake one has only a shape to give.
+A form is kept beside the parameter and made again when the parameter changed. A change shows in the tensor object, its
+memory or its version counter. Writes through `.data` do not count as a version, so on a CPU 64 of its values are
+compared at every call, and at each 8th call one of its blocks in turn (fingerprint.py). On a GPU a comparison would
+wait for the GPU at every call, so such writes are not seen there.
+
+A tensor without a version counter (made under inference_mode) is quantized at every call. A fake tensor gives shapes
+only.
 """
 
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,78 +20,98 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.fingerprint import Blocks
+from loka_compile.kernels.fingerprint import BITS, Blocks
 from loka_compile.kernels.quantize import quantize as quantization
 
 SAMPLES = 64
 LOOK_EVERY = 8
-"""Calls between two looks at a block: of a weight of a million values all are looked at in 8,000 calls."""
+"""Calls between two looks at a block. In a weight of a million values all blocks are seen within 8,000 calls."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter's quantized forms. Holding the storage keeps its address from being given to another tensor.
-    sampled: a view of the values that `sample` is a copy of."""
+    """One parameter's forms.
 
-    parameter: weakref.ref[Tensor]
-    storage: Any
+    memory: while it is there, no other tensor gets its address. places: size and stride of a view of some values.
+    sample: a copy of them.
+    """
+
+    memory: compat.Memory
     version: int
-    sampled: Tensor
-    sample: Tensor
+    places: tuple[tuple[int], tuple[int]]
+    sample: bytes
     layout: tuple[Any, ...]
     forms: dict[Any, Any]
     blocks: Blocks
 
     def holds(self, weight: Tensor) -> bool:
+        """Whether the forms are those of this weight as it is now."""
         return (
-            self.parameter() is weight
+            self.memory() is not None
             and self.version == weight._version
             and self.layout == _layout(weight)
-            and (weight.is_cuda or torch.equal(self.sample, self.sampled))
+            and (weight.is_cuda or _bits(weight, self.places) == self.sample)
             and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
         )
 
 
-_entries: dict[int, _Entry] = {}  # id of the parameter; an entry goes with its parameter
+_entries: dict[int, _Entry] = {}  # by id of the parameter; an entry goes when its parameter does
 _lock = threading.Lock()
 
 
 def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
-    """`make(weight)`, remembered under `form` until the weight changes."""
+    """`make(weight)`, kept under `form` until the weight changes."""
     if weight.is_inference() or compat.is_fake(weight):
         return make(weight)
     key = id(weight)
     with _lock:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
-            forget = weakref.ref(weight, lambda _: _entries.pop(key, None))
-            sampled = _sampled(weight)
-            kept = sampled, sampled.clone(), _layout(weight)
-            entry = _Entry(forget, weight.untyped_storage(), weight._version, *kept, {}, Blocks())
+            memory, places = compat.memory_of(weight, lambda _: _forget(key)), _places(weight)
+            kept = places, b"" if weight.is_cuda else _bits(weight, places), _layout(weight)
+            entry = _Entry(memory, weight._version, *kept, {}, Blocks())
             if not weight.is_cuda:
                 entry.blocks.learn(weight)
             _entries[key] = entry
         if form not in entry.forms:
-            entry.forms[form] = make(weight)
+            made = make(weight)
+            if any(compat.is_memory_of(entry.memory, each) for each in _tensors(made)):
+                return made  # the weight itself, which a form that is kept would keep
+            entry.forms[form] = made
         return entry.forms[form]
+
+
+def _forget(key: int) -> None:
+    _entries.pop(key, None)
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    return [each for each in (made if isinstance(made, tuple) else (made,)) if isinstance(each, Tensor)]
 
 
 def _layout(weight: Tensor) -> tuple[Any, ...]:
     return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
 
 
-def _sampled(weight: Tensor) -> Tensor:
-    """Some of its values, as they lie: a view."""
+def _places(weight: Tensor) -> tuple[tuple[int], tuple[int]]:
+    """Size and stride of a view of about SAMPLES values, spread over the tensor's memory."""
     sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
     span = 0 if not weight.numel() else 1 + sum(sizes)
-    step = span // SAMPLES | 1  # an odd step walks through the columns too
-    return weight.detach().as_strided((-(-span // step),), (step,))
+    step = span // SAMPLES | 1  # odd, so that it visits all columns of an even-sized matrix
+    return (-(-span // step),), (step,)
+
+
+def _bits(weight: Tensor, places: tuple[tuple[int], tuple[int]]) -> bytes:
+    """The bits of the values at these places; by numpy, which takes a tenth of torch's time for it."""
+    values = weight.detach().as_strided(*places).view(BITS[weight.element_size()])
+    bits: bytes = values.numpy().tobytes()
+    return bits
 
 
 def quantized(
     weight: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight as a right operand (k, N + more), quantized along K, with its scale; a plain cast has none."""
+    """The weight as a right operand (k, N + more), quantized along K, with its float32 scale; None for a plain cast."""
     form = transposed, dtype, scaling, k, more
     return frozen(weight, form, lambda tensor: right_operand(tensor, *form))
 
@@ -98,6 +119,7 @@ def quantized(
 def right_operand(
     tensor: Tensor, transposed: bool, dtype: torch.dtype, scaling: str, k: int, more: int = 0
 ) -> tuple[Tensor, Tensor | None]:
+    """The right operand (k, N + more) of a weight, as `quantized` keeps it."""
     own = _padded(tensor.detach(), transposed, k, more)
     right = own.mT if transposed else own
     if scaling == "none":
@@ -106,10 +128,10 @@ def right_operand(
         scale = right.new_empty(quantization.scale_shape(right, scaling, -2), dtype=torch.float32)
         return torch.empty_like(right, dtype=dtype), scale
     q, scale = quantization.reference(right, dtype, scaling, -2)
-    return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # in FP8 every provider reads it along K
+    return (q if dtype == torch.int8 else q.mT.contiguous().mT), scale  # every FP8 provider reads it along K
 
 
 def _padded(weight: Tensor, transposed: bool, k: int, more: int) -> Tensor:
-    """With zeros up to k along K and `more` columns of them, as it lies."""
+    """The weight with zeros up to k along K, and `more` columns of zeros."""
     along = k - weight.shape[-1 if transposed else -2]
     return quantization.with_zeros(weight, *((more, along) if transposed else (along, more)))

@@ -1,7 +1,7 @@
-"""One launch of a Triton kernel as plain data: what is run on a GPU is what is compiled and counted without one.
+"""One launch of a Triton kernel as plain data: the same object is run on a GPU, and compiled and counted without one.
 
-Every Triton kernel here has a function that turns its operands into a `Launch`; they may be on the `meta` device, which
-has shapes, dtypes and no memory. `run` makes the launch (under TRITON_INTERPRET=1, on CPU tensors).
+Every Triton kernel has a function that turns operands into a `Launch`. The operands may be on the `meta` device, which
+has shapes and dtypes but no memory. Under TRITON_INTERPRET=1 a launch runs on CPU tensors.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """kernel: the @triton.jit function. grid: programs, up to three numbers. args: its run-time arguments by name
-    (tensors, TMA descriptors, numbers, None). constants: its constexprs by name. warps, stages: Triton's num_warps and
-    num_stages. flops: tensor-core operations of the launch. nbytes: global memory it has to move, operands once each.
+    """kernel: the @triton.jit function.
+    grid: number of programs along up to three axes.
+    args: run-time arguments by name (tensors, TMA descriptors, numbers, None).
+    constants: constexpr arguments by name.
+    warps, stages: Triton's num_warps and num_stages.
+    flops: tensor-core operations.
+    nbytes: bytes of global memory it must move, each operand once.
     """
 
     kernel: Any
@@ -30,7 +34,7 @@ class Launch:
     nbytes: int = 0
 
     def run(self) -> None:
-        """Nothing is launched where the grid is empty."""
+        """Launch the kernel; an empty grid launches nothing."""
         if all(self.grid):
             options = {"num_warps": self.warps, "num_stages": self.stages}
             self.kernel[self.grid](**self.args, **self.constants, **options)
@@ -38,14 +42,16 @@ class Launch:
 
 @dataclass(frozen=True, eq=False)
 class Specimen:
-    """A launch to compile without its GPU. A kernel's module lists its own: specimens(arch: str) -> list[Specimen], at
-    the default configuration and the field's shapes; arch is "sm_90", "gfx942" and so on.
+    """A launch that is compiled without its GPU. A kernel's module lists its own in specimens(arch: str) ->
+    list[Specimen], at the default configuration and the field's shapes; arch is "sm_90", "gfx942" and so on.
 
-    name: such as "scaled_gemm rowwise 65536x512x512". launch: its args on the meta device. unfused: (name, flops,
-    bytes) of every kernel of the sequence it replaces, empty where there is none. needs: what a test must find in the
-    machine code: "mma" a tensor-core instruction in the main loop, "fp8_mma" one for FP8, "wide_loads" and
-    "wide_stores" at least three quarters of the bytes in 128 bits a thread or by TMA. Where all operands' rows are
-    multiples of 16 bytes, stores of 16 bits are refused without being asked.
+    name: such as "scaled_gemm rowwise 65536x512x512".
+    launch: its tensors are on the meta device.
+    unfused: (name, flops, bytes) of each kernel it replaces; () for none.
+
+    needs: what a test must find in the machine code. "mma" is a tensor-core instruction in the main loop, "fp8_mma" one
+    for FP8. "wide_loads" and "wide_stores" mean that at least three quarters of the bytes move in 128 bits a thread or
+    by TMA. Stores of 16 bits are always refused if all operands' rows are multiples of 16 bytes.
     """
 
     name: str
@@ -55,11 +61,11 @@ class Specimen:
 
 
 def moved(*tensors: Any) -> int:
-    """Bytes of these tensors, None left out."""
+    """Bytes of these tensors; None counts 0."""
     return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
 def arch_of(x: torch.Tensor) -> str:
-    """What Triton compiles for on this tensor's GPU."""
+    """The architecture Triton compiles for on this tensor's GPU: "sm_90", "gfx942", ..."""
     properties = torch.cuda.get_device_properties(x.device)
     return properties.gcnArchName.partition(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"

@@ -1,14 +1,17 @@
-"""The words and formulas of norms, activations and row scales that every kernel shares, on plain tensors.
+"""The names and formulas of norms, activations and row scales that all kernels share, on plain tensors.
 
-    normalize      (n, statistics): n of the norm without weight, statistics what a backward needs
+    normalize      (n, statistics): the norm without weight, and what its backward needs
     affine         n * weight + bias
-    activate       an activation by its name
-    quantize_rows  (out, scale): one scale a row, or one that is given
+    activate       an activation by name
+    quantize_rows  (out, scale): one scale a row, or a given one
 
-norm is one of NORMS, activation one of ACTIVATIONS. block: the norm is over blocks of so many values, 0: over the row.
+norm is one of NORMS, activation one of ACTIVATIONS. block: the length of the blocks of a row that are normalized apart;
+0 for the whole row.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,11 +24,25 @@ HALVES = (torch.bfloat16, torch.float16)
 FLOATS = (*HALVES, torch.float32)
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz)
 LONGEST_ROW = 32768
-"""Values of a row that the kernel holds in registers; longer ones take the reference."""
+"""Values of a row that the kernel holds in registers. Longer rows take the reference."""
+
+
+@dataclass(frozen=True)
+class RowNorm:
+    """What an op does with each row, a part of the declarations of those that do it. dtype: of the result. save: what
+    a backward needs is written too. Words and blocks as above, unless the op says more."""
+
+    norm: str
+    block: int
+    activation: str
+    dtype: torch.dtype
+    eps: float
+    save: bool
 
 
 def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Tensor]:
-    """(n, statistics)"""
+    """(n, statistics) of x in float32 or float64. statistics: (..., S), rstd of each block; for `layer` the means come
+    first; (..., 0) for `none`."""
     if norm == "none":
         return x, x.new_empty((*x.shape[:-1], 0))
     blocks = x.unflatten(-1, (-1, block or x.shape[-1]))
@@ -39,11 +56,13 @@ def normalize(x: Tensor, norm: str, block: int, eps: float) -> tuple[Tensor, Ten
 
 
 def affine(n: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """n * weight + bias; either may be None."""
     n = n if weight is None else n * weight.to(n.dtype)
     return n if bias is None else n + bias.to(n.dtype)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
+    """The activation of x; it keeps x's dtype."""
     if activation == "silu":
         return x * torch.sigmoid(x)
     functions = {"relu": torch.relu, "hard_swish": torch.nn.functional.hardswish, "gelu": torch.nn.functional.gelu}
@@ -51,7 +70,8 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 
 def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(out, scale) of float32 values; rows are along the last dimension."""
+    """(out, scale) of float32 values, rows along the last dimension. scale: (..., 1) for FP8 and int8; (0,) if out has
+    no scale or `given`."""
     if dtype in FLOATS or dtype == torch.float64:
         return y.to(dtype), y.new_empty(0, dtype=torch.float32)
     top = largest(dtype)
@@ -66,24 +86,26 @@ def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[
 
 
 def largest(dtype: torch.dtype) -> float:
-    """What amax maps to."""
+    """The magnitude that amax is mapped to."""
     return 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
 
 
 def check_norm(
     op: str, n: int, weight: Tensor | None, bias: Tensor | None, norm: str, block: int, activation: str
 ) -> None:
+    """Raises ValueError for unknown names, blocks that do not divide n, or vectors of another shape than (n,)."""
     if norm not in NORMS:
         raise ValueError(f"{op}: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"{op}: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if block < 0 or (block and n % block):
-        raise ValueError(f"{op}: rows of {n} values have no whole blocks of {block}")
+        raise ValueError(f"{op}: block must divide a row of {n} values, got {block}")
     for name, each in (("weight", weight), ("bias", bias)):
         if each is not None and each.shape != (n,):
             raise ValueError(f"{op}: {name} must have shape ({n},), got {tuple(each.shape)}")
 
 
 def statistics_shape(x: Tensor, norm: str, block: int) -> tuple[int, ...]:
+    """The shape of `normalize`'s statistics."""
     n = x.shape[-1]
     return *x.shape[:-1], {"none": 0, "rms": 1, "layer": 2}[norm] * (n // (block or n))

@@ -1,4 +1,4 @@
-"""An op of ours is declared once, as a frozen dataclass whose fields are the op's arguments, in order.
+"""An op is declared once, as a frozen dataclass whose fields are the op's arguments, in order.
 
     class Quantized(NamedTuple, Generic[T]):
         q: T
@@ -15,19 +15,19 @@
 
     quantize = declare(Quantize, reference)
 
-T is what stands for a tensor: a tensor where the op runs, a node where a pass reads a graph. From the declaration come
-the schema of loka::quantize, what a fake tensor gives, and the names by which a pass reads and writes a call:
-`Quantize.of(node).scaling`, `put(node, replace(Quantize.of(node), axis=-2))` (graph/splice.py). A field may be such a
-dataclass itself; the op takes its fields in its place.
+T stands for a tensor: a Tensor where the op runs, an fx.Node where a pass reads a graph. The declaration gives the
+schema of loka::quantize, its fake, and the names by which a pass reads and writes a call: `Quantize.of(node).scaling`,
+`put(node, replace(Quantize.of(node), axis=-2))` (graph/splice.py). A field may be such a dataclass itself; then the op
+takes its fields in its place.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from operator import getitem
-from typing import Any, ClassVar, Generic, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Self, cast, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, fx
@@ -43,61 +43,64 @@ _Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 
 @dataclass(frozen=True)
 class Op(Generic[T, Values]):
-    """A call of an op: its arguments, by name. values: the NamedTuple of what it returns; None where that is one
-    tensor."""
+    """A call of an op: its arguments by name. values: the NamedTuple of its results; None if it returns one tensor."""
 
     name: ClassVar[str]
     values: ClassVar[Any] = None
 
     def __call__(self) -> Values:
-        """The op's result; its arguments are tensors."""
+        """Run the op; its arguments are tensors."""
         return self.named(self.target()(*self.args))
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The arguments in the order the op takes them."""
+        """The arguments in the op's order."""
         return tuple(_flat(self))
 
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
-        """The call with these arguments, as the op takes them. Raises TypeError where they are not its."""
-        if not kwargs and not _parts(cls) and len(args) == len(_own(cls)):
-            return cls(*args)
-        names = [field.name for field, _ in _arguments(cls)]
+        """The call with these arguments in the op's order. Raises TypeError if they are not the op's."""
+        kind = cast(Hashable, cls)
+        if not kwargs and len(args) == len(_arguments(kind)):
+            made: Self = _placed(cls, iter(args))
+            return made
+        names = [field.name for field, _ in _arguments(kind)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
             raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
         return _filled(cls, dict(zip(names, args, strict=False)) | kwargs)
 
     @classmethod
     def named(cls, result: Any) -> Any:
-        """What the op returns, by name."""
+        """The op's results as its NamedTuple; one tensor stays as it is."""
         return result if cls.values is None else cls.values(*result)
 
     # ------------------------------------------------------------ in a graph
 
     @classmethod
     def target(cls) -> Any:
+        """The operator that a node of this op calls."""
         return getattr(torch.ops.loka, cls.name).default
 
     @classmethod
     def calls(cls, graph: fx.Graph) -> list[fx.Node]:
+        """The nodes of a graph that call the op."""
         return list(graph.find_nodes(op="call_function", target=cls.target()))
 
     @classmethod
     def matches(cls, node: Any) -> bool:
-        """Whether it is a node that calls the op."""
+        """Whether this is a node that calls the op."""
         return isinstance(node, fx.Node) and node.target in (cls.target(), cls.target().overloadpacket)
 
     @classmethod
     def of(cls, node: fx.Node) -> Self:
-        """The call that the node is. Raises TypeError where it is none of this op."""
+        """The call that a node makes. Raises TypeError if the node does not call this op."""
         if not cls.matches(node):
             raise TypeError(f"expected a call of loka::{cls.name}, got {node.format_node()}")
         return cls.bind(*node.args, **node.kwargs)
 
     @classmethod
     def made(cls, node: Any, value: str = "") -> fx.Node | None:
-        """The call that the node takes a value of, this one if it is named; None where it takes none."""
+        """The call that this node is a result of, or None. value: only the result of this name counts."""
         if not isinstance(node, fx.Node) or node.target is not getitem:
             return None
         call, place = node.args
@@ -106,22 +109,26 @@ class Op(Generic[T, Values]):
 
     @classmethod
     def place(cls, value: str) -> int:
-        """The place of a value among those that the op returns. Raises ValueError on a name that is none of theirs."""
+        """The place of a result among the op's results. Raises ValueError for an unknown name."""
         if value not in cls.values._fields:
-            raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}, and no {value!r}")
+            raise ValueError(f"loka::{cls.name} returns {', '.join(cls.values._fields)}; got {value!r}")
         return int(cls.values._fields.index(value))
 
     @classmethod
     def taken(cls, call: fx.Node, value: str) -> list[fx.Node]:
-        """The nodes that take this value of a call."""
+        """The nodes that read this result of a call."""
         return [user for user in call.users if cls.made(user, value) is call]
 
 
 def declare(
     kind: type[Op[Tensor, Any]], reference: Callable[[Any], Any], run: Callable[[Any], Any] | None = None
 ) -> CustomOpDef:
-    """Register an op. reference: what it gives, in ordinary torch functions, also of fake tensors. run: what it does
-    with tensors, where that is something else; its results lie as the reference's."""
+    """Register an op with torch.library.
+
+    reference: what the op computes, in ordinary torch functions; it also runs on fake tensors.
+    run: what the op does with real tensors, if that is something else; its results must have the reference's shapes,
+        strides and dtypes.
+    """
 
     def of(function: Callable[[Any], Any]) -> Callable[..., Any]:
         def op(*args: Any) -> Any:
@@ -136,8 +143,8 @@ def declare(
 
 
 def _remembered(op: Callable[..., Any]) -> Callable[..., Any]:
-    """An op on fake tensors, which computes nothing for arguments it has seen: compiling a model asks some ten times
-    for each call. Of symbolic sizes it is asked anew."""
+    """The op on fake tensors, remembered by its arguments' forms: compiling a model asks about ten times for each call.
+    Symbolic sizes are not remembered."""
     known: dict[Any, list[_Form]] = {}
 
     def fake(*args: Any) -> Any:
@@ -172,12 +179,12 @@ C = TypeVar("C", bound=Op[Tensor, Any])
 
 
 def contiguous(call: C) -> C:
-    """With contiguous tensors."""
+    """The call with contiguous tensors."""
     return call.bind(*(each.contiguous() if isinstance(each, Tensor) else each for each in call.args))
 
 
 def _apart(results: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """An op's results are none of its arguments, and no two of them one."""
+    """The results, copied where a result is an argument or another result: torch.library forbids such aliases."""
     seen, apart = {id(each) for each in args}, []
     for each in results:
         apart.append(each.clone() if id(each) in seen else each)
@@ -188,15 +195,20 @@ def _apart(results: tuple[Tensor, ...], args: tuple[Any, ...]) -> tuple[Tensor, 
 # ---------------------------------------------------------------- a declaration's fields
 
 _TYPES = {
-    T: "Tensor", T | None: "Tensor?", bool: "bool", int: "SymInt", float: "float", str: "str",
+    T: "Tensor",
+    T | None: "Tensor?",
+    bool: "bool",
+    int: "SymInt",
+    float: "float",
+    str: "str",
     torch.dtype: "ScalarType",
-}  # fmt: skip
+}
 
 
 def schema(kind: type[Op[Any, Any]]) -> str:
-    """The op's schema, as torch.library writes it."""
+    """The op's schema in the syntax of torch.library."""
     arguments = []
-    for field, hint in _arguments(kind):
+    for field, hint in _arguments(cast(Hashable, kind)):
         default = "" if field.default is MISSING else f"={_default(field.default)}"
         arguments.append(f"{_TYPES[hint]} {field.name}{default}")
     values = "Tensor" if kind.values is None else f"({', '.join('Tensor' for _ in kind.values._fields)})"
@@ -204,35 +216,40 @@ def schema(kind: type[Op[Any, Any]]) -> str:
 
 
 def _default(value: Any) -> str:
-    """A default value as schemas write it: strings are quoted."""
+    """A default value in that syntax; strings are quoted."""
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _arguments(kind: Any) -> list[tuple[Field[Any], Any]]:
-    """The op's arguments: fields with their types, those of a part in its place."""
+@functools.cache
+def _arguments(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
+    """The op's arguments as fields with their types; a field that is a dataclass is replaced by its own fields."""
     found: list[tuple[Field[Any], Any]] = []
     for field, hint in _own(kind):
-        found += _arguments(get_origin(hint)) if _is_part(hint) else [(field, hint)]
-    return found
+        found += _arguments(part) if (part := _part(hint)) else [(field, hint)]
+    return tuple(found)
 
 
 @functools.cache
 def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
+    """The class's own fields with their types."""
     hints = get_type_hints(kind)
     return tuple((field, hints[field.name]) for field in fields(kind))
 
 
-def _is_part(hint: Any) -> bool:
-    return is_dataclass(get_origin(hint))
+def _part(hint: Any) -> Any:
+    """The dataclass that is a field's type, or None."""
+    kind = get_origin(hint) or hint  # Epilogue of Epilogue[T]
+    return kind if is_dataclass(kind) else None
 
 
 @functools.cache
 def _parts(kind: Any) -> Mapping[str, Any]:
-    """Fields that are dataclasses themselves, and which; at every call of an op: kept."""
-    return {field.name: get_origin(hint) for field, hint in _own(kind) if _is_part(hint)}
+    """Fields that are dataclasses, by name. Asked at every call of an op, so the answer is kept."""
+    return {field.name: part for field, hint in _own(kind) if (part := _part(hint))}
 
 
 def _flat(call: Any) -> Iterator[Any]:
+    """The values of all fields, those of a part in its place."""
     for field in fields(call):
         value = getattr(call, field.name)
         if is_dataclass(value):
@@ -241,7 +258,15 @@ def _flat(call: Any) -> Iterator[Any]:
             yield value
 
 
+def _placed(kind: Any, given: Iterator[Any]) -> Any:
+    """With the arguments that come next, in the op's order."""
+    parts = _parts(kind)
+    names = [field.name for field, _ in _own(kind)]
+    return kind(*[_placed(parts[name], given) if name in parts else next(given) for name in names])
+
+
 def _filled(kind: Any, given: Mapping[str, Any]) -> Any:
+    """An instance of `kind` from values by name, its parts included."""
     parts = _parts(kind)
     own = {field.name: given[field.name] for field, _ in _own(kind) if field.name in given}
     return kind(**own, **{name: _filled(part, given) for name, part in parts.items()})

@@ -1,9 +1,11 @@
-"""Instructions that Triton does not make itself: two float32 operations in one, a tanh, a conversion that clips at 0.
+"""Instructions that Triton does not emit itself: two float32 operations in one, a tanh, a conversion to FP8 that clips
+at 0.
 
-A kernel gets the chip's PTX level as a constant: 0 on AMD and in the interpreter, which knows no assembly. From PACKED
-on (sm_100) two neighbours along the last dimension, which a thread has in two neighbouring registers, are computed
-together: what they meet comes as *pairs*, int64, of half as many columns. Results are equal to the bit to those of
-single operations, except where a compiler would have made one of a product and a sum.
+The trick: from PACKED on (sm_100) one instruction computes two float32 values that lie in neighbouring registers, which
+are neighbours along the last dimension. The other operand comes as *pairs*: int64 tensors of half as many columns. Each
+result has the same bits as a single operation, except where a compiler would have contracted a product and a sum.
+
+A kernel gets the chip's PTX level as a constant. It is 0 on AMD and in the interpreter, which runs no assembly.
 Source: PTX ISA 8.7: `mul`, `add` and `fma` with `.f32x2` (sm_100); `cvt` with `.relu` (sm_89); `tanh.approx` (sm_75).
 """
 
@@ -18,12 +20,13 @@ CLIPS = tl.constexpr(89)
 
 
 def level(arch: str) -> int:
+    """The PTX level of a chip: 90 for "sm_90"; 0 on AMD and in the interpreter."""
     return int(arch.removeprefix("sm_")) if arch.startswith("sm_") and not triton.knobs.runtime.interpret else 0
 
 
 @triton.jit
 def pair(low, high):
-    """int64 of two float32 tensors' values."""
+    """Two float32 tensors packed into one int64 tensor."""
     return tl.inline_asm_elementwise(
         "mov.b64 $0, {$1, $2};", "=l,f,f", [low, high], dtype=tl.int64, is_pure=True, pack=1
     )
@@ -31,7 +34,7 @@ def pair(low, high):
 
 @triton.jit
 def halves(x):
-    """(even columns, odd columns) of (M, B, N); costs nothing."""
+    """(even columns, odd columns) of (M, B, N). It costs nothing: a thread holds both."""
     return tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
 
 
@@ -45,12 +48,13 @@ TIMES_PLUS = tl.constexpr(
 
 @triton.jit
 def by_twos(x, y, CODE: tl.constexpr):
+    """x and y combined by CODE, two values an instruction."""
     return tl.inline_asm_elementwise(CODE, "=f,=f,f,f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=2)
 
 
 @triton.jit
 def times(x, y, PAIRS: tl.constexpr):
-    """x * y, x (M, B, N) and y, of a shape that broadcasts to it, float32; where PAIRS, two at once."""
+    """x * y in float32. x: (M, B, N); y broadcasts to it. PAIRS: compute two values an instruction."""
     if PAIRS:
         out = by_twos(x, y, TIMES)
     else:
@@ -60,7 +64,7 @@ def times(x, y, PAIRS: tl.constexpr):
 
 @triton.jit
 def plus(x, y, PAIRS: tl.constexpr):
-    """x + y, as times."""
+    """x + y, as `times`."""
     if PAIRS:
         out = by_twos(x, y, PLUS)
     else:
@@ -70,7 +74,7 @@ def plus(x, y, PAIRS: tl.constexpr):
 
 @triton.jit
 def times_plus(x, y, z, PAIRS: tl.constexpr):
-    """x * y + z, as times."""
+    """x * y + z, as `times`."""
     if PAIRS:
         out = tl.inline_asm_elementwise(
             TIMES_PLUS, "=f,=f,f,f,f,f,f,f", [x, y, z], dtype=tl.float32, is_pure=True, pack=2
@@ -87,7 +91,7 @@ TIMES_PLUS_COLUMNS = tl.constexpr(COLUMNS % "fma.rn.f32x2 x, x, $4, $5;")
 
 @triton.jit
 def by_columns(x, y, z, CODE: tl.constexpr):
-    """y, z: pairs of columns; z may be None."""
+    """x (M, B, N) combined by CODE with vectors over the columns, given as pairs; z may be None."""
     low, high = halves(x)
     if z is None:
         low, high = tl.inline_asm_elementwise(
@@ -102,7 +106,7 @@ def by_columns(x, y, z, CODE: tl.constexpr):
 
 @triton.jit
 def times_columns(x, y, PAIRS: tl.constexpr):
-    """x (M, B, N) * y, of columns: (1, B, N), or pairs of them."""
+    """x (M, B, N) * y, y over the columns: (1, B, N), or pairs of them if PAIRS."""
     if PAIRS:
         out = by_columns(x, y, None, TIMES_COLUMNS)
     else:
@@ -112,7 +116,7 @@ def times_columns(x, y, PAIRS: tl.constexpr):
 
 @triton.jit
 def plus_columns(x, y, PAIRS: tl.constexpr):
-    """x + y, as times_columns."""
+    """x + y, as `times_columns`."""
     if PAIRS:
         out = by_columns(x, y, None, PLUS_COLUMNS)
     else:
@@ -122,7 +126,7 @@ def plus_columns(x, y, PAIRS: tl.constexpr):
 
 @triton.jit
 def times_plus_columns(x, y, z, PAIRS: tl.constexpr):
-    """x * y + z, as times_columns."""
+    """x * y + z, as `times_columns`."""
     if PAIRS:
         out = by_columns(x, y, z, TIMES_PLUS_COLUMNS)
     else:
@@ -132,9 +136,11 @@ def times_plus_columns(x, y, z, PAIRS: tl.constexpr):
 
 @triton.jit
 def swish_of_twice(h, PTX: tl.constexpr, PAIRS: tl.constexpr):
-    """2 h * sigmoid(2 h) = h + h * tanh(h), for results that are rounded to FP8: to |h| 2^-11, as the tanh is to 2^-11
-    of itself. Where h is above -2.7 that is less than e4m3's half step, 2^-4 of the value. At level 0 the tanh is
-    written out, to be tested: kernels do without this there."""
+    """2 h * sigmoid(2 h) = h + h * tanh(h), for results that are rounded to FP8.
+
+    tanh.approx is exact to 2^-11 of its value, so the result is exact to |h| 2^-11. For h > -2.7 that is less than half
+    a step of e4m3, 2^-4 of the value. At level 0 the tanh is written out, for tests only.
+    """
     if PTX == 0:
         t = 1.0 - 2.0 / (1.0 + tl.exp2(h * 2.8853900817779268))
     else:

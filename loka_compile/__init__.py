@@ -38,7 +38,8 @@ _EXPORTS = {
     "stratified_sample": "loka_compile.sampling.stratified",
     "explain": "loka_compile.inspect.explain",
     "records": "loka_compile.inspect.records",
-    "plan": "loka_compile.inspect.records",
+    "plan": "loka_compile.inspect.plans",
+    "plans": "loka_compile.inspect.plans",
     "gdpa": "loka_compile.kernels.gdpa.gdpa",
     "preview": "loka_compile.preview.api",
     "report": "loka_compile.report.api",
@@ -51,7 +52,8 @@ __all__ = ["__version__", *_EXPORTS]
 if TYPE_CHECKING:
     from loka_compile.dispatch.choose import dispatch
     from loka_compile.inspect.explain import explain
-    from loka_compile.inspect.records import plan, records
+    from loka_compile.inspect.plans import plan, plans
+    from loka_compile.inspect.records import records
     from loka_compile.kernels.fm.fm import fm
     from loka_compile.kernels.gdpa.gdpa import gdpa
     from loka_compile.kernels.gdpa.gdpa_pffn import pffn

@@ -32,8 +32,9 @@ from loka_compile.passes.adapt.adapting import adapting
 from loka_compile.passes.base import Context
 from loka_compile.passes.dynamo import Change, Read, rewritten
 from loka_compile.passes.stages import Stages
-from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Plan
+from loka_compile.probe.profile import ProfileError
+from loka_compile.spec.options import Options, OptionsError
+from loka_compile.spec.plan import Plan, PlanError
 from loka_compile.trial import planning
 from loka_compile.trial.budget import Trial
 from loka_compile.trial.eager import eager_or_compiled
@@ -48,14 +49,27 @@ def loka(
     mode: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:
-    """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options."""
-    device = device_of(example_inputs)
+    """The backend: a Dynamo graph and its inputs in, a compiled callable out. See Options for the options.
+
+    Raises OptionsError, PlanError, ProfileError or DeviceError, all ValueErrors, where what was given cannot be used.
+    """
+    try:
+        return compile_graph(gm, example_inputs, mode, options)
+    except (OptionsError, PlanError, ProfileError, DeviceError) as error:
+        compat.raise_plainly(error)
+
+
+def compile_graph(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, options: dict[str, Any] | None
+) -> Callable[..., Any]:
+    """The compilation of one graph, from its options to what is called."""
+    device, root = device_of(example_inputs), compat.name_root(gm)
     chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}
     online, came = learns(chosen, example_inputs), Read.of(gm)
     if reason := reason_to_leave(came.reading, example_inputs, is_training(example_inputs), online):
         return as_written(gm, example_inputs, chosen, device, asked_with, reason)
-    chosen = planning.named_as_here(chosen, gm, example_inputs)
+    chosen = planning.named_as_here(chosen, gm, example_inputs, root)
     if device == "cpu":
         compat.start_compiler()
     pipeline, pinned = PIPELINE.select(chosen.passes), chosen.plan is not None
@@ -96,8 +110,8 @@ def loka(
         of_written, trial = traced or (Trial(written, inputs, writes), Trial(gm, inputs, writes))
         final, made = gm, (*changes, *simplified, *raised)
         with progress():
-            plans = planning.settle(given, gm, inputs, lowered, device, demoted, online, tangents, trial)
-            raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs))
+            plans = planning.settle(given, planning.Bench(trial, lowered, device, tangents), demoted, online)
+            raced = never_slower(plans, build, inputs, chosen, device, writes, floor_of(trial, inputs), online)
             if any(change.result.rewrites for change in simplified):
                 floor, code = floor_of(of_written, inputs), written.code + gm.code
                 unsimplified = lambda kept: build(kept, written)  # noqa: E731
@@ -107,12 +121,13 @@ def loka(
                     final, made = written, (*changes, *(change.undone(reason) for change in simplified))
             ran = eager_or_compiled(raced, written, asked_for.reading, inputs, chosen, device, writes)
         plan, (compiled, artifacts) = settled(raced.plan), ran.built
-        if ran is not raced:
+        if ran.built is not raced.built:
             if final is not written:
                 made = (*changes, *(change.undone(ran.plan.raced) for change in simplified))
             final, plan = written, replace(ran.plan, origin=plan.origin)
         graph = CompiledGraph.of(final, inputs, chosen, stages_of(plan), asked_with, made)
-        graph.artifacts, graph.seconds = artifacts, time.perf_counter() - began
+        graph.artifacts, graph.said = artifacts, tuple(filter(None, (ran.eager,)))
+        graph.seconds = time.perf_counter() - began
         trace(graph)
         return compiled, graph
 
@@ -131,7 +146,7 @@ def as_written(
     asked_with: tuple[str | None, dict[str, Any]],
     reason: str,
 ) -> Callable[..., Any]:
-    """The graph as Inductor alone compiles it; `explain` says why, and where nobody can ask it later a warning does."""
+    """The graph, compiled by Inductor alone. `explain` says why; ahead of time, where nobody asks, a warning does."""
     if compat.is_ahead_of_time():
         warnings.warn(f"loka: left to Inductor: {reason}", stacklevel=2)
     plan = Plan(chosen.target, {}, origin=f"left to Inductor: {reason}")
@@ -148,13 +163,14 @@ def as_written(
 def simplify(
     written: Read, trial: Trial, pipeline: Pipeline, chosen: Options, context: Context
 ) -> tuple[Read, tuple[Change, ...], Trial]:
-    """The graph after exact algebra, and with kernels for whole parts; pass by pass, as far as the plan given lowers as
-    many GEMMs in it and the profile given knows as many. And what was changed, and a trial of the result.
+    """The graph after the passes of exact algebra, what they changed, and a trial of the result.
 
-    trial: of the graph as it was written.
+    A pass is undone where it costs the plan that was given a GEMM that the plan lowers, or the profile that was given a
+    GEMM that the profile knows. trial: of the graph as it was written.
     """
     given = chosen.plan or chosen.profile
-    target, graph, changes = given.target if isinstance(given, Plan) else chosen.target, written, []
+    target, graph = given.target if isinstance(given, Plan) else chosen.target, written
+    changes: list[Change] = []
     context = replace(context, plan=Plan(target, {}))
     for each in pipeline.simplify:
         simpler, made = rewritten(graph, (each,), context)
@@ -169,16 +185,20 @@ def simplify(
     return graph, tuple(changes), trial
 
 
+class DeviceError(ValueError):
+    """A graph on a device for which loka has no kernels."""
+
+
 def device_of(example_inputs: Sequence[Any]) -> str:
-    """The one device type of the graph's tensors. Raises ValueError where loka has no kernels."""
+    """The one device type of the graph's tensors. Raises DeviceError where loka has no kernels."""
     devices = {value.device.type for value in example_inputs if hasattr(value, "device")} - {"cpu"}
     if devices - {"cuda"}:
-        raise ValueError(f"loka compiles for cpu and cuda; this graph has tensors on {', '.join(sorted(devices))}")
+        raise DeviceError(f"loka compiles for cpu and cuda; this graph has tensors on {', '.join(sorted(devices))}")
     return "cuda" if devices else "cpu"
 
 
 def reset() -> None:
-    """What was compiled is gone, and so are the sessions that learned."""
+    """Forget every compiled graph, and the sessions that learn plans."""
     forget_all()
     forget_sessions()
 

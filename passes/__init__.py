@@ -1,13 +1,13 @@
-"""The pipeline: which pass runs on which graph, in order. One file a pass; see base.py for what a pass is.
+"""The pipeline: which pass runs on which graph, in which order. base.py says what a pass is.
 
-    canonicalize   the Dynamo graph: one form for what can be written in many
-    (adapt)        what the options ask for: adapt/adapting.py
-    simplify       the Dynamo graph: exact algebra, and what a kernel of ours does whole
-    raising        the Dynamo graph: what AOTAutograd is to leave whole
-    joint          the inference graph, or forward and backward in one, in ATen operators
-    post_grad      the inference graph, or the forward and the backward graph after partitioning
+    canonicalize   Dynamo's graph: one spelling for what can be written in many ways
+    (adapt)        Dynamo's graph: changes of the model that the options ask for (adapt/adapting.py)
+    simplify       Dynamo's graph: exact algebra, and the operators of raising.WHOLE
+    raising        Dynamo's graph: norms become operators that AOTAutograd leaves whole
+    joint          ATen operators: the inference graph, or forward and backward in one graph
+    post_grad      ATen operators: the inference graph, or the forward and the backward after partitioning
 
-A stage is a folder. Its __init__.py lists its passes in order; to add one, write its file and put it in that list.
+A stage is a folder whose __init__.py lists its passes in order. To add a pass, write its file and extend that list.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Pipeline:
         return tuple(p.name for stage in self.stages for p in stage)
 
     def select(self, enabled: Mapping[str, bool]) -> Pipeline:
-        """Without the passes that are switched off by name."""
+        """The pipeline without the passes that `enabled` maps to False."""
         on = lambda passes: tuple(p for p in passes if enabled.get(p.name, True))  # noqa: E731
         return Pipeline(*map(on, self.stages))
 
     def writing(self, adapting: tuple[DynamoPass, ...]) -> tuple[DynamoPass, ...]:
-        """What makes the graph that is asked for, in order, on the Dynamo graph; what simplifies it comes after."""
+        """The passes that make the model the user asked for. `simplify` and later stages only make it faster."""
         return *self.canonicalize, *adapting
 
 

@@ -1,15 +1,15 @@
-"""What a pass is, what it may know, what it returns, and how it is run.
+"""The contract of a pass: its input, its result, and how it is run.
 
-Pass            looks at a graph in a Context, rewrites it in place, and returns a PassResult:
-Rewrite         what it did, and where
-Reject          what it looked at and left, and why; all of them are in `loka.explain`
+A pass is called with a graph and a Context. It rewrites the graph in place and returns a PassResult of
+    Rewrite    one change: where, and what was done
+    Reject     one refusal: where, and why; `loka.explain` shows all of them
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 
 from torch import fx
 
@@ -19,18 +19,20 @@ from loka_compile.spec.plan import Plan
 
 Found = TypeVar("Found")
 Looked = TypeVar("Looked", contravariant=True)
-"""A graph in ATen operators; of a Dynamo graph the reading."""
+"""The first argument of a pass: an fx.Graph in ATen operators, or the Reading of Dynamo's graph."""
 
 EVERYWHERE = ("cpu", "cuda")
-"""The devices of a pass that serves both."""
+"""`runs_on` of a pass that serves both devices."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A pass left something alone.
+    """A pass looked at something and left it alone.
 
-    pass_name: who; `run` fills it in. site: where in the model, the key of a GEMM or the path of a module; "" for all
-    of the graph. node: its name in the graph, "" where it is more than one. reason: why, with the offending value.
+    pass_name: filled in by `run`, so a pass leaves it empty.
+    site: the key of a GEMM or the path of a module; "" for the whole graph.
+    node: a node's name in the graph; "" for several nodes.
+    reason: why, with the offending value.
     """
 
     pass_name: str
@@ -41,9 +43,10 @@ class Reject:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What was done at `site`; `kernel` is the callee that the generated code must then contain.
+    """A pass changed the graph at `site`; `did` says how.
 
-    `mm[bfloat16]` is a call of `mm` that writes bfloat16.
+    kernel: the callee that the generated code must contain afterwards; `loka.explain` calls a site without it missing.
+    `mm[bfloat16]` is a call of `mm` that writes bfloat16. "" makes no claim.
     """
 
     site: str
@@ -59,8 +62,11 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may know: the plan, the device type (`cpu`, `cuda`) of the graph it works on, and, on a Dynamo graph,
-    whether it will be differentiated."""
+    """All that a pass may know besides the graph.
+
+    device: the type ("cpu", "cuda") of the graph's tensors.
+    training: whether a Dynamo graph will be differentiated; joint and post_grad graphs show their gradients themselves.
+    """
 
     plan: Plan
     device: str = "cpu"
@@ -68,12 +74,15 @@ class Context:
 
 
 class Pass(Protocol[Looked]):
-    """A frozen dataclass with a name, and the devices it serves, that rewrites a graph in place.
+    """A frozen dataclass with a name and the devices it serves; calling it rewrites a graph in place.
 
-    It leaves the graph linted, every new node with `meta["val"]`, the module's name and the site's. It is a pure
-    function of graph and context: records are rebuilt by running it again. One on a Dynamo graph is given the reading
-    of it, which tells what the nodes do whatever their spelling, and rewrites through graph/edit.py, which keeps the
-    reading. One that makes another model of the graph has `adapts = True`, and is never silent.
+    A pass is a pure function of graph and context, because records are rebuilt by running it again. It leaves the graph
+    linted. Every new node has `meta["val"]`, the module's name and the site of the GEMM it came from.
+
+    In joint and post_grad the graph is an fx.Graph of ATen operators. Before autograd the pass is given a Reading of
+    Dynamo's graph: it says what each node computes however it is written. There a pass rewrites through graph/edit.py,
+    which keeps the reading up to date. A pass that changes what the model computes has `adapts = True`; it is reported
+    even if it did nothing.
     """
 
     runs_on: ClassVar[tuple[str, ...]]
@@ -84,11 +93,12 @@ class Pass(Protocol[Looked]):
     def __call__(self, looked_at: Looked, context: Context, /) -> PassResult: ...
 
 
-GraphPass, DynamoPass = Pass[fx.Graph], Pass[Reading]
+GraphPass: TypeAlias = Pass[fx.Graph]
+DynamoPass: TypeAlias = Pass[Reading]
 
 
 def run(each: Pass[Looked], looked_at: Looked, context: Context) -> PassResult:
-    """A pass on a graph, where it serves the graph's device; where it does not, that is its one refusal."""
+    """Run a pass if it serves the graph's device; if it does not, that is its one refusal."""
     if context.device not in each.runs_on:
         reason = f"runs on {', '.join(each.runs_on)}, this graph is on {context.device}"
         return PassResult(rejects=(Reject(each.name, "", "", reason),))
@@ -97,7 +107,7 @@ def run(each: Pass[Looked], looked_at: Looked, context: Context) -> PassResult:
 
 
 def rejected(at: fx.Node | Sequence[fx.Node] | str, reason: str) -> Reject:
-    """A refusal at a node, at several, or at a module's path."""
+    """A refusal at a node, at several nodes, or at a module's path; `run` adds the pass's name."""
     if isinstance(at, str):
         return Reject("", at, "", reason)
     if isinstance(at, fx.Node):
@@ -106,7 +116,7 @@ def rejected(at: fx.Node | Sequence[fx.Node] | str, reason: str) -> Reject:
 
 
 def site_of(node: fx.Node) -> str:
-    """The key of the GEMM that the node is, or was; the path of its module where it is none."""
+    """The key of the GEMM that the node is or replaced; else the path of its module."""
     return node.meta[SITE_META].key if SITE_META in node.meta else module_name(node)
 
 
@@ -117,7 +127,13 @@ def apply(
     check: Callable[[Found], str],
     rewrite: Callable[[Found], Rewrite],
 ) -> PassResult:
-    """One rule on these nodes: what `pattern` finds is rewritten where `check` gives no reason against it."""
+    """Apply one rule to these nodes.
+
+    pattern: the match that a node ends, or None.
+    check: why the match must stay as it is; "" lets it be rewritten.
+    rewrite: changes the graph and says what it did. A node's match is looked for after the rewrites of the nodes before
+        it.
+    """
     rewrites, rejects = [], []
     for node in list(nodes):
         found = pattern(node)

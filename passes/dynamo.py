@@ -20,7 +20,7 @@ from loka_compile.spec.plan import Plan
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What one pass did to a Dynamo graph. adapts: it makes another model of it."""
+    """The effect of one pass on a Dynamo graph. adapts: the pass changes what the model computes."""
 
     name: str
     before: fx.Graph
@@ -29,14 +29,14 @@ class Change:
     adapts: bool = False
 
     def undone(self, reason: str) -> Change:
-        """The graph stays as it was written after all."""
+        """The change taken back: the graph before it, and its rewrites as refusals for `reason`."""
         rejects = tuple(Reject(self.name, each.site, "", f"{each.did}: {reason}") for each in self.result.rewrites)
         return replace(self, after=self.before, result=PassResult((), (*rejects, *self.result.rejects)))
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """A Dynamo graph, and the one reading of it that all passes share."""
+    """A Dynamo graph with its reading, which all passes share."""
 
     gm: fx.GraphModule
     reading: Reading
@@ -58,7 +58,7 @@ def run_on_dynamo(
     target: str = "cpu",
     training: bool = False,
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """`rewritten` where the reading is asked for nothing else."""
+    """Run passes on a graph that nobody has read yet: `rewritten` for callers that need no reading afterwards."""
     if not passes:
         return gm, ()
     after, changes = rewritten(Read.of(gm), passes, Context(Plan(target, {}), device, training))
@@ -66,8 +66,11 @@ def run_on_dynamo(
 
 
 def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tuple[Read, tuple[Change, ...]]:
-    """A copy of the graph after these passes, and what each did where it had something to say. The same graph where
-    there is no pass to run."""
+    """Run these passes on a copy of the graph.
+
+    Returns the copy and one Change for each pass that rewrote or refused something, or adapts. The graph itself comes
+    back if none of the passes serves the device.
+    """
     changes, came = [], graph.gm.graph
     before = came
     if any(context.device in each.runs_on for each in passes):
@@ -89,9 +92,12 @@ def rewritten(graph: Read, passes: Sequence[DynamoPass], context: Context) -> tu
 
 
 def _inside_of_others(graph: fx.Graph, name: str) -> Iterator[Reject]:
-    """What makes another model of a graph does not look into the graphs that its nodes call; warns of each."""
+    """The refusals of an adapting pass for functions that the graph's nodes call (checkpoint, cond): their bodies are
+    not changed. Warns about each."""
     for node in filter(compat.calls_graphs, graph.nodes):
         where, what = module_name(node), getattr(node.target, "__name__", str(node.target))
-        reason = f"{what} runs a function of its own, which is left alone; loka.adapt(model) changes its modules"
+        reason = (
+            f"{what} calls a graph of its own, which this pass does not change; loka.adapt(model) changes its modules"
+        )
         warnings.warn(f"loka: {name}: {where}: {reason}", stacklevel=2)
         yield replace(rejected(node, reason), pass_name=name)

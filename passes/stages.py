@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import fx
 
@@ -14,12 +15,16 @@ from loka_compile.passes.base import Context, run
 from loka_compile.spec.plan import Plan
 
 Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
-"""Called with a pass's name, the graph, and what runs the pass on it: how a record sees before and after."""
+"""Called with a pass's name, the graph, and a function that runs the pass on it. A record compares the graph before and
+after."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """pinned: the plan was given, so a graph it was not made for is refused with a PlanError."""
+    """The two functions that Inductor calls, on the joint graph and after partitioning.
+
+    pinned: the user gave the plan, so `joint` raises PlanError for a graph the plan was not made for.
+    """
 
     pipeline: Pipeline
     plan: Plan
@@ -40,4 +45,4 @@ class Stages:
             if watch is None:
                 run(each, graph, context)
             else:
-                watch(each.name, graph, lambda each=each: run(each, graph, context))
+                watch(each.name, graph, partial(run, each, graph, context))

@@ -37,6 +37,14 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch):
+    """The tests have the machine for themselves, as far as loka can tell: times are kept however busy it is."""
+    from loka_compile.dispatch import steady
+
+    monkeypatch.setattr(steady, "_waits", lambda: {"this": 0})
+
+
 @pytest.fixture
 def quantized(monkeypatch):
     """The tensors quantized so far in the test, weights that are frozen among them."""
@@ -80,6 +88,7 @@ def sites_of():
     """sites_of(fn, *args): the GEMMs of what torch.compile captures, by graph; of training where args need it."""
     import torch
 
+    from examples.apart import APART
     from loka_compile import compat
     from loka_compile.graph.sites import annotate
 
@@ -90,7 +99,7 @@ def sites_of():
             joint = lambda graph: found.append([gemm.site for gemm in annotate(graph)])  # noqa: E731
             return compat.capture(gm, inputs, joint=joint, inner=lambda module, is_backward: module.forward)
 
-        torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+        torch.compile(fn, backend=backend, dynamic=dynamic, **APART)(*args)
         return found
 
     return sites

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.rerun import is_training
 from loka_compile.inspect.records import code
@@ -86,7 +87,7 @@ def compile_op_by_op(
 
         return compat.capture(gm, inputs, joint=joint, inner=inner)
 
-    captured = Captured(torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True))
+    captured = Captured(torch.compile(fn, backend=backend, dynamic=dynamic, **APART))
     return captured
 
 

@@ -100,6 +100,13 @@ def test_explain_with_a_plan(here, capsys, options, kernels):
     assert [row["runs_as"] for row in body["rows"] if row["lowered"]] == kernels
 
 
+def test_explain_says_why(here, capsys):
+    asked = ("explain", "cli_models:example", "--plan", "plan.json", "--why")
+    code, out, err = run(capsys, *asked, "up")
+    assert (code, err) == (0, "") and out.startswith("  up#0:output\n") and "SQNR" not in out
+    assert run(capsys, *asked, "uq") == (2, "", "loka: --why: no site 'uq'; the nearest: up\n")
+
+
 def test_the_installed_command_finds_modules_of_the_current_directory(here):
     done = subprocess.run(
         [LOKA, "explain", "cli_models:example", "--plan", "plan.json"], capture_output=True, text=True, cwd=here

@@ -4,6 +4,7 @@ import ast
 import configparser
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import networkx
@@ -143,6 +144,9 @@ def violations(root: Path) -> list[str]:
             elif own == DEPTH["examples"]:
                 # `from loka_compile import probe` is the public function, whatever module bears its name.
                 public = isinstance(node, ast.ImportFrom) and node.module == "loka_compile"
+                public |= name.startswith(
+                    "loka_compile.sampling."
+                )  # which imports nothing of loka: a library of its own
                 if top == "loka_compile" and name != "loka_compile" and not public:
                     report(node, f"examples use the public API only, not {name}")
             elif its < own:
@@ -176,6 +180,18 @@ def test_no_modules_import_each_other():
     assert not circles
 
 
+def is_pass(module: str) -> bool:
+    """A file of a stage's folder that is no helper (`_x`) and no list of passes."""
+    package, _, name = module.rpartition(".")
+    stage = package.removeprefix("loka_compile.passes.")
+    return stage != package and name[:1] != "_" and name not in ("adapting", "mods")
+
+
+def test_a_pass_imports_no_other_pass():
+    found = [(a, b) for a, b in import_graph(ROOT).edges if is_pass(a) and is_pass(b)]
+    assert not found
+
+
 def test_a_circle_is_seen_wherever_its_imports_stand(tmp_path):
     codes = {"a": "from loka_compile.graph import b", "b": "def f():\n    import loka_compile.graph.a"}
     for name, code in codes.items():
@@ -205,6 +221,7 @@ RIGHT = {
     "loka_compile/cli/plan.py": ["import loka_compile", "from loka_compile import explain"],
     "loka_compile/dispatch/providers/aten.py": ["from ..scores import x", "from ...kernels import y"],
     "examples/quickstart.py": ["import loka_compile as loka", "from loka_compile import probe"],
+    "examples/audience/a.py": ["from loka_compile.sampling.stratified import stratified_sample"],
 }
 
 
@@ -235,6 +252,13 @@ def test_setup_cfg_lists_every_package():
     config.read(ROOT / "setup.cfg")
     inits = [p for folder in FOLDERS if folder != "examples" for p in (ROOT / folder).rglob("__init__.py")]
     assert {module_name(p, ROOT) for p in inits} == set(config["options"]["packages"].split())
+
+
+def test_mypy_lets_only_triton_functions_go_without_types():
+    overrides = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    [loose] = [set(each["module"]) for each in overrides if each.get("disallow_untyped_defs") is False]
+    kernels = [path for path in (ROOT / "kernels").rglob("*.py") if "@triton.jit" in path.read_text().split("\n")]
+    assert loose == {module_name(path, ROOT) for path in kernels}
 
 
 def run_fresh(code: str) -> str:

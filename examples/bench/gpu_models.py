@@ -88,6 +88,11 @@ def run(name: str, training: bool, timed: Callable[..., dict[str, float]], round
             errors[key] = float((got - want).norm() / want.norm())
         calls[key] = lambda call=call: step(call, model, inputs, training)
     return {
-        "model": name, "training": training, "batch": BATCH, "us": timed(calls, rounds), "first_call_s": first,
-        "error": errors, "failed": failed,
-    }  # fmt: skip
+        "model": name,
+        "training": training,
+        "batch": BATCH,
+        "us": timed(calls, rounds),
+        "first_call_s": first,
+        "error": errors,
+        "failed": failed,
+    }

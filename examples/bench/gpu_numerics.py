@@ -21,9 +21,14 @@ from torch.nn import functional as F
 
 # The one look behind the public API: importing a kernel's module registers its op.
 for name in (
-    "norm_quantize.norm_quantize_both", "gemm_norm.gemm_norm", "gemm.gemm_gradient", "gemm.grad_weight",
-    "quantize.triton_quantize", "gdpa.gdpa_pffn", "fm.fm",
-):  # fmt: skip
+    "norm_quantize.norm_quantize_both",
+    "gemm_norm.gemm_norm",
+    "gemm.gemm_gradient",
+    "gemm.grad_weight",
+    "quantize.triton_quantize",
+    "gdpa.gdpa_pffn",
+    "fm.fm",
+):
     importlib.import_module(f"loka_compile.kernels.{name}")
 OPS = torch.ops.loka
 

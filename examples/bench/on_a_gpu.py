@@ -209,8 +209,11 @@ def target_here() -> str:
 
 
 PARTS: dict[str, Callable[[bool], dict[str, Callable[[], Result]]]] = {
-    "numerics": numerics, "kernels": kernels, "models": models, "preview": preview,
-}  # fmt: skip
+    "numerics": numerics,
+    "kernels": kernels,
+    "models": models,
+    "preview": preview,
+}
 
 
 # ---------------------------------------------------------------- tables

@@ -27,6 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that it also runs as a plain script
 
+from examples.apart import APART
 from examples.kunlun import data, flops, train
 from examples.kunlun.data import Batch, Histories
 from examples.kunlun.sizes import SIZES, Size, without_personalisation
@@ -119,8 +120,7 @@ def measure(
         model.train(kind == "training")
         step = stepper(batch, kind)
         count[name] = flops.of_graph(model, variant.options, stepper(few, kind)) / COUNTED
-        compiled = torch.compile(model, backend="loka", options={**given, **variant.options},
-                                 isolate_recompiles=True)  # fmt: skip
+        compiled = torch.compile(model, backend="loka", options={**given, **variant.options}, **APART)
         step(compiled)
         calls[name] = lambda step=step, compiled=compiled: step(compiled)
     race = Race(calls)
@@ -173,19 +173,25 @@ def criteria(figures: dict[str, dict[str, object]]) -> dict[str, tuple[float, fl
 
 def table(figures: dict[str, dict[str, object]], size: Size, options: argparse.Namespace) -> Table:
     """One line a variant."""
-    found = Table(title=f"Kunlun: width {size.width}, {size.layers} layers, {size.max_length} tokens a sequence, batch "
-                        f"{options.batch}, {options.rounds} rounds, {torch.get_num_threads()} threads")  # fmt: skip
+    found = Table(
+        title=f"Kunlun: width {size.width}, {size.layers} layers, {size.max_length} tokens a sequence, batch "
+        f"{options.batch}, {options.rounds} rounds, {torch.get_num_threads()} threads"
+    )
     found.add_column("variant")
     for column in ("GFLOP a request", "", "inference /s", "", "training /s", "", "NE, mean", "NE, from .. to"):
         found.add_column(column, justify="right")
     for name, of in figures.items():
         inference, training, ne = of["inference"], of["training"], of["ne"]
         found.add_row(
-            name, f"{inference['gflops']:.3f}", f"{inference['flops']:+.1%}",
-            f"{inference['requests_per_second']:.1f}", f"{inference['throughput']:+.1%}",
-            f"{training['requests_per_second']:.1f}", f"{training['throughput']:+.1%}",
+            name,
+            f"{inference['gflops']:.3f}",
+            f"{inference['flops']:+.1%}",
+            f"{inference['requests_per_second']:.1f}",
+            f"{inference['throughput']:+.1%}",
+            f"{training['requests_per_second']:.1f}",
+            f"{training['throughput']:+.1%}",
             *([f"{fmean(ne):.4f}", f"{min(ne):.4f} .. {max(ne):.4f}"] if ne else ["-", "-"]),
-        )  # fmt: skip
+        )
     return found
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from examples.apart import APART
+
 MEASURED = 4  # calls that run op by op: one that compiles, one that is counted, and room for a recompilation
 
 
@@ -48,6 +50,6 @@ def of_graph(model: nn.Module, options: Mapping[str, object], step: Callable[[Ca
     """FLOPs of `step` with the model as loka's passes leave it under these options, without generating code."""
     by_op = {**options, "recipes": (), "measure_calls": MEASURED}
     by_op["passes"] = {**options.get("passes", {}), "mix_tokens": False}  # which may leave no product to be counted
-    call = torch.compile(model, backend="loka", options=by_op, isolate_recompiles=True)
+    call = torch.compile(model, backend="loka", options=by_op, **APART)
     step(call)  # captures the graph and runs the passes
     return count(lambda: step(call))

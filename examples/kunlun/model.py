@@ -111,9 +111,16 @@ class Layer(nn.Module):
     """One layer; see the top of this file. depth counts from 0."""
 
     def __init__(
-        self, tokens_in: int, tokens: int, depth: int, size: Size, sources: dict[str, SourceSize],
-        dropout: float, gdpa: bool, hsp: bool,
-    ) -> None:  # fmt: skip
+        self,
+        tokens_in: int,
+        tokens: int,
+        depth: int,
+        size: Size,
+        sources: dict[str, SourceSize],
+        dropout: float,
+        gdpa: bool,
+        hsp: bool,
+    ) -> None:
         super().__init__()
         self.weight_generation = WeightGeneration(tokens_in, size.summary, size.width)
         self.sources = nn.ModuleDict(

@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
                     options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     results = summary(points)
     for name, law in results["laws"].items():
-        print(f"{name}: NE = {law['ne_0']:.4f} - {law['eta']:.5f} * log(C / {law['c_0']:.4f} GFLOP), "
-              f"residual {law['residual']:.4f}")  # fmt: skip
+        print(
+            f"{name}: NE = {law['ne_0']:.4f} - {law['eta']:.5f} * log(C / {law['c_0']:.4f} GFLOP), "
+            f"residual {law['residual']:.4f}"
+        )
     if "efficiency" in results:
         print(f"scaling efficiency of CompSkip: {results['efficiency']:.2f}")
     if options.plot:
@@ -106,8 +108,11 @@ def plot(results: dict[str, object], path: Path) -> None:
         panel.plot(c, [fmean(p["ne"]) for p in sorted(these, key=lambda p: p["gflops"])], "o", color=colour, label=name)
         line = [law["ne_0"] - law["eta"] * float(torch.tensor(each / law["c_0"]).log()) for each in c]
         panel.plot(c, line, color=colour, linewidth=1)
-    panel.set(xscale="log", xlabel="GFLOP of a request, forward (counted on the graph)",
-              ylabel="NE on the ratings that came later (down is better)")  # fmt: skip
+    panel.set(
+        xscale="log",
+        xlabel="GFLOP of a request, forward (counted on the graph)",
+        ylabel="NE on the ratings that came later (down is better)",
+    )
     panel.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

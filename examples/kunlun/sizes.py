@@ -37,8 +37,9 @@ class Size:
 def size(width: int, layers: int, *, max_length: int = 512) -> Size:
     """A model of this width: the liked films get all of it, the disliked half, in one layer less."""
     liked = SourceSize(width, heads=max(width // 32, 1), tokens=8, layers=layers, seeds=32, keys=width)
-    disliked = replace(liked, width=width // 2, heads=max(width // 64, 1), tokens=4, layers=layers - 1, seeds=16,
-                       keys=width // 2)  # fmt: skip
+    disliked = replace(
+        liked, width=width // 2, heads=max(width // 64, 1), tokens=4, layers=layers - 1, seeds=16, keys=width // 2
+    )
     return Size(width, layers, (liked, disliked), hidden=(4 * width,), head=(4 * width,), max_length=max_length)
 
 

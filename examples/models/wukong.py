@@ -70,9 +70,15 @@ class WukongLayer(nn.Module):
     """
 
     def __init__(
-        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float,
+        self,
+        n: int,
+        n_out: int,
+        width: int,
+        k: int,
+        hidden: tuple[int, ...],
+        dropout: float,
         activation: type[nn.Module] = nn.ReLU,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         from_lcb = n_out // 2
         self.fmb = FactorizationMachineBlock(n, n_out - from_lcb, width, k, hidden, dropout, activation)
@@ -89,9 +95,15 @@ class FactorizationMachineBlock(nn.Module):
     """FMB(X) = reshape(MLP(LayerNorm(flatten(FM(X)))))."""
 
     def __init__(
-        self, n: int, n_out: int, width: int, k: int, hidden: tuple[int, ...], dropout: float,
+        self,
+        n: int,
+        n_out: int,
+        width: int,
+        k: int,
+        hidden: tuple[int, ...],
+        dropout: float,
         activation: type[nn.Module] = nn.ReLU,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.compress = nn.Parameter(torch.randn(n, k) / n**0.5)
         self.norm = nn.LayerNorm(n * k)

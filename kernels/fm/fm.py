@@ -1,19 +1,21 @@
-"""loka::fm: Wukong's compressed factorization machine and the norm behind it, in one kernel for up to 64 tokens.
+"""loka::fm: Wukong's compressed factorization machine and the norm after it, in one kernel for up to 64 tokens.
 
     out = fm(x, y, norm="layer", weight=None, bias=None, eps=1e-5)
 
     o = x (x^T y)                                   pairwise products of the tokens, compressed to K columns
     out = (o - mean) * rstd * weight + bias         norm `layer`; o * rstd * weight + bias  `rms`; o  `none`
 
-x: (B, N, D), tokens. y: (B, N, K), or (N, K), the same for all. Statistics are over the N * K values of a sample;
-weight and bias: (N, K) or (N * K,), or None. bfloat16, float16, float32 (float64); out (B, N, K) in the dtype of x.
-Flattening it is a view.
+x: (B, N, D), tokens.
+y: (B, N, K), or (N, K) for all samples. Statistics are taken over a sample's N * K values.
+weight, bias: (N, K) or (N * K,), or None.
+dtypes: bfloat16, float16, float32 (float64).
+out: (B, N, K) in x's dtype; flattening it is a view.
 
-Computed as (x x^T) y where that takes fewer operations, as it does for few tokens; sums and statistics are of float32.
-The kernel rounds x x^T to the operands' dtype for the second product, and reads y twice where a sample's o does not
-fit in registers. It refuses what it cannot do or would not do faster (`reasons_against`): then, and on a CPU, plain
-operations run, which torch.compile sees and fuses. Gradients by the formulas in plain operations.
-Raises ValueError on other names, shapes and dtypes.
+It is computed as (x x^T) y if that takes fewer operations, as it does for few tokens. Sums and statistics are in
+float32. The kernel rounds x x^T to the operands' dtype for the second product. It reads y twice if a sample's o does
+not fit in registers. It refuses what it cannot do, or not do faster (`reasons_against`); then, and on a CPU, plain
+operations run, which torch.compile sees and fuses. Gradients are formulas in plain operations.
+Raises ValueError for other names, shapes and dtypes.
 Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64, nothing beyond (papers.md 7.6).
 """
 
@@ -23,26 +25,38 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
+from loka_compile.kernels.fm.fm_kernel import launch
+from loka_compile.kernels.launch import Specimen, arch_of, moved
 from loka_compile.kernels.norms import HALVES, NORMS, affine, normalize
 from loka_compile.kernels.op import Op, T, contiguous, declare
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MOST_TOKENS = 64
+"""The kernel holds all tokens of a sample at once."""
 MOST_WIDTH = 256
-"""Most tokens of a sample, which are held at once, and most values of a token."""
+"""The most values of a token."""
 
 
 def fm(
-    x: Tensor, y: Tensor, *, norm: str = "layer", weight: Tensor | None = None, bias: Tensor | None = None,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: str = "layer",
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
-    """The compressed factorization machine with its norm; see the module's docstring."""
+) -> Tensor:
+    """The compressed factorization machine with its norm: (B, N, K) in x's dtype.
+
+    x: (B, N, D), tokens; y: (B, N, K), or (N, K) for all samples; one float dtype.
+    norm: "layer", "rms" or "none", over a sample's N * K values.
+    weight, bias: (N, K) or (N * K,), or None.
+    Raises ValueError for other names, shapes and dtypes.
+    Formulas, kernel and source: the module's docstring.
+    """
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)
     fused = x.is_cuda and not reasons_against(x, y)
@@ -51,7 +65,7 @@ def fm(
 
 
 def reasons_against(x: Tensor, y: Tensor) -> list[str]:
-    """Why the kernel does not take this; empty where it does."""
+    """Why the kernel does not take these operands; [] if it does."""
     n, d = x.shape[-2:]
     reasons = []
     if x.dtype not in HALVES:
@@ -67,7 +81,7 @@ def reasons_against(x: Tensor, y: Tensor) -> list[str]:
 
 
 def reference(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
-    """The specification, differentiable; weight and bias are vectors."""
+    """The specification, differentiable. weight and bias: (N * K,) or None."""
     wide = torch.promote_types(x.dtype, torch.float32)
     out = interaction(x.to(wide), y.to(wide))
     flat, _ = normalize(out.flatten(1), norm, 0, eps)
@@ -75,7 +89,7 @@ def reference(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, 
 
 
 def interaction(x: Tensor, y: Tensor) -> Tensor:
-    """x (x^T y), in the order that takes fewer operations (of sizes that are not known, the one written)."""
+    """x (x^T y) in the order that takes fewer operations; as written if the sizes are not known."""
     n, d, k = x.shape[-2], x.shape[-1], y.shape[-1]
     if compat.guard_free(n * (d + k) <= 2 * d * k):
         return (x @ x.mT) @ y
@@ -85,7 +99,7 @@ def interaction(x: Tensor, y: Tensor) -> Tensor:
 def reference_backward(
     grad: Tensor, x: Tensor, y: Tensor, weight: Tensor | None, norm: str, eps: float
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """(dx, dy, dweight, dbias) in float32 or wider."""
+    """(dx, dy, dweight, dbias) in float32 or float64."""
     wide = torch.promote_types(x.dtype, torch.float32)
     left, right, grad = x.to(wide), y.to(wide), grad.to(wide).flatten(1)
     out = interaction(left, right)
@@ -102,105 +116,21 @@ def reference_backward(
 
 
 def check(x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str) -> None:
+    """Raises ValueError if names, shapes or dtypes do not fit together."""
     if norm not in NORMS:
         raise ValueError(f"loka::fm: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if x.dim() != 3 or x.dtype not in FLOATS or x.dtype != y.dtype:
-        raise ValueError(f"loka::fm: x is (B, N, D), floats like y's, got {x.dtype} {tuple(x.shape)} and {y.dtype}")
+        raise ValueError(
+            f"loka::fm: x must be (B, N, D) in y's float dtype, got {x.dtype} {tuple(x.shape)} and {y.dtype}"
+        )
     if y.dim() not in (2, 3) or y.shape[-2] != x.shape[1] or (y.dim() == 3 and y.shape[0] != x.shape[0]):
-        raise ValueError(f"loka::fm: y is (B, N, K) or (N, K) for x of {tuple(x.shape)}, got {tuple(y.shape)}")
+        raise ValueError(f"loka::fm: y must be (B, N, K) or (N, K) for x {tuple(x.shape)}, got {tuple(y.shape)}")
     size = y.shape[-2] * y.shape[-1]
     for name, each in (("weight", weight), ("bias", bias)):
         if each is not None and each.numel() != size:
-            raise ValueError(f"loka::fm: {name} has one value for each of {size} outputs, got {tuple(each.shape)}")
-
-
-# ---------------------------------------------------------------- the Triton kernel
-
-
-@triton.jit
-def columns_of(y, at, N: tl.constexpr, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """(offsets, mask) of BK columns of a sample's (N, K), in the shape (BN, BK / 8, 8)."""
-    token = tl.arange(0, BN)[:, None, None]
-    column = at + tl.arange(0, BK // 8)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
-    return token * K + column, (token < N) & (column < K)
-
-
-@triton.jit
-def compressed(pairs, y, at, N: tl.constexpr, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """BK columns of the factorization machine, (BN, BK / 8, 8): what has two dimensions Triton stores 64 bits a thread
-    on AMD."""
-    token, column = tl.arange(0, BN)[:, None], at + tl.arange(0, BK)[None, :]
-    there = (token < N) & (column < K)
-    return tl.reshape(tl.dot(pairs, tl.load(y + token * K + column, mask=there, other=0.0)), (BN, BK // 8, 8))
-
-
-@triton.jit
-def total(x):
-    return tl.sum(tl.sum(tl.sum(x, 2), 1), 0)
-
-
-@triton.jit
-def fm_kernel(
-    x, y, weight, bias, out, y_b,
-    N: tl.constexpr, D: tl.constexpr, K: tl.constexpr, EPS: tl.constexpr, NORM: tl.constexpr,
-    BN: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """One sample a program, by BK columns. Where those are all, o stays in registers; else it is computed twice, once
-    for its statistics."""
-    ONE: tl.constexpr = BK >= K
-    sample = tl.program_id(0).to(tl.int64)
-    y += sample * y_b
-    out += sample * N * K
-    token, place = tl.arange(0, BN)[:, None], tl.arange(0, BD)[None, :]
-    tokens = tl.load(x + sample * N * D + token * D + place, mask=(token < N) & (place < D), other=0.0)
-    pairs = tl.dot(tokens, tokens.T).to(tokens.dtype)
-
-    mean, squares = 0.0, 0.0
-    o = tl.zeros((BN, BK // 8, 8), tl.float32)
-    if NORM != "none" or ONE:
-        for at in range(0, K, BK):
-            o = compressed(pairs, y, at, N, K, BN, BK)
-            if NORM == "layer":  # means and squares about them, merged as Chan does
-                count = N * tl.minimum(K - at, BK)
-                of_tile = total(o) / count
-                centred = tl.where(columns_of(y, at, N, K, BN, BK)[1], o - of_tile, 0.0)
-                step = of_tile - mean
-                share = count / (N * at + count).to(tl.float32)
-                squares += total(centred * centred) + step * step * share * (N * at)
-                mean += step * share
-            elif NORM == "rms":
-                squares += total(o * o)
-    rstd = 1.0 if NORM == "none" else tl.rsqrt(squares * (1.0 / (N * K)) + EPS)
-    for at in range(0, K, BK):
-        if not ONE:
-            o = compressed(pairs, y, at, N, K, BN, BK)
-        z = (o - mean) * rstd if NORM == "layer" else o * rstd
-        offsets, there = columns_of(y, at, N, K, BN, BK)
-        if weight is not None:
-            z *= tl.load(weight + offsets, mask=there, other=0.0).to(tl.float32)
-        if bias is not None:
-            z += tl.load(bias + offsets, mask=there, other=0.0).to(tl.float32)
-        tl.store(out + offsets, z.to(out.dtype.element_ty), mask=there)
-
-
-def launch(
-    x: Tensor, y: Tensor, weight: Tensor | None, bias: Tensor | None, out: Tensor, norm: str, eps: float, arch: str
-) -> Launch:
-    """All contiguous; what reasons_against takes."""
-    (b, n, d), k = x.shape, y.shape[-1]
-    bn, bd = (max(16, triton.next_power_of_2(size)) for size in (n, d))
-    bk, warps = configuration(bn, bd, max(16, triton.next_power_of_2(k)), arch)
-    args = {"x": x, "y": y, "weight": weight, "bias": bias, "out": out, "y_b": n * k if y.dim() == 3 else 0}
-    constants = {"N": n, "D": d, "K": k, "EPS": eps, "NORM": norm, "BN": bn, "BD": bd, "BK": bk}
-    flops = 2 * b * n * n * (d + k)
-    return Launch(fm_kernel, (b,), args, constants, warps, 2, flops, moved(x, y, weight, bias, out))
-
-
-def configuration(bn: int, bd: int, columns: int, arch: str) -> tuple[int, int]:
-    """(BK, warps). From 4 warps on Blackwell's products are in tensor memory, which Triton 3.7 cannot reduce to one
-    number ("parent layout must have at least rank >= 2")."""
-    bk = columns if bn * columns <= 8192 else 4096 // bn
-    return bk, max(1, min(2 if arch == "sm_100" else 8, bn * max(bk, bd) // 2048))
+            raise ValueError(
+                f"loka::fm: {name} must have one value for each of {size} outputs, got {tuple(each.shape)}"
+            )
 
 
 # ---------------------------------------------------------------- the op
@@ -208,7 +138,7 @@ def configuration(bn: int, bd: int, columns: int, arch: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Fm(Op[T, T]):
-    """weight, bias: (N * K,)."""
+    """A call of loka::fm. weight, bias: (N * K,) or None."""
 
     name: ClassVar[str] = "fm"
     x: T
@@ -255,7 +185,7 @@ fm_op.register_autograd(_gradients, setup_context=_save)
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At KernelEvolve's shapes and Wukong's own, beside two batched products and the norm."""
+    """At KernelEvolve's shapes and Wukong's own, against two batched products and the norm."""
 
     def specimen(b: int, n: int, d: int, k: int, norm: str, affine: bool = False) -> Specimen:
         x, y = (torch.empty(b, n, size, dtype=torch.bfloat16, device="meta") for size in (d, k))
@@ -263,10 +193,13 @@ def specimens(arch: str) -> list[Specimen]:
         made = launch(x, y, weight, bias, y, norm, 1e-5, arch)
         between = 2 * b * d * k
         product = 2 * b * n * d * k
-        unfused = (("bmm", product, moved(x, y) + between), ("bmm", product, moved(x, y) + between),
-                   ("norm", 0, moved(y, y, weight, bias)))  # fmt: skip
+        unfused = (
+            ("bmm", product, moved(x, y) + between),
+            ("bmm", product, moved(x, y) + between),
+            ("norm", 0, moved(y, y, weight, bias)),
+        )
         name = " ".join(["fm", norm, *["affine"] * affine, f"{b}x{n}x{d}x{k}"])
-        # rows that begin at multiples of 16 bytes, and enough of a sample for 64 lanes
+        # needs rows that begin at multiples of 16 bytes, and enough of a sample for 64 lanes
         wide = k % 8 == 0 and n * k >= 512
         return Specimen(name, made, unfused, ("mma", "wide_loads", "wide_stores") if wide else ("mma",))
 

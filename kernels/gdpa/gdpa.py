@@ -5,20 +5,23 @@
 
     out = (act(q k^T) * scale) v          or, with scale_inside, act(q k^T * scale) v; by head
 
-Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q, with cu_seqlens_q (B + 1,) in int32 or int64, from 0 to the number
-of rows: (total, H, D), the sequences one after the other, each as many rows as the steps in cu_seqlens_q; empty ones
-are allowed. k and v likewise with cu_seqlens_k; one may be jagged and the other dense. max_seqlen_*: no sequence is
-longer; where it is left out it is read from the device, which breaks the graph under torch.compile.
-out: as q in shape, dtype and, of a dense q, strides.
+Dense: q (B, H, Tq, D); k, v (B, H, Tk, D). Jagged q: (total, H, D), the sequences one after the other, with
+cu_seqlens_q (B + 1,) in int32 or int64: where each sequence begins, from 0 to the number of rows. Empty sequences are
+allowed. k and v likewise with cu_seqlens_k; q may be jagged and k dense, or the other way round.
+max_seqlen_*: no sequence is longer. If it is left out it is read from the device, which breaks the graph under
+    torch.compile.
+out: q's shape and dtype; for a dense q also its strides.
 
 activation: `gelu` (by erf), `gelu_approx` (by tanh), `relu`, `relu_squared`, `leaky_relu` (slope 0.01), `silu`,
-`hard_swish`, `identity`; or a list of them, one a head. window: scores of i and j further apart than this are 0, in
-positions of their sequences; None for none. bfloat16, float16, float32 (and float64); scores and sums are of float32.
+    `hard_swish`, `identity`; or a list of them, one for each head.
+window: the score of positions i and j of a sequence is 0 if |i - j| > window; None for no window.
+dtypes: bfloat16, float16, float32 (and float64); scores and sums are in float32.
 
-On a GPU the 16-bit dtypes run in Triton, head dims to 128; else the reference, in plain operations that torch.compile
-sees and fuses. Gradients for q, k, v; the kernels' are the same bits every time (no atomics).
-Raises ValueError on other names, shapes and dtypes.
-Source: Kunlun's GDPA (papers.md 2.2.2); the scale's place, the window's meaning and the jagged layout are those of
+On a GPU 16-bit dtypes with heads of up to 128 run in Triton. Otherwise the reference runs in plain operations, which
+torch.compile sees and fuses. It has gradients for q, k and v; the kernels' gradients have the same bits every time (no
+atomics).
+Raises ValueError for other names, shapes and dtypes.
+Source: Kunlun's GDPA (papers.md 2.2.2). The scale's place, the window's meaning and the jagged layout are those of
 Meta's released kernels.
 """
 
@@ -55,7 +58,15 @@ def gdpa(
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
 ) -> Tensor:
-    """Generalized dot-product attention; see the module's docstring."""
+    """Generalized dot-product attention: act(q k^T) v by head, in q's shape and dtype.
+
+    q: (B, H, Tq, D); k, v: (B, H, Tk, D); or jagged, (total, H, D) with cu_seqlens (B + 1,), where sequences begin.
+    activation: one name for all heads, or one a head.
+    scale: multiplies the activation's result, or with scale_inside its argument.
+    window: positions further apart have a score of 0.
+    max_seqlen_q, max_seqlen_k: bounds in rows.
+    Raises ValueError for other names, shapes and dtypes. All details and the source: the module's docstring.
+    """
     if window is not None and window < 0:
         raise ValueError(f"loka::gdpa: window must be at least 0 (or None), got {window}")
     max_seqlen_q = _longest(q, cu_seqlens_q, max_seqlen_q)
@@ -65,7 +76,9 @@ def gdpa(
     if isinstance(activation, str):
         return _attend(q, k, v, *jagged, activation, *rest)
     if q.dim() < 2 or len(activation) != q.shape[1]:
-        raise ValueError(f"loka::gdpa: {len(activation)} activations for q of shape {tuple(q.shape)}: one a head")
+        raise ValueError(
+            f"loka::gdpa: expected one activation, or one a head; got {len(activation)} for q {tuple(q.shape)}"
+        )
     outs, first = [], 0
     for name, run in groupby(activation):
         heads = slice(first, first + len(list(run)))
@@ -81,6 +94,7 @@ def _attend(*args: Any) -> Tensor:
 
 
 def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
+    """The length of the longest sequence, or the bound that was given."""
     if cu_seqlens is None:
         return x.shape[-2]
     if given is not None:
@@ -90,7 +104,7 @@ def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
 
 @dataclass(frozen=True)
 class Gdpa(Op[T, T]):
-    """Attention with one activation for all heads. window: -1 for none."""
+    """A call with one activation for all heads. window: -1 for none. The other fields: see the module's docstring."""
 
     name: ClassVar[str] = "gdpa"
     q: T
@@ -107,6 +121,7 @@ class Gdpa(Op[T, T]):
 
 
 def check(call: Gdpa[Tensor]) -> None:
+    """Raises ValueError if the call's names, shapes or dtypes do not fit together."""
     q, k, v, activation = call.q, call.k, call.v, call.activation
     if activation not in ACTIVATIONS:
         raise ValueError(f"loka::gdpa: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
@@ -115,19 +130,20 @@ def check(call: Gdpa[Tensor]) -> None:
     for name, x, offsets in (("q", q, call.cu_seqlens_q), ("k", k, call.cu_seqlens_k)):
         form = "(total, H, D) with" if offsets is not None else "(B, H, T, D) without"
         if x.dim() != (4 if offsets is None else 3):
-            raise ValueError(f"loka::gdpa: {name} is {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
+            raise ValueError(f"loka::gdpa: {name} must be {form} cu_seqlens_{name}, got shape {tuple(x.shape)}")
         if offsets is not None and (offsets.dim() != 1 or offsets.dtype not in (torch.int32, torch.int64)):
             shape = f"{offsets.dtype} of shape {tuple(offsets.shape)}"
-            raise ValueError(f"loka::gdpa: cu_seqlens_{name} is a vector of int32 or int64, got {shape}")
+            raise ValueError(f"loka::gdpa: cu_seqlens_{name} must be a vector of int32 or int64, got {shape}")
     if k.shape != v.shape or q.shape[1] != k.shape[1] or q.shape[-1] != k.shape[-1]:
         shapes = ", ".join(str(tuple(each.shape)) for each in (q, k, v))
-        raise ValueError(f"loka::gdpa: k and v have one shape, and q's heads and width; got {shapes}")
+        raise ValueError(f"loka::gdpa: k and v must have one shape, with q's heads and width; got {shapes}")
     left, right = _sequences(q, call.cu_seqlens_q), _sequences(k, call.cu_seqlens_k)
     if left != right:
-        raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}")
+        raise ValueError(f"loka::gdpa: q has {left} sequences, k and v have {right}; expected as many")
 
 
 def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """The number of sequences."""
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
@@ -135,7 +151,7 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The tensor with contiguous rows, as the kernels read it. (A gradient may be expanded from one number.)"""
+    """The tensor with contiguous rows, as the kernels read it. A gradient may be one number, expanded."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -145,8 +161,8 @@ def _run(call: Gdpa[Tensor]) -> Tensor:
     out = torch.empty_like(q)
     if not (q.is_cuda and forward.supported(q)):
         return out.copy_(reference(q, k, v, *rest))
-    q, k, v = (_rows(each) for each in (q, k, v))
-    forward.launch(q, k, v, out, *rest, arch_of(q)).run()
+    arguments = _rows(q), _rows(k), _rows(v), out, *rest, arch_of(q)
+    forward.launch(*arguments).run()
     return out
 
 
@@ -166,7 +182,7 @@ class GdpaGradients(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class GdpaBackward(Op[T, GdpaGradients[T]]):
-    """grad: of loka::gdpa's result."""
+    """grad: the gradient of loka::gdpa's result, in its shape. forward: the call it is the gradient of."""
 
     name: ClassVar[str] = "gdpa_backward"
     values: ClassVar[Any] = GdpaGradients
@@ -181,8 +197,8 @@ def _run_backward(call: GdpaBackward[Tensor]) -> GdpaGradients[Tensor]:
         for each, value in zip(grads, reference_backward(*call.args), strict=True):
             each.copy_(value)
         return grads
-    grad, q, k, v = (_rows(each) for each in (grad, q, k, v))
-    for launch in backward.launches(grad, q, k, v, *grads, *rest, arch_of(q)):
+    arguments = _rows(grad), _rows(q), _rows(k), _rows(v), *grads, *rest, arch_of(q)
+    for launch in backward.launches(*arguments):
         launch.run()
     return grads
 

@@ -1,7 +1,7 @@
 """The activations of loka::gdpa in Triton, with their derivatives, for float32 scores.
 
-Softmax is one exponential a score; here the activation stands in the main loop between two tensor-core products, so its
-instructions decide.
+They stand in the main loop between two tensor-core products, so their number of instructions decides the speed.
+(Softmax is one exponential a score.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import gated, upper
 
 @triton.jit
 def activated(s, ACTIVATION: tl.constexpr):
+    """The activation of a tile of scores."""
     if ACTIVATION == "gelu":
         size = tl.abs(s)
         return tl.maximum(s, 0.0) - size * upper_tail(size)
@@ -29,7 +30,9 @@ def activated(s, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "silu":
         return gated(s, s)
     elif ACTIVATION == "hard_swish":
-        return s * tl.minimum(tl.maximum(tl.fma(s, 1.0 / 6.0, 0.5), 0.0), 1.0)  # one instruction saturates
+        return s * tl.minimum(
+            tl.maximum(tl.fma(s, 1.0 / 6.0, 0.5), 0.0), 1.0
+        )  # min and max become one saturating instruction
     else:
         tl.static_assert(ACTIVATION == "identity")
         return s
@@ -37,7 +40,7 @@ def activated(s, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def with_derivative(s, ACTIVATION: tl.constexpr):
-    """(activation, its derivative)"""
+    """(activation, its derivative) of a tile of scores."""
     if ACTIVATION == "gelu":
         size = tl.abs(s)
         tail = upper_tail(size)

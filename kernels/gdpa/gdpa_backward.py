@@ -1,7 +1,7 @@
-"""loka::gdpa in Triton, backward: one kernel by tiles of queries for dq, one by tiles of keys for dk and dv.
+"""loka::gdpa in Triton, backward: one kernel over tiles of queries for dq, one over tiles of keys for dk and dv.
 
-Scores are computed again in both: seven products in place of five, in return for sums in one order and no atomics, so
-that gradients are the same bits every time. What is beyond an end is loaded as zeros and adds nothing.
+Both compute the scores again: seven products instead of five. In return sums go in one order without atomics, so
+gradients have the same bits every time. Rows beyond an end are loaded as zeros and add nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from torch import Tensor
 from loka_compile.kernels.gdpa.gdpa_activation import with_derivative
 from loka_compile.kernels.gdpa.gdpa_kernel import (
     of_head,
-    of_heads,
     of_program,
     products,
     put,
@@ -34,10 +33,11 @@ def gdpa_dq_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head a program."""
+    """dq of BM queries of one head. Operands and strides as in gdpa_kernel; g_*, dq_*: strides of grad and dq."""
     sequence, head, first = of_program(longest_q, heads, BM)
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     grad, _ = of_head(grad, cu_seqlens_q, sequence, head, g_b, g_h, g_t, longest_q)
     dq, _ = of_head(dq, cu_seqlens_q, sequence, head, dq_b, dq_h, dq_t, longest_q)
     if first < rows:
@@ -63,10 +63,11 @@ def gdpa_dkdv_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BN keys of one head a program; scores are transposed, keys by queries."""
+    """dk and dv of BN keys of one head. Scores are transposed: keys by queries."""
     sequence, head, first = of_program(longest_k, heads, BN)
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     grad, _ = of_head(grad, cu_seqlens_q, sequence, head, g_b, g_h, g_t, longest_q)
     dk, _ = of_head(dk, cu_seqlens_k, sequence, head, dk_b, dk_h, dk_t, longest_k)
     dv, _ = of_head(dv, cu_seqlens_k, sequence, head, dv_b, dv_h, dv_t, longest_k)
@@ -92,11 +93,24 @@ def gdpa_dkdv_kernel(
 
 
 def launches(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None, max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float,
-    scale_inside: bool, window: int, arch: str,
-) -> tuple[Launch, Launch]:  # fmt: skip
-    """The launches for dq, and for dk and dv. The last dimension of all tensors is contiguous."""
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+    arch: str,
+) -> tuple[Launch, Launch]:
+    """The launches for dq, and for dk and dv. All tensors have contiguous rows."""
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     product = products(q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_k, window)
@@ -106,8 +120,10 @@ def launches(
     constants = {"ACTIVATION": activation, "INSIDE": scale_inside, "WINDOW": window, "D": d}
     constants["BD"] = max(16, triton.next_power_of_2(d))
     made = []
-    for kernel, longest, outs in ((gdpa_dq_kernel, max_seqlen_q, {"dq": dq}),
-                                  (gdpa_dkdv_kernel, max_seqlen_k, {"dk": dk, "dv": dv})):  # fmt: skip
+    for kernel, longest, outs in (
+        (gdpa_dq_kernel, max_seqlen_q, {"dq": dq}),
+        (gdpa_dkdv_kernel, max_seqlen_k, {"dk": dk, "dv": dv}),
+    ):
         own, other, warps, stages = configuration(d, len(outs) == 2, window, arch)
         bm, bn = (other, own) if len(outs) == 2 else (own, other)
         args = {**operands, **outs, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
@@ -119,8 +135,8 @@ def launches(
 
 
 def configuration(d: int, of_keys: bool, window: int, arch: str) -> tuple[int, int, int, int]:
-    """(rows of a program, rows of the other side a step, warps, stages): for each chip what does not spill with any
-    activation."""
+    """(rows of a program, rows of the other side in a step, warps, stages): on each chip sizes that do not spill with
+    any activation."""
     if not of_keys:
         return (128, 64, 8, 2) if arch in ("sm_90", "sm_100") else (64, 32, 4, 2)
     if arch == "sm_90":
@@ -131,9 +147,9 @@ def configuration(d: int, of_keys: bool, window: int, arch: str) -> tuple[int, i
 
 
 def specimens(arch: str) -> list[Specimen]:
-    def specimen(
-        d: int, keys: int, activation: str, b: int, window: int = -1, jagged: bool = False
-    ) -> list[Specimen]:  # fmt: skip
+    """Both kernels at the forward's shapes."""
+
+    def specimen(d: int, keys: int, activation: str, b: int, window: int = -1, jagged: bool = False) -> list[Specimen]:
         queries, heads = 1024, 2
         q_shape = (b * queries, heads, d) if jagged else (b, heads, queries, d)
         k_shape = (b * keys, heads, d) if jagged else (b, heads, keys, d)

@@ -1,8 +1,12 @@
 """loka::gdpa in Triton, forward: one kernel that keeps short keys and values resident, one that walks long ones.
 
-Rows and columns beyond an end are loaded as zeros; they give scores of 0, which every activation maps to 0, so no score
-is masked but for a window. Operands may have any strides but for the last dimension. The activation of a score is
-rounded to the operands' dtype for the second product, and the outer scale is applied to what comes out.
+Addresses: a tensor is (sequence, head, row, value) with strides *_b, *_h, *_t and 1. A jagged tensor has no sequence
+stride: its sequences begin at row cu_seqlens[i] (of_head). A program's number counts tiles within heads within
+sequences (of_program).
+
+The trick: rows and columns beyond an end are loaded as zeros. They give scores of 0, and every activation maps 0 to 0,
+so no score needs a mask except for a window. The activation is rounded to the operands' dtype for the second product;
+the outer scale multiplies the result.
 """
 
 from __future__ import annotations
@@ -17,16 +21,16 @@ from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norms import HALVES
 
 RESIDENT = 128
-"""Keys a program can hold together with their values."""
+"""The most keys that a program holds together with their values."""
 WIDEST = 128
-"""Largest head dim of the kernels."""
+"""The largest head of the kernels, in values."""
 PROGRAMS = 528
-"""What a launch should have at least: four for each SM of an H100."""
+"""The fewest programs of a launch, if there is work for them: four for each SM of an H100."""
 
 
 @triton.jit
 def of_head(x, cu_seqlens, sequence, head, stride_b, stride_h, stride_t, longest):
-    """(pointer to its first row, number of its rows)"""
+    """(pointer to the head's first row, number of its rows). longest: the number of rows if the tensor is dense."""
     x += head.to(tl.int64) * stride_h
     if cu_seqlens is None:
         return x + sequence.to(tl.int64) * stride_b, longest
@@ -38,25 +42,15 @@ def of_head(x, cu_seqlens, sequence, head, stride_b, stride_h, stride_t, longest
 
 @triton.jit
 def of_program(longest, heads, ROWS: tl.constexpr):
-    """(sequence, head, first row of its tile) of a program of a grid over all heads' tiles"""
+    """(sequence, head, first row of the tile) of this program, in a grid over the tiles of all heads."""
     tiles = tl.cdiv(longest, ROWS)
     which = tl.program_id(0) // tiles
     return which // heads, which % heads, tl.program_id(0) % tiles * ROWS
 
 
 @triton.jit
-def of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t,
-             longest_q, longest_k):  # fmt: skip
-    """(q, k, v, rows of q, rows of k and v)"""
-    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
-    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
-    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
-    return q, k, v, rows, keys
-
-
-@triton.jit
 def spots(stride, left, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """(offsets, mask) of a tile of which `left` rows are there."""
+    """(offsets, mask) of a tile with `left` rows in bounds."""
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     mask = row < left
     if D != COLUMNS:
@@ -66,14 +60,14 @@ def spots(stride, left, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def tile(x, first, rows, stride, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows `first` and on, zeros beyond the end."""
+    """ROWS rows from row `first`; zeros beyond the end."""
     at, mask = spots(stride, rows - first, D, ROWS, COLUMNS)
     return tl.load(x + tl.cast(first, tl.int64) * stride + at, mask=mask, other=0.0)
 
 
 @triton.jit
 def put(x, y, factor, first, rows, stride, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """y * factor, in a shape of its own: else Triton stores straight from AMD's matrix layout, 64 bits a thread."""
+    """Store y * factor. It is reshaped to eighths first; else Triton stores AMD's matrix layout in 64 bits a thread."""
     at, mask = spots(stride, rows - first, D, ROWS, COLUMNS)
     y = tl.reshape(tl.reshape(y, (ROWS, COLUMNS // 8, 8)) * factor, (ROWS, COLUMNS))
     tl.store(x + tl.cast(first, tl.int64) * stride + at, y.to(x.dtype.element_ty), mask=mask)
@@ -81,7 +75,8 @@ def put(x, y, factor, first, rows, stride, D: tl.constexpr, ROWS: tl.constexpr, 
 
 @triton.jit
 def within(y, i, j, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """0 where positions are further apart than the window; y's rows begin at position i, its columns at j."""
+    """y, with 0 where positions are further apart than the window. i, j: the positions of y's first row and first
+    column."""
     if WINDOW < 0:
         return y
     else:
@@ -91,7 +86,7 @@ def within(y, i, j, WINDOW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.conste
 
 @triton.jit
 def reach(first, ROWS: tl.constexpr, rows, WINDOW: tl.constexpr, STEP: tl.constexpr):
-    """The range, of whole steps, of the other side's rows that a tile of this side's may see."""
+    """The rows of the other side that a tile may see: (first, end), first a multiple of STEP."""
     if WINDOW < 0:
         return 0, rows
     else:
@@ -105,10 +100,11 @@ def gdpa_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head a program; keys and values by BN."""
+    """BM queries of one head, against keys and values in steps of BN."""
     sequence, head, first = of_program(longest_q, heads, BM)
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
     if first < rows:
         query = tile(q, first, rows, q_t, D, BM, BD)
@@ -132,11 +128,12 @@ def gdpa_resident_kernel(
     ACTIVATION: tl.constexpr, INSIDE: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """All keys and values of one head a program, which walks over every splits-th tile of BM queries."""
+    """All keys and values of one head stay in registers; the program walks every splits-th tile of BM queries."""
     which, split = tl.program_id(0) // splits, tl.program_id(0) % splits
     sequence, head = which // heads, which % heads
-    q, k, v, rows, keys = of_heads(q, k, v, cu_seqlens_q, cu_seqlens_k, sequence, head, q_b, q_h, q_t, k_b, k_h, k_t,
-                                   v_b, v_h, v_t, longest_q, longest_k)  # fmt: skip
+    q, rows = of_head(q, cu_seqlens_q, sequence, head, q_b, q_h, q_t, longest_q)
+    k, keys = of_head(k, cu_seqlens_k, sequence, head, k_b, k_h, k_t, longest_k)
+    v, _ = of_head(v, cu_seqlens_k, sequence, head, v_b, v_h, v_t, longest_k)
     out, _ = of_head(out, cu_seqlens_q, sequence, head, o_b, o_h, o_t, longest_q)
     key = tile(k, 0, keys, k_t, D, BN, BD)
     value = tile(v, 0, keys, v_t, D, BN, BD)
@@ -154,14 +151,26 @@ def gdpa_resident_kernel(
 
 
 def supported(q: Tensor) -> bool:
+    """Whether the kernels take these queries: 16 bits, heads of at most WIDEST values."""
     return q.dtype in HALVES and q.shape[-1] <= WIDEST
 
 
 def launch(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int, arch: str,
-) -> Launch:  # fmt: skip
-    """The last dimension of all four contiguous."""
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+    arch: str,
+) -> Launch:
+    """The launch for tensors with contiguous rows."""
     heads, d = q.shape[1], q.shape[-1]
     sequences = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     resident = max_seqlen_k <= RESIDENT and not arch.startswith("gfx")
@@ -186,8 +195,11 @@ def launch(
 
 
 def configuration(resident: int, d: int, window: int, arch: str) -> tuple[int, int, int, int]:
-    """(BM, BN, warps, stages) for so many resident keys, or 0; for each chip what does not spill with any activation.
-    AMD's matrix cores take operands from registers, where 128 resident keys leave too little room."""
+    """(BM, BN, warps, stages), on each chip sizes that do not spill with any activation. resident: number of resident
+    keys, or 0.
+
+    AMD's matrix cores read operands from registers, where 128 resident keys leave too little room.
+    """
     if resident:
         bn, stages = max(16, triton.next_power_of_2(resident)), 3 if arch in ("sm_90", "sm_100") else 2
         large = arch == "sm_90" or (arch == "sm_100" and (d > 64 or bn <= 64))
@@ -198,8 +210,8 @@ def configuration(resident: int, d: int, window: int, arch: str) -> tuple[int, i
 
 
 def strides(**tensors: Tensor) -> dict[str, int]:
-    """By sequence (0 where it is jagged), head and row, as the kernels name them."""
-    found = {}
+    """Strides by sequence (0 for a jagged tensor), head and row, under the kernels' names."""
+    found: dict[str, int] = {}
     for name, x in tensors.items():
         dense = x.dim() == 4
         found |= {f"{name}_b": x.stride(0) if dense else 0, f"{name}_h": x.stride(1)}
@@ -210,19 +222,26 @@ def strides(**tensors: Tensor) -> dict[str, int]:
 def products(
     q: Tensor, k: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None, longest_k: int, window: int
 ) -> int:
-    """Operations of one of the two products; of jagged keys as if all sequences were as long as the average one."""
+    """Operations of one of the two products. Jagged keys count as if all sequences had the average length."""
     rows = q.shape[0] if cu_seqlens_q is not None else q.shape[0] * q.shape[2]
     keys = longest_k if cu_seqlens_k is None else k.shape[0] // max(1, cu_seqlens_k.shape[0] - 1)
     return 2 * rows * q.shape[1] * q.shape[-1] * (keys if window < 0 else min(keys, 2 * window + 1))
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """PFFN's short keys and self-attention's long ones, beside the two batched products and the activation."""
+    """PFFN's short keys and self-attention's long ones, against two batched products and the activation."""
 
     def specimen(
-        d: int, keys: int, activation: str, b: int = 1024, queries: int = 1024, heads: int = 2, window: int = -1,
-        jagged: bool = False, dtype: torch.dtype = torch.bfloat16,
-    ) -> Specimen:  # fmt: skip
+        d: int,
+        keys: int,
+        activation: str,
+        b: int = 1024,
+        queries: int = 1024,
+        heads: int = 2,
+        window: int = -1,
+        jagged: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> Specimen:
         def empty(length: int, is_jagged: bool) -> Tensor:
             shape = (b * length, heads, d) if is_jagged else (b, heads, length, d)
             return torch.empty(shape, dtype=dtype, device="meta")
@@ -233,8 +252,11 @@ def specimens(arch: str) -> list[Specimen]:
         made = launch(q, k, k, q, *lengths, activation, 1.0, False, window, arch)
         scores = b * heads * queries * keys * 2
         product = 2 * b * heads * queries * keys * d
-        unfused = (("bmm", product, moved(q, k) + scores), ("activation", 0, 2 * scores),
-                   ("bmm", product, moved(q, k) + scores))  # fmt: skip
+        unfused = (
+            ("bmm", product, moved(q, k) + scores),
+            ("activation", 0, 2 * scores),
+            ("bmm", product, moved(q, k) + scores),
+        )
         words = ["gdpa", activation, *["jagged"] * jagged, *[f"window {window}"] * (window >= 0)]
         words += [*["fp16"] * (dtype == torch.float16), f"{b}x{heads}x{queries}x{keys}x{d}"]
         return Specimen(" ".join(words), made, unfused, ("mma", "wide_loads", "wide_stores"))

@@ -4,15 +4,16 @@
     z   = act(ln k^T) v + ln                        by head: loka::gdpa
     out = RMSNorm(z) + q                            over a token's H * D values, without affine
 
-A token feed-forward whose two weight matrices are k and v, made for each sample. `pffn` is composed: gdpa is one kernel
-on a GPU; the norms and residuals are plain operations, which torch.compile makes one kernel before it and one after.
-On a GPU, where nobody asks for gradients and nothing is jagged, it is
+It is a token feed-forward network whose two weight matrices, k and v, are made for each sample. `pffn` composes it:
+gdpa is one kernel on a GPU, and torch.compile makes one kernel of the plain operations before it and one of those after
+it. On a GPU, without gradients and without jagged operands, all of it is one op, which the pass raise_pffn also puts
+into graphs:
 
     out = loka::pffn(x, k, v, activation, scale, scale_inside, eps, eps_out)
 
-all of it in one, which the pass raise_pffn also puts into graphs. x (B, T, H * D), a token's heads side by side; k, v
-(B, H, S, D); out as x. eps is LayerNorm's, eps_out RMSNorm's. The kernel takes 16-bit dtypes and up to 128 keys
-(`reasons_against`); else the reference.
+x: (B, T, H * D), a token's heads side by side; k, v: (B, H, S, D); out: as x.
+eps: LayerNorm's; eps_out: RMSNorm's.
+The kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise the reference runs.
 Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
 """
 
@@ -47,8 +48,13 @@ def pffn(
     eps: float = 1e-5,
     eps_out: float | None = None,
 ) -> Tensor:
-    """The PFFN block; see the module's docstring. Operands as loka.gdpa takes them; out as q. Norms are of float32.
-    eps_out: RMSNorm's, where it is not LayerNorm's."""
+    """Kunlun's PFFN block, RMSNorm(act(ln k^T) v + ln) + q with ln = LayerNorm(q), in q's shape and dtype.
+
+    Operands are those of loka.gdpa. Norms go over a token's H * D values, in float32, without weights.
+    eps: LayerNorm's; eps_out: RMSNorm's, None for the same.
+    Raises ValueError for other names, shapes and dtypes.
+    Details and source: the module's docstring.
+    """
     eps_out = eps if eps_out is None else eps_out
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
         x = Pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)()
@@ -59,7 +65,7 @@ def pffn(
 
 
 def _composed(q: Tensor, k: Tensor, v: Tensor, eps: float, eps_out: float, **attention: Any) -> Tensor:
-    """Norms and residuals in plain operations, around gdpa with these arguments."""
+    """The norms and residuals in plain operations around gdpa with these arguments."""
     wide = q.to(torch.promote_types(q.dtype, torch.float32))
     centred = wide - wide.mean((1, -1), keepdim=True)
     ln = centred * torch.rsqrt(centred.square().mean((1, -1), keepdim=True) + eps)
@@ -69,7 +75,7 @@ def _composed(q: Tensor, k: Tensor, v: Tensor, eps: float, eps_out: float, **att
 
 
 def _in_one(q: Tensor, k: Tensor, v: Tensor, *offsets: Tensor | None) -> bool:
-    """Whether loka::pffn's kernel does it: on a GPU, dense, and without a gradient."""
+    """Whether loka::pffn's kernel can run: on a GPU, dense operands, no gradient."""
     if not q.is_cuda or any(each is not None for each in offsets) or kernel.reasons_against(q, k):
         return False
     return not (torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v)))
@@ -103,13 +109,14 @@ def reference(
 
 
 def check(x: Tensor, k: Tensor, v: Tensor, activation: str) -> None:
+    """Raises ValueError if names, shapes or dtypes do not fit together."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"loka::pffn: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     shapes = f"got {x.dtype} {tuple(x.shape)}, {k.dtype} {tuple(k.shape)} and {v.dtype} {tuple(v.shape)}"
     if x.dim() != 3 or k.dim() != 4 or k.shape != v.shape or not x.dtype == k.dtype == v.dtype:
-        raise ValueError(f"loka::pffn: x is (B, T, H * D), k and v (B, H, S, D), of one dtype; {shapes}")
+        raise ValueError(f"loka::pffn: x must be (B, T, H * D), k and v (B, H, S, D), all of one dtype; {shapes}")
     if x.shape[0] != k.shape[0] or x.shape[2] != k.shape[1] * k.shape[3]:
-        raise ValueError(f"loka::pffn: x has k's sequences, and tokens of H * D values; {shapes}")
+        raise ValueError(f"loka::pffn: x must have k's B sequences, and tokens of H * D values; {shapes}")
 
 
 def run(call: Pffn[Tensor]) -> Tensor:
@@ -119,7 +126,8 @@ def run(call: Pffn[Tensor]) -> Tensor:
         return reference(x, k, v, *rest).contiguous()
     k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (k, v))
     x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    kernel.launch(x, k, v, out, *rest, arch_of(x)).run()
+    arguments = x, k, v, out, *rest, arch_of(x)
+    kernel.launch(*arguments).run()
     return out
 
 

@@ -1,7 +1,8 @@
-"""The Triton kernel of loka::pffn: both norms, all heads' attention and both residuals of a few tokens a program.
+"""The Triton kernel of loka::pffn: both norms, all heads' attention and both residuals for a few tokens a program.
 
-A row's squares for the second norm are known when its last head is done; until then the heads' results stay in
-registers, which is what bounds a token's width. Keys and values are resident, by head. Source: papers.md 2.2.2.
+The second norm needs the squares of a whole token, known only when its last head is done. So the results of all heads
+stay in registers until then, which limits a token's width. A head's keys and values are resident.
+Source: papers.md 2.2.2.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from loka_compile.kernels.launch import Launch, Specimen, moved
 from loka_compile.kernels.norms import HALVES
 
 MOST_VALUES = 256
-"""Most values of a token, counting its heads' widths filled up to powers of two."""
+"""The most values of a token, each head's width rounded up to a power of two."""
 MOST_HEADS = 8
-"""Most heads: the kernel writes them out one by one."""
+"""The most heads: the kernel unrolls the loop over them."""
 
 
 @triton.jit
@@ -28,7 +29,11 @@ def pffn_kernel(
     HEADS: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr, EPS_OUT: tl.constexpr, ACTIVATION: tl.constexpr,
     INSIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
-    """BM tokens of one sequence a program. x, out: (sequences, rows, HEADS * D), contiguous."""
+    """BM tokens of one sequence.
+
+    x, out: (sequences, rows, HEADS * D), contiguous.
+    k_*, v_*: strides by sequence, head and key.
+    """
     W: tl.constexpr = HEADS * D
     tiles = tl.cdiv(rows, BM)
     sequence, first = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles * BM
@@ -42,7 +47,7 @@ def pffn_kernel(
 
     there = (tl.arange(0, BD) < D)[None, :]
     squares = tl.zeros((BM,), tl.float32)
-    zs = ()
+    zs: tl.tuple = ()
     for head in tl.static_range(HEADS):
         n = (tile(x + head * D, first, rows, W, D, BM, BD).to(tl.float32) - mean[:, None]) * rstd[:, None]
         n = tl.where(there, n, 0.0)
@@ -55,7 +60,7 @@ def pffn_kernel(
         squares += tl.sum(z * z, 1)
         zs = zs + (z,)  # noqa: RUF005  # Triton has no starred tuples
     rstd = tl.rsqrt(squares * (1.0 / W) + EPS_OUT)
-    # in a shape of eight neighbours: else Triton stores straight from AMD's matrix layout, 64 bits a thread
+    # stored in eighths: else Triton stores AMD's matrix layout in 64 bits a thread
     row, column = tl.arange(0, BM)[:, None, None], tl.arange(0, BD // 8)[None, :, None] * 8 + tl.arange(0, 8)
     at = tl.cast(first, tl.int64) * W + row * W + column
     mask = (row < rows - first) & (column < D)
@@ -66,7 +71,7 @@ def pffn_kernel(
 
 
 def reasons_against(x: Tensor, k: Tensor) -> list[str]:
-    """Why the kernel does not take this; empty where it does. x: tokens, in any layout; k (B, H, S, D)."""
+    """Why the kernel does not take these operands; [] if it does. x: tokens, in any layout; k: (B, H, S, D)."""
     _, heads, keys, d = k.shape
     reasons = []
     if x.dtype not in HALVES:
@@ -79,10 +84,18 @@ def reasons_against(x: Tensor, k: Tensor) -> list[str]:
 
 
 def launch(
-    x: Tensor, k: Tensor, v: Tensor, out: Tensor, activation: str, scale: float, scale_inside: bool, eps: float,
-    eps_out: float, arch: str,
-) -> Launch:  # fmt: skip
-    """x and out contiguous, the last dimension of k and v too; what reasons_against takes."""
+    x: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    eps: float,
+    eps_out: float,
+    arch: str,
+) -> Launch:
+    """The launch for x and out contiguous, k and v with contiguous rows, and operands that reasons_against takes."""
     (b, rows, w), (_, heads, keys, d) = x.shape, k.shape
     bn, bd = (max(16, triton.next_power_of_2(size)) for size in (keys, d))
     bm, warps = configuration(heads * bd, arch)
@@ -102,7 +115,7 @@ def configuration(values: int, arch: str) -> tuple[int, int]:
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """Kunlun's proportions, beside a norm, the attention in one kernel, and a norm with both residuals."""
+    """Kunlun's proportions, against a norm, the attention in one kernel, and a norm with both residuals."""
 
     def specimen(heads: int, d: int, keys: int, activation: str, b: int = 1024, rows: int = 512) -> Specimen:
         x = torch.empty(b, rows, heads * d, dtype=torch.bfloat16, device="meta")

@@ -1,8 +1,10 @@
-"""The specification of loka::gdpa in plain torch: the tests' oracle, and what runs where there is no kernel.
+"""The specification of loka::gdpa in plain torch: the tests' oracle, and what runs without a kernel.
 
-Sums and scores are of float32 (float64 operands: of float64). Jagged operands are padded; padding is zeros, which give
-scores of 0, and as every activation maps 0 to 0, they add nothing. A narrow window is computed block by block: blocks
-as long as the window is wide to one side meet three blocks of keys, whatever the length.
+Sums and scores are in float32 (for float64 operands in float64). Jagged operands are padded with zeros. Zeros give
+scores of 0, every activation maps 0 to 0, so padding adds nothing.
+
+The trick for a narrow window: with blocks of `window` rows, a block of queries meets three blocks of keys, however long
+the sequence is.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from loka_compile import compat
 
 aten = torch.ops.aten
 LEAK = 0.01
-"""Slope of leaky_relu below 0."""
+"""The slope of leaky_relu below 0."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -29,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_swish": F.hardswish,
     "identity": lambda s: s,
 }
-"""By name; all map 0 to 0."""
+"""Functions by name; each maps 0 to 0."""
 
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda g, s: aten.gelu_backward(g, s),
@@ -41,25 +43,44 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hard_swish": lambda g, s: aten.hardswish_backward(g, s),
     "identity": lambda g, s: g,
 }
-"""(gradient of the activation's output, score) to the gradient of the score."""
+"""By name: (gradient of the activation's output, score) -> gradient of the score."""
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> Tensor:  # fmt: skip
-    """Arguments as loka::gdpa has them; differentiable."""
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+) -> Tensor:
+    """Arguments as in loka::gdpa; differentiable."""
     left = padded(widened(q), cu_seqlens_q, max_seqlen_q)
-    right = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
-    out = attend(left, *right, activation, scale, scale_inside, window)
+    keys, values = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
+    out = attend(left, keys, values, activation, scale, scale_inside, window)
     return packed(out, cu_seqlens_q, q.shape[0]).to(q.dtype)
 
 
 def reference_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None, cu_seqlens_k: Tensor | None,
-    max_seqlen_q: int, max_seqlen_k: int, activation: str, scale: float, scale_inside: bool, window: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(dq, dk, dv): the formulas that the kernels compute."""
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    activation: str,
+    scale: float,
+    scale_inside: bool,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dq, dk, dv) by the formulas that the kernels compute."""
     g, left = (padded(widened(each), cu_seqlens_q, max_seqlen_q) for each in (grad, q))
     keys, values = (padded(widened(each), cu_seqlens_k, max_seqlen_k) for each in (k, v))
     scores = left @ keys.mT * (scale if scale_inside else 1.0)
@@ -74,10 +95,8 @@ def reference_backward(
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, window: int
-) -> Tensor:  # fmt: skip
-    """Dense: (B, H, Tq, D), (B, H, Tk, D) twice, to (B, H, Tq, D)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, activation: str, scale: float, scale_inside: bool, window: int) -> Tensor:
+    """Dense attention: q (B, H, Tq, D), k and v (B, H, Tk, D) -> (B, H, Tq, D)."""
     act = ACTIVATIONS[activation]
     q = q * scale if scale_inside else q
     block = max(window, 16)
@@ -91,7 +110,7 @@ def attend(
 
 
 def _banded(q: Tensor, k: Tensor, v: Tensor, act: Callable[[Tensor], Tensor], window: int, block: int) -> Tensor:
-    """Blocks of queries against the blocks of keys before, at and after theirs; window <= block."""
+    """Each block of queries against the blocks of keys before, at and after its own. window <= block."""
     length = q.shape[-2]
     count = (length + block - 1) // block
     q = F.pad(q, (0, 0, 0, count * block - length)).unflatten(-2, (count, block))
@@ -107,7 +126,7 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, act: Callable[[Tensor], Tensor], wi
 
 
 def within(rows: int, columns: int, window: int, device: torch.device) -> Tensor | None:
-    """Where |i - j| <= window; None where there is none (-1)."""
+    """(rows, columns) True where |i - j| <= window; None without a window (-1)."""
     if window < 0:
         return None
     i, j = (torch.arange(size, device=device) for size in (rows, columns))
@@ -115,11 +134,12 @@ def within(rows: int, columns: int, window: int, device: torch.device) -> Tensor
 
 
 def widened(x: Tensor) -> Tensor:
+    """x in float32, or float64 if it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def padded(x: Tensor, cu_seqlens: Tensor | None, longest: int) -> Tensor:
-    """(total, H, D) to (B, H, longest, D), zeros where a sequence is shorter; what is dense stays as it is."""
+    """(total, H, D) -> (B, H, longest, D), with zeros after shorter sequences; a dense tensor stays as it is."""
     if cu_seqlens is None:
         return x
     out = x.new_zeros((cu_seqlens.shape[0] - 1, longest, *x.shape[1:]))
@@ -132,7 +152,7 @@ def packed(x: Tensor, cu_seqlens: Tensor | None, total: int) -> Tensor:
 
 
 def _places(cu_seqlens: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """(sequence, position in it) of every row. An index error follows where a sequence is longer than was said."""
+    """(sequence, position in it) of every row. Indexing fails later if a sequence is longer than `longest`."""
     row = torch.arange(total, device=cu_seqlens.device)
     sequence = torch.searchsorted(cu_seqlens[1:].to(row.dtype), row, right=True)
     return sequence, row - cu_seqlens[sequence]

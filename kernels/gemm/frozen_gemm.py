@@ -1,10 +1,12 @@
-"""loka::frozen_gemm: any provider's product with a parameter that is quantized once, not at every call (frozen.py).
+"""loka::frozen_gemm: any provider's product with a parameter that is quantized once instead of at every call
+(frozen.py).
 
     out = frozen_gemm(a, a_scale, weight, transposed, dtype, scaling, out_dtype, provider, more)
 
-a: (M, K), already quantized, or (B, M, K). weight: the parameter itself, (K, N), or (N, K) with `transposed` (a
-linear's), or a batch of them. Where the kernel wants them larger it is padded with zeros: along K to what a has, and by
-`more` columns, which N then counts. Providers that have an operator of their own for this say so (Provider.frozen).
+a: (M, K) or (B, M, K), already quantized; a_scale: its float32 scale or None.
+weight: the parameter itself, (K, N), or (N, K) with `transposed` (a linear's), or a batch of them.
+out: (..., M, N + more) in `out_dtype`. If the kernel needs a larger weight it is padded with zeros, along K to a's size
+    and by `more` columns. Providers with an operator of their own for this say so (Provider.frozen).
 """
 
 from __future__ import annotations

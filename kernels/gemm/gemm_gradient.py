@@ -1,14 +1,19 @@
-"""loka::gemm_gradient: the gradient of a linear's input, through the ReLU and the dropout that made the input.
+"""loka::gemm_gradient: the gradient of a linear's input, through the ReLU and the dropout that made that input.
 
     out, total = gemm_gradient(grad, weight, x, gain, summed)
 
     out = (grad @ weight) * gain where x is above 0 (or NaN), 0 elsewhere
 
-grad: (M, K), weight: (K, N), as the linear has it, x: (M, N), the linear's input; all bfloat16 or all float16, and out
-too. gain: 1, or what dropout multiplied what it let pass by. total, with `summed`: (N,), out summed over rows before it
-is rounded, which is the gradient of a bias before the ReLU; else empty. Sums are of float32, in one order: equal
-operands give equal bits. Without this the product is written and read once more, by loka::norm_quantize_backward.
-Raises ValueError on other dtypes and shapes. Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
+grad: (M, K); weight: (K, N), as the linear has it; x: (M, N), the linear's input. All are bfloat16 or all float16, and
+    so is out, (M, N).
+gain: the factor by which dropout multiplied kept values; 1 without dropout.
+total: (N,) with `summed`, else (0,); the sum of out over rows, before out is rounded. It is the gradient of a bias
+    before the ReLU.
+
+Sums are in float32 and always in the same order, so equal operands give equal bits. Without this op the product is
+written, and read once more by loka::norm_quantize_backward.
+Raises ValueError for other dtypes and shapes.
+Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
 """
 
 from __future__ import annotations
@@ -18,12 +23,11 @@ from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from loka_compile.kernels.gemm.gemm_gradient_kernel import gemm_gradient_kernel
 from loka_compile.kernels.gemm.triton_gemm import HALVES
-from loka_compile.kernels.gemm.triton_gemm_kernel import operand
 from loka_compile.kernels.gemm.triton_gemm_launch import configuration, describable
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import sums_kernel
@@ -64,64 +68,16 @@ def check(call: GemmGradient[Tensor]) -> None:
     shapes = [tuple(each.shape) for each in (grad, weight, x)]
     matrices = grad.dim() == weight.dim() == x.dim() == 2
     if not matrices or grad.shape[1] != weight.shape[0] or (grad.shape[0], weight.shape[1]) != tuple(x.shape):
-        raise ValueError(f"{op}: grad is (M, K), weight (K, N) and x (M, N), got {shapes}")
+        raise ValueError(f"{op}: grad must be (M, K), weight (K, N) and x (M, N), got {shapes}")
     if x.dtype not in HALVES or {grad.dtype, weight.dtype} != {x.dtype}:
-        raise ValueError(f"{op}: all are bfloat16 or all float16, got {grad.dtype}, {weight.dtype} and {x.dtype}")
+        raise ValueError(f"{op}: all must be bfloat16 or all float16, got {grad.dtype}, {weight.dtype} and {x.dtype}")
 
 
-# ---------------------------------------------------------------- the Triton kernel
-
-
-@triton.jit
-def gemm_gradient_kernel(
-    grad, weight, x, out, totals, M, K,
-    N: tl.constexpr, GAIN: tl.constexpr, TMA: tl.constexpr, TMA_OUT: tl.constexpr, EVEN_M: tl.constexpr,
-    EVEN_K: tl.constexpr, UPCAST: tl.constexpr, WIDE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """One tile of BM x BN. totals: (tiles of rows, N), each tile's sums over its rows. WIDE: ask for stores of 128 bits
-    (AMD). UPCAST: the interpreter multiplies 16 bits wrongly."""
-    TN: tl.constexpr = (N + BN - 1) // BN
-    m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
-    r, c, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
-    # beyond the edge the last row is read again: what comes of it is not stored, and loads need no mask
-    row = r if EVEN_M else tl.minimum(r, M - 1 - m)
-    column = c if N % BN == 0 else tl.minimum(c, N - 1 - n)
-    a_at, b_at = grad, weight
-    if not TMA:
-        a_at = grad + m.to(tl.int64) * K + (row[:, None] * K + k[None, :])
-        b_at = weight + n + (column[:, None] + k[None, :] * N)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for start in range(0, K, BK):
-        a = operand(grad, a_at, 0, m, start, K - start, TMA, False, EVEN_K, BM, BK)
-        b = operand(weight, b_at, 0, n, start, K - start, TMA, True, EVEN_K, BN, BK)
-        if not TMA:
-            a_at += BK
-            b_at += BK * N
-        if UPCAST:
-            a, b = a.to(tl.float32), b.to(tl.float32)
-        acc = tl.dot(a, b.T, acc)
-
-    there = (r < (BM if EVEN_M else M - m))[:, None] & (c < N - n)[None, :]
-    offsets = m.to(tl.int64) * N + n + (r[:, None] * N + c[None, :])
-    made = tl.load(x + offsets, mask=there, other=0.0)
-    y = tl.where(made.to(tl.float32) <= 0.0, 0.0, acc * GAIN)
-    if totals is not None:
-        sums = tl.sum(tl.where(there, y, 0.0), 0)
-        tl.store(totals + (m // BM).to(tl.int64) * N + n + c, sums, mask=c < N - n)
-    if TMA_OUT:
-        out.store([m, n], y.to(out.dtype))
-    elif WIDE:
-        eighths = (tl.arange(0, BN // 8)[:, None] * 8 + tl.arange(0, 8)[None, :])[None, :, :]
-        at = out + (m.to(tl.int64) * N + n) + (r[:, None, None] * N + eighths)
-        y = tl.reshape(y, (BM, BN // 8, 8)).to(out.dtype.element_ty)
-        tl.store(at, y, mask=(r < (BM if EVEN_M else M - m))[:, None, None] & (eighths < N - n))
-    else:
-        tl.store(out + offsets, y.to(out.dtype.element_ty), mask=there)
+# ---------------------------------------------------------------- its launches
 
 
 def launches(call: GemmGradient[Tensor], outputs: Gradient[Tensor], arch: str) -> list[Launch]:
-    """Operands and outputs contiguous. The sums over rows take a second kernel."""
+    """The product, and with `summed` a second kernel that adds the tiles' sums. Operands and outputs are contiguous."""
     grad, weight, x, out, total = call.grad, call.weight, call.x, *outputs
     (m, k), n = grad.shape, x.shape[1]
     bm, bn, bk, warps, stages, _ = configuration(m, n, 0, 1, x.element_size(), "twice", arch)
@@ -182,14 +138,14 @@ gemm_gradient = declare(GemmGradient, dense(reference), run)
 
 
 def empty_outputs(call: GemmGradient[Tensor]) -> Gradient[Tensor]:
-    """What the kernels write."""
+    """Memory for the kernels' results."""
     x = call.x
     return Gradient(x.new_empty(x.shape), x.new_empty(x.shape[1] if call.summed else 0))
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the product and the gradient of the activation; of the second kernel none, which is
-    norm_quantize_backward's."""
+    """At the field's shapes, against the product and the activation's gradient. The second kernel is
+    norm_quantize_backward's and is listed there."""
 
     def specimen(m: int, n: int, k: int, summed: bool = True) -> Specimen:
         grad, weight, x = (torch.empty(s, dtype=torch.bfloat16, device="meta") for s in ((m, k), (k, n), (m, n)))

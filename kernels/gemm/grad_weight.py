@@ -1,11 +1,14 @@
-"""loka::grad_weight: the gradient of a linear's weight, and of its bias, which both contract the output's gradient.
+"""loka::grad_weight: the gradients of a linear's weight and bias, which both contract the output's gradient over rows.
 
     out, total = grad_weight(grad, x)          out = grad^T @ x; total = grad summed over its rows
 
-grad: (R, M), x: (R, N), the linear's input; both bfloat16 or both float16, and so are out, (M, N), and total, (M,).
-Without this grad is read once more for the bias, by two kernels. Sums are of float32, in one order: equal operands give
-equal bits. Raises ValueError on other dtypes and shapes. Source: fused epilogues (papers.md 1.6); cuBLASLt has one of
-this kind, CUBLASLT_EPILOGUE_BGRADA.
+grad: (R, M); x: (R, N), the linear's input; both bfloat16 or both float16.
+out: (M, N) and total: (M,), in the same dtype.
+
+Without this op two more kernels read grad for the bias. Sums are in float32 and always in the same order, so equal
+operands give equal bits.
+Raises ValueError for other dtypes and shapes.
+Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind, CUBLASLT_EPILOGUE_BGRADA.
 """
 
 from __future__ import annotations
@@ -49,16 +52,16 @@ def reference(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
 def check(call: GradWeight[Tensor]) -> None:
     op, grad, x = f"loka::{call.name}", call.grad, call.x
     if grad.dim() != 2 or x.dim() != 2 or grad.shape[0] != x.shape[0]:
-        raise ValueError(f"{op}: grad is (R, M) and x (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
+        raise ValueError(f"{op}: grad must be (R, M) and x (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in HALVES or grad.dtype != x.dtype:
-        raise ValueError(f"{op}: both are bfloat16 or both float16, got {grad.dtype} and {x.dtype}")
+        raise ValueError(f"{op}: grad and x must both be bfloat16 or both float16, got {grad.dtype} and {x.dtype}")
 
 
 # ---------------------------------------------------------------- its launches, the op
 
 
 def launches(call: GradWeight[Tensor], outputs: WeightGradient[Tensor], arch: str) -> list[Launch]:
-    """The launches of loka::triton_gemm that also sum for the bias. Operands are contiguous."""
+    """The launches of loka::triton_gemm, which also sum for the bias. Operands are contiguous."""
     a, (out, total) = call.grad.t(), outputs
     return triton_gemm_launch.launches(a, None, call.x, None, None, out, "none", True, arch, total)
 
@@ -77,20 +80,24 @@ grad_weight = declare(GradWeight, dense(reference), run)
 
 
 def empty_outputs(call: GradWeight[Tensor]) -> WeightGradient[Tensor]:
-    """What the kernels write."""
+    """Memory for the kernels' results."""
     grad, x = call.grad, call.x
     return WeightGradient(x.new_empty((grad.shape[1], x.shape[1])), x.new_empty(grad.shape[1]))
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the product and the sum; of the second kernel the one with most parts."""
+    """At the field's shapes, against the product and the sum; of the second kernel the case with most parts."""
 
     def specimen(rows: int, m: int, n: int, finish: bool = False) -> Specimen:
         grad, x = (torch.empty(rows, each, dtype=torch.bfloat16, device="meta") for each in (m, n))
         call = GradWeight(grad, x)
         made = launches(call, empty_outputs(call), arch)[int(finish)]
         unfused = () if finish else (("gemm", made.flops, made.nbytes), ("sum", 0, moved(grad)))
-        turned = arch not in ("sm_90", "sm_100", "sm_120")  # in registers, where operands may be read by 64 bits
+        turned = arch not in (
+            "sm_90",
+            "sm_100",
+            "sm_120",
+        )  # operands are transposed in registers, which may read 64 bits a thread
         needs = () if finish else ("mma", *([] if turned else ["wide_loads"]), "wide_stores")
         return Specimen(f"grad_weight {'sum of parts ' * finish}{rows}x{m}x{n}", made, unfused, needs)
 

@@ -1,4 +1,4 @@
-"""Products of bytes in int32, exact on every processor: PyTorch's `_int_mm` made safe."""
+"""Products of bytes with int32 sums, exact on every processor: PyTorch's `_int_mm` made safe."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ from loka_compile.spec.processor import processor
 
 
 def int_mm(a: Tensor, b: Tensor) -> Tensor:
-    """torch._int_mm of (M, K), int8 or on CPUs uint8, and (K, N), int8, whatever the sizes and the processor.
+    """torch._int_mm of a (M, K), int8 or on CPUs uint8, and b (K, N), int8: int32 (M, N), for all sizes and processors.
 
-    The CPU's misreads the strides of a matrix with a dimension of 1 and returns wrong numbers (seen with torch 2.13:
-    M = 1 and strides (1, 1)), so such a dimension is padded to 2.
+    The CPU kernel misreads the strides of a matrix with a dimension of 1 and returns wrong numbers (seen with torch
+    2.13: M = 1 and strides (1, 1)), so such a dimension is padded to 2.
     """
     m, k, n = (int(compat.guard_free(size == 1)) for size in (*a.shape, b.shape[1]))
     if not (m or k or n):
         return _exact_int_mm(a, b)
     a = torch.nn.functional.pad(a, (0, k, 0, m)) if m or k else a
-    b = torch.nn.functional.pad(b, (0, n, 0, k)) if n or k else b  # a weight, which is not copied for one row
+    b = torch.nn.functional.pad(b, (0, n, 0, k)) if n or k else b  # b is a weight: for a single row it is not copied
     return _exact_int_mm(a, b)[: a.shape[0] - m, : b.shape[1] - n]
 
 
 def goes_by_parts(a: Tensor) -> bool:
-    """Whether an integer product of `a` is two calls of torch._int_mm: one would saturate on this processor."""
+    """Whether a product with `a` takes two calls of torch._int_mm, because one would saturate on this processor."""
     return a.device.type == "cpu" and a.dtype in INTEGERS and processor().int_mm_saturates
 
 
 def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
-    """Where pairs of products are added in 16 bits the right operand goes in by parts that are small enough for that:
-    twice its half, rounded down, and the bit that is left."""
+    """Without VNNI pairs of products are added in 16 bits, which 8-bit weights overflow. The trick: b = 2 * (b >> 1) +
+    (b & 1), and each part is small enough."""
     if goes_by_parts(a):
         return 2 * torch._int_mm(a, b >> 1) + torch._int_mm(a, b & 1)
     return torch._int_mm(a, b)
 
 
 def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """int_mm into `out`: (M, N) int32, contiguous."""
-    if 1 in (*a.shape, b.shape[1]) or goes_by_parts(a):
-        return out.copy_(int_mm(a, b))
-    return torch._int_mm(a, b, out=out)
+    """int_mm into `out`: (M, N) int32, contiguous. One row is not padded but read by strides that say how it lies."""
+    (m, k), n = a.shape, b.shape[1]
+    if (m > 1 and k > 1 and n > 1) and not goes_by_parts(a):
+        return torch._int_mm(a, b, out=out)
+    if m == 1 < min(k, n) and a.stride(1) == 1 and a.device.type == "cpu" and not goes_by_parts(a):
+        return torch._int_mm(a.as_strided((1, k), (k, 1)), b, out=out)
+    return out.copy_(int_mm(a, b))

@@ -2,10 +2,12 @@
 
     out = (a * a_scale) @ (b * b_scale)
 
-a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8 (a also uint8), float8 or a 16-bit float. Scales as
-loka::quantize makes them, None for a 16-bit operand. out: `out_dtype`. Products are summed in float32 (int32 for int8).
-`provider` says whose kernel computes it (kernels/providers); the reference, whatever the provider, is the plain product
-of the dequantized operands in float32 (kernels/gemm/product.py): any recipe's exact numerics, anywhere.
+a: (M, K) or (B, M, K); b: (K, N) or (B, K, N); int8 (a also uint8), float8 or a 16-bit float. Scales are those of
+    loka::quantize; None for a 16-bit operand.
+out: (..., M, N) in `out_dtype`. Sums are in float32 (int8: int32).
+
+provider: whose kernel computes it (kernels/providers). The reference is the same for all providers: the float32 product
+of the dequantized operands (kernels/gemm/product.py), which is any recipe's exact numerics, anywhere.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def product(call: ScaledGemm[Tensor]) -> Tensor:
 
 
 def empty_output(call: ScaledGemm[Tensor]) -> Tensor:
-    """The output, without values, of any provider. The reference would guard on sizes to know what a scale is of."""
+    """The output without values. It is not taken from the reference, which would guard on sizes to see what kind a
+    scale is."""
     return call.a.new_empty((*call.a.shape[:-1], call.b.shape[-1]), dtype=call.out_dtype)
 
 

@@ -1,18 +1,22 @@
-"""loka::triton_gemm: the product of two matrices in FP8 or 16 bits, its scales, bias and activation in the epilogue.
+"""loka::triton_gemm: the product of two matrices in FP8 or 16 bits; scales, bias and activation are in the epilogue.
 
     out = activation((a * a_scale) @ (b * b_scale) + bias)
 
-a: (M, K) or (B, M, K); b: (K, N) or (B, K, N), both FP8 (e5m2 or e4m3fn each) or both bfloat16 or float16.
-Scales, float32, as loka::quantize makes them or None: one of all, shape (1,); one a row of a, (..., M, 1), and one a
-column of b, (..., 1, N); or of blocks, (..., M, K / 128) with (..., K / 128, N / 128), both rounded up. bias: (N,) or
-None. activation: one of loka::norm_quantize's. out: (..., M, N) in `out_dtype`, bfloat16, float16 or float32.
+a: (M, K) or (B, M, K); b: (K, N) or (B, K, N). Both are FP8 (e5m2 or e4m3fn each), or both bfloat16, or both float16.
+Scales: float32, as loka::quantize makes them, or None. One for all: (1,). One a row of a: (..., M, 1); one a column of
+    b: (..., 1, N). One a block: (..., M, K / 128) with (..., K / 128, N / 128), rounded up.
+bias: (N,) or None.
+activation: one of loka::norm_quantize's.
+out: (..., M, N) in `out_dtype`: bfloat16, float16 or float32.
 
-Products are summed in float32 and rounded once. A contraction too long for the tiles of its output (grad_weight: over
-the batch) is split: with `deterministic` its parts are added in order by a second kernel, and equal operands give equal
-bits; else atomically, in any order, where out is float32 and has neither bias nor activation. Hopper's FP8 tensor cores
-add in about 14 bits, so sums over more than PRECISE_K are promoted at every step, as blocks' are (DeepGEMM).
-FP8 tensor cores want both operands contiguous along K: FP8 in another order is copied first.
-Raises ValueError on other names, dtypes and shapes.
+Products are summed in float32 and rounded once. If the contraction is too long for the number of output tiles
+(grad_weight contracts over the batch), it is split into parts. With `deterministic` a second kernel adds the parts in
+order, so equal operands give equal bits. Otherwise they are added atomically, in any order, if out is float32 and has
+neither bias nor activation.
+
+Hopper's FP8 tensor cores add in about 14 bits, so contractions longer than PRECISE_K are added outside of them at every
+step, as blocks are (DeepGEMM). FP8 tensor cores read both operands along K; FP8 operands that lie otherwise are copied.
+Raises ValueError for other names, dtypes and shapes.
 Source: LoKA's recipes (papers.md 1.4) at the field's shapes (7.6), scales as in torchao and DeepGEMM.
 """
 
@@ -45,15 +49,20 @@ def reference(
 
 
 def check(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, activation: str,
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
     out_dtype: torch.dtype,
-) -> None:  # fmt: skip
+) -> None:
     op = "loka::triton_gemm"
     shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
     if a.dim() not in (2, 3) or a.dim() != b.dim() or a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
-        raise ValueError(f"{op}: a is (M, K) and b (K, N), or batches of them, got {shapes}")
+        raise ValueError(f"{op}: a must be (M, K) and b (K, N), or batches of them, got {shapes}")
     if not (a.dtype in FP8 and b.dtype in FP8) and (a.dtype != b.dtype or a.dtype not in HALVES):
-        raise ValueError(f"{op}: a and b are both FP8 or of one 16-bit float dtype, got {a.dtype} and {b.dtype}")
+        raise ValueError(f"{op}: a and b must be both FP8 or of one 16-bit float dtype, got {a.dtype} and {b.dtype}")
     if out_dtype not in FLOATS:
         raise ValueError(f"{op}: out must be bfloat16, float16 or float32, got {out_dtype}")
     if activation not in ACTIVATIONS:
@@ -62,7 +71,9 @@ def check(
         raise ValueError(f"{op}: bias must have shape ({b.shape[-1]},), got {tuple(bias.shape)}")
     if scalings(a, a_scale, b, b_scale) is None:
         got = [None if each is None else tuple(each.shape) for each in (a_scale, b_scale)]
-        raise ValueError(f"{op}: scales of one, of rows, or both of blocks go with {shapes}, got {got[0]} and {got[1]}")
+        raise ValueError(
+            f"{op}: scales must be one for all, one a row, or both of blocks for {shapes}, got {got[0]} and {got[1]}"
+        )
 
 
 # ---------------------------------------------------------------- the op

@@ -8,13 +8,29 @@ import triton.language as tl
 from loka_compile.kernels.norm_quantize.norm_quantize_kernel import activated, store_vector
 
 ONES = tl.constexpr(16)
-"""Columns that tensor cores want at least."""
+"""The fewest columns that tensor cores multiply."""
 
 
 @triton.jit
-def operand(x, at, z, row, k, left, TMA: tl.constexpr, FLIP: tl.constexpr, EVEN_K: tl.constexpr, ROWS: tl.constexpr,
-            BK: tl.constexpr):  # fmt: skip
-    """A tile (ROWS, BK) of an operand; what is beyond K is zero. at: its pointers, where there is no TMA."""
+def operand(
+    x,
+    at,
+    z,
+    row,
+    k,
+    left,
+    TMA: tl.constexpr,
+    FLIP: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """A tile (ROWS, BK) of an operand, zero beyond K.
+
+    at: pointers to its values, used without TMA.
+    left: values of K that are left.
+    FLIP: it is stored with K as its first dimension.
+    """
     if TMA and FLIP:
         tile = tl.reshape(x.load([z, k, row]), (BK, ROWS)).T
     elif TMA:
@@ -34,10 +50,17 @@ def triton_gemm_kernel(
     TMA_OUT: tl.constexpr, FLIP_A: tl.constexpr, FLIP_B: tl.constexpr, EVEN_M: tl.constexpr, EVEN_K: tl.constexpr,
     WIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of BM x BN of one matrix of the batch, or of one part of its contraction. out: (batch * SPLITS, M, N),
-    or with ATOMIC (batch, M, N). TRIPS: steps along K, 0 where they are counted here. PROMOTE: each step's products are
-    added outside the tensor cores. FLIP_A, FLIP_B: stored (K, M), (K, N). WIDE: ask for stores of 128 bits (AMD).
-    sums: (batch * SPLITS, M), those of a along K, by a product with ones, as the tensor cores have a at hand."""
+    """One tile (BM, BN) of one matrix of the batch, or of one part of its contraction.
+
+    Programs: axis 0 counts tiles row by row, axis 1 counts batch * SPLITS, parts of a matrix side by side.
+    out: (batch * SPLITS, M, N); with ATOMIC (batch, M, N).
+    sums: (batch * SPLITS, M), a summed along K; the trick is a product of a with ones, because the tensor cores have a
+        at hand.
+    TRIPS: steps along K; 0 if they are computed here.
+    PROMOTE: each step's products are added outside the tensor cores.
+    FLIP_A, FLIP_B: stored as (K, M), (K, N).
+    WIDE: store 128 bits a thread (AMD).
+    """
     TN: tl.constexpr = (N + BN - 1) // BN
     m, n = tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
     z, matrix, first, steps = tl.program_id(1), tl.program_id(1), tl.program_id(1) * 0, TRIPS
@@ -47,7 +70,7 @@ def triton_gemm_kernel(
         first = z % SPLITS * each
         steps = tl.minimum(each, steps - first)
         first = first * BK
-    # beyond the edge the last row is read again: what comes of it is not stored, and loads need no mask
+    # rows beyond the edge read the last row again: their results are not stored, and loads need no mask
     row, column, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     if not EVEN_M:
         row = tl.minimum(row, M - 1 - m)
@@ -132,11 +155,20 @@ def triton_gemm_kernel(
 
 @triton.jit
 def finish_kernel(
-    parts, bias, out, sums, sum_out, SIZE, N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
-    EVEN: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
-    """Adds the parts of a split contraction, (SPLITS, SIZE) for every matrix of the batch, in their order; and those of
-    the sums beside it, (SPLITS, SIZE / N); EVEN: so many sums."""
+    parts,
+    bias,
+    out,
+    sums,
+    sum_out,
+    SIZE,
+    N: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    EVEN: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """Adds the parts of a split contraction, (SPLITS, SIZE) of every matrix of the batch, in order; likewise the parts
+    of the sums, (SPLITS, SIZE / N). EVEN: the number of sums is even (see store_vector)."""
     z = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * STEP + tl.arange(0, STEP)
     there = at < SIZE

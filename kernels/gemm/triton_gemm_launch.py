@@ -14,11 +14,11 @@ from loka_compile.kernels.quantize.quantize import BLOCK
 from loka_compile.spec.chips import CHIPS
 
 PRECISE_K = 1024
-"""Longest contraction that Hopper sums in its FP8 tensor cores alone."""
+"""The longest contraction that Hopper's FP8 tensor cores add up alone."""
 LONG = 4096
-"""Contraction that may be split."""
+"""The shortest contraction that may be split."""
 FINISH = 1024
-"""Values a program of the second kernel of a split contraction adds up."""
+"""Values that a program of finish_kernel adds up."""
 TILES = {
     "sm_90": [(128, 256, 8), (128, 128, 4), (64, 128, 4), (64, 64, 4)],
     "sm_90 twice": [(64, 128, 4), (64, 64, 4)],
@@ -29,15 +29,15 @@ TILES = {
     "sm": [(128, 128, 8), (64, 64, 4)],
     "sm adding": [(64, 64, 4)],
 }
-"""(rows, columns, warps) of tiles, the largest first; "twice": of kernels that hold their sums twice or more; "adding":
-of those that add atomically. The sizes issue fewest instructions for their work without a spill, on each chip."""
+"""(rows, columns, warps) of tiles, largest first. "twice": kernels that hold their sums twice or more; "adding":
+kernels that add atomically. On each chip these sizes issue the fewest instructions for their work without a spill."""
 
 
 def configuration(
     m: int, n: int, k: int, batch: int, itemsize: int, kind: str, arch: str
 ) -> tuple[int, int, int, int, int, int]:
     """(rows, columns, step along K, warps, stages, parts of K): the largest tile of which there are enough to fill the
-    chip; of a long contraction the largest, in parts."""
+    chip. A long contraction takes the largest tile and is split into parts."""
     amd, sms = arch.startswith("gfx"), (CHIPS[arch] if arch in CHIPS else CHIPS["sm_90"]).sms
     family = arch if arch in TILES else "gfx" if amd else "sm"
     bk = (128 if itemsize == 1 or not amd else 64) // itemsize
@@ -54,7 +54,8 @@ def configuration(
 
 
 def scalings(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None) -> tuple[str, str] | None:
-    """(of a, of b): none, tensor, row or block, by shape; None where it fits none. Rows go first where both fit."""
+    """(kind of a's scale, of b's), each none, tensor, row or block, told by shape; None if a shape fits none. Rows win
+    over blocks."""
     for left in _kinds(a, a_scale, -1):
         for right in _kinds(b, b_scale, -2):
             if (left == "block") == (right == "block"):
@@ -63,7 +64,8 @@ def scalings(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | Non
 
 
 def _kinds(x: Tensor, scale: Tensor | None, along: int) -> list[str]:
-    """What a scale may be by its shape. along: the contraction; as long as a block or shorter, it has one a row too."""
+    """The kinds that a scale's shape allows. along: the contraction's axis; if it is at most a block long, a scale a
+    block is a scale a row too."""
     if scale is None or scale.shape == (1,):
         return ["none" if scale is None else "tensor"]
     rows, k = x.shape[-3 - along], x.shape[along]
@@ -72,11 +74,22 @@ def _kinds(x: Tensor, scale: Tensor | None, along: int) -> list[str]:
 
 
 def launches(
-    a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, bias: Tensor | None, out: Tensor,
-    activation: str, deterministic: bool, arch: str, sums: Tensor | None = None,
-) -> list[Launch]:  # fmt: skip
-    """Operands as `prepared` leaves them; out contiguous, and zero where the first launch has ATOMIC. sums: where those
-    of a along K go, (..., M), of matrices that are no FP8."""
+    a: Tensor,
+    a_scale: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor | None,
+    bias: Tensor | None,
+    out: Tensor,
+    activation: str,
+    deterministic: bool,
+    arch: str,
+    sums: Tensor | None = None,
+) -> list[Launch]:
+    """The launches for operands as `prepared` returns them.
+
+    out: contiguous, and zero if the first launch has ATOMIC.
+    sums: (..., M), where the sums of a along K go; not for FP8.
+    """
     kinds = scalings(a, a_scale, b, b_scale)
     assert kinds is not None
     a, b, whole = (each if each.dim() == 3 else each.unsqueeze(0) for each in (a, b, out))
@@ -142,21 +155,21 @@ def launches(
 
 
 def describable(x: Tensor) -> bool:
-    """Whether a TMA descriptor can point to it: rows and its first byte on multiples of 16 bytes. Of a single row the
-    stride may be anything."""
+    """Whether a TMA descriptor can describe the tensor: its first byte and its rows lie on multiples of 16 bytes. A
+    single row may have any stride."""
     steps = x.shape[-1], x.storage_offset(), *x.stride()[:-1]
     return all(step * x.element_size() % 16 == 0 for step in steps)
 
 
 def strides(scale: Tensor | None, along: int) -> tuple[int, int, int]:
-    """(of the batch, of rows of a or columns of b, along K)"""
+    """A scale's strides: (of the batch, of rows of a or columns of b, along K)."""
     if scale is None or scale.dim() == 1:
         return 0, 0, 0
     return scale.stride(0) if scale.dim() == 3 else 0, scale.stride(-3 - along), scale.stride(along)
 
 
 def prepared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Each contiguous as it is or transposed, in FP8 along K."""
+    """Both operands, each contiguous as it is or transposed; FP8 is contiguous along K."""
 
     def bring(rows: Tensor) -> Tensor:
         if rows.is_contiguous() or (rows.dtype not in FP8 and rows.mT.is_contiguous()):
@@ -167,13 +180,22 @@ def prepared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes; beside those with an epilogue, the product and then bias and activation."""
+    """At the field's shapes; those with an epilogue against the product followed by bias and activation."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
-        recipe: str, m: int, n: int, k: int, activation: str = "none", batch: int = 0, of: torch.dtype = fp8,
-        out: torch.dtype = torch.bfloat16, finish: bool = False, deterministic: bool = True, flipped: bool = False,
-    ) -> Specimen:  # fmt: skip
+        recipe: str,
+        m: int,
+        n: int,
+        k: int,
+        activation: str = "none",
+        batch: int = 0,
+        of: torch.dtype = fp8,
+        out: torch.dtype = torch.bfloat16,
+        finish: bool = False,
+        deterministic: bool = True,
+        flipped: bool = False,
+    ) -> Specimen:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             shape = (batch, *shape) if batch and len(shape) > 1 else shape
             return torch.empty(shape, dtype=dtype, device="meta")
@@ -195,7 +217,7 @@ def specimens(arch: str) -> list[Specimen]:
         words = ["triton_gemm", recipe, "" if bias is None else activation, "e5m2" if of == torch.float8_e5m2 else ""]
         words += [f"{batch} of" if batch else "", "" if deterministic else "atomic", "sum of parts" if finish else ""]
         needs = [] if finish else ["mma", "fp8_mma"] if of in FP8 else ["mma"]
-        narrow = flipped and arch.startswith("gfx")  # operands turned in registers are read by 64 bits there
+        narrow = flipped and arch.startswith("gfx")  # AMD transposes operands in registers and reads them in 64 bits
         needs += [*([] if narrow else ["wide_loads"]), *(["wide_stores"] if deterministic else [])]
         name = " ".join([*(word for word in words if word), f"{m}x{n}x{k}"])
         return Specimen(name, made, plain if bias is not None else (), tuple(needs))
@@ -222,6 +244,6 @@ def specimens(arch: str) -> list[Specimen]:
         specimen("blockwise", 512, 512, 65536, out=wide),
         specimen("bf16", 512, 512, 65536, out=wide, of=bf16, flipped=True),
     ]
-    if arch != "gfx942":  # its other format of gradients is none of the recipes'
+    if arch != "gfx942":  # it has another format for gradients, which no recipe uses
         listed.append(specimen("tensorwise", 65536, 512, 512, of=torch.float8_e5m2))
     return listed

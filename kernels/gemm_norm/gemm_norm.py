@@ -5,16 +5,19 @@
     p = (a * a_scale) @ (b * b_scale)^T + bias + residual
     out ~ activation(norm(p) * weight + shift) / scale          as loka::norm_quantize does from p on
 
-a: (M, K) and b: (N, K), a linear's weight, both FP8 or both in one wider float dtype. a_scale: (M, 1) float32, greater
-than 0, or None; b_scale: (N, 1) or (1,) float32, or None. The epilogue, and what comes out: see epilogue.py.
-p is written in the dtype of a, of FP8 operands in bfloat16.
+a: (M, K); b: (N, K), a linear's weight; both FP8, or both in one wider float dtype.
+a_scale: (M, 1) float32, greater than 0, or None; b_scale: (N, 1) or (1,) float32, or None.
+The epilogue and the results: see epilogue.py.
 
-Sums are of float32, and p is not rounded before out is. A kernel's tile spans 512 columns, so that norms over longer
-rows and scales of longer rows take two kernels, with p in the dtype of `product` between them. Where out is FP8, the
-kernel takes a weight or shift of 1e37 or more after `rms` or `layer` as not finite (its column is NaN), and, where
-nothing is saved, `layer`'s variance from sums of one pass: to 1 % where a mean is 100 deviations from zero.
-On CPUs, for operands of float32 and float64, and on GPUs that the kernel is not tuned for, the reference computes it.
-Raises ValueError on other names, dtypes and shapes.
+Sums are in float32, and p is not rounded before out is. A kernel's tile spans 512 columns. A norm or a scale over a
+longer row takes two kernels, with p between them in bfloat16 (for FP8 operands) or in a's dtype.
+
+If out is FP8, the kernel is less exact in two cases. After `rms` or `layer` a weight or shift of 1e37 or more counts as
+not finite, and its column becomes NaN. Without `save` the variance of `layer` comes from sums of one pass: to 1 % if a
+mean is 100 deviations from zero.
+
+The reference runs on CPUs, for float32 and float64 operands, and on GPUs that the kernel is not tuned for.
+Raises ValueError for other names, dtypes and shapes.
 Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fused normalization blog (papers.md 1.6).
 """
 
@@ -53,8 +56,8 @@ def reference(call: GemmNorm[Tensor]) -> Fused[Tensor]:
 
 
 def composed(call: GemmNorm[Tensor]) -> Fused[Tensor]:
-    """The reference as a CPU runs it fast: of 16 bits by torch's own product, which rounds to them. What follows is for
-    Inductor to fuse."""
+    """The reference as a CPU runs it fast: 16-bit operands by torch's own product, which rounds p to 16 bits, then
+    plain operations for Inductor to fuse."""
     a, a_scale, b_scale = call.a, call.a_scale, call.b_scale
     if a.dtype not in norms.HALVES:
         return reference(call)
@@ -67,11 +70,12 @@ def composed(call: GemmNorm[Tensor]) -> Fused[Tensor]:
 def check(call: GemmNorm[Tensor]) -> None:
     op, a, b = f"loka::{call.name}", call.a, call.b
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"{op}: a is (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{op}: a must be (M, K) and b (N, K), got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.dtype not in (*FP8, *WIDE) or (a.dtype != b.dtype and a.dtype not in FP8):
-        raise ValueError(f"{op}: a and b are both FP8 or of one wider float dtype, got {a.dtype} and {b.dtype}")
+        raise ValueError(f"{op}: a and b must be both FP8 or of one wider float dtype, got {a.dtype} and {b.dtype}")
     if (a.dtype in FP8) != (b.dtype in FP8) or not b.shape[0] or not b.shape[1]:
-        raise ValueError(f"{op}: cannot multiply {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
+        got = f"got {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        raise ValueError(f"{op}: a and b must be both FP8 or both wide, with N and K above 0; {got}")
     m, n = a.shape[0], b.shape[0]
     for name, scale, shapes in (("a_scale", call.a_scale, [(m, 1)]), ("b_scale", call.b_scale, [(n, 1), (1,)])):
         if scale is not None and tuple(scale.shape) not in shapes:

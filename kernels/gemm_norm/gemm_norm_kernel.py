@@ -1,4 +1,4 @@
-"""The Triton kernel of loka::gemm_norm: a tile of the product, and in its epilogue all that follows."""
+"""The Triton kernel of loka::gemm_norm: a tile of the product, with everything that follows in its epilogue."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import activated
 
 
 @triton.jit
-def of_columns(vector, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr = False,
-               GAIN: tl.constexpr = 1.0):  # fmt: skip
-    """A vector over the columns in float32, (1, blocks, length), or as pairs, times GAIN. BOUNDED: NaN where it is 1e37
-    or more."""
+def of_columns(
+    vector,
+    column,
+    valid,
+    EVEN: tl.constexpr,
+    PAIRS: tl.constexpr,
+    BOUNDED: tl.constexpr = False,
+    GAIN: tl.constexpr = 1.0,
+):
+    """A vector over the columns times GAIN: (1, blocks, length) in float32, or packed into pairs. BOUNDED: values of
+    1e37 or more become NaN."""
     if PAIRS:
         x = tl.load(vector + tl.reshape(column, (column.shape[0], column.shape[1] // 2, 2))).to(tl.float32)
     elif EVEN:
@@ -30,18 +37,19 @@ def of_columns(vector, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, B
     if vector.dtype.element_ty == tl.float32 and not BOUNDED:
         out = tl.reshape(x, (x.shape[0], x.shape[1]))
     else:
-        out = tl.sum(x, 2)  # a sum of one: so that threads share the work above, not its operands
+        out = tl.sum(x, 2)  # a sum over one value: it makes threads share the work above instead of its operands
     return out[None, :, :]
 
 
 @triton.jit
-def affine(y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr,
-           GAIN: tl.constexpr):  # fmt: skip
+def affine(
+    y, weight, shift, column, valid, EVEN: tl.constexpr, PAIRS: tl.constexpr, BOUNDED: tl.constexpr, GAIN: tl.constexpr
+):
     """y * weight + shift * GAIN; either may be None."""
     if PAIRS and weight is not None and shift is not None:
         scales = of_columns(weight, column, valid, EVEN, PAIRS, BOUNDED)
         added = of_columns(shift, column, valid, EVEN, PAIRS, BOUNDED, GAIN)
-        # read from shared memory side by side, else all of one would wait in registers for the other
+        # both are read from shared memory side by side; else one would wait in registers for the other
         both = tl.sum(tl.join(scales, added)[:, :, :, :, None], 4)
         scales, added = tl.split(both)
         y = ptx.times_plus_columns(y, scales, added, PAIRS)
@@ -65,9 +73,10 @@ def load_tile(x, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr
 
 
 @triton.jit
-def store_tile(out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr,
-               BN: tl.constexpr):  # fmt: skip
-    """Rounds to out's dtype."""
+def store_tile(
+    out, y, m, n, M, N: tl.constexpr, STEP: tl.constexpr, TMA: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """Store the tile, rounded to out's dtype."""
     if TMA:
         out.store([m, n], tl.reshape(y, (BM, BN)).to(out.dtype))
     else:
@@ -89,12 +98,21 @@ def gemm_norm_kernel(
     PTX: tl.constexpr,
     BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """A tile is BM rows by BB blocks of BL columns; the next one begins STEP columns on. TOP is 0 where out is not
-    scaled. GUARD: an infinity may come out of the activation. BOUNDED: none may, as weight and shift are NaN where they
-    are 1e37 or more. ONE_PASS: `layer` takes mean and mean of squares together, exact enough for FP8. UPCAST: for the
-    interpreter, whose bfloat16 product is wrong. SWAP: the tensor cores compute the tile's transpose, whose rows are
-    few. TURN: b's rows come in the order that leaves a thread of Hopper's with 16 neighbouring columns. PTX: the chip's
-    level (ptx.py); the conversion to FP8 may then do the ReLU."""
+    """One tile: BM rows by BB blocks of BL columns. Programs: axis 0 counts rows' tiles, axis 1 columns' tiles, STEP
+    columns apart (STEP < BB * BL if a block is no power of two).
+
+    The trick: p is kept as y * row. A factor a row is applied only at the end, because a norm of a multiple differs
+    from the norm in its eps alone.
+
+    TOP: the largest FP8 value, 0 if out has no scale.
+    GUARD: an infinity may come out of the activation.
+    BOUNDED: none may, because of_columns made NaN of weights and shifts of 1e37 or more.
+    ONE_PASS: `layer` sums values and squares in one pass, exact enough for FP8.
+    UPCAST: the interpreter's bfloat16 product is wrong, so it multiplies in float32.
+    SWAP: the tensor cores compute the transposed tile, because BM is small.
+    TURN: b's rows come reordered, so that a Hopper thread holds 16 neighbouring columns (gemm_norm_launch.turned).
+    PTX: the chip's level (ptx.py); the conversion to FP8 may then do the ReLU.
+    """
     BN: tl.constexpr = BB * BL
     EVEN: tl.constexpr = N % STEP == 0 and STEP == BN
     PAIRS: tl.constexpr = EVEN and BM >= 32 and PTX >= ptx.PACKED  # 16 rows spill
@@ -126,7 +144,7 @@ def gemm_norm_kernel(
             total = tl.dot(x, w.T, total)
     if SWAP:
         total = total.T
-    if TURN:  # columns 8 j + 2 t + e of every 64 are 16 t + 2 j + e
+    if TURN:  # in every 64 columns, the tile's 8 j + 2 t + e is the product's 16 t + 2 j + e
         total = tl.permute(tl.reshape(total, (BM, BN // 64, 8, 4, 2)), (0, 1, 3, 2, 4))
     y = tl.reshape(total, (BM, BB, BL))
     column = n + tl.arange(0, BB)[:, None] * BL + tl.arange(0, BL)[None, :]
@@ -134,7 +152,7 @@ def gemm_norm_kernel(
 
     SWISH: tl.constexpr = ACTIVATION == "silu" and TOP != 0.0 and PTX != 0
     GAIN: tl.constexpr = 0.5 if SWISH else 1.0
-    # p is y * row: a row's factor stays out of y until the end, as the norm of a multiple only differs by its eps
+    # p is y * row
     row = tl.full((BM,), 1.0, tl.float32)
     if a_scale is not None:
         row = tl.load(a_scale + rows, mask=rows < M, other=0.0)
@@ -142,7 +160,7 @@ def gemm_norm_kernel(
         if ONE_B_SCALE:
             row *= tl.load(b_scale)
         elif NORM == "layer" and not PAIRS:
-            # not a plain product: with the mean it would become one operation, which keeps both its operands alive
+            # fma instead of a product: a product would be contracted with the mean, and keep both operands alive
             y = tl.fma(y, of_columns(b_scale, column, valid, EVEN, PAIRS), 0.0)
         else:
             y = ptx.times_columns(y, of_columns(b_scale, column, valid, EVEN, PAIRS), PAIRS)
@@ -206,13 +224,13 @@ def gemm_norm_kernel(
     if SWISH:
         y = ptx.swish_of_twice(y, PTX, PAIRS)
     elif RELU and not CLIPPED:
-        y = tl.maximum(y, 0.0)  # its row's factor is NaN where y is
+        y = tl.maximum(y, 0.0)  # a NaN lost here stays: its row's factor is NaN too
     elif not CLIPPED:
         y = activated(y, ACTIVATION, PAIRS)
 
     if TOP != 0.0:
         if GUARD:
-            y = tl.fma(y, 0.0, y)  # an infinity is NaN from here on
+            y = tl.fma(y, 0.0, y)  # inf * 0 + inf: an infinity becomes NaN
         if given is not None:
             y = ptx.times(y, (factor * (1.0 / tl.load(given)))[:, :, None], PAIRS)
             y = tl.maximum(y, -TOP, propagate_nan=tl.PropagateNan.ALL)

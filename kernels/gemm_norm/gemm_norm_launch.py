@@ -27,26 +27,29 @@ from loka_compile.spec.chips import CHIPS
 
 
 def compiles_for(a: Tensor, b: Tensor, arch: str) -> bool:
-    """Whether there are kernels for these operands on this chip."""
+    """Whether the kernel takes these operands on this chip."""
     return arch in CHIPS and a.dtype not in (torch.float32, torch.float64) and b.shape[0] <= norms.LONGEST_ROW
 
 
 def launches(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> list[Launch]:
-    """The fused kernel, or the product and then norm_quantize's."""
+    """The fused kernel; or, if a tile cannot hold what must be seen at once, the product and then norm_quantize's
+    kernel."""
     epilogue, (out, scale, statistics, product) = call.epilogue, outputs
-    if not needs_two(call.b.shape[0], epilogue.norm, epilogue.block, scale.numel() > 0):
+    if not needs_two(call.b.shape[0], epilogue.row.norm, epilogue.row.block, scale.numel() > 0):
         return [launch(call, outputs, arch)]
     product = product if product.numel() else empty_product(call)
     nothing = product.new_empty(0, dtype=torch.float32)
-    plain = replace(epilogue, weight=None, shift=None, given=None, norm="none", block=0, activation="none")
+    row = replace(epilogue.row, norm="none", block=0, activation="none")
+    plain = replace(epilogue, weight=None, shift=None, given=None, row=row)
     first = launch(replace(call, epilogue=plain), Fused(product, nothing, nothing, nothing), arch)
     return [first, norm_quantize.launch(of_rows(product, epilogue), norm_quantize.Normed(out, scale, statistics), arch)]
 
 
 def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
-    """Operands and outputs contiguous; not for what needs two."""
+    """The fused kernel for contiguous operands and outputs, where one tile holds what must be seen at once."""
     a, a_scale, b, b_scale, epilogue = call.a, call.a_scale, call.b, call.b_scale, call.epilogue
-    bias, residual, norm, block = epilogue.bias, epilogue.residual, epilogue.norm, epilogue.block
+    bias, residual, row = epilogue.bias, epilogue.residual, epilogue.row
+    norm, block = row.norm, row.block
     out, scale, statistics, product = outputs
     (m, k), n = a.shape, b.shape[0]
     normed = norm in ("rms", "layer")
@@ -56,7 +59,7 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
     kept = product if product.numel() else None
     pressure = 0
     added = bias, residual, epilogue.weight, epilogue.shift, kept
-    if norm == "layer" or epilogue.activation not in ("none", "relu") or any(each is not None for each in added):
+    if norm == "layer" or row.activation not in ("none", "relu") or any(each is not None for each in added):
         pressure = 2 if norm == "layer" and not bias is kept is None else 1
     bm, bk, warps, stages, swap = configuration(m, bb * bl, tiles, a.element_size(), pressure, arch)
     at_16 = k * a.element_size() % 16 == 0 and not (a.data_ptr() % 16 or b.data_ptr() % 16)
@@ -87,9 +90,9 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
         "K": k,
         "LENGTH": length,
         "STEP": step,
-        "EPS": epilogue.eps,
+        "EPS": row.eps,
         "NORM": norm,
-        "ACTIVATION": epilogue.activation,
+        "ACTIVATION": row.activation,
         "TOP": norms.largest(out.dtype) if out.dtype in FP8 else 0.0,
         "FLOOR": AMAX_FLOOR,
         "GUARD": not normed and (a.dtype not in FP8 or not bias is residual is None),
@@ -113,12 +116,17 @@ def launch(call: GemmNorm[Tensor], outputs: Fused[Tensor], arch: str) -> Launch:
 
 
 def turned(b: Tensor, bn: int, bk: int) -> TensorDescriptor:
-    """b (N, K) with each 64 rows in another order: row 8 j + 2 t + e is b's 16 t + 2 j + e (j < 8, t < 4, e < 2).
-    Thread t of four on Hopper gets columns 8 j + 2 t + e of a product: so it has 16 bytes of FP8 to store in one piece,
-    not 2 by 2."""
+    """b (N, K) with each 64 rows reordered: row 8 j + 2 t + e of the result is b's row 16 t + 2 j + e (j < 8, t < 4, e
+    < 2).
+
+    The trick: thread t of four on Hopper holds columns 8 j + 2 t + e of a product for all j. Reordered, these are 16
+    neighbouring columns: 16 bytes of FP8 in one store instead of eight stores of 2 bytes. The descriptor has (j, t, e)
+    as dimensions of their own, so the reordering is done by TMA while it loads.
+    """
     n, k = b.shape
     return TensorDescriptor(b, [n // 64, 8, 4, 2, k], [64 * k, 2 * k, 16 * k, k, 1], [bn // 64, 8, 4, 2, bk])
 
 
 def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels."""
     return triton.knobs.runtime.interpret

@@ -8,16 +8,27 @@ from torch import Tensor
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, GemmNorm, empty_outputs
 from loka_compile.kernels.gemm_norm.gemm_norm_launch import launch
 from loka_compile.kernels.launch import Specimen, moved
+from loka_compile.kernels.norms import RowNorm
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside the sequence GEMM, norm with activation, quantization."""
+    """At the field's shapes, against the sequence of GEMM, norm with activation, and quantization."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
-        norm: str, activation: str, m: int, n: int, k: int, block: int = 0, weights: int = 0, save: bool = False,
-        of: torch.dtype = fp8, dtype: torch.dtype = fp8, biased: bool = False, added: bool = False,
-    ) -> Specimen:  # fmt: skip
+        norm: str,
+        activation: str,
+        m: int,
+        n: int,
+        k: int,
+        block: int = 0,
+        weights: int = 0,
+        save: bool = False,
+        of: torch.dtype = fp8,
+        dtype: torch.dtype = fp8,
+        biased: bool = False,
+        added: bool = False,
+    ) -> Specimen:
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -26,7 +37,8 @@ def specimens(arch: str) -> list[Specimen]:
         weight, shift = (empty(n, dtype=torch.bfloat16) if weights > i else None for i in (0, 1))
         bias = empty(n, dtype=torch.bfloat16) if biased else None
         residual = empty(m, n, dtype=torch.bfloat16) if added else None
-        epilogue = Epilogue(bias, residual, weight, shift, None, norm, block, activation, dtype, 1e-6, save)
+        row = RowNorm(norm, block, activation, dtype, 1e-6, save)
+        epilogue = Epilogue(bias, residual, weight, shift, None, row)
         call = GemmNorm(a, a_scale, b, b_scale, epilogue)
         outputs = empty_outputs(call)
         made = launch(call, outputs, arch)

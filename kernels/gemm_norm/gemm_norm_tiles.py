@@ -1,4 +1,4 @@
-"""The tiles of loka::gemm_norm's kernel: how many columns one sees, and how it walks K, by chip."""
+"""The tiles of loka::gemm_norm's kernel: how many columns a tile has and how it walks K, by chip."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import triton
 from loka_compile.spec.chips import CHIPS
 
 WIDEST = 512
-"""Columns of a tile: a row of one may be seen whole."""
+"""The most columns of a tile: a row of at most so many can be seen whole."""
 
 
 def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
-    """Whether a row that must be seen whole is none of a tile's: too long, or of blocks that are no power of two."""
+    """Whether the op needs two kernels, because no tile can hold what must be seen at once: a whole row, or a block
+    whose length is no power of two. scaled: each row gets a scale."""
     if n <= WIDEST and (not block or block == n or triton.next_power_of_2(block) == block):
         return False
     whole = norm in ("rms", "layer") and block in (0, n)
@@ -19,7 +20,8 @@ def needs_two(n: int, norm: str, block: int, scaled: bool) -> bool:
 
 
 def tile_columns(n: int, length: int, whole: bool, normed: bool) -> tuple[int, int, int]:
-    """(columns of a block as the tile has them, blocks of a tile, columns to the next tile)"""
+    """(columns of a block in the tile, blocks of a tile, columns to the next tile). whole: the tile must hold a whole
+    row."""
     widest = WIDEST if whole else WIDEST // 2
     if not normed or length == n:
         bn = max(16, min(triton.next_power_of_2(n), widest))
@@ -34,13 +36,15 @@ def tile_columns(n: int, length: int, whole: bool, normed: bool) -> tuple[int, i
 def configuration(
     m: int, bn: int, tiles: int, itemsize: int, pressure: int, arch: str
 ) -> tuple[int, int, int, int, bool]:
-    """(rows of a tile, its step along K, warps, stages, swapped), chosen by instructions for each tensor operation.
-    pressure: how many registers the epilogue needs beside the tile, 0 to 2."""
+    """(rows of a tile, step along K, warps, stages, swapped), chosen by instructions for each tensor-core operation.
+
+    pressure: registers the epilogue needs besides the tile, from 0 to 2. swapped: compute the transposed tile.
+    """
     sms, swap = CHIPS[arch].sms, False
     bk = 128 // itemsize
     if arch in ("sm_90", "sm_100"):
         bm, warps = (64, 8) if bn == 512 else (128, 8) if bn == 256 else (128, 4)
-        if arch == "sm_100" and pressure == 2 and bn >= 256:  # what else spills
+        if arch == "sm_100" and pressure == 2 and bn >= 256:  # other tiles spill
             bm, swap = (32, True) if bn == 512 else (64, False)
         if triton.cdiv(m, bm) * tiles < sms and bn >= 128:  # too few tiles to fill the chip
             bm, warps, swap = (32, 8, True) if triton.cdiv(m, 32) * tiles > sms // 2 else (16, 8, True)

@@ -6,19 +6,23 @@
     y = activation(n * weight + bias)
     out ~ y / scale
 
-x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). weight, bias: (N,) or None.
-block: 0, or the length of the blocks of a row, all alike, whose statistics are taken by themselves; `rms` with 256 is
-BlockNorm. activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
-dtype: of out. An 8-bit one is quantized as loka::quantize does: with one scale a row, shape (..., 1), or with `given`,
-one float32 in a tensor of shape (1,), by which y is divided and then clamped; int8 takes no given scale, as it has no
-NaN. A wider dtype is not scaled. scale is empty, shape (0,), where none is made.
-statistics: float32, what the backward needs, with `save`: (..., S), rstd of each block (S = blocks), for `layer` mean
-and then rstd of each block; else S = 0.
+x: (..., N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck).
+weight, bias: (N,) or None.
+block: the length of a row's blocks, each with statistics of its own, or 0 for the whole row; `rms` with 256 is
+    BlockNorm.
+activation: `none`, `relu`, `silu` (the swish gate n * sigmoid(n)), `hard_swish`, `gelu` (by erf).
 
-All is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32: beyond
-|x| = 1e18 or so rstd is 0. What is not finite becomes NaN in FP8, in its own place (a norm spreads a NaN over its
-block); an int8 row that holds such a value has a scale that is not finite.
-Raises ValueError on other names, dtypes and shapes. Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
+dtype: that of out, (..., N). FP8 and int8 are quantized as in loka::quantize, with scale (..., 1), one a row. With
+    `given`, a float32 tensor (1,), y is divided by it and clamped instead; int8 takes no `given`, because it has no
+    NaN. A wider dtype has no scale. scale is (0,) if none is made.
+statistics: float32 (..., S), what the backward needs, with `save`: rstd of each block; `layer` has the means of all
+    blocks first. S = 0 without `save`.
+
+Everything is computed in float32 and rounded once, to `dtype`. Zero rows give zeros. Squares must stay within float32:
+for |x| above about 1e18 rstd is 0. A value that is not finite becomes NaN in FP8, in its own place (a norm spreads NaN
+over its block); an int8 row with such a value has a scale that is not finite.
+Raises ValueError for other names, dtypes and shapes.
+Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from loka_compile.kernels.norms import (
     FLOATS,
     FP8,
     LONGEST_ROW,
+    RowNorm,
     activate,
     affine,
     check_norm,
@@ -68,47 +73,43 @@ class NormQuantize(Op[T, Normed[T]]):
     weight: T | None
     bias: T | None
     given: T | None
-    norm: str
-    block: int
-    activation: str
-    dtype: torch.dtype
-    eps: float
-    save: bool
+    row: RowNorm
 
 
 def reference(call: NormQuantize[Tensor]) -> Normed[Tensor]:
     """The specification; see the module's docstring."""
     check(call)
-    wide = call.x.to(torch.promote_types(call.x.dtype, torch.float32))
-    y, statistics = normalize(wide, call.norm, call.block, call.eps)
-    y = activate(affine(y, call.weight, call.bias), call.activation)
-    out, scale = quantize_rows(y, call.given, call.dtype)
-    return Normed(out, scale, statistics if call.save else statistics.new_empty((*statistics.shape[:-1], 0)))
+    row, wide = call.row, call.x.to(torch.promote_types(call.x.dtype, torch.float32))
+    y, statistics = normalize(wide, row.norm, row.block, row.eps)
+    y = activate(affine(y, call.weight, call.bias), row.activation)
+    out, scale = quantize_rows(y, call.given, row.dtype)
+    return Normed(out, scale, statistics if row.save else statistics.new_empty((*statistics.shape[:-1], 0)))
 
 
 def check(call: NormQuantize[Tensor]) -> None:
-    op, x, given, dtype = f"loka::{call.name}", call.x, call.given, call.dtype
+    """Raises ValueError if names, shapes or dtypes do not fit together."""
+    op, x, given, row, dtype = f"loka::{call.name}", call.x, call.given, call.row, call.row.dtype
     if x.dim() < 1 or x.shape[-1] == 0 or x.dtype not in (*FLOATS, torch.float64):
         raise ValueError(f"{op}: x must be rows of floats, got {x.dtype} of shape {tuple(x.shape)}")
-    check_norm(op, x.shape[-1], call.weight, call.bias, call.norm, call.block, call.activation)
+    check_norm(op, x.shape[-1], call.weight, call.bias, row.norm, row.block, row.activation)
     if dtype not in (*FLOATS, *FP8, torch.int8, torch.float64):
-        raise ValueError(f"{op}: out cannot be {dtype}")
+        raise ValueError(f"{op}: out must be FP8, int8 or a wider float, got {dtype}")
     if given is not None and (dtype not in FP8 or given.shape != (1,)):
-        raise ValueError(f"{op}: a given scale is one number, shape (1,), and for FP8")
+        raise ValueError(f"{op}: given must have shape (1,) and goes with FP8, got {tuple(given.shape)} with {dtype}")
 
 
 # ---------------------------------------------------------------- its launches
 
 
 def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> Launch:
-    """x and out: contiguous."""
-    x, out, scale, statistics = call.x, *outputs
+    """The launch for contiguous x and out."""
+    x, row, out, scale, statistics = call.x, call.row, *outputs
     n = x.shape[-1]
     rows = x.numel() // n
-    length = call.block or n
+    length = row.block or n
     blocks = n // length
     bb, bl = triton.next_power_of_2(blocks), triton.next_power_of_2(length)
-    values = 32 if blocks > 1 else 64  # a thread's: several rows, so that loads are in flight together
+    values = 32 if blocks > 1 else 64  # values of a thread: several rows, so that their loads overlap
     lanes = 64 if arch.startswith("gfx") else 32
     warps = max(4, min(16, bb * bl // (lanes * values)))
     bm = max(1, min(warps * lanes * values // (bb * bl), triton.next_power_of_2(max(rows, 1))))
@@ -125,9 +126,9 @@ def launch(call: NormQuantize[Tensor], outputs: Normed[Tensor], arch: str) -> La
     constants = {
         "N": n,
         "BLOCKS": blocks,
-        "EPS": call.eps,
-        "NORM": call.norm,
-        "ACTIVATION": call.activation,
+        "EPS": row.eps,
+        "NORM": row.norm,
+        "ACTIVATION": row.activation,
         "TOP": 0.0 if out.dtype in FLOATS else largest(out.dtype),
         "FLOOR": floor_of(out.dtype),
         "EVEN_ROWS": rows % bm == 0,
@@ -156,33 +157,36 @@ norm_quantize = declare(NormQuantize, dense(reference), run)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
+    """Keep what the backward reads."""
     call: Any = NormQuantize.bind(*inputs)
-    x, made = call.x, Normed(*output)
-    alone = (call.norm, call.activation, call.weight, call.bias) == ("none", "relu", None, None)
-    if alone and call.dtype == x.dtype:
-        x = made.out  # not above 0 where x is not, and read by what follows anyway
+    x, row, made = call.x, call.row, Normed(*output)
+    alone = (row.norm, row.activation, call.weight, call.bias) == ("none", "relu", None, None)
+    if alone and row.dtype == x.dtype:
+        x = made.out  # it is above 0 where x is, and the next op has saved it anyway
     ctx.save_for_backward(x, call.weight, call.bias, made.statistics)
-    ctx.call = replace(call, x=None, weight=None, bias=None, given=None)
+    ctx.row = row
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    call = ctx.call
-    if call.dtype not in (*FLOATS, torch.float64):
-        raise RuntimeError(f"loka::{call.name}: {call.dtype} has no gradient; quantize after the norm in training")
+    row = ctx.row
+    if row.dtype not in (*FLOATS, torch.float64):
+        raise RuntimeError(
+            f"loka::{NormQuantize.name}: {row.dtype} has no gradient; quantize after the norm in training"
+        )
     x, weight, bias, statistics = ctx.saved_tensors
     rows = x.reshape(-1, x.shape[-1])
-    if call.norm != "none" and not statistics.shape[-1]:  # nothing was saved
-        statistics = normalize(rows.to(statistics.dtype), call.norm, call.block, call.eps)[1]
-    kept = statistics.new_empty((rows.shape[0], 0)) if call.norm == "none" else statistics.flatten(0, -2)
+    if row.norm != "none" and not statistics.shape[-1]:  # nothing was saved
+        statistics = normalize(rows.to(statistics.dtype), row.norm, row.block, row.eps)[1]
+    kept = statistics.new_empty((rows.shape[0], 0)) if row.norm == "none" else statistics.flatten(0, -2)
     made = NormQuantizeBackward(
         grad=grad.reshape(rows.shape),
         x=rows,
         statistics=kept,
         weight=weight,
         bias=bias,
-        norm=call.norm,
-        block=call.block,
-        activation=call.activation,
+        norm=row.norm,
+        block=row.block,
+        activation=row.activation,
         dtype=x.dtype,
         copied=False,
         summed=False,
@@ -197,17 +201,17 @@ norm_quantize.register_autograd(_backward, setup_context=_keep)
 
 
 def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:
-    """What the kernel writes."""
-    x, dtype = call.x, call.dtype
-    scaled = call.given is None and dtype in (*FP8, torch.int8)
+    """Memory for the kernel's results."""
+    x, row = call.x, call.row
+    scaled = call.given is None and row.dtype in (*FP8, torch.int8)
     scale = x.new_empty((*x.shape[:-1], 1) if scaled else (0,), dtype=torch.float32)
-    saved = statistics_shape(x, call.norm if call.save else "none", call.block)
+    saved = statistics_shape(x, row.norm if row.save else "none", row.block)
     statistics = x.new_empty(saved, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
-    return Normed(x.new_empty(x.shape, dtype=dtype), scale, statistics)
+    return Normed(x.new_empty(x.shape, dtype=row.dtype), scale, statistics)
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes, beside what Inductor runs without fusing the quantization."""
+    """At the field's shapes, against what Inductor runs without fusing the quantization."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def specimen(
@@ -216,7 +220,7 @@ def specimens(arch: str) -> list[Specimen]:
         dtype = more.get("dtype", fp8)
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
-        call = NormQuantize(x, weight, bias, None, norm, block, activation, dtype, 1e-6, False)
+        call = NormQuantize(x, weight, bias, None, RowNorm(norm, block, activation, dtype, 1e-6, False))
         outputs = empty_outputs(call)
         made = launch(call, outputs, arch)
         words = ["norm_quantize", norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation]

@@ -1,4 +1,4 @@
-"""loka::norm_quantize_backward: the gradient of norm and activation, quantized for the two products that take it.
+"""loka::norm_quantize_backward: the gradient of norm and activation, quantized for the two products that read it.
 
     out, scale, copy, copy_scale, grad_weight, grad_bias, total = norm_quantize_backward(
         grad, x, statistics, weight, bias, norm, block, activation, dtype, copied, summed, gain)
@@ -6,19 +6,25 @@
     y = activation(norm(x) * weight + bias) of loka::norm_quantize; gain * grad is y's gradient
     out * scale ~ x's gradient;  copy * copy_scale ~ its transpose
 
-grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck). statistics: what
-loka::norm_quantize or loka::gemm_norm saved of these rows. weight, bias, norm, block, activation: as in the forward.
-dtype: of out. FP8 is quantized with one scale a row, (R, 1), as grad_input's product takes it; a wider one is not
-scaled, and scale is empty. copied, for FP8: also the transpose, (N, R), with one scale for each of its rows, (N, 1), as
-grad_weight's takes it (its contraction is over R); else both are empty. grad_weight, grad_bias: (N,) in the dtype of
-weight and bias, empty where there is none. total, with `summed`: (N,) in the dtype of x, x's gradient summed over rows
-before it is rounded, which is that of a bias before the norm; else empty. gain: 1, or what dropout multiplied what it
-let pass by, where x is its result: a ReLU's gradient is 0 where that is. Sums over rows are of float32, in two stages,
-always in the same order, rounded once.
+grad, x: (R, N) in bfloat16, float16 or float32 (float64: the reference, for gradcheck).
+statistics: those that loka::norm_quantize or loka::gemm_norm saved for these rows.
+weight, bias, norm, block, activation: as in the forward.
+gain: the factor by which dropout multiplied kept values, if x is the dropout's result (a ReLU's gradient is 0 where
+    that is 0); else 1.
 
-Zero rows, NaN and infinities as in loka::quantize. A column's scale needs all rows, so the copy is a second pass over
-grad and x. Where relu's argument is 0, and hard swish's 3 from 0, the slope is torch's.
-Raises ValueError on other dtypes and shapes. Source: fused normalization blog (papers.md 1.6), LoKA Mods (1.3).
+dtype: that of out, (R, N). FP8 has one scale a row, (R, 1), as grad_input's product reads it; a wider dtype has scale
+    (0,).
+copied: with FP8, also write the transpose (N, R) with one scale for each of its rows, (N, 1), as grad_weight's product
+    reads it, which contracts over R; else copy and copy_scale are empty.
+grad_weight, grad_bias: (N,) in the dtype of weight and bias, or (0,).
+total: with `summed` (N,) in x's dtype, the sum of x's gradient over rows, before it is rounded: the gradient of a bias
+    before the norm; else (0,).
+
+Sums over rows are in float32, in two stages, always in the same order, and rounded once. Zero rows, NaN and infinities
+as in loka::quantize. A column's scale needs all rows, so the copy takes a second pass over grad and x. At the kinks of
+relu and hard swish the slope is torch's.
+Raises ValueError for other dtypes and shapes.
+Source: fused normalization blog (papers.md 1.6), LoKA Mods (1.3).
 """
 
 from __future__ import annotations
@@ -35,12 +41,9 @@ from loka_compile import compat
 from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize.norm_quantize_backward_kernel import gradient_kernel, sums_kernel
+from loka_compile.kernels.norm_quantize.norm_quantize_tiles import PARTS, lanes_of, tile
 from loka_compile.kernels.op import Op, T, contiguous, declare, dense
 from loka_compile.kernels.quantize.quantize import AMAX_FLOOR
-
-PARTS = 256
-"""Programs that sums over rows are of at most: each leaves a part for the second stage, and about two fit an SM."""
-
 
 # ---------------------------------------------------------------- the declaration, the specification
 
@@ -76,7 +79,7 @@ class NormQuantizeBackward(Op[T, Gradients[T]]):
 
     @property
     def of_relu(self) -> bool:
-        """Whether it is the gradient of a ReLU and of nothing else."""
+        """Whether this is the gradient of a ReLU alone."""
         return (self.norm, self.activation, self.weight, self.bias) == ("none", "relu", None, None)
 
 
@@ -107,15 +110,15 @@ def reference(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
 
 
 def quantize_columns(y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The transpose of (R, N) in FP8, (N, R), with one scale for each of its rows, (N, 1)."""
-    if compat.guard_free(y.shape[0] == 0):  # amax of nothing is an error
+    """The transpose (N, R) of y (R, N) in FP8, with one scale for each of its rows, (N, 1)."""
+    if compat.guard_free(y.shape[0] == 0):  # amax of an empty tensor is an error
         return y.new_empty((y.shape[1], 0), dtype=dtype), y.new_ones((y.shape[1], 1), dtype=torch.float32)
     copy, scale = norms.quantize_rows(y.t(), None, dtype)
     return copy.contiguous(), scale
 
 
 def slope(z: Tensor, activation: str) -> Tensor:
-    """The activation's derivative."""
+    """The activation's derivative at z."""
     if activation == "relu":
         return torch.where(z <= 0, 0.0, torch.ones_like(z))
     if activation == "silu":
@@ -132,33 +135,26 @@ def slope(z: Tensor, activation: str) -> Tensor:
 def check(call: NormQuantizeBackward[Tensor]) -> None:
     op, grad, x, dtype, copied = f"loka::{call.name}", call.grad, call.x, call.dtype, call.copied
     if x.dim() != 2 or x.shape[1] == 0 or grad.shape != x.shape:
-        raise ValueError(f"{op}: grad and x are (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
+        raise ValueError(f"{op}: grad and x must be (R, N), got {tuple(grad.shape)} and {tuple(x.shape)}")
     if x.dtype not in (*norms.FLOATS, torch.float64) or not grad.is_floating_point():
         raise ValueError(f"{op}: grad and x must be floats, got {grad.dtype} and {x.dtype}")
     norms.check_norm(op, x.shape[1], call.weight, call.bias, call.norm, call.block, call.activation)
     saved = norms.statistics_shape(x, call.norm, call.block)
     if call.statistics.shape != saved and call.norm != "none":
-        raise ValueError(f"{op}: statistics must have shape {saved}, got {tuple(call.statistics.shape)}: save them")
+        raise ValueError(
+            f"{op}: statistics must be {saved}, as saved by the forward; got {tuple(call.statistics.shape)}"
+        )
     if dtype not in (*norms.FP8, *norms.FLOATS, torch.float64) or (copied and dtype not in norms.FP8):
-        raise ValueError(f"{op}: out cannot be {dtype}{' with a copy, which is for FP8' if copied else ''}")
+        wanted = "FP8 with a copy" if copied else "FP8 or a wider float"
+        raise ValueError(f"{op}: out must be {wanted}, got {dtype}")
 
 
 # ---------------------------------------------------------------- its launches
 
 
-def lanes_of(arch: str) -> int:
-    return 64 if arch.startswith("gfx") else 32
-
-
-def tile(rows: int, width: int, arch: str, values: int, least: int) -> tuple[int, int]:
-    """(rows, warps) of a program whose threads have this many values of rows of `width`, a power of 2."""
-    lanes = lanes_of(arch)
-    warps = max(least, min(16, triton.next_power_of_2(triton.cdiv(width, lanes * values))))
-    return max(1, min(warps * lanes * values // width, triton.next_power_of_2(max(rows, 1)))), warps
-
-
 def launches(call: NormQuantizeBackward[Tensor], outputs: Gradients[Tensor], arch: str) -> list[Launch]:
-    """The gradient; sums over rows, where there are any; the transposed copy, where it is wanted. All contiguous."""
+    """The gradient; a second stage for sums over rows, if there are any; the transposed copy, if it is wanted. All
+    tensors are contiguous."""
     out, scale, copy, copy_scale, grad_weight, grad_bias, total = outputs
     grad, x, statistics, weight, bias, norm = call.grad, call.x, call.statistics, call.weight, call.bias, call.norm
     rows, n = x.shape
@@ -205,7 +201,7 @@ def launches(call: NormQuantizeBackward[Tensor], outputs: Gradients[Tensor], arc
 
     results = {"weight_sums": grad_weight, "bias_sums": grad_bias, "totals": total, "amaxes": copy}
     summing = any(each.numel() for each in results.values())
-    each = (16, 8) if summing else (32 if scaled else 16, 4)  # sums take registers too
+    each = (16, 8) if summing else (32 if scaled else 16, 4)  # sums need registers
     bm, warps = tile(rows, bb * bl, arch, *each)
     programs = triton.cdiv(rows, bm)
     parts = min(programs, PARTS) if summing else programs
@@ -221,7 +217,7 @@ def launches(call: NormQuantizeBackward[Tensor], outputs: Gradients[Tensor], arc
     made.append(Launch(sums_kernel, (triton.cdiv(n, 32),), args, constants, 4, 2, 0, nbytes))
     if not copy.numel():
         return made
-    bm, warps = tile(rows, bb * bl, arch, 32, 512 // lanes)  # enough rows to write whole sectors of the copy
+    bm, warps = tile(rows, bb * bl, arch, 32, 512 // lanes)  # enough rows to fill whole memory sectors of the copy
     return [*made, gradient(copy, triton.cdiv(rows, bm), bm, warps, columns_amax)]
 
 
@@ -243,7 +239,7 @@ norm_quantize_backward = declare(NormQuantizeBackward, dense(reference), run)
 
 
 def empty_outputs(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
-    """What the kernels write."""
+    """Memory for the kernels' results."""
     x, dtype, copied = call.x, call.dtype, call.copied
     rows, n = x.shape
     out = x.new_empty((rows, n), dtype=dtype)
@@ -256,28 +252,31 @@ def empty_outputs(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes; every launch of the op."""
+    """Every launch of the op at the field's shapes."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def of(
-        norm: str, activation: str, rows: int, n: int, block: int = 0, weights: int = 0, dtype: torch.dtype = fp8,
+        norm: str,
+        activation: str,
+        rows: int,
+        n: int,
+        block: int = 0,
+        weights: int = 0,
+        dtype: torch.dtype = fp8,
         summed: bool = False,
-    ) -> list[Specimen]:  # fmt: skip
+    ) -> list[Specimen]:
         x = torch.empty(rows, n, dtype=torch.bfloat16, device="meta")
         weight, bias = (x.new_empty(n) if weights > i else None for i in (0, 1))
         statistics = x.new_empty(norms.statistics_shape(x, norm, block), dtype=torch.float32)
         named = norm, block, activation, dtype, dtype == fp8, summed, 1.0
         call = NormQuantizeBackward(torch.empty_like(x), x, statistics, weight, bias, *named)
         made = launches(call, empty_outputs(call), arch)
-        words = [
-            "norm_quantize_backward",
-            norm + (f"/{block}" if block else ""),
-            *["affine"] * (weights > 0),
-            activation,
-            *["summed"] * summed,
-        ]
-        name = " ".join([*(w for w in words if w != "none"), str(dtype).removeprefix("torch."), f"{rows}x{n}"])
-        needs = ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)  # sums are stored beside the rows
+        words = [norm + (f"/{block}" if block else ""), *["affine"] * (weights > 0), activation, *["summed"] * summed]
+        words = ["norm_quantize_backward", *(w for w in words if w != "none")]
+        name = " ".join([*words, str(dtype).removeprefix("torch."), f"{rows}x{n}"])
+        needs: tuple[str, ...] = (
+            ("wide_loads", "wide_stores") if len(made) == 1 else ("wide_loads",)
+        )  # sums are stored beside the rows
         needs = needs if rows > 4096 or len(made) == 1 else ()  # a small tile's vectors and statistics count as much
         listed = zip(made, ("", " sums", " copy"), strict=False)
         return [Specimen(name + what, each, (), needs if not what else ()) for each, what in listed]

@@ -1,4 +1,4 @@
-"""The Triton kernels of loka::norm_quantize_backward: rows, and sums over rows."""
+"""The Triton kernels of loka::norm_quantize_backward: gradients of rows, and the second stage of sums over rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import store_vector
 
 @triton.jit
 def slope(z, ACTIVATION: tl.constexpr):
-    """The activation's derivative, float32."""
+    """The activation's derivative, in float32."""
     if ACTIVATION == "silu":
         s = tl.sigmoid(z)
         return s * (1.0 + z * (1.0 - s))
@@ -30,15 +30,19 @@ def gradient_kernel(
     TOP: tl.constexpr, FLOOR: tl.constexpr, COPY: tl.constexpr, ONCE: tl.constexpr,
     BM: tl.constexpr, BB: tl.constexpr, BL: tl.constexpr,
 ):  # fmt: skip
-    """A program goes through tiles of BM rows, each as BB blocks of BL values: x's gradient, and what its rows add to
-    sums over all rows. COPY: out is the transpose, (N, rows), each of its rows scaled to its `columns_amax`. TOP is 0
-    where out is not scaled. ONCE: there is a program for every tile."""
+    """x's gradient for tiles of BM rows, each BB blocks of BL values, and this program's parts of the sums over rows.
+
+    A program walks the tiles its number, its number + number of programs, and so on; ONCE: there is a program for every
+    tile. Sums stay in registers until the end.
+    COPY: write only the transpose (N, rows), each of its rows scaled by its `columns_amax`.
+    TOP: the largest FP8 value, 0 if out has no scale.
+    """
     LENGTH: tl.constexpr = N // BLOCKS
     EVEN: tl.constexpr = BB == BLOCKS and BL == LENGTH
     row = tl.arange(0, BM)
     blocks, columns = tl.arange(0, BB), tl.arange(0, BL)
     valid = (blocks < BLOCKS)[:, None] & (columns < LENGTH)[None, :]
-    column = blocks[:, None] * LENGTH + columns[None, :]  # of the row
+    column = blocks[:, None] * LENGTH + columns[None, :]  # in its row
     by_weight = tl.zeros((BM, BB, BL), tl.float32)
     by_bias = tl.zeros((BM, BB, BL), tl.float32)
     in_all = tl.zeros((BM, BB, BL), tl.float32)
@@ -94,7 +98,7 @@ def gradient_kernel(
             in_all += tl.where(mask, g, 0.0)
 
         if TOP != 0.0:
-            g = tl.fma(g, 0.0, g)  # an infinity is NaN from here on; amax passes over NaNs
+            g = tl.fma(g, 0.0, g)  # an infinity becomes NaN, and amax skips NaN
             if COPY:
                 amax = tl.load(columns_amax + column, mask=valid, other=1.0)
                 g = g * (TOP / amax)[None, :, :]
@@ -126,7 +130,7 @@ def gradient_kernel(
 
 @triton.jit
 def store_turned(out, values, rows, first, row, left, column, valid, BM: tl.constexpr, B: tl.constexpr):
-    """A tile of BM rows and B columns, in blocks, into the transpose of a matrix of `rows` rows."""
+    """Store a tile of BM rows and B columns into the transpose of a matrix with `rows` rows."""
     turned = tl.trans(tl.reshape(values, (BM, B)))
     flat = tl.reshape(column, (B,)).to(tl.int64)[:, None]
     there = tl.reshape(valid, (B,))[:, None] & (row < left)[None, :]
@@ -135,10 +139,23 @@ def store_turned(out, values, rows, first, row, left, column, valid, BM: tl.cons
 
 @triton.jit
 def sums_kernel(
-    weight_sums, bias_sums, totals, amaxes, grad_weight, grad_bias, total, columns_amax, copy_scale, parts,
-    N: tl.constexpr, TOP: tl.constexpr, FLOOR: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """Over all programs' parts, (parts, N), always in the same order; BN columns a program."""
+    weight_sums,
+    bias_sums,
+    totals,
+    amaxes,
+    grad_weight,
+    grad_bias,
+    total,
+    columns_amax,
+    copy_scale,
+    parts,
+    N: tl.constexpr,
+    TOP: tl.constexpr,
+    FLOOR: tl.constexpr,
+    BP: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """The second stage: add all programs' parts, (parts, N), always in the same order, for BN columns."""
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     part = tl.arange(0, BP)
     by_weight = tl.zeros((BP, BN), tl.float32)

@@ -1,11 +1,11 @@
-"""Providers: whose kernel runs a recipe. One object in one file each; see base.py. The last accepts everything.
+"""Providers: whose kernel runs a recipe. One object in one file each; see base.py. The last one accepts everything.
 
-A recipe says what the numbers are, a provider who computes with them. What it knows stands in its file: what it speaks,
-where it runs and is exact, how it runs, with a parameter too, what rides in its epilogue, what its product leaves to be
-done. The folder is the list: every module in it with a `PROVIDER`.
+A recipe says what the numbers are; a provider computes with them. Its file holds all that loka knows about it: what it
+speaks, where it runs and is exact, how it runs, also with a parameter, what rides in its epilogue, and what its product
+leaves to be done. The folder is the list: every module in it with a `PROVIDER`.
 
-Sizes that a kernel does not take are padded: zeros add nothing to a product and change no amax. (An affine operand's
-smallest value they may change, but what takes those, on CPUs, takes any size.)
+Sizes that a kernel does not take are padded: zeros add nothing to a product and change no amax. (They may change an
+affine operand's smallest value, but the kernels that take affine operands, on CPUs, take any size.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loka_compile.spec.target import Target, target_of
 
 
 def found(folders: Iterable[str]) -> dict[str, Provider]:
-    """The providers of the modules in these folders, by name, in order of preference where times are equal."""
+    """The providers of the modules in these folders, by name, in the order in which they win ties."""
     names = sorted(module.name for module in pkgutil.iter_modules(folders))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     providers = [module.PROVIDER for module in modules if hasattr(module, "PROVIDER")]
@@ -32,16 +32,16 @@ PROVIDERS: dict[str, Provider] = found(__path__)
 FUSING = tuple(name for name, provider in PROVIDERS.items() if provider.epilogue)
 """Providers whose kernel has an epilogue for norms, activations and quantization."""
 EMULATED = "emulated"
-"""Runs everything everywhere, at no speed."""
+"""The provider that runs everything everywhere, slowly."""
 
 
 def padded(provider: str, site: Site, recipe: Recipe, target: Target) -> Site:
-    """The site as the provider's kernel runs it."""
+    """The site with K and N as the provider's kernel runs it."""
     return site.padded(PROVIDERS[provider].multiple(recipe, target))
 
 
 def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -> list[str]:
-    """Why a provider cannot run a recipe at a site on a target, padded where it has to be."""
+    """Why a provider cannot run a recipe at a site on a target, with the site padded if need be; [] if it can."""
     if provider not in PROVIDERS:
         return [f"unknown provider {provider!r}: known are {', '.join(PROVIDERS)}"]
     if recipe.name not in PROVIDERS[provider].speaks:
@@ -60,10 +60,11 @@ def reasons_against(provider: str, site: Site, recipe: Recipe, target: Target) -
 
 
 def runner(planned: str, site: Site, recipe: Recipe, target: Target, device: str) -> str:
-    """Who computes on this device what `planned` does on the plan's target.
+    """The provider that computes on this device what `planned` computes on the plan's target.
 
-    Itself where it can. Emulation where the plan is for other hardware, to judge it without that hardware. Nobody
-    ("") where the plan is for this very hardware: emulating would be slow without anyone having asked for it.
+    That is `planned` itself if it can run here. If the plan is for other hardware, emulation stands in, so that the
+    plan can be judged without that hardware. If the plan is for this hardware the answer is "": emulation would be
+    slow, and nobody asked for it.
     """
     if not reasons_against(planned, site, recipe, target_of(device)):
         return planned

@@ -5,12 +5,14 @@ Products with a parameter are operators of ours around them:
     out          = loka::frozen_mm(a, weight, transposed)                   a 16-bit float: (M, N) in a's dtype
     acc, columns = loka::frozen_int_mm(a, weight, transposed, more)         int8: acc (M, N) int32, columns (2, N)
 
-a, weight, transposed and more as in frozen_gemm.py; the first takes batches too. Both leave scales and casts to their
-caller, which Inductor fuses with what follows. columns, float32: the weight's scales, and the sums of its columns,
-which an affine left operand's smallest value is multiplied with to make what it lacks. Inductor calls the integer form
-with memory that it has planned (`.out`), and uses again for the next product: what an op allocates itself goes back to
-the system and comes page by page at every call. It cannot where a size is symbolic, for which there is
-any_frozen_int_mm, nor, in its C++ wrapper, for an op with one output, as frozen_mm is (seen with torch 2.13).
+a, weight, transposed and more are those of frozen_gemm.py; frozen_mm takes batches too. Both leave scales and casts to
+the caller, which Inductor fuses with what follows. columns, float32: the weight's scales, and the sums of its columns.
+An affine left operand's smallest values times these sums are what the integer product lacks.
+
+Inductor calls the integer form with memory it has planned (`.out`) and reuses for the next product. Memory that an op
+allocates itself goes back to the system and comes page by page at every call. Inductor cannot plan memory for symbolic
+sizes, for which there is any_frozen_int_mm, nor, in its C++ wrapper, for an op with one output such as frozen_mm (seen
+with torch 2.13).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, ClassVar, Generic, NamedTuple
 import torch
 from torch import Tensor
 
+from loka_compile import compat
 from loka_compile.kernels import frozen
 from loka_compile.kernels.gemm.int_mm import goes_by_parts, int_mm, int_mm_into
 from loka_compile.kernels.op import Op, T, declare
@@ -36,7 +39,7 @@ from loka_compile.spec.target import Target
 
 INT8_MAX_K = (2**31 - 1) // 127**2
 UINT8_MAX_K = (2**31 - 1) // (255 * 127)
-"""Longest contractions whose int32 sums cannot overflow."""
+"""The longest contraction of uint8 whose int32 sums cannot overflow."""
 CUDA_INT8_MIN_M = 16
 
 
@@ -47,7 +50,7 @@ class Aten(Provider):
     native: ClassVar[bool] = True
 
     def multiple(self, recipe: Recipe, target: Target) -> int:
-        """CPU `_scaled_mm` accepts what CUDA's refuses."""
+        """CUDA's `_scaled_mm` refuses sizes that the CPU's accepts."""
         return 1 if recipe.scaling == "none" else target.alignment
 
     def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
@@ -74,7 +77,7 @@ class Aten(Provider):
         return reasons
 
     def no_use(self, site: Site, recipe: Recipe, target: Target) -> str:
-        """By instruction sets. FP8 has none on any CPU of today, yet `_scaled_mm` comes near float32 on some."""
+        """By instruction sets. No CPU of today has FP8, yet `_scaled_mm` comes near float32's speed on some."""
         here = processor()
         if target.device != "cpu" or here.architecture != "x86_64":
             return ""
@@ -87,10 +90,10 @@ class Aten(Provider):
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """PyTorch's own kernels: `_int_mm`, `_scaled_mm` (one scale, or one a row), or a 16-bit `matmul`."""
+        """`_int_mm`, `_scaled_mm` (one scale a tensor or a row), or a 16-bit `matmul`."""
         if a_scale is None or b_scale is None:
             return (a @ b).to(out_dtype)
-        if a_scale.dim() > a.dim():  # affine: what its smallest values add goes by the columns' sums
+        if a_scale.dim() > a.dim():  # affine: add smallest value times column sum
             step, least = a_scale.unbind(-1)
             sums = dequantize(b, b_scale).sum(0, keepdim=True)
             return (int_mm(a, b).float() * (step * b_scale) + least * sums).to(out_dtype)
@@ -99,11 +102,13 @@ class Aten(Provider):
         if a_scale.dim() == 2:
             a_scale, b_scale = unit_strides(a_scale, b_scale)
         written = scaled_mm_writes(a, a_scale, out_dtype)
-        columns, scales = b.t().contiguous().t(), {"scale_a": a_scale, "scale_b": b_scale}  # it reads b by columns
+        columns = b.t().contiguous().t()  # _scaled_mm reads b by columns
+        scales = {"scale_a": a_scale, "scale_b": b_scale}
         return torch._scaled_mm(a.contiguous(), columns, **scales, out_dtype=written).to(out_dtype)
 
     def traced(self, a: Tensor, a_scale: Tensor | None) -> str:
-        """See Provider. Only its dtype tells a lowered plain product from one that was left alone."""
+        """See Provider. A 16-bit product is named with its dtype: nothing else tells a lowered product from one that
+        was left alone."""
         if goes_by_parts(a):
             return ""
         if a_scale is None:
@@ -128,9 +133,13 @@ class Aten(Provider):
         return None
 
     def timed(
-        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        self,
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        scales: tuple[Any, Any],
+        out: Callable[[torch.dtype], Any],
         dtype: torch.dtype,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> Callable[[], Any]:
         if a().dtype in INTEGERS:
             return lambda: int_mm_into(out(torch.int32), a(), b())
         if scales[0] is None:  # as loka::frozen_mm, which allocates
@@ -142,8 +151,8 @@ PROVIDER = Aten()
 
 
 def _summed_by_inductor(site: Site, target: Target) -> list[str]:
-    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13);
-    with a frozen weight it calls an op of ours."""
+    """On a CPU Inductor calls no kernel for a batch of vectors (tuned_bmm and the decomposition of bmm, torch 2.13).
+    With a frozen weight it calls an op of ours."""
     single = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
     if target.device != "cpu" or site.op not in ("bmm", "baddbmm") or not single or site.static_rhs:
         return []
@@ -151,15 +160,15 @@ def _summed_by_inductor(site: Site, target: Target) -> list[str]:
 
 
 def scaled_mm_writes(a: Tensor, a_scale: Tensor, out_dtype: torch.dtype) -> torch.dtype:
-    """The dtype that torch._scaled_mm is asked for where the product is wanted in `out_dtype`. CUDA's kernels write no
-    float64, and those with one scale a row nothing but bfloat16."""
+    """The dtype that torch._scaled_mm is asked for if the product is wanted in `out_dtype`. CUDA's kernels write no
+    float64, and those with one scale a row write bfloat16 only."""
     if a.is_cuda and a_scale.dim() == 2:
         return torch.bfloat16
     return torch.float32 if out_dtype == torch.float64 else out_dtype
 
 
 def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """One scale a row and a column, as `_scaled_mm` wants them: `contiguous` takes any stride of a dimension of 1."""
+    """Scales (M, 1) and (1, N) with strides that `_scaled_mm` takes; `contiguous` keeps any stride of a size of 1."""
     return a_scale.reshape(-1).contiguous().unsqueeze(1), b_scale.reshape(-1).contiguous().unsqueeze(0)
 
 
@@ -169,7 +178,8 @@ def unit_strides(a_scale: Tensor, b_scale: Tensor) -> tuple[Tensor, Tensor]:
 def _rescaled(
     op: Callable[..., Any], a: Any, a_scale: Any, weight: Any, transposed: bool, more: int, out_dtype: torch.dtype
 ) -> Any:
-    """The scales go first: of a row of 1e38 a sum times its scale is infinite, where that times the weight's is not."""
+    """The product times its scales. The scales are multiplied first: for a row of 1e38 the sum times its scale is
+    infinite, the scale times the weight's is not."""
     acc, columns = op(a, weight, transposed, more)
     scale, sums = columns.unbind(0)
     if a_scale.dim() == acc.dim():
@@ -207,7 +217,7 @@ class AnyFrozenIntMm(FrozenIntMm[T]):
 
 def _int_mm(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
     q, columns = _integers(call.weight, call.transposed, call.a.shape[1], call.more)
-    return Integers(int_mm(call.a, q).contiguous(), columns.clone())  # an op's outputs are its caller's to overwrite
+    return Integers(int_mm(call.a, q).contiguous(), columns.clone())  # cloned: a caller may overwrite an op's outputs
 
 
 def _empty_integers(call: FrozenIntMm[Tensor]) -> Integers[Tensor]:
@@ -228,7 +238,7 @@ torch.library.define(
     INTO,
     "(Tensor a, Tensor weight, bool transposed, SymInt more=0, *, Tensor(a!) acc, Tensor(b!) columns)"
     " -> (Tensor(a!), Tensor(b!))",
-    tags=torch.Tag.out,  # what Inductor looks for among an op's overloads (seen with torch 2.13)
+    tags=compat.tag_of_out(),  # what Inductor looks for among an op's overloads
 )
 
 
@@ -241,7 +251,7 @@ def _(
 
 
 def _integers(weight: Tensor, transposed: bool, k: int, more: int) -> tuple[Tensor, Tensor]:
-    """The weight as int8, (K, N), and its columns' scales and sums, (2, N)."""
+    """(the weight as int8 (K, N), its columns' scales and sums (2, N) float32)."""
 
     def make(tensor: Tensor) -> tuple[Tensor, Tensor]:
         q, scale = frozen.right_operand(tensor, transposed, torch.int8, "row", k, more)

@@ -1,4 +1,4 @@
-"""deep_gemm: block-scaled FP8 on Hopper (deep_gemm.fp8_gemm_nt). It leaves casting to its caller, which is us."""
+"""deep_gemm: block-scaled FP8 on Hopper (deep_gemm.fp8_gemm_nt). It leaves casting to its caller, which is loka."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DeepGemm(Provider):
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """It writes bfloat16."""
+        """The kernel writes bfloat16, which is cast to out_dtype."""
         import deep_gemm as library
 
         assert a_scale is not None and b_scale is not None

@@ -1,4 +1,4 @@
-"""emulated: any recipe's exact numerics anywhere, in float32. For judging a plan, never for speed."""
+"""emulated: any recipe's exact numerics anywhere, in float32. It judges a plan; it is never fast."""
 
 from __future__ import annotations
 

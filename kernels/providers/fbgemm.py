@@ -1,9 +1,9 @@
 """fbgemm: FBGEMM's row-wise FP8 GEMM on CUDA (torch.ops.fbgemm.f8f8bf16_rowwise, of fbgemm_gpu's gen-AI kernels).
 
-Its CPU build holds table lookups, no FP8 GEMM; fbgemm-gpu-cpu 1.9.0, the newest on the index, does not load with
-torch 2.13 either (an undefined symbol in fbgemm_gpu_tbe_index_select.so). FBGEMM's 8-bit products on CPUs, which are
-inside of PyTorch (quantized::linear_dynamic), quantize their left operand themselves, one scale a tensor, and saturate
-without VNNI as oneDNN's do: oneDNN's take our rows' scales and are faster.
+Its CPU build has table lookups but no FP8 GEMM, and fbgemm-gpu-cpu 1.9.0, the newest on the index, does not load with
+torch 2.13 (an undefined symbol in fbgemm_gpu_tbe_index_select.so). FBGEMM's 8-bit products on CPUs are part of PyTorch
+(quantized::linear_dynamic). They quantize their left operand themselves, with one scale a tensor, and without VNNI they
+saturate as oneDNN's do. oneDNN's take our rows' scales and are faster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fbgemm(Provider):
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """It writes bfloat16."""
+        """The kernel writes bfloat16, which is cast to out_dtype."""
         import fbgemm_gpu.experimental.gen_ai  # noqa: F401  # registers the operator
 
         assert a_scale is not None and b_scale is not None

@@ -1,19 +1,19 @@
-"""onednn: the CPU's quantized linear, its weight packed once (torch.ops.onednn, seen with torch 2.13, oneDNN 3.12).
+"""onednn: the CPU's quantized linear with its weight packed once (torch.ops.onednn, seen with torch 2.13, oneDNN 3.12).
 
     out = loka::frozen_onednn(a, weight, transposed, scaling, zero)
 
-a: (M, K), bytes none of which is negative. weight: the parameter, (K, N), or (N, K) with `transposed` (a linear's), in
-int8 with `scaling`. out: (M, N) float32, (a - zero) times the weight with its scales applied, which spares the way over
-int32; the rows' scales are left to the caller, whose multiplication Inductor fuses with what follows. (So bias and
-activation cannot ride in its post-ops: they come after the rows' scales.) The packed weight is kept beside the
-parameter (frozen.py).
+a: (M, K), bytes that are not negative.
+weight: the parameter, (K, N), or (N, K) with `transposed` (a linear's), quantized to int8 with `scaling`.
+out: (M, N) float32, (a - zero) times the weight with its scales applied, without a detour over int32. The rows' scales
+    are left to the caller, whose multiplication Inductor fuses with what follows. (So bias and activation cannot ride
+    in oneDNN's post-ops: they come after the rows' scales.) The packed weight is kept beside the parameter (frozen.py).
 
-It takes unsigned activations. Signed ones it takes too, some hundred times slower on some processors; so 128 is added
-to them where they are quantized (`shifted`), and taken off by oneDNN as a zero point, at no cost.
+oneDNN takes unsigned activations. It also takes signed ones, but some hundred times slower on some processors. So 128
+is added where they are quantized (`shifted`), and oneDNN subtracts it as a zero point, at no cost.
 
-Without VNNI it adds pairs of products in 16 bits, which saturate without a word: 255 x 127 over K = 256 gives 0.506 of
-the right sum. There it runs what cannot: weights of 7 bits, 2 x 255 x 64 = 32640 < 2^15, and int8_rowwise where no
-activation is negative, whose bytes end at 127: 2 x 127 x 127 = 32258.
+Without VNNI it adds pairs of products in 16 bits, which saturate silently: 255 x 127 over K = 256 gives 0.506 of the
+right sum. There it runs only what cannot saturate: weights of 7 bits, 2 x 255 x 64 = 32640 < 2^15; and int8_rowwise for
+activations that are not negative, whose bytes end at 127: 2 x 127 x 127 = 32258.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from loka_compile.spec.site import Site
 from loka_compile.spec.target import Target
 
 MAX_K = (2**31 - 1) // (255 * 127)
-"""Longest contraction whose int32 sums cannot overflow."""
+"""The longest contraction whose int32 sums cannot overflow."""
 
 
 class Onednn(Provider):
@@ -70,7 +70,7 @@ class Onednn(Provider):
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """On a weight packed at every call; graphs run it on one that is frozen."""
+        """The product with a weight that is packed at every call; graphs run it with a frozen one."""
         assert a_scale is not None and b_scale is not None
         packed = torch.ops.onednn.qlinear_prepack(b.mT.contiguous(), None)
         zeros = torch.zeros(b_scale.numel(), dtype=torch.int32)
@@ -84,9 +84,13 @@ class Onednn(Provider):
         return Behind("step", torch.float32, lambda x, step, *_: (x * step).to(dtype))
 
     def timed(
-        self, a: Callable[[], Any], b: Callable[[], Any], scales: tuple[Any, Any], out: Callable[[torch.dtype], Any],
+        self,
+        a: Callable[[], Any],
+        b: Callable[[], Any],
+        scales: tuple[Any, Any],
+        out: Callable[[torch.dtype], Any],
         dtype: torch.dtype,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> Callable[[], Any]:
         packed = pack(b().float(), False, "row")
         return lambda: linear(a(), packed, 0)
 
@@ -95,7 +99,7 @@ PROVIDER = Onednn()
 
 
 def _inexact(site: Site, recipe: Recipe) -> list[str]:
-    """Sums that saturate on this processor, or bytes that would be read as others."""
+    """Sums that would saturate on this processor, or bytes that would be misread; [] if the result is exact."""
     if not recipe.unsigned and not (site.lhs.nonnegative and not site.gradient):
         return ["it takes unsigned bytes, and the left operand may have negative values"]
     if recipe.dtype == torch.int8 and recipe.unsigned and not recipe.narrow and processor().onednn_saturates:
@@ -107,7 +111,7 @@ def _inexact(site: Site, recipe: Recipe) -> list[str]:
 
 
 def pack(weight: Tensor, transposed: bool, scaling: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The weight for qlinear_pointwise: packed, its scales (N,) and zero points (N,)."""
+    """The weight for qlinear_pointwise: (packed, scales (N,) float32, zero points (N,) int32)."""
     right = weight.detach().mT if transposed else weight.detach()
     q, scale = quantization.reference(right, torch.int8, scaling, -2)
     packed = torch.ops.onednn.qlinear_prepack(q.mT.contiguous(), None)
@@ -115,12 +119,14 @@ def pack(weight: Tensor, transposed: bool, scaling: str) -> tuple[Tensor, Tensor
 
 
 def linear(a: Tensor, packed: Any, zero: int) -> Tensor:
-    """(M, N) float32, the rows' scales not applied. Signed bytes that are not negative are unsigned as they lie."""
+    """(M, N) float32, without the rows' scales. Signed bytes that are not negative are unsigned bytes as well."""
     weight, scale, zeros = packed
     if not a.numel():
         return a.new_zeros((a.shape[0], len(scale)), dtype=torch.float32)
-    rows, out = a.contiguous().view(torch.uint8), (1.0, 0, torch.float32, "none", [], "")
-    return torch.ops.onednn.qlinear_pointwise(rows, 1.0, zero, weight, scale, zeros, None, *out)
+    rows = a.contiguous().view(torch.uint8)
+    return torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, zero, weight, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
 
 
 def _zero_and_step(a: Any, a_scale: Any) -> tuple[int, Any]:

@@ -1,6 +1,7 @@
 """torchao: its int8 product with row scales, and its FP8 products. Seen with torchao 0.18.
 
-On CPUs its kernels are PyTorch's own behind another door: aten's time is theirs, and importing it takes a second.
+On CPUs it calls PyTorch's own kernels, so aten's time is its time. Importing it takes a second and adds to what Dynamo
+guards: a flex_attention that was compiled before is compiled again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Torchao(Provider):
         return aten.PROVIDER.multiple(recipe, target)
 
     def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
-        """Those of aten's kernels, what torchao does not pad, and where `_int_mm` is inexact."""
+        """Those of aten's kernels, sizes that torchao does not pad, and processors on which `_int_mm` is inexact."""
         reasons = missing("torchao", "torchao")
         ones = [name for name in ("M", "N", "K") if getattr(site, name) == 1]
         if recipe.dtype == torch.int8 and ones:
@@ -36,15 +37,13 @@ class Torchao(Provider):
             reasons.append("torchao's int8 product is PyTorch's _int_mm, which saturates in 16 bits without VNNI")
         return reasons + aten.PROVIDER.reasons_against(site, recipe, target)
 
-    def no_use(self, site: Site, recipe: Recipe, target: Target) -> str:
-        if target.device == "cpu":
-            return f"its kernels are PyTorch's own on a CPU, which {aten.PROVIDER.name} runs without it"
-        return ""
+    def same_as(self, target: Target) -> str:
+        return aten.PROVIDER.name if target.device == "cpu" else ""
 
     def product(
         self, a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | None, out_dtype: torch.dtype
     ) -> Tensor:
-        """int_scaled_matmul, and FP8 as its float8 linear runs it in inference."""
+        """int_scaled_matmul; for FP8 the product of torchao's float8 linear in inference."""
         assert a_scale is not None and b_scale is not None
         if a.dtype == torch.int8:
             from torchao.kernel.intmm import int_scaled_matmul

@@ -1,7 +1,7 @@
-"""triton: loka's own FP8 GEMM (kernels/gemm/triton_gemm.py) on NVIDIA and AMD GPUs, batches of matrices too.
+"""triton: loka's own FP8 GEMM (kernels/gemm/triton_gemm.py) on NVIDIA and AMD GPUs, for batches too.
 
-It multiplies bfloat16 as well, where what stands behind the product can ride in its epilogue (gemm_norm.py);
-otherwise aten's kernels have nothing it could better, and Inductor fuses with them.
+It multiplies bfloat16 only if what follows the product can ride in its epilogue (gemm_norm.py). Otherwise aten's
+kernels are as good, and Inductor fuses with them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from loka_compile.spec.target import Target
 
 ALIGNED = 16
 OTHER_FP8 = ("mi300x",)
-"""Targets whose tensor cores take e4m3fnuz and e5m2fnuz, where the recipes have e4m3fn and e5m2."""
+"""Targets whose tensor cores take e4m3fnuz and e5m2fnuz instead of the recipes' e4m3fn and e5m2."""
 
 
 class Triton(Provider):
-    """epilogue: one scale of all operands would cost no less, and blocks are summed apart (fuse.py)."""
+    """epilogue: scalings by row only. One scale a tensor would cost no less, and blocks are summed apart (fuse.py)."""
 
     name: ClassVar[str] = "triton"
     speaks: ClassVar[tuple[str, ...]] = ("bf16", "fp8_tensorwise", "fp8_rowwise", "fp8_blockwise")
@@ -33,7 +33,7 @@ class Triton(Provider):
     widest: ClassVar[int] = 512
 
     def multiple(self, recipe: Recipe, target: Target) -> int:
-        """Unaligned rows would be loaded value by value: correct, but slower than what they are to replace."""
+        """Rows that are not aligned would be loaded value by value: correct, but slower than what they replace."""
         return ALIGNED
 
     def reasons_against(self, site: Site, recipe: Recipe, target: Target) -> list[str]:
@@ -51,7 +51,7 @@ class Triton(Provider):
         from loka_compile.kernels.gemm.triton_gemm import triton_gemm
 
         repeatable = torch.are_deterministic_algorithms_enabled()
-        written = torch.float32 if out_dtype == torch.float64 else out_dtype  # what it sums in
+        written = torch.float32 if out_dtype == torch.float64 else out_dtype  # the dtype of its sums
         return triton_gemm(a, a_scale, b, b_scale, None, "none", written, repeatable).to(out_dtype)
 
 
@@ -59,7 +59,7 @@ PROVIDER = Triton()
 
 
 def _fp8_here() -> bool:
-    """Whether the GPU of this machine has e4m3fn: Ada and later, CDNA 4."""
+    """Whether this machine's GPU has e4m3fn: Ada and later, CDNA 4."""
     if not torch.cuda.is_available():
         return False
     if torch.version.hip:

@@ -2,21 +2,27 @@
 
     q, scale = quantize(x, dtype, scaling, axis)        x ~ q * scale
 
-x: (..., R, C) in any float dtype. dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without
-negative values: they would become 0.
-scaling: `tensor` one scale, shape (1,); `row` one scale a slice along `axis` (-1 or -2, the GEMM's contraction),
-shape of x with that axis 1; `block` one scale per 128 values along `axis`, shape of x with that axis ceil(C / 128);
-`tile` one per 128 x 128 block, shape (..., ceil(R / 128), ceil(C / 128)); `affine`, for uint8 along -1, a step and the
-smallest value a row, shape (..., R, 1, 2): x ~ q * step + smallest; `shifted`, for uint8 along -1, 128 more than int8
-has by `row`, shape (..., R, 1, 1): x ~ (q - 128) * scale; `row7`, for int8, `row` in 7 bits, magnitudes of at most 64.
-Scales are float32.
+x: (..., R, C) in any float dtype.
+dtype: int8, uint8, float8_e4m3fn, float8_e5m2. uint8 is for tensors without negative values, which would become 0.
+scale: float32.
+axis: the GEMM's contraction, -1 or -2.
+scaling:
 
-Zero slices give zeros: amax is floored, in FP8 at 1e-12, in integers, which have no smaller numbers of their own to
-fall back on, at 1e-30 (gradients of a loss that is a mean over many rows are small, and none but zeros may become
-zeros). A value that is not finite must never become an ordinary number,
-and casts saturate silently (inf -> 448), so: in FP8 it becomes NaN in its own place; integers have no NaN, so the scale
-of its slice is not finite (scaling `tensor` would then spoil the whole tensor, so they refuse it). Nothing else needs
-clamping: amax maps to the largest value, and what division adds to it is rounded away.
+    tensor     one scale, (1,)
+    row        one scale a slice along `axis`: shape of x with that axis 1
+    row7       for int8: `row` in 7 bits, magnitudes of at most 64
+    block      one scale per 128 values along `axis`: shape of x with that axis ceil(C / 128)
+    tile       one scale per 128 x 128 block: (..., ceil(R / 128), ceil(C / 128))
+    affine     for uint8 along -1: step and smallest value of a row, (..., R, 1, 2); x ~ q * step + smallest
+    shifted    for uint8 along -1: int8's `row` plus 128, (..., R, 1, 1); x ~ (q - 128) * scale
+
+Zero slices give zeros, because amax is floored: at 1e-12 for FP8; at 1e-30 for integers, which have no small numbers of
+their own to fall back on. (Gradients of a mean over many rows are small, and only zeros may become zeros.)
+
+A value that is not finite must never become an ordinary number, but casts saturate silently (inf -> 448). In FP8 it
+becomes NaN in its own place. Integers have no NaN, so the scale of its slice is not finite; `tensor` would spoil the
+whole tensor, so integers refuse it. No other clamp is needed: amax maps to the largest value, and what the division
+adds is rounded away.
 Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
 """
 
@@ -35,23 +41,23 @@ BLOCK = 128
 AMAX_FLOOR = 1e-12
 INTEGER_FLOOR = 1e-30
 LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
-"""Largest magnitude of each format that scales map amax to (int8 leaves -128 out, to stay symmetric)."""
+"""The magnitude to which amax is mapped, by dtype. int8 leaves out -128, to stay symmetric."""
 NARROWER = {"row7": 64.0, "shifted": 127.0}
-"""What it is by scaling, where that says so."""
+"""That magnitude by scaling, where the scaling decides."""
 SHIFT = 128
-"""What `shifted` adds to a signed byte."""
+"""The number that `shifted` adds to a signed byte."""
 
 INTEGERS = (torch.int8, torch.uint8)
 ROWS = ("row", "row7", "shifted")
-"""One scale a slice."""
+"""Scalings with one scale a slice."""
 SCALINGS = ("tensor", *ROWS, "block", "tile", "affine")
 
 
 def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[Tensor, Tensor]:
-    """The specification; see the module's docstring. Raises ValueError on what it does not define."""
+    """The specification; see the module's docstring. Raises ValueError for arguments it does not define."""
     _check(x, dtype, scaling, axis)
     x = x.float()
-    if compat.guard_free(x.numel() == 0):  # amax of nothing is an error
+    if compat.guard_free(x.numel() == 0):  # amax of an empty tensor is an error
         return x.to(dtype), x.new_ones(scale_shape(x, scaling, axis))
     if scaling == "tensor":
         scale = _scale(_finite_amax(x, tuple(range(x.dim())), keepdim=False).reshape(1), dtype)
@@ -68,14 +74,14 @@ def reference(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> tuple[T
         return _cast((x - least) / step, dtype), torch.stack([step, least], -1)
     rows, columns = x.shape[-2], x.shape[-1]
     row_block, column_block = _block_shape(scaling, axis)
-    blocks = _blocks(x, row_block, column_block)  # (..., R/rb, rb, C/cb, cb)
+    blocks = _blocks(x, row_block, column_block)  # (..., R / row_block, row_block, C / column_block, column_block)
     scale = _scale(_finite_amax(blocks, (-3, -1), keepdim=True), dtype)
     q = _cast((blocks / scale).flatten(-2, -1).flatten(-3, -2), dtype)[..., :rows, :columns]
     return q.contiguous(), scale.squeeze(-1).squeeze(-2)
 
 
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """float32 values of a quantized tensor, whatever its scaling."""
+    """The float32 values of a quantized tensor, for any scaling."""
     if scale.dim() == q.dim() + 1:
         step = scale[..., 0]
         return (q.float() - SHIFT) * step if is_shifted(scale) else q.float() * step + scale[..., 1]
@@ -90,13 +96,12 @@ def dequantize(q: Tensor, scale: Tensor) -> Tensor:
 
 
 def is_shifted(scale: Tensor) -> bool:
-    """Whether a scale that has more dimensions than its tensor is one number a row, without a smallest value beside
-    it."""
+    """Whether a scale with more dimensions than its tensor is that of `shifted`, not of `affine`."""
     return scale.shape[-1] == 1
 
 
 def with_zeros(x: Tensor, rows: int, columns: int) -> Tensor:
-    """With so many rows and columns of zeros behind its own; itself where there are none to add."""
+    """x with so many rows and columns of zeros appended; x itself if there are none."""
     return torch.nn.functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 
@@ -116,7 +121,9 @@ def _check(x: Tensor, dtype: torch.dtype, scaling: str, axis: int) -> None:
     if scaling == "row7" and dtype != torch.int8:
         raise ValueError(f"loka::quantize: row7 is for int8, got {dtype}")
     if dtype in INTEGERS and scaling not in (*ROWS, "affine"):
-        raise ValueError("loka::quantize: int8 is scaled by row: one NaN would spoil more than its own slice")
+        raise ValueError(
+            f"loka::quantize: {dtype} must be scaled by row: one NaN would spoil more than its slice; got {scaling!r}"
+        )
 
 
 def _block_shape(scaling: str, axis: int) -> tuple[int, int]:
@@ -124,6 +131,7 @@ def _block_shape(scaling: str, axis: int) -> tuple[int, int]:
 
 
 def scale_shape(x: Tensor, scaling: str, axis: int) -> tuple[int, ...]:
+    """The shape of the scale."""
     if scaling == "tensor":
         return (1,)
     row_block, column_block = _block_shape(scaling, axis)
@@ -140,22 +148,24 @@ def _finite_amax(x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def finite_size(x: Tensor) -> Tensor:
-    """|x|, and 0 where x is not finite: one comparison, false for a NaN too, where isfinite takes three operations."""
+    """|x|, or 0 where x is not finite. One comparison, false for NaN too; isfinite takes three operations."""
     return torch.where(x.abs() < float("inf"), x.abs(), 0.0)
 
 
 def finite_or_nan(x: Tensor) -> Tensor:
-    """x, and NaN where x is infinite: inf - inf is NaN. Under Inductor on a CPU a third of a selection's time."""
+    """x, or NaN where x is infinite, because inf - inf is NaN. On a CPU under Inductor this takes a third of the time
+    of a torch.where."""
     return x + (x - x)
 
 
 def _scale(amax: Tensor, dtype: torch.dtype, scaling: str = "") -> Tensor:
-    """amax maps to the format's largest value; that of an int8 slice that is not finite is not finite either."""
+    """The scale that maps amax to the format's largest value. An int8 slice that is not finite gets a scale that is not
+    finite."""
     return amax.clamp(min=floor_of(dtype)) / NARROWER.get(scaling, LARGEST[dtype])
 
 
 def floor_of(dtype: torch.dtype) -> float:
-    """What amax is floored at."""
+    """The least amax of this dtype."""
     return INTEGER_FLOOR if dtype in INTEGERS else AMAX_FLOOR
 
 

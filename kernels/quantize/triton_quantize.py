@@ -1,16 +1,20 @@
-"""loka::triton_quantize: loka::quantize in Triton, along both axes of a matrix at once where a backward needs it.
+"""loka::triton_quantize: loka::quantize in Triton, along both axes of a matrix at once if a backward needs both.
 
     q, scale, t, t_scale = triton_quantize(x, dtype, scaling, both)
 
-x: (..., R, C) in bfloat16, float16 or float32. q, scale: those of loka::quantize(x, dtype, scaling, -1), with scaling
-`tensor`, `row`, `block` (1 x 128) or `tile` (128 x 128), dtype float8 or, scaled by row, int8. With `both`, t and
-t_scale are those of loka::quantize(x, dtype, scaling, -2), and t lies with its columns contiguous, as a product over R
-reads it. Of `tensor` and `tile` t holds q's values by the same scale, and t_scale is empty, (0,). Without `both` t and
-t_scale are empty, (0,).
+x: (..., R, C) in bfloat16, float16 or float32.
+dtype: float8; int8 only with scaling `row`.
+scaling: `tensor`, `row`, `block` (1 x 128) or `tile` (128 x 128).
+q, scale: those of loka::quantize(x, dtype, scaling, -1).
 
-x is read once for `block`, `tile` and, along one axis, `row`; `tensor` and `row` along both know no scale before they
-have seen all of it and read it twice. Zeros, NaN and infinities as loka::quantize has them. Equal operands give equal
-bits. Raises ValueError on other dtypes, scalings and shapes. Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
+With `both`, t and t_scale are those of loka::quantize(x, dtype, scaling, -2); t's columns are contiguous, as a product
+over R reads it. For `tensor` and `tile` t holds q's values with q's scale, and t_scale is (0,). Without `both` t and
+t_scale are (0,).
+
+x is read once for `block`, `tile` and, along one axis, `row`. `tensor`, and `row` along both axes, know no scale before
+all of x was seen, and read it twice. Zeros, NaN and infinities as in loka::quantize. Equal operands give equal bits.
+Raises ValueError for other dtypes, scalings and shapes.
+Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
 """
 
 from __future__ import annotations
@@ -20,20 +24,19 @@ from typing import Any, ClassVar, Generic, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from loka_compile.kernels import norms
 from loka_compile.kernels.launch import Launch, Specimen, arch_of, moved
 from loka_compile.kernels.norm_quantize import norm_quantize
-from loka_compile.kernels.norm_quantize.norm_quantize_kernel import to_int8
-from loka_compile.kernels.norms import FLOATS, FP8, largest
+from loka_compile.kernels.norms import FLOATS, FP8, RowNorm, largest
 from loka_compile.kernels.op import Op, T, declare
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.kernels.quantize.quantize import BLOCK, floor_of
+from loka_compile.kernels.quantize.triton_quantize_kernel import amax_kernel, quantize_kernel
 
 PARTS = 1024
-"""Largest magnitudes of a tensor that its first kernel leaves for the second to compare."""
+"""Partial maxima of a tensor that the first kernel leaves for the second."""
 
 
 # ---------------------------------------------------------------- the declaration, the specification
@@ -80,119 +83,16 @@ def check(x: Tensor, dtype: torch.dtype, scaling: str) -> None:
         raise ValueError(f"{op}: dtype must be float8, or int8 scaled by row, got {dtype} by {scaling}")
 
 
-# ---------------------------------------------------------------- the Triton kernels
-
-
-@triton.jit
-def tile_of(x, R, C: tl.constexpr, TOP: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """(values in float32, of FP8 with NaN for what is not finite; matrix, first row and column)"""
-    TN: tl.constexpr = (C + BN - 1) // BN
-    z, m, n = tl.program_id(1).to(tl.int64), tl.program_id(0) // TN * BM, tl.program_id(0) % TN * BN
-    at = x + (z * R * C + m.to(tl.int64) * C + n) + tl.arange(0, BM)[:, None] * C + tl.arange(0, BN)[None, :]
-    if EVEN:
-        y = tl.load(at).to(tl.float32)
-    else:
-        there = (tl.arange(0, BM) < R - m)[:, None] & (tl.arange(0, BN) < C - n)[None, :]
-        y = tl.load(at, mask=there, other=0.0).to(tl.float32)
-    if TOP != 127.0:
-        y = tl.fma(y, 0.0, y)
-    return y, z, m, n
-
-
-@triton.jit
-def amax_kernel(
-    x, parts, rows, columns, R, C: tl.constexpr, TOP: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
-    """Largest magnitudes as the bits of float32, which order as integers do, a NaN above all: of the tensor in PARTS
-    parts, or of each row and each column."""
-    y, z, m, n = tile_of(x, R, C, TOP, EVEN, BM, BN)
-    size = tl.abs(y)
-    if TOP != 127.0:
-        size = tl.where(size == size, size, 0.0)
-    bits = size.to(tl.int32, bitcast=True)
-    if parts is not None:
-        tl.atomic_max(parts + (z + tl.program_id(0)) % PARTS, tl.max(tl.max(bits, 1), 0), sem="relaxed")
-    else:
-        row, column = m + tl.arange(0, BM), n + tl.arange(0, BN)
-        tl.atomic_max(rows + z * R + row, tl.max(bits, 1), mask=row < R, sem="relaxed")
-        tl.atomic_max(columns + z * C + column, tl.max(bits, 0), mask=column < C, sem="relaxed")
-
-
-@triton.jit
-def steps(amax, TOP: tl.constexpr, FLOOR: tl.constexpr):
-    """(scale, what values are multiplied by). A NaN stays one."""
-    amax = tl.where(amax < FLOOR, FLOOR, amax)
-    return amax * (1.0 / TOP), TOP / amax
-
-
-@triton.jit
-def rounded(y, like, TOP: tl.constexpr):
-    return to_int8(y) if TOP == 127.0 else y.to(like.dtype.element_ty)
-
-
-@triton.jit
-def quantize_kernel(
-    x, parts, rows, columns, q, scale, t, t_scale, R, C: tl.constexpr, SCALING: tl.constexpr, TOP: tl.constexpr,
-    FLOOR: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """A tile of BM x BN; blocks and tiles are 128 long. parts, rows, columns: amax_kernel's."""
-    y, z, m, n = tile_of(x, R, C, TOP, EVEN, BM, BN)
-    row, column = m + tl.arange(0, BM), n + tl.arange(0, BN)
-    R_BLOCKS, C_BLOCKS = (R + 127) // 128, (C + 127) // 128
-    if SCALING == "tensor":
-        amax = tl.max(tl.load(parts + tl.arange(0, PARTS)), 0).to(tl.float32, bitcast=True)
-        step, factor = steps(amax, TOP, FLOOR)
-        if (tl.program_id(0) == 0) & (z == 0):
-            tl.store(scale, step)
-        down = rounded(y * factor, q, TOP)
-        across = down
-    elif SCALING == "tile":
-        step, factor = steps(tl.max(tl.max(tl.abs(y), 1), 0), TOP, FLOOR)
-        tl.store(scale + (z * R_BLOCKS + m // 128) * C_BLOCKS + n // 128, step)
-        down = rounded(y * factor, q, TOP)
-        across = down
-    elif SCALING == "row":
-        amax = tl.load(rows + z * R + row, mask=row < R, other=0).to(tl.float32, bitcast=True)
-        step, factor = steps(amax, TOP, FLOOR)
-        tl.store(scale + z * R + row, step, mask=(row < R) & (n == 0))
-        down = rounded(y * factor[:, None], q, TOP)
-        amax = tl.load(columns + z * C + column, mask=column < C, other=0).to(tl.float32, bitcast=True)
-        step, factor = steps(amax, TOP, FLOOR)
-        tl.store(t_scale + z * C + column, step, mask=(column < C) & (m == 0))
-        across = rounded(y * factor[None, :], q, TOP)
-    else:
-        step, factor = steps(tl.max(tl.abs(y), 1), TOP, FLOOR)
-        tl.store(scale + (z * R + row) * C_BLOCKS + n // 128, step, mask=row < R)
-        down = rounded(y * factor[:, None], q, TOP)
-        across = down
-        if t is not None:
-            step, factor = steps(tl.max(tl.abs(y), 0), TOP, FLOOR)
-            tl.store(t_scale + (z * R_BLOCKS + m // 128) * C + column, step, mask=column < C)
-            across = rounded(y * factor[None, :], q, TOP)
-    r, c = tl.arange(0, BM), tl.arange(0, BN)
-    at = q + (z * R * C + m.to(tl.int64) * C + n) + r[:, None] * C + c[None, :]
-    if EVEN:
-        tl.store(at, down)
-    else:
-        tl.store(at, down, mask=(r < R - m)[:, None] & (c < C - n)[None, :])
-    if t is not None:
-        at = t + (z * R * C + n.to(tl.int64) * R + m) + c[:, None] * R + r[None, :]
-        if EVEN:
-            tl.store(at, across.T)
-        else:
-            tl.store(at, across.T, mask=(c < C - n)[:, None] & (r < R - m)[None, :])
-
-
 # ---------------------------------------------------------------- its launches
 
 
 def launches(
     x: Tensor, q: Tensor, scale: Tensor, t: Tensor, t_scale: Tensor, scaling: str, both: bool, arch: str
 ) -> list[Launch]:
-    """x contiguous; the rest as the op returns it."""
+    """The launches; x is contiguous, the other tensors are as the op returns them."""
     if scaling == "row" and not both and x.shape[-1] <= norms.LONGEST_ROW:
-        plain = norm_quantize.NormQuantize(x, None, None, None, "none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        row = RowNorm("none", 0, "none", dtype=q.dtype, eps=0.0, save=False)
+        plain = norm_quantize.NormQuantize(x, None, None, None, row)
         return [norm_quantize.launch(plain, norm_quantize.Normed(q, scale, scale.new_empty(0)), arch)]
     r, c = x.shape[-2:]
     batch = x.numel() // (r * c)
@@ -205,7 +105,7 @@ def launches(
     if scaling == "tensor":
         seen["parts"] = torch.zeros(PARTS, dtype=torch.int32, device=x.device)
     elif scaling == "row":
-        bits = torch.zeros(batch * (c + r), dtype=torch.int32, device=x.device)  # cleared by one launch
+        bits = torch.zeros(batch * (c + r), dtype=torch.int32, device=x.device)  # one launch clears both
         seen |= {"rows": bits[batch * c :].view(batch, r), "columns": bits[: batch * c].view(batch, c)}
     shared = {"C": c, "TOP": top, "PARTS": PARTS, "EVEN": even, "BM": bm, "BN": bn}
     made = []
@@ -245,7 +145,7 @@ triton_quantize = declare(TritonQuantize, lambda call: reference(*call.args), ru
 
 
 def empty_outputs(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(q, scale, t, t_scale)"""
+    """Memory for (q, scale, t, t_scale)."""
     *batch, r, c = x.shape
     r_blocks, c_blocks = -(-r // BLOCK), -(-c // BLOCK)
     shapes = {"row": ((r, 1), (1, c)), "block": ((r, c_blocks), (r_blocks, c)), "tile": ((r_blocks, c_blocks), None)}
@@ -260,7 +160,7 @@ def empty_outputs(x: Tensor, dtype: torch.dtype, scaling: str, both: bool) -> tu
 
 
 def specimens(arch: str) -> list[Specimen]:
-    """At the field's shapes. What is read twice has two kernels."""
+    """At the field's shapes. Scalings that read x twice have two kernels."""
     fp8 = torch.float8_e4m3fnuz if arch == "gfx942" else torch.float8_e4m3fn
 
     def listed(scaling: str, rows: int, columns: int, both: bool = False, dtype: torch.dtype = fp8) -> list[Specimen]:

@@ -1,6 +1,6 @@
-"""What a person gives the `loka` command and gets back: a model by its factory's name, options, files, a table.
+"""The arguments that commands share, and how they are read: a model by its factory's name, options, files.
 
-What is wrong with it is a CommandError, which the command prints as one line. Torch is imported by what needs it.
+A wrong argument raises CommandError, which the command prints as one line. Torch is imported where it is needed only.
 """
 
 from __future__ import annotations
@@ -49,6 +49,20 @@ def example(spec: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     raise CommandError(f"{spec}: inputs must be a tuple, or a dict of keywords; got {_kind(inputs)}")
 
 
+def add_model(command: argparse.ArgumentParser) -> None:
+    """The arguments of every command that compiles a model: which one, for what, and under which plan."""
+    command.add_argument(
+        "factory",
+        metavar="MODULE:FACTORY",
+        help="a callable without arguments that returns (model, inputs); inputs are a tuple, or a dict of keywords",
+    )
+    command.add_argument("--training", action="store_true", help="compile forward and backward")
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--plan", metavar="FILE", help="follow this plan")
+    source.add_argument("--profile", metavar="FILE", help="make the plan from this profile")
+    command.add_argument("--json", metavar="FILE", help="write the result there too")
+
+
 def find_here() -> None:
     """Modules of the current directory, as `python -m` finds them."""
     if os.getcwd() not in sys.path:
@@ -56,7 +70,7 @@ def find_here() -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Checked here, so that a bad file or name is our error and not Dynamo's."""
+    """The options for torch.compile, checked here, so that a bad file or name is reported without compiling."""
     from loka_compile import Options, OptionsError
 
     options: dict[str, Any] = {"measure_calls": 0}  # there is one call
@@ -138,7 +152,9 @@ def _kind(value: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Type, first line, and where it was raised."""
+    """An error on one line: the whole message of one of loka's own; type, first line and place of any other."""
+    if type(error).__module__.startswith("loka_compile."):
+        return "; ".join(line.strip() for line in str(error).splitlines())
     first = str(error).strip().partition("\n")[0]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

@@ -7,24 +7,19 @@ import json
 import sys
 from pathlib import Path
 
-from loka_compile.cli.arguments import CommandError, Commands, find_here, write
+from loka_compile.cli.arguments import CommandError, Commands, add_model, find_here, write
 
 
 def add(commands: Commands) -> None:
     preview = commands.add_parser("preview", help="what a GPU that need not be here would run, kernel by kernel")
-    preview.add_argument("factory", metavar="MODULE:FACTORY", help="returns (model, inputs), as for explain")
+    add_model(preview)
     preview.add_argument("--target", action="append", metavar="GPU", help="h100, b200, mi300x, ... (default: h100)")
-    preview.add_argument("--training", action="store_true", help="forward and backward")
     preview.add_argument(
         "--side", action="append", metavar="NAME", help="eager, inductor, loka, 'torchao rowwise', ..."
     )
     preview.add_argument("--against", default="inductor", metavar="NAME", help="the side others are compared with")
-    decided = preview.add_mutually_exclusive_group()
-    decided.add_argument("--plan", metavar="FILE", help="loka follows this plan")
-    decided.add_argument("--profile", metavar="FILE", help="loka's plan is made from this profile")
     preview.add_argument("--dtype", default="bfloat16", help="of model and inputs; 'as-is' leaves them")
     preview.add_argument("--summary", action="store_true", help="only the sides beside each other")
-    preview.add_argument("--json", metavar="FILE", help="write everything there too")
     preview.add_argument("--picture", metavar="FILE", help="write the timeline as PNG and SVG (needs matplotlib)")
     preview.add_argument("--save-plan", metavar="FILE", help="write the plan that won loka's race")
     preview.add_argument("--calibration", metavar="FILE", help="shares of the peaks that were measured on such a GPU")
@@ -44,9 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with status.status("preview") as line:
             found = api.previews(
-                source, targets, arguments.training, arguments.against, arguments.side, arguments.plan,
-                arguments.profile, dtype, arguments.calibration, None, line.update,
-            )  # fmt: skip
+                source,
+                targets,
+                arguments.training,
+                arguments.against,
+                arguments.side,
+                arguments.plan,
+                arguments.profile,
+                dtype,
+                arguments.calibration,
+                None,
+                line.update,
+            )
     except (ValueError, api.PreviewError, transport.TransportError, calibration.CalibrationError) as error:
         raise CommandError(str(error)) from error
     if arguments.json:

@@ -4,14 +4,18 @@
     few_files.py, faster_draws.py, faster_masks.py
                   the C++ that Inductor generates: compiled together, and its scalar loops as vectors
     ahead.py      what aot_compile returns
+    moved.py      what is spelled otherwise from version to version
     instead.py    an attribute of PyTorch's replaced for a while
     tracing.py    the compilation in progress, and Dynamo's graph
+    root.py       the object whose method is compiled
     traces.py     torch's structured trace, which tlparse shows
     recording.py  the ATen operators that torch functions call
     draws.py      random numbers as generated code draws them
     fakes.py      fake tensors and symbolic sizes
+    memory.py     weak references that let a tensor be swapped
     anew.py       compiling a Dynamo graph when it is called
     compiled.py   what torch.compile returned
+    errors.py     errors that leave a compilation as they were raised
     sharded.py    parameters under FSDP2
     starting.py   Inductor's own start, ahead of time
 
@@ -21,8 +25,9 @@ are imported inside the functions: importing this package costs nothing.
 """
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
-from loka_compile.compat.compiled import compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.compiled import compile_apart, compile_calls, is_compiled, original_of, user_options
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
+from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
     concrete,
     fake_mode_of,
@@ -48,7 +53,10 @@ from loka_compile.compat.inductor import (
     inductor_config_keys,
     mode_patches,
 )
+from loka_compile.compat.memory import Memory, is_memory_of, memory_of
+from loka_compile.compat.moved import tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
+from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
 from loka_compile.compat.starting import compiler_started, start_compiler
 from loka_compile.compat.traces import is_tracing, trace_artifact
@@ -78,10 +86,12 @@ __all__ = [
     "Anew",
     "AtenCall",
     "Holds",
+    "Memory",
     "Region",
     "calls_graphs",
     "capture",
     "checkpoint_region",
+    "compile_apart",
     "compile_calls",
     "compile_inductor",
     "compile_together",
@@ -114,15 +124,19 @@ __all__ = [
     "is_compiled_autograd",
     "is_compiling_frame",
     "is_fake",
+    "is_memory_of",
     "is_parameter_or_buffer",
     "is_tracing",
     "is_whole",
     "leaves_functorch",
+    "memory_of",
     "mode_patches",
     "name_of_parameter",
+    "name_root",
     "original_of",
     "outside_compilation",
     "parameters_at_calls",
+    "raise_plainly",
     "recording",
     "region_here",
     "running_fakes",
@@ -131,8 +145,9 @@ __all__ = [
     "start_compiler",
     "static_inputs",
     "switches_functorch",
+    "tag_of_out",
     "trace_artifact",
     "tracing_fakes",
     "unknown_sizes",
     "user_options",
-]  # fmt: skip
+]

@@ -58,6 +58,13 @@ class Anew:
         code = " and ".join(f"({each})" for each in conditions) or "True"
         return eval(f"lambda args: {code}", dict(SYMPY_INTERP))
 
+    def forget_tensors(self) -> None:
+        """Compiled: the arguments are not referred to any more, not even weakly, as Dynamo does with its own
+        (clear_compile_context_weakrefs, torch 2.13): see memory.py."""
+        describer = self._mode.fake_tensor_converter.meta_converter.describer
+        for known in (self.context.tensor_to_context, describer.lookup_tensor, describer.lookup_storage):
+            known.clear()
+
     def _meet_symbols(self, args: Sequence[Any]) -> None:
         """A new symbol for each of Dynamo's, read where it is an input or, if it is none, a tensor's size."""
         from torch._dynamo.source import TensorProperty, TensorPropertySource
@@ -131,8 +138,11 @@ def compiling_anew(gm: fx.GraphModule, args: Sequence[Any]) -> Iterator[Anew]:
             torch.random.fork_rng(cuda_devices(args)),
         ):
             anew = Anew(gm, args)
-            with tracing(anew.context):
-                yield anew
+            try:
+                with tracing(anew.context):
+                    yield anew
+            finally:
+                anew.forget_tensors()
     finally:
         random.setstate(state)
 

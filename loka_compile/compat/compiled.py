@@ -47,10 +47,33 @@ def is_compiled(model: torch.nn.Module) -> bool:
     return isinstance(model, OptimizedModule) or model._compiled_call_impl is not None
 
 
+def compile_apart(
+    function: Callable[..., Any], *, recompile_limit: int | None = None, **options: Any
+) -> Callable[..., Any]:
+    """torch.compile whose compilations do not count against those that others make of the same code, nor theirs
+    against these (isolate_recompiles, since torch 2.13).
+
+    Before, entries of all backends count together, so that this one's limit comes on top of the user's, while it is
+    called. Code that has reached the user's limit before runs as it is.
+    """
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return torch.compile(function, recompile_limit=recompile_limit, isolate_recompiles=True, **options)
+    from torch._dynamo import config
+
+    compiled = torch.compile(function, **options)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        more = config.recompile_limit + (recompile_limit or config.recompile_limit)
+        with config.patch(recompile_limit=more):
+            return compiled(*args, **kwargs)
+
+    return call
+
+
 def compile_calls(
     model: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], **options: Any
 ) -> Callable[[], None]:
-    """Send a module's calls through `wrap(torch.compile(its call, **options))`, until the function returned is called.
+    """Send a module's calls through `wrap(compile_apart(its call, **options))`, until the function returned is called.
 
     Dynamo never compiles the frames of torch's own modules: as a root they need a frame around them, in which they
     have the name that torch.compile gives them (torch._dynamo.external_utils.wrap_inline).
@@ -61,8 +84,8 @@ def compile_calls(
         return lambda *args, **kwargs: fn._call_impl(*args, **kwargs)
 
     if isinstance(model.forward, types.MethodType) and check(model.forward):
-        compiled = torch.compile(around(model), **options)
+        compiled = compile_apart(around(model), **options)
     else:
-        compiled = torch.compile(model._call_impl, **options)
+        compiled = compile_apart(model._call_impl, **options)
     model._compiled_call_impl = wrap(compiled)
     return lambda: model.__dict__.pop("_compiled_call_impl", None)

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 _WORD = 0xFFFFFFFF
 _STEPS = 0x9E3779B9, 0xBB67AE85
 _FACTORS = 0xD2511F53, 0xCD9E8D57
+_COMPARISONS = {getattr(torch.ops.aten, name) for name in ("gt", "ge", "lt", "le", "eq", "ne")}
 _CHUNK = 2**15
 """Numbers at a time: the words of so many stay in a core's cache."""
 
@@ -35,9 +36,22 @@ def draw_like_inductor(gm: fx.GraphModule) -> None:
         prims.inductor_random.default: _random,
         prims.inductor_randint.default: _randint,
     }
+    for node in gm.graph.find_nodes(op="call_function", target=prims.inductor_random.default):
+        _compare_as_drawn(node)
     for node in gm.graph.nodes:
         if node.op == "call_function" and node.target in ours:
             node.target = ours[node.target]
+
+
+def _compare_as_drawn(draw: fx.Node) -> None:
+    """Generated code computes in float32 what it casts to 16 bits on the way, so it compares a number as it was drawn:
+    a dropout in bfloat16 drops by that, not by the number in 16 bits. A probability is one of 16 bits there."""
+    for cast in [user for user in draw.users if user.target is torch.ops.prims.convert_element_type.default]:
+        for comparison in [user for user in cast.users if getattr(user.target, "overloadpacket", None) in _COMPARISONS]:
+            comparison.replace_input_with(cast, draw)
+            number = comparison.args[1]
+            if isinstance(number, float):
+                comparison.update_arg(1, torch.tensor(number, dtype=cast.meta["val"].dtype).item())
 
 
 def _seeds(count: int, device: torch.device) -> Tensor:

@@ -27,11 +27,16 @@ _KERNEL = re.compile(
 """One function and nothing beside it: between its braces each line is indented, empty, or for the preprocessor."""
 
 _HEADERS = "".join(
-    f"{line}\n" for line in (
-        "#include <torch/csrc/inductor/cpp_prefix.h>", "#define PY_SSIZE_T_CLEAN", "#include <Python.h>",
-        "#include <sstream>", "#include <cstdlib>", "#include <cerrno>",
+    f"{line}\n"
+    for line in (
+        "#include <torch/csrc/inductor/cpp_prefix.h>",
+        "#define PY_SSIZE_T_CLEAN",
+        "#include <Python.h>",
+        "#include <sstream>",
+        "#include <cstdlib>",
+        "#include <cerrno>",
     )
-)  # fmt: skip
+)
 """Of the kernels and of their bindings, which stand in a namespace each and must not include them anew there."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from loka_compile.compat.faster_draws import drawing_many
 from loka_compile.compat.faster_masks import storing_masks
 from loka_compile.compat.few_files import in_few_files
 from loka_compile.compat.instead import instead
+from loka_compile.compat.moved import loops_of, put_back
 from loka_compile.compat.starting import compiler_started
 
 GraphPass = Callable[[fx.Graph], None]
@@ -42,17 +44,31 @@ def faster_norms() -> dict[str, Any]:
 
 
 def graph_pass(function: GraphPass, uuid: str) -> Any:
-    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass)."""
+    """An Inductor pass with a cache identity (torch._inductor.custom_graph_pass.CustomGraphPass). Not for the graphs
+    inside of a graph (a branch of cond, flex_attention's score_mod): nobody sees them run, and they go as written."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     class LokaPass(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
-            function(graph)
+            if not _inside_of_a_graph():
+                function(graph)
 
         def uuid(self) -> str:
             return uuid
 
     return LokaPass()
+
+
+def _inside_of_a_graph() -> bool:
+    """Whether Inductor is at a graph inside of another one: what runs its passes calls itself for those, or AOTAutograd
+    calls it (_recursive_joint_graph_passes, _recursive_post_grad_passes, run_joint_graph_passes_on_hops, in 2.13)."""
+    depth, frame = 0, sys._getframe(1)
+    while frame := frame.f_back:  # type: ignore[assignment]
+        name = frame.f_code.co_name
+        depth += name in ("_recursive_joint_graph_passes", "_recursive_post_grad_passes")
+        if name == "run_joint_graph_passes_on_hops" or depth > 1:
+            return True
+    return False
 
 
 def compile_inductor(
@@ -181,22 +197,22 @@ def _artifacts_into(artifacts: list[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loops_left_whole() -> Iterator[None]:
-    """Where torch 2.13's C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
+    """Where the C++ generator asserts that fused loops can all be split alike, and they cannot, leave them.
 
     CppScheduling.try_loop_split, an optimisation, gives its nodes back as they are wherever else it has nothing to do.
-    A gradient quantized in blocks along both its axes trips over it.
+    A gradient quantized in blocks along both its axes trips over it (torch 2.13).
     """
     from torch._inductor.codegen.cpp import CppScheduling
 
     original = CppScheduling.try_loop_split
 
     def try_loop_split(self: Any, nodes: list[Any]) -> list[Any]:
-        states = [node.snapshot_loop_state() for node in nodes]
+        before = [loops_of(node) for node in nodes]
         try:
             return original(self, nodes)
         except AssertionError:
-            for node, state in zip(nodes, states, strict=True):
-                node.restore_loop_state(state)
+            for node, loops in zip(nodes, before, strict=True):
+                put_back(node, loops)
             return nodes
 
     with instead(CppScheduling, "try_loop_split", try_loop_split):

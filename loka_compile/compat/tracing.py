@@ -81,7 +81,7 @@ def name_of_parameter(node: fx.Node) -> str:
     if source is None or not isinstance(node.meta.get("example_value"), torch.nn.Parameter):
         return ""
     name = source.name if isinstance(source.name, str) else source.name()
-    found = re.fullmatch(r"L\['(?:self|fn)'\]((?:\._modules\['[^']+'\])*)\._parameters\['([^']+)'\]", name)
+    found = re.fullmatch(r"L\['\w+'\]((?:\._modules\['[^']+'\])*)\._parameters\['([^']+)'\]", name)
     return ".".join([*re.findall(r"'([^']+)'", found[1]), found[2]]) if found else ""
 
 
@@ -174,13 +174,15 @@ def leaves_functorch(node: fx.Node) -> bool:
 
 
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
-    """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters."""
+    """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters. It has not what
+    Dynamo notes of inputs while it traces (grapharg, torch 2.13), which refers to them weakly: see memory.py."""
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     twin.meta.update(gm.meta)
     for name in ("_param_name_to_source", "compile_subgraph_reason"):
         if hasattr(gm, name):
             setattr(twin, name, getattr(gm, name))
     for old, new in zip(gm.graph.find_nodes(op="placeholder"), twin.graph.find_nodes(op="placeholder"), strict=True):
+        new.meta.pop("grapharg", None)
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source
     return twin

@@ -7,12 +7,14 @@ all three. Here a form (one tensor in one format) is paid once, by whoever uses 
 
 A form may ride: it has another price, nearly none, where a certain site is run by a kernel that can make it on the way.
 
-With one alternative to keeping at every site this is a minimum cut (project selection): a site node is cut from the
-source at the price of keeping, from the sink at the price of lowering; a form node from the sink at its own price;
-a lowered site holds on to its forms at any price. With several alternatives a site the problem is NP-hard (facility
-location), so: parts of a graph that share no form are solved apart; a part with few shared forms is solved exactly by
-trying which of them are open; any other by a minimum cut per recipe, each site free to stay or to move, until nothing
-improves. That last one is never worse than the greedy choice.
+The trick: where every site has two choices, a minimum cut finds the optimum (project selection). A site is a node
+between source and sink. Cutting it from the source costs its time as it stays, cutting it from the sink its time as it
+moves. A form is a node whose cut to the sink costs its cast. An edge that cannot be cut ties each site to its forms.
+
+With three choices or more the problem is NP-hard (facility location). So parts of the graph that share no form are
+solved apart. A part with few shared forms is solved exactly: once the set of open forms is fixed, every site takes its
+own cheapest choice. Any other part is improved by cuts: in each, every site may stay or move to one kind of choice,
+until no cut helps. It starts from the greedy choice among others, so it is never worse than that.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Point:
-    """An assignment on the frontier: none is faster with as little noise, at some price of noise."""
+    """An assignment on the frontier: at some price of noise, no other costs less in time and noise together."""
 
     picks: Mapping[str, int]
     us: float
@@ -94,8 +96,8 @@ def choose(problem: Problem, weight: float = 0.0) -> dict[str, int]:
 def frontier(problem: Problem) -> list[Point]:
     """From the fastest assignment to the least noisy, the corners of the convex frontier between time and noise.
 
-    The Lagrangian sweep: between two known points, the price of noise at which both cost the same either yields a
-    point below their line, which is looked at on both its sides, or shows that there is none.
+    The trick (a Lagrangian sweep): take the price of noise at which two known points cost the same, and solve for it.
+    Either the solution lies below their line, and both its sides are looked at in turn, or no corner lies between them.
     """
     fastest = _point(problem, choose(problem))
     every = [choice for choices in problem.sites.values() for choice in choices]
@@ -131,8 +133,9 @@ def _point(problem: Problem, picks: Mapping[str, int]) -> Point:
 class _Part:
     """Sites that share forms, and what is left to decide about them.
 
-    sites: per site its choices as (price, shared forms). A form that only one site can use, and that does not ride, is
-    in the prices. rides: form -> site -> the form's price with each of the site's choices.
+    sites: the choices of each, as (price, shared forms). The price includes the forms that only this site can use and
+    that do not ride. forms: the price of each shared form. rides: by form, the site it rides on, and its price under
+    each of that site's choices.
     """
 
     sites: Mapping[str, Sequence[tuple[float, frozenset[Hashable]]]]
@@ -209,7 +212,8 @@ def _forms(part: _Part, picks: Mapping[str, int]) -> frozenset[Hashable]:
 
 
 def _rides_with(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> bool:
-    """Whether forms are cheaper where the site they ride on does what those do that want them: what a cut can say."""
+    """Whether a cut can express the rides. It can where a form is cheaper if the site that it rides on does the same
+    (stays or moves) as the sites that want the form."""
     with_staying = (part.rides[form] for form in _forms(part, stay) if form in part.rides)
     with_moving = (part.rides[form] for form in _forms(part, move) if form in part.rides)
     return all(prices[stay[on]] <= prices[move[on]] for on, prices in with_staying) and all(
@@ -245,8 +249,9 @@ def _best_within(part: _Part, open_forms: frozenset[Hashable]) -> dict[str, int]
 def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[str, int]:
     """The cheapest assignment in which every site stays or moves.
 
-    Exact where no form is used by staying and by moving sites alike (such a form counts as paid for) and where forms
-    ride as `_rides_with` wants it (others count as if their site did what those do that want them).
+    After the cut, sites on the source's side move and the others stay. It is exact under two conditions. No form is
+    used by staying and by moving sites alike; such a form counts as paid for. And forms ride as `_rides_with` wants it;
+    others count as if the site that they ride on did the same as the sites that want them.
     """
     staying, moving = _forms(part, stay), _forms(part, move)
     whole = lambda price: round(price / GRAIN)  # noqa: E731
@@ -272,7 +277,8 @@ def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[
 
 
 def _expand(part: _Part) -> dict[str, int]:
-    """Moves of many sites at once towards one kind of choice, until none helps; from several starts."""
+    """Moves of many sites at once towards one kind of choice, until none helps. The best of several starts: each site's
+    own cheapest choice, and all sites alike in every kind of choice."""
     longest = max(len(choices) for choices in part.sites.values())
     alone = lambda forms: sum(part.forms[form] for form in forms)  # noqa: E731
     by_itself = {s: min(range(len(c)), key=lambda i: c[i][0] + alone(c[i][1])) for s, c in part.sites.items()}

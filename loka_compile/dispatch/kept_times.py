@@ -1,4 +1,7 @@
-"""Measured times, kept on disk for this machine, thread count and torch version."""
+"""Measured times, kept on disk for this machine, thread count and torch version.
+
+One that was measured while the machine was busy with other work (steady.py) serves this process and is not written.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,14 @@ from typing import Any
 import torch
 
 from loka_compile import compat
+from loka_compile.dispatch.steady import is_noisy
 from loka_compile.kernels.gemm import int_mm
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.processor import processor
 
-MEASURING = ("timing.py", "loops.py")
-"""What decides what a time means, beside this machine and the kernels."""
+MEASURING = ("timing.py", "operands.py", "loops.py", "steady.py")
+"""Our files that a time depends on, beside the kernels' own: how it is taken, and of which loops."""
 
 
 def cache_dir() -> Path:
@@ -36,7 +40,8 @@ def key(*parts: Any) -> str:
 
 @functools.cache
 def times() -> dict[str, float]:
-    """All that are known, by key; `save` after adding some."""
+    """All that are known, by key; `note` adds one, `save` writes them."""
+    noisy().clear()
     return _read()
 
 
@@ -44,8 +49,20 @@ def recall(name: str) -> float | None:
     return times().get(name)
 
 
-def remember(name: str, value: float) -> None:
+@functools.cache
+def noisy() -> set[str]:
+    """The keys of those that were measured while the machine was busy."""
+    return set()
+
+
+def note(name: str, value: float, while_busy: bool = False) -> None:
+    """Add one, without saving."""
     times()[name] = value
+    (noisy().add if while_busy else noisy().discard)(name)
+
+
+def remember(name: str, value: float, while_busy: bool = False) -> None:
+    note(name, float(value), while_busy or is_noisy(value))
     save()
 
 
@@ -70,8 +87,8 @@ def measuring() -> Iterator[None]:
 
 @functools.cache
 def _file() -> Path:
-    """One file a processor with its instruction sets, number of cores and threads, torch version, kernels and way of
-    timing: a time is only comparable in them."""
+    """The file of the times that can be compared with those taken now: same processor with its instruction sets, same
+    number of cores and threads, same torch version, same source of the kernels and of the timing."""
     providers = [sys.modules[type(provider).__module__] for provider in PROVIDERS.values()]
     sources = [Path(str(module.__file__)) for module in (int_mm, quantization, *providers)]
     sources += [Path(__file__).with_name(name) for name in MEASURING]
@@ -89,11 +106,12 @@ def _read() -> dict[str, float]:
 
 
 def save() -> None:
-    """Whole file at once, so that processes side by side never read half of one, and with what they wrote."""
+    """Writes the whole file at once, with what other processes wrote meanwhile. So none of them reads half a file."""
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as scratch:
-            json.dump({**_read(), **times()}, scratch, indent=0, sort_keys=True)
+            steady = {name: value for name, value in times().items() if name not in noisy()}
+            json.dump({**_read(), **steady}, scratch, indent=0, sort_keys=True)
         os.replace(scratch.name, _file())
     except OSError:
         pass  # a read-only home: the times last as long as the process

@@ -30,8 +30,11 @@ Make = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 @dataclass(frozen=True)
 class Loop:
-    """name: what its time is remembered by. inputs: of `function`, which returns new tensors, by what makes one of a
-    shape and dtype. values: the elements that a time is divided by."""
+    """A function to be compiled and timed.
+
+    name: its time is remembered under it. inputs(make): what the function is called with; make(shape, dtype) makes one
+    tensor. values: its time is divided by that many elements.
+    """
 
     name: str
     function: Function
@@ -52,7 +55,8 @@ class Extra:
 
 
 def cast(recipe: Recipe, dtype: torch.dtype, fused: bool, length: int) -> Extra:
-    """Casting an operand with rows of about this length; fused, what that adds to the pointwise operator before it."""
+    """A cast of an operand with rows of about this length. fused: what the cast adds to the pointwise operator before
+    it."""
     made, scaling = recipe.operand("lhs", False)
     made = torch.int8 if scaling == "row" and made == torch.uint8 else made  # as much to do
     length = cast_length(recipe, length)
@@ -72,7 +76,8 @@ def cast_length(recipe: Recipe, length: int) -> int:
 
 
 def rescale(behind: Behind | None, dtype: torch.dtype) -> Extra | None:
-    """What finishing a product adds to a pointwise operator that reads it; None where the kernel does it itself."""
+    """What it adds to a pointwise operator that it finishes the product that it reads. None where the kernel finishes
+    its product itself."""
     if behind is None:
         return None
     length = LENGTHS[-1]
@@ -82,7 +87,7 @@ def rescale(behind: Behind | None, dtype: torch.dtype) -> Extra | None:
 
 
 def thin(site: Site, sizes: Sizes) -> Extra | None:
-    """A batch of products with a dimension of 1 as Inductor compiles it: as pointwise code. None of any other."""
+    """A batch of products with a dimension of 1, which Inductor compiles as pointwise code. None for any other."""
     if sizes.batch == 1 or min(sizes.M, sizes.N, sizes.K) > 1:
         return None
     inputs = functools.partial(_pair, dtype=site.dtype, sizes=sizes)

@@ -1,10 +1,11 @@
-"""A plan or a profile in the names of the graph at hand, where it was made under other ones.
+"""Reading a plan or a profile in the names of the graph at hand, where it was made under other names.
 
-A layer that is compiled alone calls its GEMM `fc#0:output`; the profile of the whole model has it four times, as
-`blocks.0.fc#0:output` and so on. Dynamo hands one graph to all layers that are alike, so what the profile knows of any
-of them holds for the graph where it holds for all: the worst of their errors counts, and a plan's choices where they
-agree. The other way about, a profile of `net` knows the GEMMs of `module.net` (DistributedDataParallel's, say) where
-only one place of the graph can be meant.
+A layer that is compiled alone calls its GEMM `fc#0:output`. The profile of the whole model has that GEMM four times, as
+`blocks.0.fc#0:output` and so on. Dynamo hands one graph to all layers that are alike. So the graph gets what holds for
+all of them: from a profile the worst of their errors, from a plan the choices in which they agree.
+
+The other way about, a profile of `net` knows the GEMMs of `module.net` (DistributedDataParallel's, say), if only one
+place of the graph can be meant.
 """
 
 from __future__ import annotations
@@ -36,19 +37,21 @@ Knows = SiteProfile | Decision
 
 @dataclass(frozen=True, eq=False)
 class PartProfile(Profile):
-    """A profile in the names of a graph that are other ones where it was made."""
+    """A profile in a graph's names. stands_for: the names it was made under, in words."""
 
     stands_for: str = ""
 
 
 def stands_for(profile: Profile) -> str:
-    """What its names are where it was made, in words; "" if they are the same."""
+    """The names that a profile was made under, in words; "" if they are the graph's."""
     return profile.stands_for if isinstance(profile, PartProfile) else ""
 
 
 def in_names_of(options: Options, gm: fx.GraphModule, sites: Any) -> Options:
-    """The options with the plan or the profile given in the names of this graph; warns where it knows none of its
-    GEMMs. sites: called for the graph's, which takes a trace, where its modules' names do not tell."""
+    """The options, their plan or profile in the names of this graph. Warns where it knows none of the graph's GEMMs.
+
+    sites(): the graph's GEMMs. That takes a trace, so it is called only where the modules' names do not tell.
+    """
     given = options.plan or options.profile
     if given is None:
         return options
@@ -58,16 +61,20 @@ def in_names_of(options: Options, gm: fx.GraphModule, sites: Any) -> Options:
         return options
     found = sites()
     outer, inner = _places(known, found)
-    if not found or not (outer or inner or all(given.find(site) is None for site in found)):
-        return options  # nothing to know; or all by its very name, from a line of code that has moved since
+    by_name = sum(given.find(site) is not None for site in found if site.role == "output")
+    if not found or by_name > max(map(_outputs, (*outer.values(), *inner.values())), default=0):
+        return options  # nothing to know; or more by its very name, from lines of code that have moved since
+    if not (outer or inner or all(given.find(site) is None for site in found)):
+        return options
     places = outer or (inner if len(inner) == 1 else {})
     if not places:
         said = f"knows none of the GEMMs of this graph ({_few([site.key for site in found])})"
-        warnings.warn(
-            f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is lowered "
-            "here: probe the module that is compiled, or compile the one that was probed",
-            stacklevel=2,
-        )
+        if not (isinstance(given, Plan) and given.pins):  # a pinned plan is refused, with all of this (pin.py)
+            warnings.warn(
+                f"loka: the {name} given {said}: it is of {_few([each.site.key for each in known])}. Nothing is "
+                "lowered here: probe the module that is compiled, or compile the one that was probed",
+                stacklevel=2,
+            )
         meant = {id(given.find(site)) for site in found}  # another GEMM of that name
         return _with(options, given, {k: v for k, v in entries.items() if id(v) not in meant}, f"which {said}")
     together = {site.key: _all_as_one([p[site.key] for p in places.values() if site.key in p], site) for site in found}
@@ -93,12 +100,12 @@ def _named_alike(known: Sequence[Knows], gm: fx.GraphModule) -> bool:
 # ---------------------------------------------------------------- places
 
 Place = dict[str, Knows]
-"""What is known of the sites of a graph, by their keys, if the graph is that place of the model."""
+"""Supposing that the graph is a certain place of the model: what is known of its sites, by their keys."""
 
 
 def _places(known: Sequence[Knows], sites: Sequence[Site]) -> tuple[dict[str, Place], dict[str, Place]]:
-    """The places in the model that was probed that the graph may be, and those in the graph that it may be; of several
-    those of which most of the forward is known."""
+    """Two kinds of places: those in the probed model that the graph may be, and those in the graph that the probed
+    model may be. Of each kind those of which most of the forward is known."""
     outer: dict[str, Place] = defaultdict(dict)
     inner: dict[str, Place] = defaultdict(dict)
     for site in sites:
@@ -114,13 +121,21 @@ def _places(known: Sequence[Knows], sites: Sequence[Site]) -> tuple[dict[str, Pl
 
 
 def _largest(places: Mapping[str, Place]) -> dict[str, Place]:
-    sizes = {name: sum(each.site.role == "output" for each in place.values()) for name, place in places.items()}
-    return {name: place for name, place in places.items() if sizes[name] == max(sizes.values())}
+    most = max(map(_outputs, places.values()), default=0)
+    return {name: place for name, place in places.items() if _outputs(place) == most}
+
+
+def _outputs(place: Place) -> int:
+    """How much of the forward is known."""
+    return sum(each.site.role == "output" for each in place.values())
 
 
 def _may_be(one: Site, other: Site) -> bool:
-    """Whether two sites are one GEMM by all but the name of its place: a module of another class may well have equal
-    names and sizes, but not the line of code. A linear compiled alone has none of the model's."""
+    """Whether two sites are one GEMM, the name of the place aside.
+
+    A module of another class may have equal names and sizes, but not the same line of code. A linear that is compiled
+    alone has no line of the model, so its line is not compared.
+    """
     alone = ROOT in (_module(one), _module(other))
     one_line = alone or not (one.source and other.source) or one.source == other.source
     return one_line and _rest(one) == _rest(other) and one.same_gemm(other)
@@ -150,16 +165,17 @@ def _all_as_one(known: Sequence[Knows], site: Site) -> Knows | None:
     """What holds for all of them; None if there are none."""
     if not known:
         return None
-    first = known[0]
-    if isinstance(first, Decision):
-        named = replace(first, site=replace(first.site, key=site.key, fqn=site.fqn))
-        other = next((d for d in known if (d.chosen, d.ranges) != (first.chosen, first.ranges)), None)  # type: ignore[union-attr]
-        if other is None:
-            return named
-        reason = f"one graph serves {first.site.key} and {other.site.key}, but the plan decides them differently"
-        return named.demoted(reason)
-    worst = functools.reduce(_worse, known)  # type: ignore[arg-type]
-    return replace(worst, site=site)
+    decisions = [each for each in known if isinstance(each, Decision)]
+    if not decisions:
+        worst = functools.reduce(_worse, [each for each in known if isinstance(each, SiteProfile)])
+        return replace(worst, site=site)
+    first = decisions[0]
+    named = replace(first, site=replace(first.site, key=site.key, fqn=site.fqn))
+    other = next((d for d in decisions if (d.chosen, d.ranges) != (first.chosen, first.ranges)), None)
+    if other is None:
+        return named
+    reason = f"one graph serves {first.site.key} and {other.site.key}, but the plan decides them differently"
+    return named.demoted(reason)
 
 
 def _worse(one: SiteProfile, other: SiteProfile) -> SiteProfile:

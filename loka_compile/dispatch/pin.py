@@ -18,6 +18,8 @@ from loka_compile.spec.site import Site
 from loka_compile.spec.target import Target
 
 HARDWARE = "hardware"
+SHOWN = 8
+"""Differences that a message lists before it counts."""
 WHAT_TO_DO = "make the plan anew here, or drop its pins knowingly: load_plan(path).unpinned()"
 OR_REDISPATCH = "; or let it be made anew from a profile: options={'profile': ..., 'on_other_hardware': 'redispatch'}"
 
@@ -34,8 +36,8 @@ def cpu() -> str:
 
 
 def changed_pins(plan: Plan, target: Target, device: str) -> Mapping[str, str]:
-    """By pin, `what it was -> what it is here`. None of a plan for a GPU that is looked at on a CPU: its numerics run
-    by emulation, which `explain` says."""
+    """By pin, `what it was -> what it is here`. Empty for a plan for a GPU that is looked at on a CPU: there its
+    numerics are emulated, and `explain` says so."""
     if not plan.pins or target.device != device:
         return {}
     here = dict(pins(target))
@@ -72,7 +74,20 @@ def check_model(plan: Plan, sites: Sequence[Site]) -> None:
         elif site.role == "output":
             lines.append(f"+ {site.key}: {_gemm(site)}, which the plan does not know")
     if lines:
-        raise PlanError("\n  ".join(["the plan was made for another version of the model:", *lines, WHAT_TO_DO]))
+        raise PlanError("\n  ".join([_expected(plan, sites), *_few(lines), WHAT_TO_DO]))
+
+
+def _expected(plan: Plan, sites: Sequence[Site]) -> str:
+    """What the plan was made for. Where the graph has no GEMM of its, that is another model, and not a version."""
+    if any(site.key in plan.decisions for site in sites):
+        return "the plan was made for another version of the model (~ has changed, + is new):"
+    its = ", ".join(_few([key for key, each in plan.decisions.items() if each.site.role == "output"]))
+    return f"the plan was made for another model: it decides {its}. This graph has:"
+
+
+def _few(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _gemm(site: Site) -> str:

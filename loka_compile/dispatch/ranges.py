@@ -2,9 +2,11 @@
 
 Times are sympy expressions in the batch's symbol. Modelled ones are the roofline's own formula; measured ones are
 straight lines between a few measured batches, constant below the first and in proportion above the last, so that
-nothing changes where nothing was measured. All sites are chosen together at powers of two, and where two of these
-differ, bisection finds the batch at which the choice changes. Every change becomes a guard, and so one more
-compilation: of many, those that are worth most are kept.
+nothing changes where nothing was measured.
+
+All sites are chosen together at powers of two. Where two neighbours differ, bisection finds the batch at which the
+choice changes, so that few batches are looked at: each look costs a cut. Every change becomes a guard, and so one more
+compilation. Of many changes, those that are worth most are kept (`few`).
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from dataclasses import dataclass, replace
 
 import sympy
 
-from loka_compile.dispatch.cost import Cast, Cost
-from loka_compile.dispatch.judge import FREE, Judged, judge, judge_all, pick, problem
+from loka_compile.dispatch import cut
+from loka_compile.dispatch.cost import FREE, Cast, Cost
+from loka_compile.dispatch.prices import Clock, Priced, price_at
+from loka_compile.dispatch.together import Picks, pick, problem, rides_of
 from loka_compile.probe.profile import Profile
-from loka_compile.probe.site_profile import SiteProfile
 from loka_compile.spec.decision import Candidate, Range
 from loka_compile.spec.options import Options
+from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
-from loka_compile.spec.target import Target
 
 MEASURED_AT = (4, 64, 1024)
 """Batches that are measured beside the one that was observed and, if that is larger, four times it."""
@@ -37,8 +40,6 @@ WORTH, WORTH_BELOW = 0.03, 0.2
 the GEMMs' time, somewhere in it. A small batch takes little time as it is, and whoever sends one waits seconds for the
 compilation: a batch of 7 after 2048 waited 14 for 3 %."""
 
-Picks = Mapping[str, Candidate]
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -50,7 +51,8 @@ class Batch:
 
 def batch_of(profile: Profile) -> Batch | None:
     """None where all sizes are numbers, where they depend on several symbols, or not in proportion."""
-    sizes = [(size, seen) for known in profile.sites.values() for size, seen in _pairs(known) if size.free_symbols]
+    known = [(known.site, Sizes(*known.observed)) for known in profile.sites.values()]
+    sizes = [(size, seen) for site, observed in known for size, seen in _pairs(site, observed) if size.free_symbols]
     symbols = {symbol for size, _ in sizes for symbol in size.free_symbols}
     if len(symbols) != 1:
         return None
@@ -60,29 +62,34 @@ def batch_of(profile: Profile) -> Batch | None:
     return Batch(symbol, int(here)) if here == int(here) and here >= 1 else None
 
 
-def ranges(profile: Profile, batch: Batch, target: Target, options: Options) -> dict[str, tuple[Range, ...]]:
+def ranges(sites: Mapping[str, Priced], batch: Batch, clock: Clock, options: Options) -> dict[str, tuple[Range, ...]]:
     """By site, what is chosen from how many rows on; nothing for a site with one choice at every batch.
 
-    rows: the product of the site's sizes that depend on the batch, as in `Decision.rows`.
+    sites: priced at the sizes that were observed. rows: the product of the site's sizes that depend on the batch, as in
+    `Decision.rows`.
     """
-    timed = times(profile, batch, target, options)
-    at = functools.cache(numbers(timed, batch.symbol))
+    at = numbers(over_batches(sites, batch, clock, options), batch.symbol)
+
+    @functools.cache
+    def problem_at(value: int) -> cut.Problem:
+        there = at(value)
+        return problem(there, rides_of(there), options.min_speedup)
 
     @functools.cache
     def best(value: int) -> dict[str, Candidate]:
-        return pick(problem(at(value), options))
+        return pick(problem_at(value))
 
     def us(picks: Picks, value: int) -> float:
-        choices = problem(at(value), options)
+        choices = problem_at(value)
         names = {key: [choice.name for choice in of] for key, of in choices.sites.items()}
         return choices.us({key: names[key].index(name) for key, name in picks.items()})
 
-    last = measured_at(batch.here)[-1] if target.measured else max(MODELLED_TO, batch.here)
+    last = max(MODELLED_TO, batch.here) if clock.symbolic else measured_at(batch.here)[-1]
     starts = [2, *changes(best, 2, last)]
     intervals = few([(start, best(start)) for start in starts], last, batch.here, us)
     found = {}
-    for key, known in profile.sites.items():
-        rows = rows_of(known)
+    for key, priced in sites.items():
+        rows = rows_of(priced.site)
         own = [Range(0 if i == 0 else int(rows.subs(batch.symbol, b)), p[key]) for i, (b, p) in enumerate(intervals)]
         own = [each for i, each in enumerate(own) if i == 0 or each.chosen != own[i - 1].chosen]
         if len(own) > 1:
@@ -90,29 +97,29 @@ def ranges(profile: Profile, batch: Batch, target: Target, options: Options) -> 
     return found
 
 
-def rows_of(known: SiteProfile) -> sympy.Expr:
-    return math.prod((size for size, _ in _pairs(known) if size.free_symbols), start=sympy.Integer(1))
+def rows_of(site: Site) -> sympy.Expr:
+    sizes = (site.batch, site.M, site.N, site.K)
+    return math.prod((size for size in sizes if size.free_symbols), start=sympy.Integer(1))
 
 
 # ---------------------------------------------------------------- times
 
 
-def times(profile: Profile, batch: Batch, target: Target, options: Options) -> dict[str, Judged]:
-    """Every site judged, with times that are expressions in the batch's symbol."""
-    if not target.measured:
-        whole = {key: Sizes(*_sizes(known)) for key, known in profile.sites.items()}
-        return {key: judge(known, whole[key], target, options) for key, known in profile.sites.items()}
-    points = measured_at(batch.here)
-    asked = [
-        [(known, Sizes(*_sizes(known, {batch.symbol: point}))) for point in points]
-        if rows_of(known).free_symbols else [(known, Sizes(*known.observed))]
-        for known in profile.sites.values()
-    ]  # fmt: skip
-    judged = iter(judge_all([each for own in asked for each in own], target, options))
+def over_batches(sites: Mapping[str, Priced], batch: Batch, clock: Clock, options: Options) -> dict[str, Priced]:
+    """Every site with times that are expressions in the batch's symbol.
+
+    The clock is asked for sizes that depend on the batch. What it said of those that were observed holds.
+    """
+    points = [] if clock.symbolic else measured_at(batch.here)
+    wanted = {key: _wanted(priced, batch.symbol, points) for key, priced in sites.items()}
+    new = [(key, sizes) for key, own in wanted.items() for sizes in own if sizes != sites[key].screened.observed]
+    answers = price_at([(sites[key].screened, sizes) for key, sizes in new], clock, options)
+    at = {(key, priced.screened.observed): priced for key, priced in sites.items()}
+    at |= dict(zip(new, answers, strict=True))
     found = {}
-    for key, own in zip(profile.sites, asked, strict=True):
-        at = list(itertools.islice(judged, len(own)))
-        found[key] = _joined(at, points, batch.symbol) if len(own) > 1 else at[0]
+    for key, own in wanted.items():
+        there = [at[key, sizes] for sizes in own] or [sites[key]]
+        found[key] = _joined(there, points, batch.symbol) if len(there) > 1 else there[0]
     return found
 
 
@@ -131,67 +138,74 @@ def line(symbol: sympy.Symbol, points: Sequence[int], values: Sequence[float]) -
     return sympy.Piecewise(*pieces, (symbol * sympy.Float(values[-1] / points[-1]), True))
 
 
-def _joined(at: Sequence[Judged], points: Sequence[int], symbol: sympy.Symbol) -> Judged:
-    """One site judged at several batches. A kernel that is hopeless at one of them has no casts there; if it lost far
+def _joined(at: Sequence[Priced], points: Sequence[int], symbol: sympy.Symbol) -> Priced:
+    """One site priced at several batches. A kernel that is hopeless at one of them has no casts there; if it lost far
     at one it is not timed at larger ones, and out."""
     through = lambda values: line(symbol, points, list(values))  # noqa: E731
     costs = {}
-    for candidate in [candidate for candidate in at[0].costs if all(candidate in judged.costs for judged in at)]:
-        each = [judged.costs[candidate] for judged in at]
+    for candidate in [candidate for candidate in at[0].costs if all(candidate in priced.costs for priced in at)]:
+        each = [priced.costs[candidate] for priced in at]
         forms = dict.fromkeys(cast.form for cost in each for cast in cost.casts)
         us = [{cast.form: cast.us for cast in cost.casts} for cost in each]
         casts = tuple(Cast(form, through(by_form.get(form, 0.0) for by_form in us)) for form in forms)
         costs[candidate] = FREE if each[0] is FREE else Cost(through(cost.kernel_us for cost in each), casts)
-    return replace(at[-1], keep_us=through(judged.keep_us for judged in at), costs=costs)
+    return replace(at[-1], keep_us=through(priced.keep_us for priced in at), costs=costs)
 
 
-def numbers(timed: Mapping[str, Judged], symbol: sympy.Symbol) -> Callable[[int], dict[str, Judged]]:
-    """The judged sites at a batch."""
-    flat = [expression for judged in timed.values() for expression in _expressions(judged)]
+def numbers(sites: Mapping[str, Priced], symbol: sympy.Symbol) -> Callable[[int], dict[str, Priced]]:
+    """The sites at a batch, with numbers for times."""
+    flat = [expression for priced in sites.values() for expression in _expressions(priced)]
     evaluate = sympy.lambdify(symbol, flat, modules="math")
 
-    def at(value: int) -> dict[str, Judged]:
+    def at(value: int) -> dict[str, Priced]:
         values = iter(evaluate(value))
-        return {key: _filled(judged, values) for key, judged in timed.items()}
+        return {key: _filled(priced, values) for key, priced in sites.items()}
 
     return at
 
 
-def _expressions(judged: Judged) -> Iterator[float]:
-    yield judged.keep_us
-    for cost in judged.costs.values():
+def _expressions(priced: Priced) -> Iterator[float]:
+    yield priced.keep_us
+    for cost in priced.costs.values():
         yield cost.kernel_us
-        yield from (us for cast in cost.casts for us in (cast.us, cast.apart_us))
+        yield from (us for cast in cost.casts for us in (cast.us, cast.apart_us, cast.beside_us))
 
 
-def _filled(judged: Judged, values: Iterator[float]) -> Judged:
+def _filled(priced: Priced, values: Iterator[float]) -> Priced:
     keep_us, costs = next(values), {}
-    for candidate, cost in judged.costs.items():
+    for candidate, cost in priced.costs.items():
         kernel_us = next(values)
-        filled = Cost(kernel_us, tuple(replace(c, us=next(values), apart_us=next(values)) for c in cost.casts))
-        costs[candidate] = FREE if cost is FREE else filled
-    return replace(judged, keep_us=keep_us, costs=costs)
+        casts = [replace(cast, us=next(values), apart_us=next(values), beside_us=next(values)) for cast in cost.casts]
+        costs[candidate] = FREE if cost is FREE else Cost(kernel_us, tuple(casts))
+    return replace(priced, keep_us=keep_us, costs=costs)
 
 
-def _pairs(known: SiteProfile) -> list[tuple[sympy.Expr, int]]:
-    site = known.site
-    return list(zip((site.batch, site.M, site.N, site.K), known.observed, strict=True))
+def _wanted(priced: Priced, symbol: sympy.Symbol, points: Sequence[int]) -> list[Sizes]:
+    """The sizes that a site is to be priced at: at each of the points, or symbolic ones where there are none. Nothing
+    where its sizes are numbers."""
+    pairs = _pairs(priced.site, priced.screened.observed)
+    if not any(size.free_symbols for size, _ in pairs):
+        return []
+    if not points:
+        return [Sizes(*(size if size.free_symbols else seen for size, seen in pairs))]
+    at = lambda size, point: int(size.subs(symbol, point))  # noqa: E731
+    return [Sizes(*(at(size, point) if size.free_symbols else seen for size, seen in pairs)) for point in points]
 
 
-def _sizes(known: SiteProfile, at: Mapping[sympy.Symbol, int] | None = None) -> Iterator[int]:
-    """At a batch, or symbolic where the site is."""
-    for size, seen in _pairs(known):
-        if not size.free_symbols:
-            yield seen
-        else:
-            yield int(size.subs(at)) if at is not None else size
+def _pairs(site: Site, observed: Sizes) -> list[tuple[sympy.Expr, int]]:
+    """Each size of the site, and what it was when it was observed."""
+    seen = (observed.batch, observed.M, observed.N, observed.K)
+    return list(zip((site.batch, site.M, site.N, site.K), seen, strict=True))
 
 
 # ---------------------------------------------------------------- intervals
 
 
 def changes(pick: Callable[[int], Picks], low: int, high: int) -> list[int]:
-    """The batches above `low`, up to `high`, from which on another choice is made."""
+    """The batches above `low`, up to `high`, from which on another choice is made.
+
+    Two changes that cancel between neighbouring powers of two are not seen.
+    """
     powers = [2**i for i in range(low.bit_length(), high.bit_length()) if low < 2**i < high]
     grid = [low, *powers, high] if high > low else [low]
     return [change for a, b in itertools.pairwise(grid) for change in _between(pick, a, b)]
@@ -209,8 +223,13 @@ def _between(pick: Callable[[int], Picks], low: int, high: int) -> list[int]:
 def few(
     intervals: list[tuple[int, Picks]], last: int, here: int, us: Callable[[Picks, int], float], most: int = MOST
 ) -> list[tuple[int, Picks]]:
-    """At most `most` of them, and none that is not worth it: the one goes to a neighbour that loses least by it, in
-    share of time, in the octave where that is most. The interval that the observed batch is in never goes."""
+    """At most `most` of the intervals, and none that is not worth its compilation.
+
+    The trick: for every interval, what is lost if a neighbour's choices served it too? The loss is a share of time, at
+    the octave of the interval where it is largest, divided by what an interval there has to be worth. As long as there
+    are too many, or the smallest loss is below 1, that interval goes to that neighbour. The interval of the observed
+    batch never goes.
+    """
     intervals = list(intervals)
     while len(intervals) > 1:
         ends = [*(start for start, _ in intervals[1:]), last + 1]

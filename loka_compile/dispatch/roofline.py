@@ -7,8 +7,9 @@ own. In FP8 with one scale a column the amax comes with the form by rows, where 
 both (passes/post_grad/fuse_cast.py).
 
 A norm or an activation behind the product is a pass of its own, counted to the site, unless the site's kernel has an
-epilogue for it (FUSING). Such a kernel also casts what it writes for nothing, where only the narrow values are wanted;
-that it writes fewer bytes then is left out. What else reads the product (the backward of a norm) has it written too.
+epilogue for it (epilogue.py). Such a kernel also casts what it writes for nothing, where only the narrow values are
+wanted; that it writes fewer bytes then is left out. What else reads the product (the backward of a norm) has it written
+too.
 
 A padded product is one of the padded sizes. Casts write the zeros too, which takes no kernel more; the columns that are
 too many are left out by what stands behind the product, or else by a copy: before the gradient of a norm or an
@@ -17,19 +18,32 @@ activation too, which is a kernel of its own. A fusing kernel has no epilogue fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from loka_compile.dispatch.cost import Cost, casts
+from loka_compile.dispatch.candidates import Fit
+from loka_compile.dispatch.cost import Asked, Cast, Cost, Needed, Times, casts
 from loka_compile.kernels.norms import FP8
-from loka_compile.kernels.providers import FUSING, PROVIDERS, padded
-from loka_compile.spec.decision import Candidate
-from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.recipes import Recipe
 from loka_compile.spec.roofline import rates_of
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import Target
+
+
+def modelled(target: Target, asked: Sequence[Asked], margin: float) -> list[Times]:
+    """The clock of a target that is not at hand. A formula takes no time, so all candidates are timed, whatever they
+    have to win by (`margin`). Sizes may be expressions, and so are times then."""
+    return [
+        Times(
+            keep_us(each.site, each.sizes, target),
+            {fit.candidate: cost(fit, each.sizes, target) for fit in each.fits},
+            f"modelled: roofline {target}",
+        )
+        for each in asked
+    ]
 
 
 def keep_us(site: Site, sizes: Sizes, target: Target) -> float:
@@ -45,55 +59,31 @@ def _behind(site: Site, sizes: Sizes, target: Target) -> float:
     return _kernel(target, site.dtype, 0, 2 * site.dtype.itemsize * sizes.out) if site.epilogue else 0.0
 
 
-def cost(site: Site, sizes: Sizes, recipe: Recipe, target: Target, provider: str) -> Cost:
+def cost(fit: Fit, sizes: Sizes, target: Target) -> Cost:
     """The GEMM in a recipe and what stands behind it, with the casts of the operands that are not frozen."""
+    site, recipe, larger = fit.site, fit.recipe, fit.run
     wide, narrow = site.dtype.itemsize, recipe.itemsize
     sums = recipe.accumulate.itemsize if recipe.dtype == torch.int8 else wide  # int8's kernel leaves int32 to rescale
-    larger = padded(provider, site, recipe, target)
     run = replace(sizes, **{n: int(getattr(larger, n)) for n in ("K", "N") if getattr(larger, n) != getattr(site, n)})
     gemm = _kernel(target, recipe.dtype, run.flops, narrow * (run.lhs + run.rhs) + sums * run.out)
     rescale = _kernel(target, site.dtype, 0, (sums + wide) * sizes.out) if recipe.dtype == torch.int8 else 0.0
     copied = run.N != sizes.N and not rescale and (not site.epilogue or bool(site.gradient))
     narrowed = _kernel(target, site.dtype, 0, 2 * wide * sizes.out) if copied else 0.0
-
-    def cast_us(elements: int, fused: bool) -> float:
-        amax = _kernel(target, site.dtype, 0, wide * elements) if recipe.scaling == "tensor" else 0.0
-        if fused:  # the producer has the values at hand: what is new is writing the narrow ones
-            return amax + _moved(target, site.dtype, narrow * elements)
-        return amax + _kernel(target, site.dtype, 0, (wide + narrow) * elements)
-
-    def late_us(elements: int) -> tuple[float, float]:
-        amax = _kernel(target, site.dtype, 0, wide * elements)
-        cast = _kernel(target, site.dtype, 0, (wide + narrow) * elements)
-        return amax + cast, cast if recipe.dtype in FP8 else 0.0
-
-    fused = fuses(Candidate(recipe.name, provider), site) and takes_epilogue(site)
-    behind = _moved(target, site.dtype, wide * sizes.out if site.kept else 0) if fused else _behind(site, sizes, target)
-    return Cost(gemm + rescale + narrowed + behind, casts(site, sizes, recipe, cast_us, run, late_us))
+    kept_us = _moved(target, site.dtype, wide * sizes.out if site.kept else 0)
+    behind = kept_us if fit.takes_epilogue else _behind(site, sizes, target)
+    needed = casts(site, sizes, recipe, run)
+    return Cost(gemm + rescale + narrowed + behind, tuple(_cast(each, site, recipe, target) for each in needed))
 
 
-def fuses(candidate: Candidate, site: Site) -> bool:
-    """Whether the kernel has an epilogue for operands that are scaled so; that for a gradient multiplies 16 bits, and
-    what is summed beside a product must not have been cast for it."""
-    recipe = RECIPES[candidate.recipe]
-    narrow = bool(site.gradient) and recipe.itemsize == 1
-    cast = site.epilogue == "sum" and recipe.dtype != site.dtype
-    takes = candidate.provider in FUSING and recipe.scaling in PROVIDERS[candidate.provider].epilogue
-    return takes and not narrow and not cast
-
-
-def takes_epilogue(site: Site) -> bool:
-    """Whether a fusing kernel's tile sees what the site's epilogue needs whole: rows, for a norm. Of columns that are
-    padded it sees too much."""
-    aligned = any(site.N % PROVIDERS[name].tile == 0 for name in FUSING)
-    return site.epilogue == "sum" or (site.epilogue == "activation" and aligned) or emits(site)
-
-
-def emits(site: Site) -> bool:
-    """Whether a fusing kernel's tile sees whole rows, as their scales want it, and no more."""
-    if site.op not in ("mm", "addmm") or not site.N.is_number:
-        return False
-    return any(int(site.N) <= PROVIDERS[name].widest and site.N % PROVIDERS[name].tile == 0 for name in FUSING)
+def _cast(needed: Needed, site: Site, recipe: Recipe, target: Target) -> Cast:
+    wide, narrow, elements = site.dtype.itemsize, recipe.itemsize, needed.elements
+    amax = _kernel(target, site.dtype, 0, wide * elements)
+    apart = _kernel(target, site.dtype, 0, (wide + narrow) * elements)
+    if needed.late:
+        return Cast(needed.form, amax + apart, beside_us=apart if needed.by_columns and recipe.dtype in FP8 else 0.0)
+    before = amax if recipe.scaling == "tensor" else 0.0
+    fused = _moved(target, site.dtype, narrow * elements)  # the producer has the values at hand: narrow ones are new
+    return needed.taking(before + (fused if needed.fused else apart), before + apart)
 
 
 def _moved(target: Target, dtype: torch.dtype, nbytes: float) -> float:

@@ -7,29 +7,29 @@ what it adds to that. So does bringing the product to the wanted dtype, which In
 Kernels write into memory that is there, as in a graph that Inductor has planned: new memory comes page by page, and
 that took longer than a thin product (262144 x 16 x 16 in int8: 616 us, 385 without).
 
-What is asked for one by one is measured one by one; `measure_ahead` compiles all loops of many sites at once, which
-takes a tenth of the time.
+`measured` is the clock: many GEMMs at once, each kernel and each loop timed once.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, loops, progress
-from loka_compile.dispatch.cost import Cost, casts
+from loka_compile.dispatch.candidates import Fit
+from loka_compile.dispatch.cost import Asked, Cost, Needed, Times, casts
 from loka_compile.dispatch.loops import Extra, Loop
+from loka_compile.dispatch.operands import operands, random, unit_scales
+from loka_compile.dispatch.steady import HERE, ON_A_BUSY_MACHINE, SHORT_US, Us, is_noisy, steady, timed_us
 from loka_compile.kernels.providers import PROVIDERS
-from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.decision import Candidate
-from loka_compile.spec.recipes import RECIPES, Recipe
+from loka_compile.spec.recipes import Recipe
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
 
@@ -56,46 +56,18 @@ def keep_us(site: Site, sizes: Sizes) -> float:
 
 
 def _alone_us(site: Site, sizes: Sizes) -> float:
-    a, b, out = _operands(sizes, site.dtype, site.dtype)
+    a, b, out = operands(sizes, site.dtype, site.dtype)
     measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))  # noqa: E731
-    return kept_times.remembered(kept_times.key("keep", site.dtype, sizes), measure)
+    return kept_times.remembered(_alone_key(site, sizes), measure)
+
+
+def _alone_key(site: Site, sizes: Sizes) -> str:
+    return kept_times.key("keep", site.dtype, sizes)
 
 
 def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
     """Microseconds of what `make` returns, which the name tells."""
     return kept_times.remembered(name, lambda: _best_us(make()))
-
-
-def cost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float = float("inf")) -> Cost:
-    """The GEMM in a recipe. Only a lower bound, without casts, once the kernel alone is hopeless against beat_us."""
-    kernel = _kernel_us(site, sizes, recipe, provider, beat_us)
-    if kernel > HOPELESS * beat_us:
-        return Cost(kernel)
-    cast_us = lambda elements, fused: elements * _extra_us(loops.cast(recipe, site.dtype, fused, sizes.K))  # noqa: E731
-    rescale = loops.rescale(PROVIDERS[provider].behind(recipe, site.dtype), site.dtype)
-    rescale_us = 0.0 if rescale is None else _extra_us(rescale)
-    return Cost(kernel + rescale_us * sizes.out, casts(site, sizes, recipe, cast_us))
-
-
-def measure_ahead(asked: Iterable[tuple[Site, Sizes, Sequence[Candidate]]], margin: float) -> None:
-    """Measure what `keep_us` and `cost` will be asked for: by site its sizes and candidates, which have to be `margin`
-    times as fast as the GEMM as it is. Small ones first: what they tell of a kernel need not be asked of large ones."""
-    if (os.cpu_count() or 1) < 2 * torch.get_num_threads():  # kernels are timed with nothing beside them
-        compat.compiler_started()
-    wanted: dict[str, Loop] = {}
-    for site, sizes, candidates in sorted(asked, key=lambda each: each[1].flops):
-        progress.say(f"timing kernels for {site.key}")
-        extras = [loops.thin(site, sizes)]
-        beat_us = _alone_us(site, sizes) / margin
-        for candidate in candidates:
-            recipe = RECIPES[candidate.recipe]
-            if lost(site, sizes, recipe, candidate.provider):
-                continue
-            if _kernel_us(site, sizes, recipe, candidate.provider, beat_us) <= HOPELESS * beat_us:
-                behind = PROVIDERS[candidate.provider].behind(recipe, site.dtype)
-                extras += [loops.rescale(behind, site.dtype), *_cast_loops(site, sizes, recipe)]
-        wanted |= {loop.name: loop for extra in extras if extra is not None for loop in extra.loops}
-    _measure(wanted.values())
 
 
 def lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
@@ -106,29 +78,131 @@ def lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
     return f"it took more than {LOST:g}x as long as the GEMM as it is at smaller sizes, measured here: not timed again"
 
 
-def _cast_loops(site: Site, sizes: Sizes, recipe: Recipe) -> list[Extra]:
-    found: list[Extra] = []
+# ---------------------------------------------------------------- many GEMMs
 
-    def note(elements: int, fused: bool) -> float:
-        found.append(loops.cast(recipe, site.dtype, fused, sizes.K))
-        return 0.0
 
-    casts(site, sizes, recipe, note)
-    return found
+@dataclass(frozen=True)
+class _Around:
+    """The loops around a kernel: what finishes its product, and each cast, fused and as a loop of its own where both
+    are wanted."""
+
+    rescale: Extra | None
+    casts: Sequence[tuple[Needed, Sequence[Extra]]]
+
+    @property
+    def extras(self) -> list[Extra]:
+        rescale = [] if self.rescale is None else [self.rescale]
+        return [*rescale, *(extra for _, extras in self.casts for extra in extras)]
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The kernels of one GEMM, timed. around: of those that have a chance against the GEMM as it is."""
+
+    alone_us: float
+    thin: Extra | None
+    us: Mapping[Candidate, float]
+    lost: Mapping[Candidate, str]
+    around: Mapping[Candidate, _Around]
+
+    @property
+    def loops(self) -> list[Loop]:
+        thin = [] if self.thin is None else [self.thin]
+        extras = [*thin, *(extra for around in self.around.values() for extra in around.extras)]
+        return [loop for extra in extras for loop in extra.loops]
+
+
+def measured(asked: Sequence[Asked], margin: float) -> list[Times]:
+    """The clock of this machine: every GEMM as it is, and its candidates, which have to be `margin` times as fast.
+
+    Kernels first, of small GEMMs before large ones: what they tell of a kernel need not be asked of large ones. Then
+    the loops around kernels that have a chance, all compiled at once, which takes a tenth of the time.
+    """
+    if (os.cpu_count() or 1) < 2 * torch.get_num_threads():  # kernels are timed with nothing beside them
+        compat.compiler_started()
+    timed: dict[int, _Kernels] = {}
+    for index in sorted(range(len(asked)), key=lambda index: asked[index].sizes.flops):
+        progress.say(f"timing kernels for {asked[index].site.key}")
+        timed[index] = _kernels(asked[index], margin)
+    _measure({loop.name: loop for kernels in timed.values() for loop in kernels.loops}.values())
+    return [_times(each, timed[index], margin) for index, each in enumerate(asked)]
+
+
+def _kernels(asked: Asked, margin: float) -> _Kernels:
+    site, sizes = asked.site, asked.sizes
+    alone_us = _alone_us(site, sizes)
+    us: dict[Candidate, float] = {}
+    out: dict[Candidate, str] = {}
+    around: dict[Candidate, _Around] = {}
+    for fit in asked.fits:
+        if why := lost(site, sizes, fit.recipe, fit.provider):
+            out[fit.candidate] = why
+            continue
+        us[fit.candidate] = _kernel_us(site, sizes, fit.recipe, fit.provider, alone_us / margin)
+        if us[fit.candidate] <= HOPELESS * (alone_us / margin):
+            around[fit.candidate] = _around(fit, sizes)
+    return _Kernels(alone_us, loops.thin(site, sizes), us, out, around)
+
+
+def _around(fit: Fit, sizes: Sizes) -> _Around:
+    site, recipe = fit.site, fit.recipe
+    needed = casts(site, sizes, recipe)
+    kinds = [(each.fused, False) if each.made_by else (each.fused,) for each in needed]
+    extras = [[loops.cast(recipe, site.dtype, fused, sizes.K) for fused in kind] for kind in kinds]
+    rescale = loops.rescale(PROVIDERS[fit.provider].behind(recipe, site.dtype), site.dtype)
+    return _Around(rescale, list(zip(needed, extras, strict=True)))
+
+
+def _times(asked: Asked, kernels: _Kernels, margin: float) -> Times:
+    """What was timed, put together. Of a kernel without a chance only a lower bound, without its casts."""
+    site, sizes, keep_us = asked.site, asked.sizes, kernels.alone_us
+    if kernels.thin is not None:
+        keep_us = min(keep_us, _extra_us(kernels.thin))
+    costs = {}
+    for fit in asked.fits:
+        us, around = kernels.us.get(fit.candidate), kernels.around.get(fit.candidate)
+        if us is None:
+            continue
+        if kernels.thin is not None:  # the GEMM as it is may be faster than its kernel alone
+            _note_lost(site, sizes, fit.recipe, fit.provider, us, keep_us / margin)
+        if around is None or us > HOPELESS * (keep_us / margin):
+            costs[fit.candidate] = Cost(us)
+            continue
+        rescale_us = 0.0 if around.rescale is None else _extra_us(around.rescale)
+        found = (each.taking(*(each.elements * _extra_us(extra) for extra in extras)) for each, extras in around.casts)
+        costs[fit.candidate] = Cost(us + rescale_us * sizes.out, tuple(found))
+    return Times(keep_us, costs, ON_A_BUSY_MACHINE if _was_busy(asked, kernels) else HERE, kernels.lost)
+
+
+def _was_busy(asked: Asked, kernels: _Kernels) -> bool:
+    """Whether any of the times that a GEMM's costs are made of was measured while the machine was busy."""
+    site, sizes = asked.site, asked.sizes
+    timed = [fit for fit in asked.fits if fit.candidate in kernels.us]
+    names = [_kernel_key(site, sizes, fit.recipe, fit.provider) for fit in timed]
+    names += [_alone_key(site, sizes), *map(_loop_key, kernels.loops)]
+    return not kept_times.noisy().isdisjoint(names)
+
+
+# ---------------------------------------------------------------- one kernel
 
 
 def _kernel_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us: float) -> float:
     lhs, rhs = _formats(site, recipe)
 
     def measure() -> float:
-        a, b, out = _operands(sizes, lhs, rhs)
-        return _best_us(PROVIDERS[provider].timed(a, b, _unit_scales(recipe, sizes), out, site.dtype), beat_us)
+        a, b, out = operands(sizes, lhs, rhs)
+        return _best_us(PROVIDERS[provider].timed(a, b, unit_scales(recipe, sizes), out, site.dtype), beat_us)
 
     us = kept_times.remembered(_kernel_key(site, sizes, recipe, provider), measure)
+    _note_lost(site, sizes, recipe, provider, us, beat_us)
+    return us
+
+
+def _note_lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str, us: float, beat_us: float) -> None:
+    """Remembers a kernel that took so long here that larger sizes of its kind need not be timed."""
     if us > LOST * max(beat_us, LAUNCH_US):
         key = _lost_key(site, sizes, recipe, provider)
         kept_times.remember(key, min(sizes.flops, kept_times.recall(key) or math.inf))
-    return us
 
 
 def _formats(site: Site, recipe: Recipe) -> tuple[torch.dtype, torch.dtype]:
@@ -147,47 +221,6 @@ def _lost_key(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
     return kept_times.key("lost", provider, *_formats(site, recipe), recipe.scaling, site.dtype, kind)
 
 
-def _operands(
-    sizes: Sizes, lhs: torch.dtype, rhs: torch.dtype
-) -> tuple[Callable[[], Any], Callable[[], Any], Callable[[torch.dtype], Any]]:
-    """Random operands and memory for the result, made when first asked for; the right operand laid out as a linear's
-    transposed weight."""
-    batch = () if sizes.batch == 1 else (sizes.batch,)
-
-    @functools.cache
-    def a() -> Any:
-        return _random((*batch, sizes.M, sizes.K), lhs)
-
-    @functools.cache
-    def b() -> Any:
-        return _random((*batch, sizes.N, sizes.K), rhs).transpose(-1, -2)
-
-    @functools.cache
-    def out(dtype: torch.dtype) -> Any:
-        return torch.empty((*batch, sizes.M, sizes.N), dtype=dtype)
-
-    return a, b, out
-
-
-def _random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if dtype in (torch.int8, torch.int32):
-        return torch.randint(-127, 128, shape, dtype=dtype)
-    if dtype == torch.uint8:
-        return torch.randint(0, 256, shape, dtype=dtype)
-    return torch.rand(shape).sub_(0.5).to(dtype)
-
-
-def _unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
-    if recipe.scaling == "none":
-        return None, None
-    if recipe.scaling == "tensor":
-        return torch.ones(1), torch.ones(1)
-    batch = () if sizes.batch == 1 else (sizes.batch,)
-    blocks = -(-sizes.K // quantization.BLOCK) if recipe.scaling == "block" else 1
-    columns = -(-sizes.N // quantization.BLOCK) if recipe.scaling == "block" else sizes.N
-    return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
-
-
 # ---------------------------------------------------------------- loops that Inductor writes
 
 TOGETHER = 32
@@ -197,13 +230,17 @@ TOGETHER = 32
 def _extra_us(extra: Extra) -> float:
     """What a loop takes per element, beyond another one where there is one."""
     _measure(extra.loops)
-    times = [kept_times.times()[kept_times.key("loop", loop.name)] for loop in extra.loops]
+    times = [kept_times.times()[_loop_key(loop)] for loop in extra.loops]
     return times[0] if len(times) == 1 else max(0.0, times[0] - times[1])
+
+
+def _loop_key(loop: Loop) -> str:
+    return kept_times.key("loop", loop.name)
 
 
 def _measure(wanted: Iterable[Loop]) -> None:
     """Times what is not known yet."""
-    unknown = [loop for loop in wanted if kept_times.key("loop", loop.name) not in kept_times.times()]
+    unknown = [loop for loop in wanted if _loop_key(loop) not in kept_times.times()]
     for start in range(0, len(unknown), TOGETHER):
         several = unknown[start : start + TOGETHER]
         progress.say(f"compiling {len(several)} casts and products, to time them")
@@ -212,32 +249,34 @@ def _measure(wanted: Iterable[Loop]) -> None:
             inputs = [loop.inputs(empty) for loop in several]
             ready = compat.compile_together([loop.function for loop in several], inputs)
             for index, loop in enumerate(several):
-                us = _best_us(ready(index, loop.inputs(_random))) / loop.values
-                kept_times.times()[kept_times.key("loop", loop.name)] = us
+                us = _best_us(ready(index, loop.inputs(random)))
+                kept_times.note(_loop_key(loop), us / loop.values, is_noisy(us))
         kept_times.save()
 
 
-def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> float:
+def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> Us:
+    """The best of a few runs, and of a few more where the machine was busy meanwhile."""
+    return steady(lambda: _fastest_us(run, beat_us))
+
+
+def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
     """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
 
     The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
     Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
     """
-    first = _time_us(run)
-    if first > max(HOPELESS**3 * beat_us, beat_us + GENERATED_US):
+    hopeless = max(HOPELESS**3 * beat_us, beat_us + GENERATED_US)
+    first = timed_us(run)
+    if first > hopeless and is_noisy(first):  # other work was in the way: that was no time of this kernel
+        first = timed_us(run)
+    if first > hopeless:
         return first
     times: list[float] = []
     while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
         sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
     ):
-        times.append(_time_us(run))
+        times.append(timed_us(run, watched=first > SHORT_US))
         behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
         if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
             break
     return min(times)
-
-
-def _time_us(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e6

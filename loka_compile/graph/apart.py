@@ -1,10 +1,11 @@
-"""Writes in place that nobody could tell from new tensors become new tensors, before any pass looks at the graph.
+"""Writes in place that nobody can tell from new tensors become new tensors, before any pass looks at the graph.
 
     y = relu_(x)        ->   y = relu(x)
     x.add_(f(norm(x)))  ->   y = add(x, f(norm(x))), and y wherever x was read afterwards
 
-Activations in place and residual streams are written so, to save memory; Inductor saves it by itself. What stays is
-seen elsewhere: it goes into an input or a buffer, through an index, through a view, or into memory that has views.
+People write activations and residual streams in place to save memory; Inductor saves it by itself. Other writes stay,
+because they are seen elsewhere: they go into an input or a buffer, through an index or a view, or into memory that has
+views.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sizes import same_sizes
 
 _VALUES = (torch.Tensor, torch.SymInt, torch.SymFloat)
-"""Types of arguments that no node gives: the call makes such a value itself."""
+"""Types of arguments for which no node exists: the call computes such a value itself."""
 
 
 def write_apart(reading: Reading) -> None:
-    """Let every pointwise write into memory that only its own line sees make a tensor of its own."""
+    """Turn each pointwise write whose memory nothing else reads afterwards into a call that returns a new tensor."""
     for node in sorted({writer for writers in reading.writers.values() for writer in writers}):
         fact = reading.facts[node]
         x = next(iter(reading.args(node)), None)
@@ -34,17 +35,18 @@ def write_apart(reading: Reading) -> None:
 
 
 def _unnoticed(reading: Reading, node: fx.Node, x: fx.Node) -> bool:
-    """Whether the node writes into x, a tensor made in this graph, of which nothing else is read afterwards."""
+    """Whether x was made in this graph and nothing but the write's result reads x's memory afterwards."""
     fact, made = reading.facts[node], reading.facts[x]
     if fact.reason or made.reason or fact.random or not fact.writes == fact.memory == made.memory:
         return False
     if x.op not in CALLS or reading.given_in(x) or made.region != fact.region:
-        return False  # of another region: without gradients x keeps those that it had, and a new tensor has none
+        return False  # in another region: a write without gradients leaves x its own, a new tensor would have none
     others = [each for each in reading.facts if each < node and each is not x and reading.memory(each) & fact.memory]
     return all(user < node for each in others for user in each.users)
 
 
 def _rewrite(reading: Reading, node: fx.Node, x: fx.Node) -> None:
+    """Replace the write by its operator without a write, if that gives the same shape, strides and dtype."""
     [call] = (fact := reading.facts[node]).calls
     args, kwargs = reading.as_nodes(node, call.args), reading.as_nodes(node, call.kwargs)
     op = aten.without_write(call)
@@ -55,7 +57,9 @@ def _rewrite(reading: Reading, node: fx.Node, x: fx.Node) -> None:
         drop(reading, [new])
         return
     new.meta = {**node.meta, "example_value": new.meta["example_value"]}
-    reading.facts[new] = replace(reading.facts[new], memory=fact.memory)  # which all that is made of it has as well
+    reading.facts[new] = replace(
+        reading.facts[new], memory=fact.memory
+    )  # nodes made from the result are known by this memory
     for old in (x, node):
         reading.stand_for(new, old)
         for user in [each for each in old.users if not each < new and each not in (new, node)]:

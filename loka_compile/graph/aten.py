@@ -1,4 +1,4 @@
-"""What is known of ATen operators: plain names, arguments by name, which are pointwise, which draw, what they write."""
+"""Facts about ATen operators: plain names, arguments by name, which are pointwise, which draw, what they write."""
 
 from __future__ import annotations
 
@@ -12,34 +12,60 @@ from loka_compile.compat import AtenCall
 from loka_compile.graph.sizes import same_sizes
 
 ALIASES = {
-    "multiply": "mul", "divide": "div", "true_divide": "div", "subtract": "sub", "special_expit": "sigmoid",
-    "clip": "clamp", "concat": "cat", "concatenate": "cat", "swapaxes": "transpose", "swapdims": "transpose",
-    "negative": "neg", "type_as": "to", "moveaxis": "movedim", "linalg_matmul": "matmul",
-    "special_softmax": "softmax", "special_log_softmax": "log_softmax", "__and__": "bitwise_and",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "special_expit": "sigmoid",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "negative": "neg",
+    "type_as": "to",
+    "moveaxis": "movedim",
+    "linalg_matmul": "matmul",
+    "special_softmax": "softmax",
+    "special_log_softmax": "log_softmax",
+    "__and__": "bitwise_and",
     "__or__": "bitwise_or",
-}  # fmt: skip
-"""Operators of ATen that are others by another name."""
+}
+"""Other names of ATen operators -> the name used here."""
 
-UNTAGGED = {"hardswish", "log_sigmoid", "where", "masked_fill", "floor_divide", "to", "contiguous", "rsub", "square",
-            "clone", "bitwise_and", "bitwise_or", "div"}  # fmt: skip
-"""Pointwise operators of which an overload lacks PyTorch's own mark, torch.Tag.pointwise (seen with torch 2.13)."""
+UNTAGGED = {
+    "hardswish",
+    "log_sigmoid",
+    "where",
+    "masked_fill",
+    "floor_divide",
+    "to",
+    "contiguous",
+    "rsub",
+    "square",
+    "clone",
+    "bitwise_and",
+    "bitwise_or",
+    "div",
+}
+"""Pointwise operators that lack PyTorch's mark, torch.Tag.pointwise, in some overload (seen with torch 2.13)."""
 
 STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
-"""Operators that write their running statistics without a word of it in their schema, and the argument that lets them
-(aten::batch_norm, seen with torch 2.13)."""
+"""Operators that write running statistics although their schema does not say so, with the argument that switches this
+on (aten::batch_norm, seen with torch 2.13)."""
 
 _SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
-"""Sizes that no program has for several dimensions."""
+"""Distinct primes, so that a dimension of the result is recognized by its size."""
 
 IDENTITY = "identity"
-"""The name of what gives its argument back as it is, and calls no operator."""
+"""The name for a node that returns its argument and calls no operator."""
 
 HELPERS = {"lift_fresh"}
 """Calls that only wrap a number."""
 
 
 def name_of(call: AtenCall) -> str:
-    """`relu` for aten.relu and aten.relu_; operators of other libraries with the library's name, `loka::gdpa`."""
+    """`relu` for aten.relu and aten.relu_; operators of other libraries keep the library's name: `loka::gdpa`."""
     full = call.op._schema.name if hasattr(call.op, "_schema") else f"higher_order::{call.op}"
     namespace, _, name = full.partition("::")
     if namespace != "aten":
@@ -63,11 +89,12 @@ def given(call: AtenCall) -> dict[str, Any]:
 
 
 def is_pointwise(call: AtenCall) -> bool:
+    """Whether each value of the result follows from the arguments' values at that place."""
     return torch.Tag.pointwise in getattr(call.op, "tags", ()) or name_of(call) in UNTAGGED | HELPERS
 
 
 def draws(call: AtenCall) -> bool:
-    """It takes numbers from a random generator. Dropout that is off takes none."""
+    """Whether the call draws from a random generator. Dropout that is off does not."""
     if torch.Tag.nondeterministic_seeded not in getattr(call.op, "tags", ()):
         return False
     arguments = given(call)
@@ -76,7 +103,7 @@ def draws(call: AtenCall) -> bool:
 
 
 def written_by(call: AtenCall) -> list[torch.Tensor]:
-    """The tensors that the operator's schema says it writes, and running statistics, of which it does not say it."""
+    """The tensors that the call writes: those its schema names, and running statistics."""
     schema = getattr(call.op, "_schema", None)
     if name_of(call) in STATISTICS:
         bound = given(call)
@@ -93,21 +120,22 @@ def written_by(call: AtenCall) -> list[torch.Tensor]:
 
 
 def permutation(call: AtenCall) -> tuple[int, ...]:
-    """In which order a view has the dimensions of its argument; empty for other calls.
+    """The order in which a view has its argument's dimensions; () for other calls.
 
-    Asked of the operator itself (transpose, permute, mT and all the others), on sizes that differ.
+    The operator itself (transpose, permute, mT, ...) is run on a tensor of distinct sizes, so no list of views is
+    needed.
     """
     x, out, rest = next(iter(call.args), None), call.out, (*call.args[1:], *call.kwargs.values())
     if not (isinstance(x, torch.Tensor) and isinstance(out, torch.Tensor) and 1 < x.dim() == out.dim() <= len(_SIZES)):
         return ()
     returns = call.op._schema.returns if hasattr(call.op, "_schema") else ()
     plain = all(each.alias_info for each in returns) and all(isinstance(each, int) for each in tree_leaves(rest))
-    if x.is_complex() or not plain or name_of(call) == "detach":  # that one is of another gradient
+    if x.is_complex() or not plain or name_of(call) == "detach":  # a detached view has another gradient
         return ()
     sizes = _SIZES[: x.dim()]
     try:
         found = call.op(torch.empty(sizes, device="meta"), *call.args[1:], **call.kwargs)
-    except (RuntimeError, IndexError):  # a view to sizes that are given
+    except (RuntimeError, IndexError):  # a view to fixed sizes does not fit
         return ()
     if sorted(found.shape) != sorted(sizes):
         return ()
@@ -116,12 +144,12 @@ def permutation(call: AtenCall) -> tuple[int, ...]:
 
 
 def whole(calls: Sequence[AtenCall]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of what these calls of one node do together; "" where they are no one operator."""
+    """(name, arguments) of the one operator that these calls of a node make up; ("", {}) if they do not."""
     calls = [call for call in calls if name_of(call) not in HELPERS]
     names = [name_of(call) for call in calls]
     if names == ["reciprocal", "mul"] and not isinstance(given(calls[1])["other"], torch.Tensor):
         return "div", {"self": given(calls[1])["other"], "other": given(calls[0])["self"]}  # 1 / x
-    if names[-1:] == ["embedding_bag"]:  # bags of one length are made offsets first
+    if names[-1:] == ["embedding_bag"]:  # torch turns bags of one length into offsets first
         flat = next((call for call in calls if name_of(call) == "reshape"), None)
         bag = given(calls[-1])
         if flat is not None:
@@ -140,12 +168,12 @@ def whole(calls: Sequence[AtenCall]) -> tuple[str, dict[str, Any]]:
 
 
 def is_foreign(call: AtenCall) -> bool:
-    """An operator of another library, or one that runs graphs: of it nothing is known but its schema."""
+    """Whether the operator belongs to another library or runs graphs, so that only its schema is known."""
     return getattr(call.op, "namespace", "") not in ("aten", "prim", "loka")
 
 
 def without_write(call: AtenCall) -> Any | None:
-    """The operator that gives what this pointwise one writes into its first argument, and writes nothing; or None."""
+    """The operator that returns what this pointwise one writes into its first argument; None if there is none."""
     schema = getattr(call.op, "_schema", None)
     if schema is None or not is_pointwise(call) or torch.Tag.inplace_view in call.op.tags:
         return None

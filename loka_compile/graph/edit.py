@@ -1,4 +1,5 @@
-"""Writing into a Dynamo graph, its reading kept up to date: new calls, equal values exchanged, unused ones erased."""
+"""Changing a Dynamo graph while its reading stays up to date: add calls, replace values by equal ones, erase dead
+nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ INHERITED = ("nn_module_stack", "stack_trace", "source_fn_stack")
 
 
 def emit(reading: Reading, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """A new call in front of `before`, in its region: of a function, or of a method where the target is a name."""
+    """Add a call before `before`, in its region. target: a function, an operator, or a method's name."""
     graph = reading.graph
     with graph.inserting_before(before):
         call = graph.call_method if isinstance(target, str) else graph.call_function
@@ -28,7 +29,7 @@ def emit(reading: Reading, before: fx.Node, target: Any, *args: Any, **kwargs: A
 
 
 def take_in(reading: Reading, node: fx.Node, before: fx.Node) -> None:
-    """Read a node that a pass put in front of `before`."""
+    """Read a node that a pass put before `before`. Raises AssertionError if it does not run on fake tensors."""
     at = reading.facts[before].region if before in reading.facts else None
     with compat.recording(reading.fakes) as calls, compat.inside(at or compat.region_here()):
         fact = run(reading, node, calls)
@@ -39,16 +40,17 @@ def take_in(reading: Reading, node: fx.Node, before: fx.Node) -> None:
 
 
 def size_arg(reading: Reading, before: fx.Node, node: fx.Node, dim: int) -> Any:
-    """A size to put into a call: the number, or a node that reads it where it is symbolic."""
+    """A size as an argument of a call: the number, or a new node that reads it if it is symbolic."""
     size = reading.shape(node)[dim]
     return size if isinstance(size, int) else emit(reading, before, "size", node, dim)
 
 
 def replace(reading: Reading, old: fx.Node, new: fx.Node, alone: bool = False) -> fx.Node:
-    """Give `old`'s users another tensor of the same values; drop `old`, and unless `alone` all that only it used.
+    """Let `new` replace `old`, which has the same values; returns the tensor that took its place.
 
-    Where the strides differ and that can be seen (it leaves the graph, say), the tensor is laid out as `old` was. Not
-    for memory that is written (Reading.reason_against). Returns the tensor in `old`'s place.
+    `old` is erased, and with `alone=False` also the nodes that only it used. If the strides differ and a later node
+    could tell, `new` is copied into the strides of `old`. The caller has checked that nobody writes the memory
+    (Reading.reason_against).
     """
     have, want = reading.value(new), reading.value(old)
     if not same_sizes(have.stride(), want.stride()):
@@ -68,7 +70,7 @@ def replace(reading: Reading, old: fx.Node, new: fx.Node, alone: bool = False) -
 
 
 def drop(reading: Reading, nodes: Iterable[fx.Node]) -> None:
-    """Erase those of the nodes that nobody uses and that do nothing besides giving a value, and what only they used."""
+    """Erase those of the nodes that nothing reads and that have no other effect; then the nodes that only they read."""
     todo = list(nodes)
     while todo:
         node = todo.pop()
@@ -80,12 +82,14 @@ def drop(reading: Reading, nodes: Iterable[fx.Node]) -> None:
 
 
 def _only_gives_a_value(reading: Reading, node: fx.Node) -> bool:
+    """Whether erasing the node changes nothing but its value."""
     fact = reading.facts[node]
     silent = not (fact.reason or fact.writes or fact.random)
     return node.op in CALLS and silent and not node.is_impure(impure_random=False)
 
 
 def _follow(reading: Reading, lies: strides.Lies, new: fx.Node) -> None:
+    """Let nodes that read other strides cope: x.view becomes x.reshape, and copies that became views share memory."""
     for node in lies.readers:
         if strides.is_plain_view(reading, node):
             node.target = "reshape"
@@ -94,7 +98,7 @@ def _follow(reading: Reading, lies: strides.Lies, new: fx.Node) -> None:
 
 
 def _laid_out(reading: Reading, old: fx.Node, new: fx.Node) -> fx.Node:
-    """The tensor `new` with the strides of `old`: dense, in some order of the dimensions."""
+    """`new` copied into the strides of `old`, which are dense in some order of the dimensions."""
     strides = reading.value(old).stride()
     order = sorted(range(len(strides)), key=lambda dim: -compat.concrete(strides[dim]))
     if order == sorted(order):

@@ -1,13 +1,16 @@
-"""What stands behind a product that its own kernel could do: a bias, a residual, a norm, an activation, row by row.
+"""The nodes after a product that its kernel could compute too: a bias, a residual, a norm, an activation, row by row.
 
-For Dispatch's model of time, which has to know before any rewrite what passes over memory a fused kernel would save,
-and which casts could ride in it. Whether a kernel takes what stands there, the pass `fuse` finds out, and says so.
+Dispatch's model of time asks this before any rewrite: which passes over memory would a fused kernel save, and which
+casts could be made in it? Whether a kernel really takes what follows is decided, and reported, by the pass `fuse`.
+
+The trick: nodes are visited in graph order and kept while each value of a row follows from values of that same row. The
+epilogue is the longest prefix of the kept nodes that has one way out.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Literal, cast
@@ -16,33 +19,43 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.sizes import same_sizes
+from loka_compile.graph.nodes import VIEWS, alike, is_backward, is_vector, last_with_views
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 
 aten, prims = torch.ops.aten, torch.ops.prims
 Kind = Literal["", "activation", "norm", "sum"]
 
-VIEWS: set[Any] = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
-FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
-WRITTEN: set[Any] = {
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.cat.default, aten.clone.default, getitem,
-}  # fmt: skip
 REDUCTIONS = {aten.var_mean.correction, aten.mean.dim}
 POINTWISE = {
-    aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor,
-    aten.pow.Tensor_Scalar, aten.rsqrt.default, aten.sqrt.default, aten.reciprocal.default, aten.neg.default,
-    aten.exp.default, aten.erf.default, aten.relu.default, aten.sigmoid.default, aten.clamp_min.default,
-    aten.clamp_max.default, prims.convert_element_type.default,
-}  # fmt: skip
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.pow.Tensor_Scalar,
+    aten.rsqrt.default,
+    aten.sqrt.default,
+    aten.reciprocal.default,
+    aten.neg.default,
+    aten.exp.default,
+    aten.erf.default,
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    prims.convert_element_type.default,
+}
 LARGEST = 64
-"""Nodes of a norm and an activation that have been taken apart; more is something else."""
+"""A decomposed norm with its activation has fewer nodes than this. A longer chain is something else."""
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """end: the node whose value the product's kernel could write in place of the product's; or, with `kept`, beside it,
-    as something else reads the product too."""
+    """end: the node whose value the product's kernel could write.
+    kept: the kernel would write the product too, because others read it.
+    """
 
     end: fx.Node
     kind: Kind = ""
@@ -50,8 +63,8 @@ class Epilogue:
 
 
 def epilogue_of(gemm: fx.Node) -> Epilogue:
-    """As far as everything that reads the product, or what was made of it, goes into one value of the same rows. What a
-    norm reads may be read by others as well, and all of it by the backward."""
+    """The longest epilogue of a product. Others may read the norm's input; the backward may read any value of a
+    forward."""
     order, columns, forward = [gemm], gemm.meta["val"].shape[-1], not is_backward(gemm)
     inside, seen, todo = {gemm}, set(), sorted(gemm.users)
     while todo and len(order) < LARGEST:
@@ -70,11 +83,9 @@ def epilogue_of(gemm: fx.Node) -> Epilogue:
     return Epilogue(chain[-1], kind, bool(kind) and any(_exits(chain)))
 
 
-def is_backward(node: fx.Node) -> bool:
-    return node.meta.get("partitioner_tag") == "is_backward"
-
-
 def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
+    """Whether the node could join the epilogue: it computes each row from rows of `inside`, vectors (columns,) or one
+    residual."""
     if node.op != "call_function":
         return False
     if NormQuantize.matches(node) or (node.target is getitem and node.args[0] in inside):
@@ -95,7 +106,8 @@ def _row_by_row(node: fx.Node, inside: set[fx.Node], columns: Any) -> bool:
 
 
 def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
-    """The gradient of a ReLU, or of a dropout before it: raised, or `where(relu <= 0, 0, grad * (mask * gain))`."""
+    """Whether the node belongs to the gradient of a ReLU, or of the dropout before it: an op raised by raise_norms, or
+    `where(relu <= 0, 0, grad * (mask * gain))` in single nodes."""
     if NormQuantizeBackward.matches(node):
         gradient = NormQuantizeBackward.of(node)
         return gradient.grad in inside and gradient.of_relu
@@ -113,53 +125,34 @@ def _of_relu(node: fx.Node, inside: set[fx.Node]) -> bool:
 
 
 def _of_product(node: fx.Node) -> bool:
-    """A ReLU of a product: of a norm, rows would have to be whole."""
+    """Whether the node is the ReLU of a product. The ReLU of a norm does not count: its gradient needs whole rows."""
     while node.target in (aten.relu.default, aten.alias.default, *VIEWS):
         node = node.all_input_nodes[0]
     return node.target in (aten.mm.default, aten.addmm.default)
 
 
 def _past_copies(node: fx.Node) -> Iterable[fx.Node]:
+    """The nodes that read a value directly or through copies."""
     for user in node.users:
         yield from _past_copies(user) if user.target is aten.clone.default else [user]
 
 
-def is_vector(node: fx.Node, columns: Any) -> bool:
-    """One number a column."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() == 1 and compat.guard_free(value.shape[0] == columns)
-
-
-def alike(node: fx.Node, other: fx.Node) -> bool:
-    """Two tensors of one shape and dtype."""
-    a, b = node.meta.get("val"), other.meta.get("val")
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
-        return False
-    return a.dtype == b.dtype and same_sizes(a.shape, b.shape)
-
-
-def last_with_views(nodes: Sequence[fx.Node]) -> Sequence[fx.Node]:
-    """The last of these that is no view, and the views of it that follow."""
-    return nodes[max(i for i, node in enumerate(nodes) if node.target not in VIEWS) :]
-
-
 def _is_residual(other: fx.Node, add: fx.Node, inside: set[fx.Node]) -> bool:
-    """Whether `other` is a residual: it has the sum's shape and dtype, and only a bias was added to the product
-    before."""
+    """Whether `other` is a residual: it has the sum's shape and dtype, and at most a bias was added before it."""
     if not alike(other, add):
         return False
     return not any(_adds_rows(node) for node in inside) and len(_sums(sorted(inside))) == len(inside)
 
 
 def _adds_rows(node: fx.Node) -> bool:
-    """A sum with a residual."""
+    """Whether the node adds two tensors of more than one dimension."""
     return node.target is aten.add.Tensor and all(
         isinstance(each, fx.Node) and each.meta["val"].dim() > 1 for each in node.args[:2]
     )
 
 
 def _sums(chain: list[fx.Node]) -> list[fx.Node]:
-    """The product, with all that is added to it, and views of it."""
+    """The product, sums of it, and views of these."""
     sums = [chain[0]]
     for node in chain[1:]:
         made_of = [each for each in node.all_input_nodes if each in chain]
@@ -169,13 +162,14 @@ def _sums(chain: list[fx.Node]) -> list[fx.Node]:
 
 
 def _as_wide(node: fx.Node, columns: Any) -> bool:
+    """Whether the node is a tensor with this last dimension."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.dim() > 1 and compat.guard_free(value.shape[-1] == columns)
 
 
 def _one_exit(chain: list[fx.Node]) -> bool:
-    """Whether all but the last are read within the chain only, or are what may be kept. A residual without a norm is no
-    epilogue of ours."""
+    """Whether others read only the chain's last value, besides values that a kernel can keep or the backward reads. A
+    residual counts only before a norm."""
     forward, sums, kind = not is_backward(chain[0]), _sums(chain), _kind(chain)
     if any(_adds_rows(node) for node in sums) and kind != "norm":
         return False
@@ -184,18 +178,19 @@ def _one_exit(chain: list[fx.Node]) -> bool:
 
 
 def _is_saved(node: fx.Node, steps: int = 3) -> bool:
-    """Whether it is the backward's, or was made for nothing else in a few steps (a cast, say)."""
+    """Whether the node belongs to the backward, or within a few steps (a cast, say) reaches only the backward."""
     if is_backward(node):
         return True
     return bool(steps and node.users) and all(_is_saved(user, steps - 1) for user in node.users)
 
 
 def _exits(chain: list[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Who reads what of the chain, but for its last value."""
+    """(node, reader) for each reader outside the chain, except readers of the last value."""
     return ((node, user) for node in chain[:-1] for user in node.users if user not in chain)
 
 
 def _kind(chain: list[fx.Node]) -> Kind:
+    """The kind of the chain: "" for a bias alone."""
     if any(node.target in REDUCTIONS or _normalizes(node) for node in chain):
         return "norm"
     bias_only = all(node.target in VIEWS or node.target is aten.add.Tensor for node in chain[1:])
@@ -203,47 +198,4 @@ def _kind(chain: list[fx.Node]) -> Kind:
 
 
 def _normalizes(node: fx.Node) -> bool:
-    return NormQuantize.matches(node) and NormQuantize.of(node).norm != "none"
-
-
-def sum_beside(gemm: fx.Node, from_memory: bool = False) -> fx.Node | None:
-    """The sum over the rows of what a product's left operand is the transpose of: a bias's gradient beside its
-    weight's. A raised gradient of a norm or an activation sums itself. from_memory: only of what is written in any
-    case; of anything else Inductor may sum on the way, or will, once it is raised."""
-    flip = gemm.all_input_nodes[0]
-    if flip.target not in FLIPS or flip.meta["val"].dim() != 2:
-        return None
-    grad = flip.all_input_nodes[0]
-    while grad.target in VIEWS:
-        grad = grad.all_input_nodes[0]
-    if NormQuantizeBackward.made(grad) is not None:
-        return None
-    if from_memory and not (grad.op == "placeholder" or grad.target in WRITTEN):
-        return None
-    return next((node for node in past_views(grad) if sums_rows(node)), None)
-
-
-def past_views(node: fx.Node) -> Iterator[fx.Node]:
-    """What reads a tensor, views of it looked through."""
-    for user in node.users:
-        if user.target in VIEWS:
-            yield from past_views(user)
-        else:
-            yield user
-
-
-def sums_rows(node: fx.Node) -> bool:
-    """A sum that leaves one number a column, in the dtype of what it sums."""
-    if node.target is not aten.sum.dim_IntList or node.kwargs:
-        return False
-    rank = node.all_input_nodes[0].meta["val"].dim()
-    return sorted(dim % rank for dim in cast(list[int], node.args[1])) == list(range(rank - 1))
-
-
-def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], bool]) -> bool:
-    """Whether nothing but GEMMs reads a value, as left operands; views of it count as itself."""
-
-    def reads(value: fx.Node, users: Iterable[fx.Node]) -> bool:
-        return all(reads(user, user.users) if user.target in VIEWS else is_left(user, value) for user in users)
-
-    return bool(node.users) and reads(node, node.users)
+    return NormQuantize.matches(node) and NormQuantize.of(node).row.norm != "none"

@@ -1,6 +1,6 @@
-"""Nodes that compute the same value: of these AOTAutograd keeps one, once a joint graph is partitioned.
+"""Nodes that compute the same value. AOTAutograd keeps one of them when it partitions a joint graph.
 
-A plan has to know all of them. One that is lowered and one that is not are no longer equal, and both run.
+A plan has to know all of them: if one is lowered and an equal one is not, they are no longer equal, and both run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.fx.node import map_arg
 
 
 def equal(nodes: Iterable[fx.Node]) -> list[list[fx.Node]]:
-    """Groups of two or more nodes that compute the same. The nodes are of one functional ATen graph."""
+    """Groups of two or more nodes that compute the same value. The nodes belong to one functional ATen graph."""
     nodes = list(nodes)
     if not nodes:
         return []
-    first: dict[Any, fx.Node] = {}  # what is computed of what -> the node that does so first
+    first: dict[Any, fx.Node] = {}  # computation -> the first node that does it
     same: dict[fx.Node, fx.Node] = {}
     for node in nodes[0].graph.nodes:
         same[node] = first.setdefault(_computation(node, same), node) if _is_pure(node) else node
@@ -31,7 +31,7 @@ def equal(nodes: Iterable[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _is_pure(node: fx.Node) -> bool:
-    """Whether it computes the same of the same: nothing is drawn, nothing written."""
+    """Whether equal inputs give equal results: the node draws no random numbers and writes nothing."""
     if node.op != "call_function" or node.target is getitem:
         return node.op == "call_function"
     schema = getattr(node.target, "_schema", None)
@@ -45,7 +45,7 @@ def _computation(node: fx.Node, same: dict[fx.Node, fx.Node]) -> Any:
 
 
 def _hashable(value: Any) -> Any:
-    """1, 1.0 and True are not the same argument."""
+    """A key for an argument that tells 1, 1.0 and True apart."""
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
     if isinstance(value, dict):

@@ -6,7 +6,7 @@ fake tensors. PyTorch says which ATen operators every node calls (`aten.relu`), 
 memory it writes. Passes ask the reading and nothing else.
 
     memory   one storage, as a number. Two nodes share memory if one is a view of the other, or writes into it
-    write    a node after which a memory holds other values. What was read before it and what is read after differ
+    write    a node after which a memory holds other values. A value read before it and one read after it differ
     region   gradients, autocast, inference mode: parts of two regions are not one value
 
 A node that cannot be run on fakes (a call of untraced code, a tensor without storage) has a `reason`; it counts as a
@@ -34,12 +34,16 @@ CALLS = ("call_function", "call_method")
 
 @dataclass(frozen=True, eq=False)
 class Fact:
-    """What PyTorch says of one node.
+    """PyTorch's answers about one node.
 
-    op: the one operator's plain name, `relu` for aten.relu and aten.relu_; empty where the node is several, or none.
-    given: the operator's arguments by name, tensors as the fake values they were.
-    value: what the node gives: a fake tensor, a number, a tuple. memory: that of its tensors.
-    writes: the memory that the node changes. reason: why it could not be read; empty if it could.
+    op: the plain name of its one ATen operator, `relu` for aten.relu and aten.relu_; "" if it calls several, or none.
+    given: the operator's arguments by name; tensors as fake values.
+    calls: all ATen calls it makes.
+    value: its result, a fake tensor, a number or a tuple.
+    memory: the storages of the result's tensors.
+    writes: the storages it changes.
+    region: where it runs (gradients, autocast, inference mode).
+    reason: why it could not be read; "" if it could.
     """
 
     op: str = ""
@@ -53,25 +57,25 @@ class Fact:
 
     @cached_property
     def pointwise(self) -> bool:
-        """Each value of the result follows from the values at its place (broadcast)."""
+        """Whether each value of the result follows from the values at the same (broadcast) place."""
         return bool(self.calls) and all(map(aten.is_pointwise, self.calls))
 
     @cached_property
     def random(self) -> bool:
-        """It draws random numbers: dropout that is on, for one."""
+        """Whether the node draws random numbers, as active dropout does."""
         return any(map(aten.draws, self.calls))
 
     @cached_property
     def permutation(self) -> tuple[int, ...]:
-        """The order in which it has the dimensions of its argument; empty if it is no such view."""
+        """The order in which the result has its argument's dimensions; () if the node is no permuting view."""
         return aten.permutation(self.calls[0]) if len(self.calls) == 1 else ()
 
 
 class Reading:
     """The facts of one graph.
 
-    They hold until a pass changes what a node gives; the functions of `edit.py`, which exchange a value for an equal
-    one, keep them up to date. fakes: the inputs' values.
+    Passes replace values by equal ones through `edit.py`, which keeps the facts up to date. A pass that changes values
+    needs a new reading. fakes: the fake values of the graph's inputs.
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -80,40 +84,41 @@ class Reading:
         self.writers: dict[int, list[fx.Node]] = {}
         self.fakes: Sequence[Any] = ()
         self._numbers: dict[int, int] = {}
-        self._storages: list[Any] = []  # kept, so that no other storage gets the address of one of them
-        self._stands_for: dict[fx.Node, list[Any]] = {}  # values, its own first
+        self._storages: list[Any] = []  # kept alive, so that no new storage reuses an address
+        self._stands_for: dict[fx.Node, list[Any]] = {}  # node -> values it stands for, its own first
 
     # ------------------------------------------------------------ asking
 
     def op(self, node: Any) -> str:
-        """The plain name of the node's one operator; "" for inputs, for several operators and for what is no node."""
+        """The plain name of the node's one operator; "" for inputs, for several operators and for arguments that are no
+        nodes."""
         return self.facts[node].op if isinstance(node, fx.Node) and node in self.facts else ""
 
     def value(self, node: Any) -> Any:
-        """The fake value of a node; what is no node is itself."""
+        """The node's fake value; an argument that is no node is its own value."""
         return self.facts[node].value if isinstance(node, fx.Node) else node
 
     def is_tensor(self, node: Any) -> bool:
         return isinstance(node, fx.Node) and isinstance(self.value(node), torch.Tensor)
 
     def shape(self, node: Any) -> tuple[Any, ...]:
-        """Sizes: numbers, and symbols where they may change."""
+        """The sizes: numbers, and symbols for sizes that may change."""
         return tuple(map(known, self.value(node).shape))
 
     def rank(self, node: Any) -> int:
         return int(self.value(node).dim())
 
     def arg(self, node: Any, name: str, default: Any = None) -> Any:
-        """An argument of the node's operator by its ATen name; tensors, and sizes that may change, as nodes."""
+        """An argument of the node's operator by its ATen name. Tensors, and sizes that may change, come as nodes."""
         given = self.facts[node].given
         return self.as_nodes(node, given[name]) if name in given else default
 
     def args(self, node: fx.Node) -> tuple[Any, ...]:
-        """All arguments of the node's operator in ATen's order."""
+        """All arguments of the node's operator, in ATen's order."""
         return tuple(self.as_nodes(node, each) for each in self.facts[node].given.values())
 
     def operands(self, node: Any, op: str) -> tuple[Any, Any] | None:
-        """(a, b) where the node is a op b and nothing more: nothing scaled by an alpha, no rounding mode."""
+        """(a, b) if the node is exactly `a op b`: without an alpha that scales, without a rounding mode."""
         if self.op(node) != op:
             return None
         given = self.facts[node].given
@@ -122,31 +127,32 @@ class Reading:
         return (self.arg(node, names[0]), self.arg(node, names[1])) if plain and len(names) == 2 else None
 
     def memory(self, node: fx.Node) -> frozenset[int]:
+        """The storages of the node's tensors."""
         return self.facts[node].memory
 
     def only_user(self, node: Any) -> fx.Node | None:
-        """The one node that uses this one's value; None if none or several do."""
+        """The node's only reader; None if it has none or several."""
         return next(iter(node.users)) if isinstance(node, fx.Node) and len(node.users) == 1 else None
 
     def product(self, node: Any) -> tuple[fx.Node, fx.Node] | None:
-        """(a, b) of a @ b, matrices or batches of them; None for anything else."""
+        """(a, b) if the node is a @ b for matrices or batches of matrices."""
         name = self.op(node)
         found = self.operands(node, name) if name in ("matmul", "mm", "bmm") else None
         return found if found is not None and all(map(self.is_tensor, found)) else None
 
     def permuted(self, node: Any) -> tuple[fx.Node, tuple[int, ...]] | None:
-        """(x, dims) where the node is x with its dimensions in another order, however it is written."""
+        """(x, dims) if the node is x with its dimensions in another order, in any spelling."""
         order = self.facts[node].permutation if isinstance(node, fx.Node) and node in self.facts else ()
         return (next(iter(self.args(node))), order) if order else None
 
     def flipped(self, node: Any) -> fx.Node | None:
-        """x of a transpose of the last two dimensions of x; None for anything else."""
+        """x if the node is x with its last two dimensions transposed."""
         x, order = self.permuted(node) or (None, ())
         last = len(order) - 1
         return x if order[-2:] == (last, last - 1) and order[:-2] == (*range(last - 1),) else None
 
     def as_nodes(self, node: fx.Node, given: Any) -> Any:
-        """What an operator of the node was given, with the nodes that it is from in place of their values."""
+        """An operator's argument, with nodes in place of their values."""
         if isinstance(given, dict):
             return {name: self.as_nodes(node, each) for name, each in given.items()}
         if isinstance(given, list | tuple):
@@ -163,15 +169,15 @@ class Reading:
     # ------------------------------------------------------------ writes
 
     def written(self, memory: Collection[int], since: fx.Node) -> str:
-        """Who writes to one of these memories, `since` included; empty if nobody does."""
+        """The name of a node, `since` or later, that writes to one of these storages; "" if there is none."""
         writers = (writer for each in memory for writer in self.writers.get(each, ()))
         return next((writer.name for writer in writers if not writer < since), "")
 
     def reason_against(self, nodes: Iterable[Any]) -> str:
-        """Why these nodes cannot be computed otherwise, in one piece or at another place behind the first of them.
+        """Why these nodes cannot be replaced by another computation of the same value, at the place of the last one.
 
-        Empty if they can: all of them were read, lie in one region, write nothing and draw no random numbers, and from
-        the first one on nobody writes to what they read or give. Autograd may then save any of it.
+        "" if they can: all were read, lie in one region, write nothing and draw no random numbers, and nobody writes
+        what they read or give from the first of them on. So autograd may save any of these values.
         """
         calls = sorted({node for node in nodes if isinstance(node, fx.Node) and node.op in CALLS})
         for node in calls:
@@ -183,7 +189,7 @@ class Reading:
             if fact.random:
                 return f"{node.name} draws random numbers"
             if fact.region != self.facts[calls[0]].region:
-                return f"gradients, autocast or inference mode are switched between {calls[0].name} and {node.name}"
+                return f"gradients, autocast or inference mode change between {calls[0].name} and {node.name}"
         for each in dict.fromkeys(each for node in calls for each in (*node.all_input_nodes, node)):
             if writer := self.written(self.memory(each), calls[0]):
                 return f"{writer} writes in place to {each.name}, or to its memory"
@@ -199,8 +205,8 @@ class Reading:
         return any(self.memory(node) & self.memory(each) for each in inputs)
 
     def same(self, a: Any, b: Any) -> bool:
-        """Whether two arguments are one value: a node and itself, or the same operator on the same values, which
-        nobody writes to in between. Numbers are compared."""
+        """Whether two arguments are one value: equal numbers, one node, or the same operator on the same values with no
+        write between."""
         if isinstance(a, list | tuple) and isinstance(b, list | tuple):
             return len(a) == len(b) and all(map(self.same, a, b))
         if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
@@ -215,41 +221,42 @@ class Reading:
         return self.same(self.args(a), self.args(b))
 
     def is_written(self, node: fx.Node) -> bool:
-        """Whether anybody writes to the node's memory, or that is not known."""
+        """Whether a node writes to this node's memory, or that is unknown."""
         return bool(self.facts[node].reason) or any(map(self.writers.get, self.memory(node)))
 
     def written_inputs(self) -> frozenset[int]:
-        """Places of the graph's inputs that it writes, or of which that is not known."""
+        """Places of the graph's inputs that it writes, or may write."""
         inputs = enumerate(self.graph.find_nodes(op="placeholder"))
         return frozenset(place for place, node in inputs if self.is_written(node))
 
     # ------------------------------------------------------------ keeping
 
     def add(self, node: fx.Node, fact: Fact) -> None:
+        """Take in the facts of a new node."""
         self.facts[node] = fact
         self._stands_for[node] = [fact.value]
         for memory in fact.writes:
             self.writers[memory] = sorted([*self.writers.get(memory, ()), node])
 
     def stand_for(self, new: fx.Node, old: fx.Node) -> None:
-        """Wherever the value of `old` was given, it is that of `new` from now on."""
+        """Let `new` stand for the value of `old` in recorded arguments."""
         self._stands_for[new] += self._stands_for[old]
 
     def share(self, a: fx.Node, b: fx.Node) -> None:
-        """The memory of the two is one from now on, as one of them came to stand where the other stood."""
+        """From now on both nodes share their memory, because one replaced the other."""
         both = self.memory(a) | self.memory(b)
         for node, fact in self.facts.items():
             if fact.memory & both:
                 self.facts[node] = replace(fact, memory=fact.memory | both)
 
     def forget(self, node: fx.Node) -> None:
-        """Leave out a node that is erased from the graph."""
+        """Drop the facts of a node that is erased from the graph."""
         for memory in self.facts.pop(node).writes:
             self.writers[memory].remove(node)
         del self._stands_for[node]
 
     def moved(self, graph: fx.Graph, twin: Mapping[fx.Node, fx.Node]) -> Reading:
-        """The same of a copy of the graph. twin: its nodes."""
+        """The same reading for a copy of the graph. twin: original node -> its copy."""
         other = Reading(graph)
         other.fakes, other._numbers = self.fakes, dict(self._numbers)
         other._storages = list(self._storages)
@@ -259,7 +266,9 @@ class Reading:
         return other
 
     def memory_of(self, value: Any) -> frozenset[int]:
-        """The memory of all tensors in a value. Raises NotImplementedError for tensors without any (sparse ones)."""
+        """The storages of all tensors in a value.
+        Raises NotImplementedError for a tensor without one (a sparse one, say).
+        """
         found = set()
         for each in tree_leaves(value):
             if isinstance(each, torch.Tensor):

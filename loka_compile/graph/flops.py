@@ -1,4 +1,4 @@
-"""FLOPs of a Dynamo graph, node by node: torch.utils.flop_counter's formulas on the nodes' fake values."""
+"""FLOPs of a Dynamo graph, node by node, by the formulas of torch.utils.flop_counter on fake values."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def _counter() -> FlopCounterMode:
 
 
 def flops_of(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Multiplications and additions of the forward, by node; for a symbolic size, those of the inputs at hand.
+    """Multiplications and additions of the forward, by node. A symbolic size counts as its value for the inputs at
+    hand.
 
-    What cannot be run on fake values alone, and what torch has no formula for, counts 0.
+    A node counts 0 if it cannot be run on fake values or torch has no formula for it.
     """
     return {node: _flops(node) for node in graph.nodes if node.op in ("call_function", "call_method")}
 
 
 def total(graph: fx.Graph, flops: Mapping[fx.Node, int]) -> int:
-    """FLOPs of the nodes that the output depends on. The others are not run."""
+    """FLOPs of the nodes that the output depends on; the others are not run."""
     return sum(flops.get(node, 0) for node in needed(graph))
 
 
@@ -57,7 +58,7 @@ def _flops(node: fx.Node) -> int:
         return value
 
     args, kwargs = map_arg((node.args, node.kwargs), value_of)
-    if len(operands) < 2:  # a product has two
+    if len(operands) < 2:  # a product has two operands
         return 0
     try:
         with torch.no_grad(), compat.running_fakes(operands), _counter() as mode:

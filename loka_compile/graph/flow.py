@@ -1,5 +1,5 @@
-"""Where gradients flow: what no output is differentiated by has no gradient, and as part of something larger it would
-have zeros."""
+"""Where gradients flow. A tensor that no output is differentiated by has no gradient; merged into a larger tensor it
+would get a gradient of zeros."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loka_compile.graph.facts import Reading
 
 
 def differentiated(reading: Reading) -> set[fx.Node]:
-    """The nodes from which gradients flow to an output, if inputs have any."""
+    """The nodes that a gradient reaches from the outputs, if the inputs require one."""
     found: set[fx.Node] = set()
     for node in reversed(reading.graph.nodes):
         if node.op != "output" and not (node in found and _lets_through(reading, node)):
@@ -23,7 +23,7 @@ def differentiated(reading: Reading) -> set[fx.Node]:
 
 
 def _lets_through(reading: Reading, node: fx.Node) -> bool:
-    """Not what is detached, computed without gradients, or no real or complex number."""
+    """Whether a gradient passes the node: it is real or complex, not detached, and gradients are recorded there."""
     fact = reading.facts[node]
     if fact.writes or fact.reason:
         return True

@@ -1,4 +1,4 @@
-"""Putting an ordinary torch function into a Dynamo graph, as the torch functions it calls."""
+"""Putting a torch function into a Dynamo graph, as the torch functions it calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from loka_compile.graph.facts import Reading
 
 
 def insert(reading: Reading, before: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
-    """Write down what `function` calls when given `args` (nodes or constants), in front of `before`.
+    """Trace `function` on `args` (nodes or constants) and insert its calls before `before`; returns the node of its
+    result.
 
-    The function sees proxies for nodes: it may read their shapes, and may not branch on them. Returns the node of what
-    it returns. New nodes have `meta["example_value"]` and the module names of `before`.
+    The function is given proxies: it may read their shapes, but not branch on them. New nodes have
+    `meta["example_value"]` and the module names of `before`.
     """
     graph = before.graph
     tracer = fx.proxy.GraphAppendingTracer(graph)
@@ -31,5 +32,5 @@ def insert(reading: Reading, before: fx.Node, function: Callable[..., Any], *arg
 
 
 def constant(like: fx.Proxy, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Proxy:
-    """Inside such a function: a call of a torch function without tensors among its arguments, such as arange."""
+    """Inside such a function: call a torch function that is given no tensor, such as arange."""
     return like.tracer.create_proxy("call_function", function, args, kwargs)

@@ -1,11 +1,11 @@
-"""Repeated layers of a Dynamo graph and their branches: found by their modules' paths, confirmed on the graph.
+"""Repeated layers of a Dynamo graph and their branches, found by module paths and proven on the graph.
 
-A branch can be left out if all it does is add something to a stream that also flows past it:
+A branch can be left out if it only adds something to a stream that also flows past it:
 
-    inside the module     y = x + f(x, ...)          the module gives y, and x comes from outside
-    around the module     y = x + drop(m(norm(x)))   the module's one way out is the residual add
+    inside the module     y = x + f(x, ...)          the module returns y, and x comes from outside
+    around the module     y = x + drop(m(norm(x)))   the only reader of m's result leads to the residual add
 
-Then everything the branch computes goes through the add (the add post-dominates it), and x can take y's place.
+The trick: everything the branch computes then passes through the add (the add post-dominates it), so x can replace y.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_names
 
 _COPIES = ("reshape", "reshape_as", "flatten", "unflatten", "contiguous", "clone")
-"""They make a tensor of their own, with the same values, where no view will do."""
+"""Operators that copy all values of their argument if no view will do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a module: the nodes it ran, those of the modules inside included. kind: its class."""
+    """One call of a module. nodes: all nodes it ran, also those of modules inside it. kind: the module's class."""
 
     path: str
     kind: str
@@ -40,19 +40,23 @@ class Call:
 
     @cached_property
     def inputs(self) -> tuple[fx.Node, ...]:
-        """Tensors from outside it reads, without parameters and buffers."""
+        """The tensors it reads from outside, without parameters and buffers."""
         read = dict.fromkeys(each for node in self.nodes for each in node.all_input_nodes if each not in self.inside)
         return tuple(node for node in read if is_tensor(node) and not compat.is_parameter_or_buffer(node))
 
     @cached_property
     def outputs(self) -> tuple[fx.Node, ...]:
-        """Tensors of it that are read outside."""
+        """Its tensors that are read outside."""
         return tuple(n for n in self.nodes if is_tensor(n) and any(user not in self.inside for user in n.users))
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """A branch that can be left out: its residual adds, each with the operand that flows on, and where that is from."""
+    """A branch that can be left out.
+
+    adds: its residual adds, each with the operand that flows on.
+    stream: where that operand comes from.
+    """
 
     call: Call
     adds: tuple[tuple[fx.Node, fx.Node], ...]
@@ -60,7 +64,7 @@ class Branch:
 
 
 def calls_of(graph: fx.Graph) -> dict[str, list[Call]]:
-    """The calls of every module by its path, in order. A module that is called twice has two."""
+    """Module path -> its calls, in order. A module that is called twice has two."""
     found: dict[tuple[str, str], tuple[str, list[fx.Node]]] = {}
     for node in graph.nodes:
         if node.op in ("placeholder", "get_attr", "output"):
@@ -74,12 +78,12 @@ def calls_of(graph: fx.Graph) -> dict[str, list[Call]]:
 
 
 def branch_of(reading: Reading, call: Call) -> Branch | str:
-    """How the call's output joins its own input, or why it is not proven that it can be left out."""
+    """How the call's output joins its own input, or the reason why it must not be left out."""
     if not call.outputs:
         return "nothing reads its output"
     if len(call.outputs) > 1:
         names = ", ".join(node.name for node in call.outputs)
-        return f"{len(call.outputs)} of its values are read outside ({names}); a branch gives one"
+        return f"{len(call.outputs)} of its values are read outside ({names}); expected one"
     [output] = call.outputs
     found = _residual_inside(reading, output, call) or _residual_around(reading, output)
     if isinstance(found, str):
@@ -100,12 +104,12 @@ def branch_of(reading: Reading, call: Call) -> Branch | str:
 
 
 def effects(reading: Reading, call: Call) -> str:
-    """What besides values leaving the call out would change; empty for nothing."""
+    """The effects, besides its values, that would be lost without the call; "" for none."""
     return next(filter(None, (effect(reading, node, call.inside) for node in call.nodes)), "")
 
 
 def effect(reading: Reading, node: fx.Node, inside: Collection[fx.Node] = ()) -> str:
-    """What leaving `node` out would change besides its value, for those outside of `inside`; empty for nothing."""
+    """The effect, besides its value, that would be lost without `node`, for nodes outside of `inside`; "" for none."""
     fact = reading.facts[node]
     if fact.reason:
         return f"{node.name} cannot be read: {fact.reason}"
@@ -119,7 +123,7 @@ def effect(reading: Reading, node: fx.Node, inside: Collection[fx.Node] = ()) ->
 
 
 def differ(a: fx.Node, b: fx.Node) -> str:
-    """How the two values differ in shape, dtype or device; empty where it is known that they do not."""
+    """How the two values differ in shape, dtype or device; "" if they are known to agree."""
     x, y = a.meta.get("example_value"), b.meta.get("example_value")
     if not (isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)):
         return f"{a.name} or {b.name} has no known shape"
@@ -132,7 +136,7 @@ def differ(a: fx.Node, b: fx.Node) -> str:
 
 
 def reaching(node: fx.Node) -> set[fx.Node]:
-    """The node and all it depends on."""
+    """The node and all nodes it depends on."""
     found, queue = {node}, [node]
     while queue:
         new = [each for each in queue.pop().all_input_nodes if each not in found]
@@ -151,7 +155,8 @@ Residual = tuple[list[tuple[fx.Node, fx.Node]], fx.Node]
 
 
 def _residual_inside(reading: Reading, output: fx.Node, call: Call) -> Residual | None:
-    """Followed upwards from the output, through adds and layouts, to a value from outside that f depends on too."""
+    """Follow adds and changes of layout up from the output to a value from outside on which the other addend depends
+    too."""
 
     def follow(node: fx.Node) -> Residual | None:
         if node not in call.inside:
@@ -163,14 +168,14 @@ def _residual_inside(reading: Reading, output: fx.Node, call: Call) -> Residual 
             flow = follow(operand)
             if flow and flow[1] in reaching(other):
                 found.append(([(node, operand), *flow[0]], flow[1]))
-        return found[0] if len(found) == 1 else None  # of two streams, none is the one
+        return found[0] if len(found) == 1 else None  # with two candidates it is not clear which is the stream
 
     found = follow(output)
     return found if found and found[0] else None
 
 
 def _residual_around(reading: Reading, output: fx.Node) -> Residual | str:
-    """Followed downwards from the output, its one reader at a time, to an add whose other operand is its own input."""
+    """Follow single readers down from the output to an add whose other operand is the call's own input."""
     node, ancestors = output, reaching(output)
     while True:
         if len(node.users) != 1:
@@ -198,13 +203,13 @@ def _residual_around(reading: Reading, output: fx.Node) -> Residual | str:
 
 
 def _operands(reading: Reading, node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """(one operand, the other) both ways round, where the node adds two tensors."""
+    """(one operand, the other) in both orders, if the node adds two tensors."""
     a, b = reading.operands(node, "add") or (None, None)
     return [(a, b), (b, a)] if isinstance(a, fx.Node) and isinstance(b, fx.Node) and a is not b else []
 
 
 def _laid_out(reading: Reading, node: fx.Node) -> fx.Node | None:
-    """x where the node is all values of x in another order or shape."""
+    """x if the node holds all values of x in another order or shape."""
     sources = [each for each in node.all_input_nodes if is_tensor(each)]
     if node not in reading.facts or len(sources) != 1 or not is_tensor(node):
         return None
@@ -216,7 +221,7 @@ def _laid_out(reading: Reading, node: fx.Node) -> fx.Node | None:
 
 
 def _scales(reading: Reading, node: fx.Node) -> bool:
-    """Dropout, a factor or a cast on the way to the residual add."""
+    """Whether the node is dropout, a factor or a cast, which may stand before the residual add."""
     calls = reading.facts[node].calls if node in reading.facts else ()
     return reading.op(node) in ("mul", "div", "to") or any(aten.name_of(call).endswith("dropout") for call in calls)
 

@@ -1,4 +1,4 @@
-"""Graphs that loka hands to Inductor as they are, and why: what cannot be read, run once more, or lowered."""
+"""Dynamo graphs that loka hands to Inductor as they are, and why: they cannot be read, run once more, or lowered."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from loka_compile.graph.facts import Reading
 
 
 def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, online: bool) -> str:
-    """Why a Dynamo graph with these inputs goes to Inductor as written; empty if it need not.
+    """Why a Dynamo graph with these inputs goes to Inductor as written; "" if loka may work on it.
 
-    online: the plan is to be learned from calls, with the code changing on the way.
+    online: the plan is learned from calls, so the code is compiled again on the way.
     """
     for node, value in zip(reading.graph.find_nodes(op="placeholder"), inputs, strict=False):
         if isinstance(value, list | tuple | dict):
-            return f"{node.name} is a {type(value).__name__}, as compiled autograd hands over its inputs"
+            return f"{node.name} is a {type(value).__name__} (from compiled autograd); loka expects tensors"
         if isinstance(value, torch.SymInt) and not compat.has_value(value):
-            return f"the size {node.name} has no value yet (it is unbacked), and nothing can be measured without one"
+            return f"the size {node.name} has no value (it is unbacked), and without one nothing can be measured"
         if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided or compat.hides_its_memory(value):
                 kind = type(value).__name__ if value.layout is torch.strided else str(value.layout)
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
-                return f"{node.name} has a size without a value yet (it is unbacked): {tuple(value.shape)}"
+                return f"{node.name} has a size without a value (it is unbacked): {tuple(value.shape)}"
     if online and compat.is_ahead_of_time():
         return "it is compiled ahead of time, where there are no calls to learn a plan from; give a profile or a plan"
     if online and training and compat.is_compiled_autograd():
         return (
-            "compiled autograd traces the backward and compiles it again with every other code, such as that of a plan "
-            "which is learned; give a profile or a plan"
+            "compiled autograd would trace and compile the backward again when a learned plan changes the code; "
+            "give a profile or a plan"
         )
     if online and (size := compat.unknown_sizes(reading.graph)):
-        return f"what {size} is cannot be told from the inputs of a call, at which a plan that is learned is compiled"
+        return f"the size {size} does not follow from a call's inputs, so a plan cannot be learned; give one"
     if online and torch.are_deterministic_algorithms_enabled():
         return (
-            "deterministic algorithms are asked for, and a plan that is learned while it runs depends on times and on "
-            "what this process has seen; give a profile or a plan"
+            "deterministic algorithms are asked for, but a learned plan depends on measured times and earlier calls; "
+            "give a profile or a plan"
         )
     for node, fact in reading.facts.items() if training else ():
         if fact.op in ("embedding", "embedding_bag") and fact.given.get("sparse"):

@@ -1,7 +1,7 @@
-"""Which modules of a stack of layers play the parts of Kunlun's rule: self-attention, PFFN, pooling.
+"""Which modules of a stack of layers are self-attention, PFFN and pooling, the parts of Kunlun's CompSkip rule.
 
-Read off the graph: which branches join the stream by a residual, what is multiplied with what inside them, what makes
-a value of another shape of the stream. A module's name decides only between several that fit.
+This is read off the graph: which branches join the stream by a residual, what they multiply, and which modules return
+another shape than the stream. A module's name decides only between several that fit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _HINTS = {"attention": r"att|mha", "pffn": r"ffn|mlp|feed|gdpa", "pool": r"pool|
 
 
 def alternate(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> CompSkip:
-    """Kunlun's rule for this graph: even layers skip self-attention; odd ones skip the PFFN and reuse the pooling.
+    """Kunlun's rule for this graph: even layers skip self-attention; odd layers skip the PFFN and reuse the pooling.
 
-    Raises ValueError, with what was found, where a part is missing or several modules could play it.
+    Raises ValueError if a part is missing or several modules could play it; the message says what was found.
     """
     layers = _stack(reading, calls)
     parts = _parts(reading, calls, layers)
@@ -34,10 +34,12 @@ def alternate(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> CompSkip
 
 
 def _stack(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> str:
-    """The outermost list of two or more layers of one class that has these parts."""
+    """The outermost list of two or more layers of one class that has these parts.
+    Raises ValueError if there is not exactly one.
+    """
     stacks: dict[str, dict[int, str]] = defaultdict(dict)
     for path in calls:
-        for match in re.finditer(r"\.([0-9]+)(?=\.|$)", path):  # also of layers that are no modules that are called
+        for match in re.finditer(r"\.([0-9]+)(?=\.|$)", path):  # also layers that are never called as modules
             layer = path[: match.end()]
             stacks[path[: match.start()] + ".*"][int(match[1])] = calls[layer][0].kind if layer in calls else ""
     lists = [path for path, kinds in stacks.items() if len(kinds) > 1 and len(set(kinds.values())) == 1]
@@ -56,7 +58,7 @@ def _stack(reading: Reading, calls: Mapping[str, Sequence[Call]]) -> str:
 
 
 def _parts(reading: Reading, calls: Mapping[str, Sequence[Call]], layers: str) -> dict[str, set[str]]:
-    """Part -> paths inside a layer, over all layers of the stack: where attention and PFFN are on one stream."""
+    """Part -> paths inside a layer, over all layers of the stack. Attention and PFFN must act on one stream."""
     pattern = re.compile(pattern_of(layers).pattern + r"\.(?P<inside>.+)")
     inside = {path: match["inside"] for path in calls if (match := pattern.fullmatch(path))}
     proven = {path: branch_of(reading, calls[path][0]) for path in inside}
@@ -81,16 +83,18 @@ def _parts(reading: Reading, calls: Mapping[str, Sequence[Call]], layers: str) -
 
 
 def _place(name: str) -> str:
+    """The path of the module around this one."""
     return name.rpartition(".")[0]
 
 
 def _streams(branches: Iterable[Branch]) -> set[fx.Node]:
-    """The values of the streams just before and after these branches."""
+    """The values of the streams just before and just after these branches."""
     return {node for branch in branches for node in (branch.stream, branch.adds[0][0])}
 
 
 def _roles(reading: Reading, branch: Branch) -> set[str]:
-    """attention where a softmax weighs the stream by itself; pffn where the context does, or weights alone."""
+    """The roles of a branch. "attention" multiplies the stream by itself and has a softmax; "interaction" has none;
+    "pffn" multiplies the stream by the context, or by weights only."""
     depends: dict[fx.Node, set[str]] = {}
     inputs = set(branch.call.inputs)
     for node in branch.call.nodes:
@@ -116,16 +120,18 @@ def _roles(reading: Reading, branch: Branch) -> set[str]:
 
 
 def _outside(node: fx.Node, branch: Branch, inputs: set[fx.Node]) -> set[str]:
+    """The kind of a tensor from outside the branch: {"stream"}, {"context"}, or set() for a parameter."""
     return ({"stream"} if _is_stream(node, branch) else {"context"}) if node in inputs else set()
 
 
 def _is_stream(node: fx.Node, branch: Branch) -> bool:
-    """The stream itself, or a norm of it."""
+    """Whether the node is the stream or a value of its shape that depends on it, such as a norm."""
     return node is branch.stream or (not differ(node, branch.stream) and branch.stream in reaching(node))
 
 
 def _pools(reading: Reading, call: Call, streams: Collection[fx.Node]) -> bool:
-    """It reads a stream and gives one value of another shape, in which the stream was multiplied with something."""
+    """Whether the module reads a stream, multiplies it with another computed tensor, and returns one value of another
+    shape."""
     if len(call.outputs) != 1 or effects(reading, call):
         return False
     read = [node for node in call.inputs if node in streams]
@@ -134,7 +140,7 @@ def _pools(reading: Reading, call: Call, streams: Collection[fx.Node]) -> bool:
 
 
 def _one_each(part: str, names: set[str]) -> set[str]:
-    """One module for the part in each place: of several siblings, the one whose name says so."""
+    """One module for the part in each place; among siblings the name decides. Raises ValueError if it does not."""
     places: dict[str, list[str]] = defaultdict(list)
     for name in names:
         places[name.rpartition(".")[0]].append(name)
@@ -152,6 +158,6 @@ def _one_each(part: str, names: set[str]) -> set[str]:
 
 
 def _multiplied(reading: Reading, node: fx.Node) -> list[fx.Node]:
-    """The tensors of a product of computed ones: one with a weight is none."""
+    """The operands of a product of tensors; a linear is none, as it multiplies by a weight."""
     given = tree_leaves(reading.args(node)) if reading.op(node) in _PRODUCTS else []
     return [each for each in given if reading.is_tensor(each)]

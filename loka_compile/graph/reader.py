@@ -1,4 +1,4 @@
-"""Making the one reading of a Dynamo graph: it is run once on fake tensors, node by node, and PyTorch is asked."""
+"""Making the reading of a Dynamo graph: run it once on fake tensors, node by node, and ask PyTorch what happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loka_compile.graph.facts import CALLS, Fact, Reading
 
 
 def read(graph: fx.Graph) -> Reading:
-    """The facts of a graph of Dynamo's, whose nodes have `example_value`."""
+    """The facts of a Dynamo graph whose nodes have `example_value`."""
     reading = Reading(graph)
     inputs = [node.meta.get("example_value") for node in graph.find_nodes(op="placeholder")]
     reading.fakes = compat.in_one_mode(inputs)
@@ -28,7 +28,7 @@ def read(graph: fx.Graph) -> Reading:
 
 
 def _read_all(reading: Reading, calls: list[AtenCall]) -> None:
-    """Run all nodes of a graph, inside of `compat.recording`, which fills `calls`."""
+    """Run all nodes inside `compat.recording`, which appends to `calls`."""
     for node, fake in zip(reading.graph.find_nodes(op="placeholder"), reading.fakes, strict=True):
         reading.add(node, _input(reading, fake))
     for node in reading.graph.nodes:
@@ -40,7 +40,7 @@ def _read_all(reading: Reading, calls: list[AtenCall]) -> None:
 
 
 def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
-    """Run one node on the values of its inputs, inside of `compat.recording`, which fills `calls`."""
+    """Run one node on the values of its inputs, inside `compat.recording`, which appends to `calls`."""
     expected, region = node.meta.get("example_value"), compat.region_here()
     inputs = node.all_input_nodes
     reached = frozenset[int]().union(*map(reading.memory, inputs))
@@ -75,8 +75,8 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
 
 
 def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
-    """A node that runs graphs of its own, a checkpointed function or the branches of `cond`: what they write and give
-    back of their inputs is taken for any of the node's."""
+    """A node that runs graphs of its own (a checkpointed function, the branches of `cond`). Their writes, and the
+    inputs they return, count for the node."""
     start, region, writes, memory = len(calls), compat.region_here(), frozenset[int](), frozenset[int]()
     reached = frozenset[int]().union(*map(reading.memory, node.all_input_nodes))
     for graph in [reading.value(each).graph for each in node.all_input_nodes if _is_graph(reading, each)]:
@@ -85,7 +85,7 @@ def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
         inner.fakes = compat.in_one_mode(inputs, like=reading.fakes)
         _read_all(inner, calls)
         if unread := next((fact.reason for fact in inner.facts.values() if fact.reason), ""):
-            raise NotImplementedError(f"inside of it {unread}")
+            raise NotImplementedError(f"inside it {unread}")
         inputs_of_inner = [each for each in inner.facts if each.op in ("placeholder", "get_attr")]
         writes |= reached if any(map(inner.is_written, inputs_of_inner)) else frozenset()
         memory |= reached if any(map(inner.handed_out, inputs_of_inner)) else frozenset()
@@ -95,7 +95,7 @@ def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
 
 
 def _in_mode(reading: Reading, value: Any) -> Any:
-    """A value as Dynamo found it, among the fake tensors of the reading."""
+    """A value as Dynamo found it, turned into a fake tensor of the reading."""
     leaves, spec = tree_flatten(value)
     return tree_unflatten(compat.in_one_mode(leaves, like=reading.fakes), spec)
 
@@ -108,7 +108,7 @@ def _input(reading: Reading, value: Any) -> Fact:
 
 
 def _attribute(graph: fx.Graph, node: fx.Node) -> Any:
-    """What a get_attr node gives: a tensor's fake value, or the module of a subgraph."""
+    """The value of a get_attr node: a fake tensor, or the module of a subgraph."""
     if "example_value" in node.meta:
         return node.meta["example_value"]
     found: Any = graph.owning_module
@@ -118,7 +118,7 @@ def _attribute(graph: fx.Graph, node: fx.Node) -> Any:
 
 
 def _unreadable(reading: Reading, node: fx.Node) -> str:
-    """Why a node is not run; empty if it is."""
+    """Why a node is not run; "" if it is."""
     if compat.switches_functorch(node):
         return f"it enters or leaves a transform of functorch ({node.target.__name__})"
     if node.op not in CALLS:
@@ -127,7 +127,7 @@ def _unreadable(reading: Reading, node: fx.Node) -> str:
     if unread is not None:
         return f"it reads {unread.name}, which cannot be read"
     if compat.calls_graphs(node) and not any(_is_graph(reading, each) for each in node.all_input_nodes):
-        return f"{node.target} says nothing of what it writes"
+        return f"{node.target} does not say what it writes"
     return ""
 
 
@@ -136,7 +136,7 @@ def _is_graph(reading: Reading, node: fx.Node) -> bool:
 
 
 def call(node: fx.Node, value: Callable[[fx.Node], Any], target: Any = None) -> Any:
-    """What the node gives on the values of its inputs; with another target than its own, if one is given."""
+    """The node's result on these values of its inputs. target: call this instead of the node's own target."""
     args, kwargs = map_arg((node.args, node.kwargs), value)
     target = node.target if target is None else target
     if node.op == "call_method":
@@ -145,7 +145,7 @@ def call(node: fx.Node, value: Callable[[fx.Node], Any], target: Any = None) -> 
 
 
 def _takes(node: fx.Node) -> bool:
-    """An index, of a tensor or of a tuple: its meaning is Python's, not that of one operator."""
+    """Whether the node indexes a tensor or a tuple: Python gives that its meaning, no single operator does."""
     return node.target is operator.getitem or node.target == "__getitem__"
 
 

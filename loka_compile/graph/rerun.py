@@ -1,8 +1,8 @@
-"""Running a Dynamo graph once more, on inputs of its own, so that nobody notices.
+"""Running a Dynamo graph once more, on copies of its inputs, so that nobody notices.
 
-The copies are laid out as the inputs were: sizes, strides, values that overlap, whether a tensor is computed or a leaf.
-Inputs in one storage have copies in one storage, views of one tensor are views of one, so that a write through one of
-them is seen by the others, and code that was compiled for the inputs takes the copies for them.
+A copy has the sizes, strides and overlaps of its input, and is a leaf if the input is one. Inputs that share a storage
+have copies that share one, and views of one tensor become views of one copy. So a write through one is seen through the
+others, and code compiled for the inputs accepts the copies.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from torch import Tensor, UntypedStorage, fx, nn
 from loka_compile.graph.reader import read
 
 ALIGNED = 64
-"""Bytes: copies lie at the same place within so many as the inputs do, and vector instructions cost the same."""
+"""Bytes. A copy's address has the same remainder as the input's, so vector instructions cost the same."""
 
 
 def is_training(inputs: Sequence[Any]) -> bool:
-    """Whether a graph of these inputs will be differentiated, as AOTAutograd decides it."""
+    """Whether a graph of these inputs will be differentiated; AOTAutograd decides in the same way."""
     return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in inputs)
 
 
 def written_inputs(graph: fx.Graph) -> frozenset[int]:
-    """Places of the inputs that a Dynamo graph writes in place, or of which that is not known."""
+    """Places of the inputs that a Dynamo graph writes in place, or may write."""
     return read(graph).written_inputs()
 
 
 def own_inputs(inputs: Sequence[Any], written: Collection[int]) -> list[Any]:
-    """The inputs for one more run: parameters, large and hardly ever written, as they are, other tensors copied.
+    """The inputs for one more run: parameters themselves, as they are large and hardly ever written; copies of other
+    tensors.
 
-    A parameter is copied too where it or another input in its storage is written.
+    A parameter is copied too if it, or another input in its storage, is written.
     """
     own, storages = list(inputs), defaultdict(list)
     for place, value in enumerate(inputs):
@@ -49,7 +50,7 @@ def own_inputs(inputs: Sequence[Any], written: Collection[int]) -> list[Any]:
 
 
 def _storage_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What tensors in one storage have in common. Empty ones share nothing, others than strided ones have none."""
+    """A key that tensors of one storage share. Empty tensors and tensors that are not strided share nothing."""
     if not _is_plain(tensor):
         return "alone", id(tensor)
     address = tensor.untyped_storage().data_ptr()
@@ -57,17 +58,17 @@ def _storage_of(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Numbers in a storage and nothing else."""
+    """Whether the tensor is strided memory and nothing else."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
     return plain and not (tensor.is_quantized or tensor.is_neg() or tensor.is_conj())
 
 
 def _copies(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Copies, in a new storage, of tensors that share one; by the id of the original.
+    """Copies, in a new storage, of tensors that share one storage; by id of the original.
 
-    Views of one tensor become views of one; the storage of several has the size and offsets that it had, as AOTAutograd
-    makes one input of all of it, or of the tensor that they are views of, where one is written (merge_view_inputs, seen
-    with torch 2.13). Memory between them is not copied: on a CPU it is not even taken.
+    Views of one tensor become views of one copy. The new storage has the size and offsets of the old one, because
+    AOTAutograd merges inputs of one storage into one input if one of them is written (merge_view_inputs, seen with
+    torch 2.13). Bytes that no tensor reaches are not copied; on a CPU they are not even allocated.
     """
     if len(tensors) == 1 and not _is_plain(tensors[0]):
         return {id(tensors[0]): _with_gradient(tensors[0].detach().clone(), tensors[0])}
@@ -88,7 +89,7 @@ def _copies(tensors: Sequence[Tensor]) -> dict[int, Tensor]:
 
 
 def _memory_of(tensors: Sequence[Tensor]) -> tuple[UntypedStorage, int]:
-    """Memory with what the tensors reach of their storage, and the byte of the storage that it begins with."""
+    """(new memory with the bytes that the tensors reach, the byte of the old storage at which it begins)."""
     storage = max((each.untyped_storage() for each in tensors), key=UntypedStorage.nbytes)
     reached = _joined([_reached(each) for each in tensors if each.numel()])
     start, end = 0, storage.nbytes()
@@ -101,14 +102,14 @@ def _memory_of(tensors: Sequence[Tensor]) -> tuple[UntypedStorage, int]:
 
 
 def _reached(tensor: Tensor) -> tuple[int, int]:
-    """From its first byte in the storage up to the one behind its last."""
+    """(first byte of the tensor in its storage, the byte after its last)."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     first, size = tensor.storage_offset(), tensor.element_size()
     return first * size, (first + last + 1) * size
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same in fewer ranges, none of which overlap."""
+    """The same bytes in fewer ranges without overlaps."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1]:
@@ -123,7 +124,7 @@ def _bytes(storage: UntypedStorage, first: int, last: int) -> Tensor:
 
 
 def _placed(tensor: Tensor, memory: UntypedStorage, start: int) -> Tensor:
-    """A tensor in that memory where, and as, `tensor` lies in its own."""
+    """A tensor in `memory`, at the place and with the strides that `tensor` has in its own."""
     offset = tensor.storage_offset() - (start // tensor.element_size() if tensor.numel() else 0)
     return tensor.new_empty(0).set_(memory, offset, tensor.shape, tensor.stride())
 
@@ -135,7 +136,7 @@ def _view(base: Tensor, like: Tensor) -> Tensor:
 
 
 class _Computed(torch.autograd.Function):
-    """Makes a tensor one that was computed: unlike a leaf it may be written in place while gradients are recorded."""
+    """Makes a leaf a computed tensor: it may then be written in place while gradients are recorded."""
 
     @staticmethod
     def forward(ctx: Any, root: Tensor, tensor: list[Tensor]) -> Tensor:

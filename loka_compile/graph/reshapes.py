@@ -1,4 +1,4 @@
-"""Which nodes are reshapes, and which leading dimensions those leave alone."""
+"""Which nodes are reshapes, and which leading dimensions they leave alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ RESHAPES = ("reshape", "view", "flatten", "unflatten", "view_as", "reshape_as")
 
 
 def is_reshape(reading: Reading, node: fx.Node) -> bool:
+    """Whether the node is a reshape, in any spelling."""
     return reading.op(node) in RESHAPES and reading.arg(node, "dtype") is None
 
 
 def keeps(reading: Reading, node: fx.Node, source: fx.Node, dims: int) -> bool:
-    """Whether a reshape leaves that many leading dimensions as they are."""
+    """Whether a reshape leaves the first `dims` dimensions alone."""
     return same_sizes(reading.shape(node)[:dims], reading.shape(source)[:dims])

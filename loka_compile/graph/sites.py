@@ -1,7 +1,7 @@
-"""Reading the GEMMs of an ATen graph (inference, or joint forward and backward) as sites.
+"""The GEMMs of an ATen graph (inference, or joint forward and backward) as sites.
 
-The backward's GEMMs carry the sequence number of the forward one they are the derivative of (`seq_nr`, set by
-AOTAutograd), so a linear is three sites with one name: `mlp.0#0:output`, `:grad_input` and `:grad_weight`.
+AOTAutograd gives a GEMM of the backward the sequence number (`seq_nr`) of the forward GEMM it is derived from. So a
+linear is three sites with one name: `mlp.0#0:output`, `:grad_input` and `:grad_weight`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import epilogue_of, is_backward, read_by_products_only, sum_beside
+from loka_compile.graph.beside import sum_beside
+from loka_compile.graph.choices import choices
+from loka_compile.graph.epilogue import epilogue_of
+from loka_compile.graph.nodes import is_backward, read_by_products_only
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.spec.site import Operand, Role, Site
 
@@ -30,27 +33,40 @@ GEMMS: dict[Any, str] = {
     aten.bmm.default: "bmm",
     aten.baddbmm.default: "baddbmm",
 }
-"""linear, matmul and einsum have become one of these by the time AOTAutograd is done."""
+"""AOTAutograd has turned linear, matmul and einsum into one of these."""
 
 LAYOUT = {
-    aten.permute.default, aten.t.default, aten.transpose.int, aten.view.default, aten.reshape.default,
-    aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default, aten.clone.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.view.default,
+    aten.reshape.default,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.clone.default,
     aten._unsafe_view.default,
-}  # fmt: skip
+}
 
 _NONNEGATIVE = {
-    aten.relu.default, aten.sigmoid.default, aten.abs.default, aten.exp.default, aten.pow.Tensor_Scalar,
-    aten._softmax.default, aten.hardsigmoid.default,
-}  # fmt: skip
-"""Operators without negative results; `pow` by an even exponent only, and `clamp` from 0 counts too."""
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.abs.default,
+    aten.exp.default,
+    aten.pow.Tensor_Scalar,
+    aten._softmax.default,
+    aten.hardsigmoid.default,
+}
+"""Operators without negative results. An even power, and a clamp from 0, count too (see _nonnegative)."""
 
 SITE_META = "loka_site"
-"""Where a GEMM node keeps its Site once `annotate` has run; node copies made by the partitioner keep it."""
+"""The key in a node's meta under which `annotate` leaves its Site. The partitioner's copies of the node keep it."""
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """A site and where it is in a graph: out = lhs @ rhs, plus beta * bias and times alpha for the `add` forms."""
+    """A site with its node: out = alpha * (lhs @ rhs) + beta * bias; without a bias alpha and beta are 1."""
 
     site: Site
     node: fx.Node
@@ -62,15 +78,25 @@ class Gemm:
 
 
 def annotate(graph: fx.Graph) -> list[Gemm]:
-    """Name every GEMM of an inference or joint graph, in order, and leave the name in its metadata."""
-    gemms = _with_epilogues(list(_name(graph)))
+    """Name every GEMM of an inference or joint graph, in order, and leave its Site in the node's meta."""
+    gemms = _with_choices(graph, _with_epilogues(list(_name(graph))))
     for gemm in gemms:
         gemm.node.meta[SITE_META] = gemm.site
     return gemms
 
 
+def _with_choices(graph: fx.Graph, gemms: list[Gemm]) -> list[Gemm]:
+    """Whose result decides a choice, and by which operator."""
+    found = choices(graph, [gemm.node for gemm in gemms])
+    decides = {node: name for node, name in found.items() if not is_backward(node)}
+    return [
+        replace(gemm, site=replace(gemm.site, decides=decides[gemm.node])) if gemm.node in decides else gemm
+        for gemm in gemms
+    ]
+
+
 def _with_epilogues(gemms: list[Gemm]) -> list[Gemm]:
-    """Which tensors could be made in the epilogue of the GEMM before them."""
+    """The GEMMs with what follows them, and with the GEMM in whose epilogue their left operand could be made."""
     found = {gemm.site.key: epilogue_of(gemm.node) for gemm in gemms if gemm.site.op in ("mm", "addmm")}
     made_by = {root(epilogue.end): key for key, epilogue in found.items()}
     is_left = lambda node, value: node.target in GEMMS and operands(node)[0] is value  # noqa: E731
@@ -94,7 +120,7 @@ def _columns(node: fx.Node) -> Any:
 
 
 def annotated(graph: fx.Graph) -> list[Gemm]:
-    """The GEMMs that `annotate` named, in a graph made from the annotated one (a forward or a backward, say)."""
+    """The GEMMs that `annotate` named, in a graph made from the annotated one, such as a forward or a backward."""
     return [
         Gemm(node.meta[SITE_META], node, *operands(node))
         for node in graph.nodes
@@ -103,12 +129,12 @@ def annotated(graph: fx.Graph) -> list[Gemm]:
 
 
 def in_place_of_gemms(graph: fx.Graph, op: Any) -> list[fx.Node]:
-    """Nodes of an op that stands where a GEMM was; those that the model itself calls have no site."""
+    """Nodes of this op that replaced a GEMM. Those that the model itself calls have no site."""
     return [node for node in graph.find_nodes(op="call_function", target=op) if SITE_META in node.meta]
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, float]:
-    """lhs, rhs, bias, alpha, beta of a GEMM node."""
+    """(lhs, rhs, bias, alpha, beta) of a GEMM node."""
     given: tuple[Any, ...] = node.args
     if GEMMS[node.target] in ("mm", "bmm"):
         return given[0], given[1], None, 1.0, 1.0
@@ -117,14 +143,14 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, fl
 
 
 def root(node: Any, through: Collection[Any] = LAYOUT) -> Any:
-    """The tensor behind views, permutes and contiguous copies; or behind the operators that are looked `through`."""
+    """The tensor behind views, permutes and contiguous copies, or behind the operators in `through`."""
     while isinstance(node, fx.Node) and node.op == "call_function" and node.target in through:
         node = node.args[0]
     return node
 
 
 def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
-    """The matrix behind transposes of its last two dimensions, and whether an odd number of them was undone."""
+    """(the matrix behind transposes of the last two dimensions, whether their number is odd)."""
     flipped = False
     while node.op == "call_function":
         if _is_flip(node):
@@ -136,13 +162,14 @@ def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
 
 
 def _keeps_shape(node: fx.Node) -> bool:
-    """An expand or view to the shape there was: `matmul` of batches leaves them."""
+    """Whether the node is an expand or view to the shape its input has; `matmul` of batches leaves such nodes."""
     if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
         return False
     return same_sizes(node.all_input_nodes[0].meta["val"].shape, node.meta["val"].shape)
 
 
 def _is_flip(node: fx.Node) -> bool:
+    """Whether the node transposes the last two dimensions and nothing else."""
     if node.target not in (aten.t.default, aten.permute.default, aten.transpose.int):
         return False
     dims, moved = node.all_input_nodes[0].meta["val"].dim(), cast(tuple[Any, ...], node.args[1:])
@@ -154,14 +181,15 @@ def _is_flip(node: fx.Node) -> bool:
 
 
 def module_name(node: fx.Node) -> str:
-    """Path of the innermost module the node (or, in a backward, its forward) ran in; `self` for the root module."""
+    """The path of the innermost module the node ran in; for a backward's node, its forward ran in. The root module is
+    `self`."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     path = next(reversed(stack.values()))[0] if stack else "L['self']"
     return _plain(path)
 
 
 def module_names(node: fx.Node) -> list[tuple[str, str, str]]:
-    """The modules the node of a Dynamo graph ran in, outermost first: which call of it, its path, its class's name."""
+    """The modules a Dynamo node ran in, outermost first: (which call of the module, its path, its class's name)."""
     stack = node.meta.get("nn_module_stack") or {}
     return [(call, _plain(path), getattr(kind, "__name__", str(kind))) for call, (path, kind) in stack.items()]
 
@@ -169,7 +197,7 @@ def module_names(node: fx.Node) -> list[tuple[str, str, str]]:
 def _plain(path: str) -> str:
     """`L['self']._modules['mlp'].layers['0']` -> `mlp.layers.0`.
 
-    The root is `self`, or `fn` where torch.compile was given one of torch's own modules; another one stays in front.
+    The root is `self`, or `fn` if torch.compile was given one of torch's own modules. Any other root stays in front.
     """
     base, _, rest = re.sub(r"^[LG]\['(\w+)'\]", r"\1", path).partition(".")
     rest = re.sub(r"_modules\[", "[", rest)
@@ -178,6 +206,7 @@ def _plain(path: str) -> str:
 
 
 def _name(graph: fx.Graph) -> Iterator[Gemm]:
+    """Each GEMM of a graph with its key: module path, ordinal, role. A key that is taken gets `.1`, `.2`, ..."""
     frozen = unchanged_parameters(graph)
     ordinals: Counter[str] = Counter()
     taken: Counter[str] = Counter()
@@ -206,13 +235,13 @@ def _name(graph: fx.Graph) -> Iterator[Gemm]:
 
 
 def _role(lhs: fx.Node, rhs: fx.Node, forward: fx.Node) -> tuple[Role, Any]:
-    """grad_input = gradient @ rhsᵀ, grad_weight = lhsᵀ @ gradient, either possibly written transposed."""
+    """(role, gradient's side): grad_input = gradient @ rhsᵀ, grad_weight = lhsᵀ @ gradient, or written transposed."""
     forward_lhs, forward_rhs, *_ = operands(forward)
     lhs_root, rhs_root = root(lhs), root(rhs)
     known = {root(forward_lhs), root(forward_rhs)}
     gradient = "lhs" if rhs_root in known else "rhs"
     other = rhs_root if gradient == "lhs" else lhs_root
-    if root(forward_lhs) is root(forward_rhs):  # x @ xᵀ: the operand does not tell, its place does
+    if root(forward_lhs) is root(forward_rhs):  # x @ xᵀ: both operands are x, so the gradient's side decides
         return ("grad_input", "lhs") if gradient == "lhs" else ("grad_weight", "rhs")
     return ("grad_input" if other is root(forward_rhs) else "grad_weight"), gradient
 
@@ -246,6 +275,7 @@ def _operand(node: fx.Node) -> Operand:
 
 
 def _nonnegative(node: fx.Node) -> bool:
+    """Whether the node's values are never negative."""
     bound = node.args[1] if len(node.args) > 1 else None
     if node.target is aten.pow.Tensor_Scalar:
         return isinstance(bound, int | float) and bound % 2 == 0
@@ -263,7 +293,7 @@ def size(value: Any) -> sympy.Expr:
 
 
 def source_line(node: fx.Node) -> str:
-    """`model.py:42`: the innermost line of the model's own code (not torch's) that made the node."""
+    """`model.py:42`: the innermost line of the model's own code, not torch's, that made the node; "" if unknown."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     own = [(file, line) for file, line in frames if "/torch/" not in file]
     file, line = (own or frames or [("", "")])[-1]
@@ -271,7 +301,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def unchanged_parameters(graph: fx.Graph) -> set[fx.Node]:
-    """Parameters and buffers that an inference graph reads and never writes; none in a joint graph."""
+    """Parameters and buffers that an inference graph reads and never writes; empty for a joint graph."""
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if any(is_backward(node) for node in graph.nodes):
         return set()

@@ -1,7 +1,7 @@
 """Putting a traced torch function into a graph.
 
-Replacement code is written as an ordinary torch function and traced under Inductor's decomposition table: nodes
-built by hand trip over operators that have "both a fallback and a decomp" (seen for aten.clamp and aten.t).
+Replacement code is an ordinary torch function, traced under Inductor's decomposition table. Nodes built by hand trip
+over operators that have "both a fallback and a decomp" (seen for aten.clamp and aten.t).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _INHERITED = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace", "seq_nr",
 
 
 def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], **meta: Any) -> Any:
-    """Trace `function` on `args` (nodes or constants) and insert the result in front of `before`.
+    """Trace `function` on `args` (nodes or constants) and insert the result before `before`.
 
-    Returns what the function returns, with nodes for tensors. Every new node has `meta["val"]`, the names of
+    Returns what the function returns, with nodes in place of tensors. Every new node has `meta["val"]`, the names of
     `before` (module stack, stack trace, sequence number, partitioner tag) and `meta`.
+    Raises TypeError if the function makes a tensor constant.
     """
     graph = before.graph
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]
@@ -32,7 +33,9 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
     def on_tensors(*tensors: Any) -> Any:
         given = iter(tensors)
         made = function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
-        return tuple(made) if isinstance(made, tuple) else made  # a named one would be a node of its own
+        return (
+            tuple(made) if isinstance(made, tuple) else made
+        )  # a plain tuple: torch would trace a NamedTuple as a node
 
     with compat.tracing_fakes(values):
         traced = make_fx(on_tensors, decomposition_table=compat.decomposition_table())(*values)
@@ -56,17 +59,17 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
 
 
 def put(before: fx.Node, call: Op[fx.Node, Any], **meta: Any) -> Any:
-    """Insert a call of an op of ours; returns its values, as nodes. See `splice`."""
+    """Insert a call of an op of ours and return its values as nodes; see `splice`."""
     return call.named(splice(before, call.target(), call.args, **meta))
 
 
 def splice_call(before: fx.Node, call: Op[fx.Node, Any], function: Callable[[Any], Any], **meta: Any) -> Any:
-    """`splice` of a function of a call: it gets the call with tensors in place of nodes."""
+    """`splice` a function of a call; the function is given the call with tensors in place of nodes."""
     return splice(before, lambda *args: function(call.bind(*args)), call.args, **meta)
 
 
 def hand_over(call: fx.Node, values: Sequence[Any]) -> None:
-    """Who reads a value of the call reads what stands in its place in `values` instead."""
+    """Let the readers of a call's values read `values` instead, place by place."""
     for user in list(call.users):
         if user.users:
             user.replace_all_uses_with(values[cast(int, user.args[1])])

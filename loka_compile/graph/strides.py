@@ -1,8 +1,8 @@
-"""Who can tell that a tensor lies otherwise in memory than it did, though its values are the same.
+"""Who can tell that a tensor has other strides than before, if its values are the same.
 
-Strides are handed on: by views, by what computes point by point, by casts. Dropout fills its mask in the order of
-memory, `contiguous` and `reshape` copy or do not, `view` is refused. So what follows a tensor is run once more on the
-new fake value, as far as its results lie otherwise too, and PyTorch says what comes out.
+Strides are handed on by views, pointwise operators and casts. Dropout fills its mask in the order of memory;
+`contiguous` and `reshape` copy or do not; `view` is refused. The trick: everything that follows the tensor is run once
+more on the new fake value, as far as results have other strides too, and PyTorch says what comes out.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from loka_compile.graph.reader import call
 from loka_compile.graph.sizes import same_sizes
 
 _OF_STRIDES = {"as_strided", "view_as_real", "view_as_complex", "unfold"}
-"""Views that are of strides: they are given them, or want them to be certain ones."""
+"""Views whose meaning depends on strides."""
 _ASKING = {"stride", "is_contiguous", "storage_offset", "untyped_storage"}
 
 
 @dataclass(frozen=True)
 class Lies:
-    """readers: nodes that are given what lies otherwise. joined: those that copied, and now give the memory itself."""
+    """readers: nodes that read a tensor with other strides. joined: nodes that copied before and now return a view."""
 
     readers: tuple[fx.Node, ...]
     joined: tuple[fx.Node, ...]
 
 
 def otherwise(reading: Reading, old: fx.Node, new: fx.Node) -> Lies | None:
-    """What lies otherwise once `new` stands for `old`; None if somebody can tell."""
+    """The nodes whose tensors get other strides once `new` stands for `old`; None if a node could tell."""
     values: dict[fx.Node, Any] = {old: reading.value(new)}
     readers: list[fx.Node] = []
     joined: list[fx.Node] = []
@@ -61,13 +61,13 @@ def otherwise(reading: Reading, old: fx.Node, new: fx.Node) -> Lies | None:
 
 
 def is_plain_view(reading: Reading, node: fx.Node) -> bool:
-    """x.view(sizes), which x.reshape(sizes) does wherever the sizes fit."""
+    """Whether the node is x.view(sizes), which x.reshape(sizes) can replace."""
     is_view = node.op == "call_method" and node.target == "view" and reading.op(node) == "view"
     return is_view and "dtype" not in reading.facts[node].given
 
 
 def _tells(reading: Reading, node: fx.Node) -> bool:
-    """Whether it matters to the node how its tensors are laid out, not only what they are."""
+    """Whether the node's result depends on its inputs' strides, not only on their values."""
     if node not in reading.facts or reading.facts[node].reason or compat.leaves_functorch(node):
         return True
     if node.target in _ASKING or reading.op(node) in _OF_STRIDES:
@@ -79,7 +79,7 @@ def _tells(reading: Reading, node: fx.Node) -> bool:
 
 
 def _again(reading: Reading, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-    """What the node gives with these values in place of those they had; None if that does not run."""
+    """The node's result with these values for its inputs; None if it does not run."""
     value_of = lambda each: values[each] if each in values else reading.value(each)  # noqa: E731
     before = reading.value(node)
     if before is None or compat.has_fresh_symbols(before, [value_of(each) for each in node.all_input_nodes]):
@@ -88,7 +88,7 @@ def _again(reading: Reading, node: fx.Node, values: Mapping[fx.Node, Any]) -> An
     try:
         with compat.inside(reading.facts[node].region or compat.region_here()):
             return call(node, value_of, target)
-    except Exception:  # a view that does not fit, or whatever the user's code may raise
+    except Exception:  # a view that does not fit; the user's code may raise anything
         return None
 
 
@@ -105,8 +105,8 @@ def _storages(value: Any) -> set[int]:
 
 
 def _is_seen(reading: Reading, node: fx.Node, sources: tuple[fx.Node, ...]) -> bool:
-    """Whether it can be seen if a copy is none, or the other way: by a write here, or by one of whoever is given both
-    and may write."""
+    """Whether it matters that a copy became a view or a view a copy: one of them is written, or leaves the graph
+    together with the other."""
     if any(map(reading.is_written, (node, *sources))):
         return True
     if not reading.handed_out(node):

@@ -19,18 +19,22 @@ from loka_compile.passes.dynamo import Change
 from loka_compile.passes.stages import Stages
 from loka_compile.spec.options import Options
 
+SHOWN = 4
+"""Inputs that are named before they are counted."""
+
 _orders = itertools.count()
 
 
 @dataclass(eq=False)
 class CompiledGraph:
-    """One graph that loka compiled: enough to compile it again without code generation, and what came out.
+    """One graph that loka compiled: all that is needed to run the passes on it again, and what Inductor made of it.
 
     module: the Dynamo graph, before AOTAutograd. fake_inputs: its inputs as fake tensors and symbols. asked: the
-    `mode` and `options` of the user's torch.compile call. region: what it was compiled in, autocast, say.
-    parameters: of the calls so far. artifacts: Inductor's outputs, one a generated graph; a backward arrives when
-    it is first compiled. status: what an online session has to say of itself; told: the same as data. changes: what the
-    passes on the Dynamo graph did, before it became `module`. seconds: to settle its plan, race it and compile it.
+    `mode` and `options` of the user's torch.compile call. region: what the code was compiled inside of, such as
+    autocast. parameters: those that the calls so far came with. artifacts: Inductor's outputs, one for each generated
+    graph; that of a backward arrives when the backward first runs. status: returns what an online session says of
+    itself; told: the same as data. changes: what the passes on the Dynamo graph did, before it became `module`. said:
+    what else `explain` tells of how the graph was compiled. seconds: to settle its plan, race it and compile it.
     """
 
     module: fx.GraphModule
@@ -39,15 +43,16 @@ class CompiledGraph:
     stages: Stages
     asked: tuple[str | None, dict[str, Any]]
     region: compat.Region
-    parameters: dict[int, weakref.ref[torch.Tensor]]
+    parameters: dict[int, compat.Memory]
     artifacts: list[Any] = field(default_factory=list)
     status: Callable[[], str] | None = None
     told: Callable[[], dict[str, Any]] | None = None
     changes: tuple[Change, ...] = ()
+    said: tuple[str, ...] = ()
     seconds: float = 0.0
     order: int = field(default_factory=lambda: next(_orders))
     _place: int = -1
-    _latest: Callable[[], Any] = lambda: None
+    _latest: int = 0
 
     @classmethod
     def of(
@@ -59,7 +64,7 @@ class CompiledGraph:
         asked: Any,
         changes: tuple[Change, ...] = (),
     ) -> CompiledGraph:
-        """Taken before compilation, which owns and changes the graph."""
+        """Copies the graph: call it before the compilation, which changes the graph."""
         module = compat.copy_dynamo_graph(gm)
         placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
         fake_inputs = [_example(node, value) for node, value in zip(placeholders, inputs, strict=True)]
@@ -73,8 +78,19 @@ class CompiledGraph:
         status: Callable[[], str],
         told: Callable[[], dict[str, Any]] | None = None,
     ) -> CompiledGraph:
-        """The same code, as it runs for these."""
+        """The same code for another owner: it runs with these parameters, and their session has this status."""
         return replace(self, parameters=_by_id(parameters), status=status, told=told, order=next(_orders))
+
+    @property
+    def inputs(self) -> str:
+        """Names and shapes of what it is called with beside its parameters and buffers: `x (64, 13)`."""
+        placeholders = self.module.graph.find_nodes(op="placeholder")
+        data = [
+            f"{_argument(node)} {tuple(value.shape)}"
+            for node, value in zip(placeholders, self.fake_inputs, strict=True)
+            if isinstance(value, torch.Tensor) and not compat.is_parameter_or_buffer(node)
+        ]
+        return ", ".join([*data[:SHOWN], *([f"{len(data) - SHOWN} more"] if len(data) > SHOWN else [])]) or "no tensors"
 
     @property
     def source_code(self) -> str:
@@ -83,30 +99,42 @@ class CompiledGraph:
 
     @property
     def has_backward(self) -> bool:
-        """The backward has been compiled; under compiled autograd, say, that is when it first runs."""
+        """Whether the backward has been compiled. Under compiled autograd that happens when it first runs."""
         return any((artifact.fx_kwargs or {}).get("is_backward") for artifact in self.artifacts)
 
     def shares_parameters(self, original: Any) -> bool:
         known = self.parameters
         own = compat.parameters_at_calls(original) if isinstance(original, nn.Module) else ()
-        return any(id(each) in known and known[id(each)]() is each for each in own)
+        return any(id(each) in known and compat.is_memory_of(known[id(each)], each) for each in own)
+
+    def is_of_all(self, original: Any) -> bool:
+        """Made for the module's parameters, before they were given other memory (`.data`) or swapped."""
+        own = compat.parameters_at_calls(original) if isinstance(original, nn.Module) else ()
+        return bool(self.parameters) and self.parameters.keys() <= {id(each) for each in own}
 
     def called(self, args: Sequence[Any]) -> None:
-        """Called with parameters that may be others than before: of another instance, or loaded by assignment."""
-        if self._place >= 0 and self._latest() is not args[self._place]:
-            self._latest = weakref.ref(args[self._place])
+        """Note the parameters of a call: another instance has others, as has a model whose weights were assigned."""
+        if self._place < 0:
+            return
+        latest = id(args[self._place])
+        known = self.parameters.get(latest)
+        if self._latest != latest or (known is not None and known() is None):
+            self._latest = latest
             alive = {key: known for key, known in self.parameters.items() if known() is not None}
             self.parameters = {**alive, **_by_id(args)}
 
     def shares_names(self, original: Any) -> bool:
-        """Its parameters have those names and sizes: a module of torch's own whose parameters were just replaced."""
+        """Whether a module's parameters have the names and sizes of this graph's.
+
+        It finds a module of torch's own whose parameters were just replaced.
+        """
         names = {compat.name_of_parameter(node): node for node in self.module.graph.find_nodes(op="placeholder")}
         shapes = {name: node.meta["example_value"].shape for name, node in names.items() if name}
         own = dict(original.named_parameters()) if isinstance(original, nn.Module) else {}
         return bool(shapes) and all(name in own and own[name].shape == shape for name, shape in shapes.items())
 
     def shares_lines(self, functions: Iterable[Any]) -> bool:
-        """Came from the same lines of Python as one of the functions."""
+        """Whether the graph was traced from lines of one of the functions."""
         mine = self._lines()
         return any(mine & _lines_of(function) for function in functions)
 
@@ -116,8 +144,8 @@ class CompiledGraph:
 
 
 def _example(node: fx.Node, value: Any) -> Any:
-    """What stands for an input of a graph. A list, as compiled autograd hands over its inputs, holds real tensors, and
-    the call empties it: what the graph takes out of it stands for them."""
+    """The fake tensor or symbol of one input. Compiled autograd hands over its inputs as a list of real tensors, which
+    the call empties: the fakes are those of the nodes that take the tensors out of the list."""
     example = node.meta.get("example_value", value)
     if not isinstance(example, list):
         return example
@@ -125,9 +153,14 @@ def _example(node: fx.Node, value: Any) -> Any:
     return [taken.get(place) for place in range(len(example))]
 
 
-def _by_id(values: Iterable[Any]) -> dict[int, weakref.ref[torch.Tensor]]:
-    """The parameters among them. (A WeakSet compares tensors by value.)"""
-    return {id(value): weakref.ref(value) for value in values if isinstance(value, nn.Parameter)}
+def _argument(node: fx.Node) -> str:
+    """`x` for the input that Dynamo calls `L_x_`."""
+    return re.sub(r"^[lL]_(.*)_$", r"\1", node.name)
+
+
+def _by_id(values: Iterable[Any]) -> dict[int, compat.Memory]:
+    """The parameters among the values, by id. (A WeakSet would compare tensors by value.)"""
+    return {id(value): compat.memory_of(value) for value in values if isinstance(value, nn.Parameter)}
 
 
 def _lines_of(function: Any) -> set[tuple[str, int]]:
@@ -143,7 +176,7 @@ def _forward_of(original: Any) -> list[Any]:
 
 
 def _named_in(original: Any) -> list[nn.Module]:
-    """The modules that a function closes over or reads as globals; of a module none, which has its own."""
+    """The modules that a function closes over or reads as globals. A module has none: its own are found otherwise."""
     function = inspect.unwrap(original)
     if isinstance(original, nn.Module) or not inspect.isfunction(function):
         return []
@@ -155,7 +188,8 @@ def _named_in(original: Any) -> list[nn.Module]:
 
 
 def _forwards_inside(original: Any) -> list[Any]:
-    """The forwards of the modules inside of a module, but for torch's own, which every model has."""
+    """The forward functions of the modules inside a module. Those of torch's own modules are left out, as every model
+    has them."""
     functions = {type(each).forward for each in original.modules()} if isinstance(original, nn.Module) else set()
     return [function for function in functions if not function.__module__.startswith("torch.")]
 
@@ -164,7 +198,7 @@ _live: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # each lives as long 
 
 
 def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[..., Any]:
-    """Tie the graph to its compiled callable, and make it findable while that lives."""
+    """Tie the graph to its compiled callable, so that `graphs_of` finds it as long as the callable lives."""
 
     def run(*args: Any) -> Any:
         graph.called(args)
@@ -180,17 +214,17 @@ def remember(compiled: Callable[..., Any], graph: CompiledGraph) -> Callable[...
 
 
 def show(graph: CompiledGraph) -> None:
-    """Make it findable while it lives: whoever runs its code holds it."""
+    """Let `graphs_of` find the graph as long as it lives. Whoever runs its code holds it."""
     _live.add(graph)
 
 
 def forget(graph: CompiledGraph) -> None:
-    """Another graph has taken its place."""
+    """Let `graphs_of` not find the graph any more: another one has taken its place."""
     _live.discard(graph)
 
 
 def forget_all() -> None:
-    """torch._dynamo.reset(): what was compiled is gone, and so is what was known of it."""
+    """Forget every graph, as torch._dynamo.reset() drops all compiled code."""
     _live.clear()
 
 
@@ -205,6 +239,7 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
     original = compat.original_of(compiled)
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]
+    found = found or [graph for graph in candidates if graph.is_of_all(original)]
     # code compiled for a twin, or for parameters that were replaced or stand for its own
     found = found or [graph for graph in candidates if graph.shares_lines(_forward_of(original))]
     for module in _named_in(original):  # called behind a graph break, DistributedDataParallel's, say

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from loka_compile.dispatch.steady import ON_A_BUSY_MACHINE
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.explanation import Explanation
-from loka_compile.inspect.notes import notes, refusals_of, skipped
+from loka_compile.inspect.notes import notes, refusals_of, skipped, statuses
 from loka_compile.inspect.records import Record, rebuild
 from loka_compile.inspect.row import Outcome, Row
 from loka_compile.kernels.providers import EMULATED, runner
@@ -50,13 +51,16 @@ def explained(graphs: list[CompiledGraph], records: list[Record]) -> Explanation
         warnings=tuple(dict.fromkeys(warnings)),
         notes=(
             *(note for graph, record in zip(graphs, records, strict=True) for note in notes(graph, record)),
+            *statuses(graphs, records),
+            *_busy(rows),
             *skipped(records),
         ),
+        inputs={record.name: record.inputs for record in records},
     )
 
 
 def explain_plan(plan: Plan) -> Explanation:
-    """The same table for a plan that nothing has been compiled with."""
+    """The table of a plan, without a compiled model."""
     rows = (_planned(key, each, "planned" if each.lowered else "kept") for key, each in plan.decisions.items())
     return Explanation(plan.target, plan.origin, tuple(rows))
 
@@ -87,7 +91,22 @@ def _row(site: Site, decision: Decision | None, record: Record) -> Row:
     runs_as = kernel if outcome == "lowered" else ""
     ranges = _ranges(decision, site) if decision is not None else ()
     row = replace(row, shape=site.shape, ranges=ranges, runs_as=runs_as, graphs=(record.name,))
+    if decision is not None and row.time_before_us is not None:
+        row = _timed(row, site, decision.site)
+    if outcome in ("refused", "missing"):  # what was planned does not run, so its time is nobody's
+        row = replace(row, time_after_us=None)
     return replace(row, reason=reason, outcome=outcome)
+
+
+def _timed(row: Row, here: Site, timed: Site) -> Row:
+    """The row of a site with times that hold for it. Those of another size are no times of this one; those of one size
+    stand for a graph of any, and say so."""
+    said = f"timed at {timed.shape}"
+    if not _other_size(here, timed):
+        return replace(row, timed_elsewhere=said) if _of_any_size(here) and not _of_any_size(timed) else row
+    before, after = row.time_before_us or 0.0, row.time_after_us
+    said += f": {before:,.1f} µs" + ("" if after is None or after == before else f" -> {after:,.1f} µs")
+    return replace(row, time_before_us=None, time_after_us=None, timed_elsewhere=said)
 
 
 def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
@@ -115,7 +134,8 @@ def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
 
 
 def _ranges(decision: Decision, site: Site) -> tuple[str, ...]:
-    """`s77 < 212: keep`, with the rows of the graph's site, or in words where they are a number there."""
+    """`s77 < 212: keep`: each choice with the rows it is for, named by the graph's symbol, or `rows` where the graph
+    has a number."""
     rows, ends = decision.rows(site), [*(each.rows for each in decision.ranges[1:]), None]
     name = str(rows) if rows.free_symbols else "rows"
     texts = []
@@ -133,7 +153,7 @@ def _bare(key: str, site: Site) -> Row:
 
 
 def _merged(rows: Iterable[Row]) -> list[Row]:
-    """Rows that say the same of two graphs are one row; rows of one site stand together."""
+    """Rows that differ in their graphs alone become one row. Rows of one site stand together."""
     merged: dict[Row, tuple[str, ...]] = {}
     for row in rows:
         alike = replace(row, graphs=())
@@ -144,7 +164,7 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def _absent(plans: list[Plan], placed: set[Site], records: list[Record]) -> list[Row]:
-    """Decisions about sites that no graph has, or has with another GEMM under the name."""
+    """Rows for decisions that no graph uses: no graph has the site, or a graph has another GEMM of that name."""
     found = {site.key: site for record in records for site in record.sites}
     rows = {}
     for key, decision in ((key, decision) for plan in plans for key, decision in plan.decisions.items()):
@@ -179,6 +199,17 @@ def _warnings(record: Record, decided: list[tuple[Site, Decision | None]], devic
     return warnings
 
 
+def _busy(rows: Iterable[Row]) -> list[str]:
+    """The sites whose times are not to be trusted."""
+    keys = list(dict.fromkeys(row.key for row in rows if row.time_source == ON_A_BUSY_MACHINE))
+    if not keys:
+        return []
+    return [
+        f"the times of {len(keys)} sites were measured on a busy machine and may be too long: {', '.join(keys)}. They "
+        "are not kept on disk, so a process that makes a plan measures them again"
+    ]
+
+
 def _missing(record: Record, kernel: str) -> str:
     keys = [key for key, planned in record.kernels.items() if planned == kernel and key not in record.pending]
     return (
@@ -188,7 +219,7 @@ def _missing(record: Record, kernel: str) -> str:
 
 
 def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str) -> list[str]:
-    """Sites that compute a recipe's numerics without its kernel, because it does not run here or the plan says so."""
+    """Warnings about sites that emulate a recipe: its kernel does not run here, or the plan chose emulation."""
     recipes: dict[str, list[str]] = {}
     for site, decision in lowered:
         recipe, planned = decision.chosen.recipe, decision.chosen.provider
@@ -200,6 +231,10 @@ def _emulated(record: Record, lowered: list[tuple[Site, Decision]], device: str)
         f"float32, {why}: the errors are real, the speed is not"
         for why, names in recipes.items()
     ]
+
+
+def _of_any_size(site: Site) -> bool:
+    return any(size.free_symbols for size in (site.batch, site.M, site.N, site.K))
 
 
 def _other_size(here: Site, timed: Site) -> bool:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from loka_compile.inspect.details import choice, details, shared_first, wrapped
+from loka_compile.inspect.lookup import rows_of
 from loka_compile.inspect.row import Row
 
 WIDTH = 160
-STYLES = {"lowered": "green", "planned": "green", "missing": "bold red", "refused": "yellow", "gone": "yellow",
-          "pending": "yellow", "kept": "dim", "absent": "dim"}  # fmt: skip
+STYLES = {
+    "lowered": "green",
+    "planned": "green",
+    "missing": "bold red",
+    "refused": "yellow",
+    "gone": "yellow",
+    "pending": "yellow",
+    "kept": "dim",
+    "absent": "dim",
+}
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
-    notes: how races ended, and what online sessions say of themselves."""
+    inputs: name -> what the graph is called with. notes: how races ended, and what online sessions say of
+    themselves."""
 
     target: str
     origin: str
@@ -27,6 +36,7 @@ class Explanation:
     graphs: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def found(self) -> list[Row]:
@@ -38,15 +48,12 @@ class Explanation:
         return [row for row in self.rows if row.lowered]
 
     def why(self, site: str) -> str:
-        """Why a site was decided as it was, and every candidate and pass that said no. site: its key, as in the table.
+        """Why a site was decided as it was, and every candidate and pass that said no.
 
-        Raises ValueError for a site that is not there, with the nearest ones.
+        site: its key as in the table, the path of a module, or any part of a key that only one module has. Raises
+        ValueError where that is no site, or those of several modules, with the nearest names.
         """
-        rows = tuple(row for row in self.rows if row.key == site)
-        if not rows:
-            near = difflib.get_close_matches(site, {row.key for row in self.rows}, 3, 0.0)
-            raise ValueError(f"no site {site!r}; {'the nearest: ' + ', '.join(near) if near else 'there are none'}")
-        return "\n".join(_details(replace(self, rows=rows), WIDTH)[1:])
+        return "\n".join(details(rows_of(site, self.rows), WIDTH))
 
     def __str__(self) -> str:
         return text(self)
@@ -59,6 +66,7 @@ class Explanation:
             "target": self.target,
             "origin": self.origin,
             "graphs": self.graphs,
+            "inputs": self.inputs,
             "warnings": self.warnings,
             "notes": self.notes,
             "sites": len(self.found),
@@ -70,7 +78,8 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Column:
-    """header, what it shows of a row, whether numbers (right), and how narrow it may become (0: not at all)."""
+    """cell: the text for a row. right: aligned right, as numbers are. narrowest: the least width in characters; 0 keeps
+    the column as wide as its cells."""
 
     header: str
     cell: Callable[[Row], str]
@@ -85,7 +94,7 @@ def columns(explanation: Explanation) -> list[Column]:
         Column("site", lambda row: row.key, narrowest=16),
         *which,
         Column("shape", lambda row: row.shape, narrowest=12),
-        Column("choice", _choice, narrowest=12),
+        Column("choice", choice, narrowest=12),
         *artifact,
         Column("MERE", lambda row: _number(row.mere, 4), right=True),
         Column("SQNR dB", lambda row: _number(row.sqnr_db, 1), right=True),
@@ -97,15 +106,15 @@ def columns(explanation: Explanation) -> list[Column]:
 
 
 def text(explanation: Explanation, width: int = WIDTH) -> str:
-    """Warnings, the table, totals, then per site the reason and what was rejected; at most `width` columns."""
+    """Warnings, the table, totals, then the reasons and what was rejected, in lines of at most `width` characters."""
     blocks = [_lines([title(explanation)], width)]
     if explanation.warnings:
-        blocks.append("\n".join(_wrapped(f"!! {warning}", width, "   ") for warning in explanation.warnings))
+        blocks.append("\n".join(wrapped(f"!! {warning}", width, "   ") for warning in explanation.warnings))
     shown = explanation.found
     blocks.append("\n".join(_table(shown, columns(explanation), width)) if shown else "no GEMM was found")
     blocks.append(_lines([*totals(explanation), *explanation.notes, caption(explanation)], width))
     if explanation.rows:
-        blocks.append("\n".join(_details(explanation, width)))
+        blocks.append("\n".join(_why(explanation, width)))
     return "\n\n".join(blocks)
 
 
@@ -123,7 +132,7 @@ def rich(explanation: Explanation) -> Any:
         table.add_row(*(Text(column.cell(row)) for column in columns(explanation)), style=STYLES[row.outcome])
     warnings = [Text(f"!! {warning}", style="bold red") for warning in explanation.warnings]
     below_table = Text("\n".join([*totals(explanation), *explanation.notes]))
-    return Group(*warnings, table, below_table, Text("\n".join(_details(explanation, WIDTH))))
+    return Group(*warnings, table, below_table, Text("\n".join(_why(explanation, WIDTH))))
 
 
 # ---------------------------------------------------------------- lines around the table
@@ -139,8 +148,10 @@ def totals(explanation: Explanation) -> list[str]:
     """One line a graph: sites, how many lowered, the GEMMs' time before and after."""
     if not explanation.graphs:
         return [_total("plan", explanation.found)]
+    several = len(explanation.graphs) > 1
     return [
         _total(f"{name} ({kind})", [row for row in explanation.found if name in row.graphs])
+        + (f"; called with {explanation.inputs[name]}" if several and name in explanation.inputs else "")
         for name, kind in explanation.graphs.items()
     ]
 
@@ -158,7 +169,7 @@ def _total(name: str, rows: Sequence[Row]) -> str:
 
 
 def _counted(row: Row) -> float:
-    """A site that was not lowered takes its old time, whatever was planned."""
+    """The time that counts for a row after planning. A site that was not lowered takes as long as before."""
     lowered = row.outcome in ("lowered", "planned") and row.time_after_us is not None
     return (row.time_after_us if lowered else row.time_before_us) or 0.0
 
@@ -169,41 +180,11 @@ def caption(explanation: Explanation) -> str:
     return f"times: {times}. errors: of the choice on the probe's operands, against float32"
 
 
-def _details(explanation: Explanation, width: int) -> list[str]:
-    """Reason and rejected candidates by site; sites that share both share the entry."""
-    lines = ["why, and what was rejected"]
-    alike: dict[Any, list[Row]] = {}
-    for row in explanation.found:
-        alike.setdefault((_choice(row), row.reason, row.ranges, row.rejected), []).append(row)
-    for (choice, reason, ranges, rejected), rows in alike.items():
-        keys = list(dict.fromkeys(row.key for row in rows))
-        lines.append(_wrapped(f"  {', '.join(keys)}", width, "  "))
-        lines.append(_wrapped(f"      {choice}: {reason or 'no reason given'}", width, " " * 10))
-        if ranges:
-            lines.append(_wrapped(f"      by batch: {'; '.join(ranges)}", width, " " * 10))
-        lines += [_wrapped(f"      not {each}", width, " " * 10) for each in _grouped(rejected)]
-    absent: dict[str, list[str]] = {}
-    for row in explanation.rows:
-        if row.outcome == "absent":
-            absent.setdefault(row.reason, []).append(row.key)
-    for reason, keys in absent.items():
-        lines.append(_wrapped(f"  {len(keys)} of the plan: {reason}: {', '.join(keys)}", width, " " * 6))
-    return lines
-
-
-def _grouped(rejected: Sequence[tuple[str, str]]) -> list[str]:
-    """Candidates with the same reason on one line."""
-    by_reason: dict[str, list[str]] = {}
-    for candidate, reason in rejected:
-        by_reason.setdefault(reason, []).append(candidate)
-    return [f"{', '.join(candidates)}: {reason}" for reason, candidates in by_reason.items()]
+def _why(explanation: Explanation, width: int) -> list[str]:
+    return ["why, and what was rejected (all of one site: `why(site)`)", *shared_first(explanation.rows, width)]
 
 
 # ---------------------------------------------------------------- cells
-
-
-def _choice(row: Row) -> str:
-    return f"{row.recipe}/{row.provider}" if row.provider else row.recipe
 
 
 def _runs_as(row: Row) -> str:
@@ -251,8 +232,4 @@ def _fit(cell: str, width: int, right: bool) -> str:
 
 
 def _lines(lines: Sequence[str], width: int) -> str:
-    return "\n".join(_wrapped(line, width, "  ") for line in lines)
-
-
-def _wrapped(line: str, width: int, indent: str) -> str:
-    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False)
+    return "\n".join(wrapped(line, width, "  ") for line in lines)

@@ -1,8 +1,8 @@
-"""What passes did, and what they left and why: of a GEMM, for its row; of anything else, as notes below the table."""
+"""What passes did, and what they refused: for a GEMM's row, or as notes below the table where it is no GEMM's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loka_compile.inspect.compiled import CompiledGraph
 from loka_compile.inspect.records import Record
@@ -25,13 +25,24 @@ def notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
             yield f"{record.name}: {change.name}: {'; '.join(parts)}"
     yield from (f"{record.name}: {line}" for line in _left(record))
     if record.plan.raced:
-        yield f"{record.name}: raced, {record.plan.raced}"
-    if graph.status is not None:
-        yield f"{record.name}: {graph.status()}"
+        where = "raced where the plan was made" if graph.stages.pinned else "raced"
+        yield f"{record.name}: {where}, {record.plan.raced}"
+    yield from (f"{record.name}: {said}" for said in graph.said)
+
+
+def statuses(graphs: Sequence[CompiledGraph], records: Sequence[Record]) -> Iterator[str]:
+    """What online sessions say of themselves: one line a session, with all of its graphs, as it counts their calls
+    together."""
+    sessions: dict[Callable[[], str], list[str]] = {}
+    for graph, record in zip(graphs, records, strict=True):
+        if graph.status is not None:
+            sessions.setdefault(graph.status, []).append(record.name)
+    for status, names in sessions.items():
+        yield f"{', '.join(names)}{' together' if len(names) > 1 else ''}: {status()}"
 
 
 def _left(record: Record) -> Iterator[str]:
-    """By pass, what it refused that is in no row: no GEMM of this graph. Those on the Dynamo graph are said already."""
+    """By pass, the refusals that are about no GEMM of this graph. Those on the Dynamo graph stand with its changes."""
     keys = {site.key for site in record.sites}
     left: dict[str, dict[str, list[str]]] = {}
     for each in (reject for stage in record.stages if stage.graph != "dynamo" for reject in stage.rejects):
@@ -44,7 +55,7 @@ def _left(record: Record) -> Iterator[str]:
 
 
 def skipped(records: Iterable[Record]) -> Iterator[str]:
-    """Which passes did not run at all, by the reason; once for all graphs."""
+    """The passes that did not run at all, by the reason, once for all graphs."""
     skipped: dict[str, list[str]] = {}
     for each in (reject for record in records for stage in record.stages for reject in stage.rejects):
         if not each.site:
@@ -54,7 +65,7 @@ def skipped(records: Iterable[Record]) -> Iterator[str]:
 
 
 def refusals_of(site: Site, record: Record) -> Iterator[str]:
-    """Why passes left this GEMM alone. What precision says is the answer to the plan; the others give their names."""
+    """Why passes left this GEMM alone. `precision` answers to the plan without its name; the others give theirs."""
     for each in (reject for stage in record.stages for reject in stage.rejects):
         if each.site == site.key:
             yield each.reason if each.pass_name == Precision.name else f"{each.pass_name}: {each.reason}"

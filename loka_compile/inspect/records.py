@@ -9,18 +9,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import is_backward
+from loka_compile.graph.nodes import is_backward
 from loka_compile.graph.sites import annotate, module_name
 from loka_compile.inspect.compiled import CompiledGraph, graphs_of
 from loka_compile.inspect.unseen import OPAQUE
 from loka_compile.passes import PassResult, Reject, Rewrite
-from loka_compile.spec.decision import KEPT, Decision
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 
@@ -50,9 +49,9 @@ class Record:
 
     before: the ATen graph as AOTAutograd made it. after: what Inductor was given, forward and backward one after the
     other in training. sites: its GEMMs before any pass. kernels: by site key, what the passes put in. missing:
-    kernels the passes put in that the generated code does not contain (none, or something is wrong). pending: site
-    keys of a backward that is compiled only when it first runs, and has not run yet. opaque: operators with GEMMs
-    inside, which are no sites, with the modules they are in.
+    kernels the passes put in that the generated code does not contain; if there are any, something is wrong. pending:
+    site keys of a backward that has not run yet, and is compiled when it first runs. opaque: operators with GEMMs
+    inside, which are no sites, with the modules they are in. inputs: names and shapes of what it is called with.
     """
 
     name: str
@@ -66,28 +65,12 @@ class Record:
     missing: tuple[str, ...]
     pending: tuple[str, ...] = ()
     opaque: tuple[tuple[str, str], ...] = ()
+    inputs: str = ""
 
 
 def records(compiled: Any) -> list[Record]:
     """One record a compiled graph, in the order they were compiled. Raises ValueError where there is none."""
     return [rebuild(graph, f"graph_{index}") for index, graph in enumerate(graphs_of(compiled))]
-
-
-def plan(compiled: Any) -> Plan:
-    """The plan a compiled model runs under: the decisions of all its graphs, as one plan to save and pass back in."""
-    known = records(compiled)
-    decisions = dict(known[0].plan.decisions)
-    for record in known[1:]:
-        decisions |= {key: d for key, d in record.plan.decisions.items() if key not in decisions}
-    for site in (site for record in known for site in record.sites if record.plan.find(site) is None):
-        decisions.setdefault(site.key, Decision(site, KEPT, "no plan decided about this site"))
-    for record in known:  # what a graph runs goes before what another graph's plan says of the same site
-        for decision in filter(None, map(record.plan.find, record.sites)):
-            key = decision.site.key
-            if key in decisions and decisions[key].site.source != decision.site.source:
-                key = f"{key}@{decision.site.source}"  # two graphs use the key: where Plan.find looks for the second
-            decisions[key] = decision
-    return replace(known[0].plan, decisions=decisions)
 
 
 Look = Callable[[str, str, fx.Graph], None]
@@ -151,11 +134,12 @@ def rebuild(graph: CompiledGraph, name: str, look: Look = lambda kind, pass_name
         missing=tuple(missing_kernels(due, graph.source_code)),
         pending=tuple(sorted(pending)),
         opaque=tuple(dict.fromkeys(opaque)),
+        inputs=graph.inputs,
     )
 
 
 def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
-    """Planned kernels that the generated code calls less often than the passes put them in."""
+    """The planned kernels that the generated code calls less often than the passes put them in."""
     wanted: dict[str, int] = {}
     for kernel in kernels.values():
         wanted[kernel] = wanted.get(kernel, 0) + 1
@@ -163,7 +147,7 @@ def missing_kernels(kernels: dict[str, str], source_code: str) -> list[str]:
 
 
 def _calls(kernel: str, source_code: str) -> int:
-    """Calls of an operator in Inductor's wrapper code: an extern kernel or through the dispatcher, Python or C++."""
+    """How often Inductor's wrapper code, Python or C++, calls an operator: as an extern kernel or by the dispatcher."""
     kernel, _, dtype = kernel.rstrip("]").partition("[")
     name, code = re.escape(kernel), re.sub(r"#.*|^\s*//.*", "", source_code, flags=re.MULTILINE)  # without comments
     if dtype and "extern_kernels." in code:
@@ -177,7 +161,7 @@ def _calls(kernel: str, source_code: str) -> int:
 
 
 def _calls_writing(name: str, dtype: str, code: str) -> int:
-    """Calls of an extern kernel in Inductor's Python wrapper whose output buffer has the dtype."""
+    """How often Inductor's Python wrapper calls an extern kernel with an output buffer of the dtype."""
     allocated = r"(\w+) = empty_strided_\w+\(.*\btorch\.(\w+)\)"
     taken_over = r"(\w+) = (?:reinterpret_tensor\()?(\w+)\b.*; del \2\b"  # a buffer in another's memory
     dtypes: dict[str, str] = {}

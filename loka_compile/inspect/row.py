@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Outcome = Literal["lowered", "kept", "refused", "missing", "gone", "pending", "absent", "planned"]
-"""lowered: the planned kernel is in the generated code. kept: as the plan says. refused: a pass left the site alone
-against the plan. missing: planned, yet the generated code lacks the kernel. gone: rewritten, then merged with an equal
-GEMM or found unused. pending: in a backward that is not compiled yet. absent: in the plan, in no graph compiled so far.
-planned: read from a plan alone."""
+"""lowered: the planned kernel is in the generated code. kept: the plan keeps the site. refused: the plan lowers the
+site, and a pass left it alone. missing: the site was lowered, and the generated code lacks the kernel. gone: the site
+was rewritten, then merged with an equal GEMM or found unused. pending: the site is in a backward that is not compiled
+yet. absent: the plan has the site, and no graph compiled so far does. planned: read from a plan alone."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Row:
 
     runs_as: the kernel that is really in the generated code, "" if there is none of loka's. mere, sqnr_db, median_rel:
     errors of the chosen candidate, None for a kept site or where nothing is known. time_before_us, time_after_us: of
-    the GEMM as the model has it and as chosen, casts included. graphs: names of the graphs it was found in. ranges: all
-    choices by rows, where they depend on the batch.
+    the GEMM as the model has it and as chosen, casts included; None where another size was timed. graphs: names of the
+    graphs it was found in. ranges: all choices by rows, where they depend on the batch. timed_elsewhere: at which size
+    it was timed, where that is not this shape.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Row:
     rejected: tuple[tuple[str, str], ...] = ()
     graphs: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
+    timed_elsewhere: str = ""
 
     @property
     def lowered(self) -> bool:

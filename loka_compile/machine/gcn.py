@@ -8,8 +8,18 @@ from loka_compile.machine.instructions import Code, Instruction
 
 _MFMA = re.compile(r"^v_mfma(?:_scale)?_\w+?_(\d+)x(\d+)x(\d+)_?(\w*)")
 _ACCESS = re.compile(r"^(?:global|buffer|flat)_(load|store)_(\w+)")
-_WIDTHS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "ushort": 16, "sshort": 16,
-           "byte": 8, "ubyte": 8, "sbyte": 8}  # fmt: skip
+_WIDTHS = {
+    "dwordx4": 128,
+    "dwordx3": 96,
+    "dwordx2": 64,
+    "dword": 32,
+    "short": 16,
+    "ushort": 16,
+    "sshort": 16,
+    "byte": 8,
+    "ubyte": 8,
+    "sbyte": 8,
+}
 
 
 def parse(text: str, kernel: str) -> Code:

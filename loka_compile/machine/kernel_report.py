@@ -153,8 +153,20 @@ def _machine_code(rows: Sequence[Row], chip: Chip) -> Any:
         "loads, stores: share of the bytes in 128 bits a thread or more; TMA counts as 100 %. Counted, nothing was run."
     )
     table = _table(f"{chip.arch}: machine code", caption)
-    numbers = ("regs", "spill B", "smem KiB", "per SM", "instrs", "loop / MMA", "FLOP / instr", "B / instr", "headroom",
-               "loads %", "stores %", "faults")  # fmt: skip
+    numbers = (
+        "regs",
+        "spill B",
+        "smem KiB",
+        "per SM",
+        "instrs",
+        "loop / MMA",
+        "FLOP / instr",
+        "B / instr",
+        "headroom",
+        "loads %",
+        "stores %",
+        "faults",
+    )
     table.add_column("kernel", overflow="fold")
     table.add_column("warps, stages")
     table.add_column("tensor cores", overflow="fold")

@@ -18,11 +18,21 @@ _ACCESS = re.compile(r"\btt\.(?:load|store|atomic_\w+|descriptor_\w+)\b")
 _CONSTANT = re.compile(rf"({_VALUE}) = arith\.constant (-?\d+(?= : i)|true|false)\b")
 _ASSIGN = re.compile(rf"({_VALUE}) = ([\w.]+) (.*)")
 _ARITHMETIC: dict[str, Callable[..., int]] = {
-    "addi": lambda a, b: a + b, "subi": lambda a, b: a - b, "muli": lambda a, b: a * b, "divsi": lambda a, b: a // b,
-    "divui": lambda a, b: a // b, "remsi": lambda a, b: a % b, "remui": lambda a, b: a % b, "minsi": min, "minui": min,
-    "maxsi": max, "maxui": max, "ceildivsi": lambda a, b: -(-a // b), "shli": lambda a, b: a << b,
+    "addi": lambda a, b: a + b,
+    "subi": lambda a, b: a - b,
+    "muli": lambda a, b: a * b,
+    "divsi": lambda a, b: a // b,
+    "divui": lambda a, b: a // b,
+    "remsi": lambda a, b: a % b,
+    "remui": lambda a, b: a % b,
+    "minsi": min,
+    "minui": min,
+    "maxsi": max,
+    "maxui": max,
+    "ceildivsi": lambda a, b: -(-a // b),
+    "shli": lambda a, b: a << b,
     "shrsi": lambda a, b: a >> b,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from loka_compile import compat
 from loka_compile.passes.adapt.block_norm import EPS, block_norm, block_of
 from loka_compile.passes.adapt.mods import modified
 from loka_compile.spec.options import Options
@@ -67,13 +68,14 @@ def adapt(
     kept: dict[str, str] = {}
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compat.name_root(gm)
         for change in modified(gm, mods)[1]:
             rewritten[change.name].update({each.site: each.did for each in change.result.rewrites})
             kept.update({each.site: each.reason for each in change.result.rejects})
         return gm.forward
 
     with torch.no_grad():
-        torch.compile(model, backend=backend, isolate_recompiles=True)(*args, **(kwargs or {}))
+        compat.compile_apart(model, backend=backend)(*args, **(kwargs or {}))
     before = set(model.state_dict())
     changed: dict[str, str] = {}
     for mod, found in rewritten.items():

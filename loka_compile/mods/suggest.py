@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from loka_compile import compat
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
 from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effects
@@ -102,6 +103,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
     ran: dict[int, int] = {}  # FLOPs of the graphs that the last batch went through
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compat.name_root(gm)
         flops = flops_of(gm.graph)
         whole = total(gm.graph, flops)
         candidates = list(_candidates(read(gm.graph)))
@@ -116,7 +118,7 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
 
     if not batches:
         raise ValueError("expected at least one batch to measure on; got none")
-    compiled = torch.compile(model, backend=backend, dynamic=True, isolate_recompiles=True)
+    compiled = compat.compile_apart(model, backend=backend, dynamic=True)
     with torch.no_grad():
         for batch in batches:
             ran.clear()
@@ -176,9 +178,11 @@ def _candidates(reading: Reading) -> Sequence[_Candidate]:
 
 
 def _ranked(
-    found: Mapping[tuple[str, str], Mapping[fx.Node, int]], seen: Mapping[str, Sequence[tuple[float, float]]],
-    flops: int, batches: int,
-) -> Suggestion:  # fmt: skip
+    found: Mapping[tuple[str, str], Mapping[fx.Node, int]],
+    seen: Mapping[str, Sequence[tuple[float, float]]],
+    flops: int,
+    batches: int,
+) -> Suggestion:
     measured = []
     for (path, action), nodes in found.items():
         difference, norm = (sum(pair[at] for pair in seen[path]) for at in (0, 1))

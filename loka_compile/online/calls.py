@@ -57,7 +57,6 @@ class Use:
     """One who calls: the session, the graph op by op, what `explain` shows, and what checkpoints began with."""
 
     session: Session
-    parameters: weakref.WeakSet[Tensor]
     measured: list[tuple[Callable[..., Any], compat.Holds]] = field(default_factory=list)
     shown: dict[int, CompiledGraph] = field(default_factory=dict)
     begun: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = field(default_factory=weakref.WeakKeyDictionary)
@@ -83,6 +82,8 @@ class Calls:
         self._training = is_training(inputs)
         self._uses: dict[tuple[int, ...], Use] = {}
         self._code: list[Code] = []
+        self._usual: tuple[tuple[int, ...], Session, Code] | None = None
+        self._fixed = not any(isinstance(value, torch.SymInt) for value in inputs)
         self._making = threading.Lock()
         # Traced here and now, so that Dynamo guards what it asks of sizes. The inputs are fakes in Dynamo's DDP
         # optimizer, which calls what it is given once with fakes too: then the session's owner comes later.
@@ -91,6 +92,11 @@ class Calls:
         self._first = session, self._captured(gm, inputs, session)
 
     def run(self, *args: Any) -> Any:
+        if (usual := self._usual) is not None:  # a small graph's call takes 100 us, so this is kept short
+            parameters, session, planned = usual
+            known = tuple([id(args[i]) for i in self._places.parameters]) == parameters and session.owner.alive
+            if known and not session.lowers and planned.edition in session.valid:
+                return planned.call(*args)
         if self._fakes and any(map(compat.is_fake, args)):
             return self._first[1](*args)
         use = self._use(args)
@@ -100,29 +106,33 @@ class Calls:
             with session.watcher.looking_away():
                 return use.begun[region](*args)
         if session.watcher.strayed and session.demote():
-            self._hide(use)
-        size = sum(args[i].numel() for i in self._places.data)
+            self._hide(use, args)
+        size = sum([args[i].numel() for i in self._places.data])
         code = self._code_for(use, args, size) or self._due(use, args, size)
         if code is not None and id(code) not in use.shown:
-            self._show(use, id(code), code.graph)
+            self._show(use, args, id(code), code.graph)
         if region is not None:
             use.begun[region] = self._measured(use, args) if code is None else code.call
         if code is None:
             return self._measure(use, args, size)
-        return self._serve(use, code, args, region is not None) if code.lowers else code.call(*args)
+        if code.lowers:
+            return self._serve(use, code, args, region is not None)
+        if self._fixed and not self._training and not session.lowers:
+            self._usual = tuple([id(args[i]) for i in self._places.parameters]), session, code
+        return code.call(*args)
 
     # ------------------------------------------------------------ who calls
 
     def _use(self, args: Sequence[Any]) -> Use:
         use = self._uses.get(tuple([id(args[i]) for i in self._places.parameters]))  # at every call: kept short
-        if use is None or not use.session.owner.alive:
-            return self._meet(args)
+        if use is None:
+            use = self._meet(args)
         session = use.session
-        if session.plan is None or session.lowers:
+        if session.plan is None or session.lowers or session.owner.gone:
             weights = [args[i] for i in self._places.weights]
             if session.owner.replaced(weights, self._training, session.measuring) and session.here:
                 session.start_over(weights)
-                self._hide(use)
+                self._hide(use, args)
         return use
 
     def _meet(self, args: Sequence[Any]) -> Use:
@@ -134,8 +144,8 @@ class Calls:
             session = self._first[0] if self._fakes and not self._uses else self._sessions.new()
             session.owner = Owner(weights, *self._places.among_weights(self._written))
             self._sessions.keep(parameters, session)
-        use = self._uses[tuple(map(id, parameters))] = Use(session, weakref.WeakSet(parameters))
-        self._show_waiting(use)
+        use = self._uses[tuple(map(id, parameters))] = Use(session)
+        self._show_waiting(use, args)
         return use
 
     # ------------------------------------------------------------ measure
@@ -234,18 +244,20 @@ class Calls:
 
     # ------------------------------------------------------------ what explain shows
 
-    def _show(self, use: Use, key: int, graph: CompiledGraph) -> None:
-        use.shown[key] = graph.belonging_to(use.parameters, use.session.status, use.session.told)
+    def _show(self, use: Use, args: Sequence[Any], key: int, graph: CompiledGraph) -> None:
+        own = [args[i] for i in self._places.parameters]
+        use.shown[key] = graph.belonging_to(own, use.session.status, use.session.told)
         show(use.shown[key])
 
-    def _hide(self, use: Use) -> None:
+    def _hide(self, use: Use, args: Sequence[Any]) -> None:
         """What was compiled is not what runs any more."""
+        self._usual = None
         for graph in use.shown.values():
             forget(graph)
         use.shown.clear()
-        self._show_waiting(use)
+        self._show_waiting(use, args)
 
-    def _show_waiting(self, use: Use) -> None:
+    def _show_waiting(self, use: Use, args: Sequence[Any]) -> None:
         if use.session.plan is None:
-            self._show(use, 0, self._graph)
+            self._show(use, args, 0, self._graph)
             use.session.waiting.add(use.shown[0])

@@ -7,7 +7,6 @@ model whose weights were loaded anew. Who calls is known at the call only.
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loka_compile import compat
 from loka_compile.online import steps
 
 SAMPLE = 64
@@ -45,16 +45,24 @@ class Owner:
 
     def take(self, tensors: Sequence[Tensor]) -> None:
         """From now on these are meant, with the values they have."""
-        self.alive = True
+        self.gone: set[int] = set()
+        """Places of those whose memory nobody has any more: they died, or have other memory."""
         self._all_tell = not self._written and not any(tensor.is_inference() for tensor in tensors)
-        self._refs = [weakref.ref(x, self._died) for place, x in enumerate(tensors) if place not in self._loose]
+        kept = [place for place in range(len(tensors)) if place not in self._loose and place not in self._written]
+        self._memory = {place: self._watched(place, tensors[place]) for place in kept}
         self._state = self._state_of(tensors)
         self._samples = [*map(_sample, tensors)]
         self._glances = [*map(_Glance.at, tensors, self._state)]
         self._usual: list[int] | None = None
 
-    def _died(self, _: weakref.ref[Tensor]) -> None:
-        self.alive = False
+    def _watched(self, place: int, tensor: Tensor) -> compat.Memory:
+        gone = self.gone  # of this time: what is taken later has a set of its own
+        return compat.memory_of(tensor, lambda _: gone.add(place))
+
+    @property
+    def alive(self) -> bool:
+        """Whether all of them are there, with the memory they had."""
+        return not self.gone
 
     def _state_of(self, tensors: Sequence[Tensor]) -> list[State]:
         """Which tensors they are, how often each was written, and where it lies."""
@@ -73,8 +81,9 @@ class Owner:
         is written behind its version's back is found when its turn comes: at each call one tensor is looked at.
         """
         state = self._state_of(tensors)
-        if state != self._state and not self._is_usual(state, training):
-            changed = [i for i, (old, new) in enumerate(zip(self._state, state, strict=True)) if old != new]
+        if self.gone or (state != self._state and not self._is_usual(state, training)):
+            pairs = enumerate(zip(self._state, state, strict=True))
+            changed = [i for i, (old, new) in pairs if old != new or i in self.gone]
             if measuring and (data := self._loose.intersection(changed)):
                 self._take_for_data(data)
                 return self.replaced(tensors, training, measuring)
@@ -83,10 +92,18 @@ class Owner:
                 for place in changed:
                     self._changes[place] += 1
                 return True
+            self._hold_anew(tensors)
             if training:
                 self._usual = _versions(self._state, state)
         self._state = state
         return not training and bool(self._told) and self._written_unseen(tensors)
+
+    def _hold_anew(self, tensors: Sequence[Tensor]) -> None:
+        """Those that have other memory and count as the same."""
+        for place in tuple(self.gone):
+            self.gone.discard(place)
+            self._memory[place] = self._watched(place, tensors[place])
+            steps.follow([x for x in (tensors[place],) if isinstance(x, nn.Parameter)])
 
     def _take_for_data(self, places: Collection[int]) -> None:
         self._written |= frozenset(places)
@@ -101,7 +118,7 @@ class Owner:
 
     def _is_replaced(self, place: int, tensor: Tensor, new: State, training: bool) -> bool:
         old = self._state[place]
-        same = old[0] == new[0] and old[2] == new[2]
+        same = old[0] == new[0] and old[2] == new[2] and place not in self.gone
         if same and isinstance(tensor, nn.Parameter) and steps.only_steps(tensor, since=old[1]):
             return False
         if training or self._changes[place] >= STRICT:

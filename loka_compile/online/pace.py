@@ -27,6 +27,8 @@ class Pace:
 
     def due(self) -> bool:
         """True for one caller only, who then measures and reports to `add_measured`."""
+        if self._since < AT_LEAST:  # at nearly every call, without the lock
+            return False
         with self._lock:
             affordable = self.extra_seconds + self.cost <= self.budget * self.call_seconds
             if self.budget <= 0 or self._since < AT_LEAST or not affordable:

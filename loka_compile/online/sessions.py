@@ -40,8 +40,7 @@ class Sessions:
         return Session(Memory(name), self.options)
 
     def find(self, parameters: Sequence[Tensor]) -> Session | None:
-        session = _sessions.get((*self._key(parameters),))
-        return session if session is not None and session.owner.alive else None
+        return _sessions.get(self._key(parameters))
 
     def keep(self, parameters: Sequence[Tensor], session: Session) -> None:
         _sessions[self._key(parameters)] = session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from loka_compile import compat
+
 
 @dataclass
 class _Chain:
     """Steps of which each began at the version that the one before left: from version `first` to `last`."""
 
-    parameter: weakref.ref[Tensor]
+    memory: compat.Memory
     first: int
     last: int
 
@@ -28,16 +30,21 @@ def follow(parameters: list[Tensor]) -> None:
     if not _chains:
         _listen()
     for parameter in parameters:
-        if not parameter.is_inference() and id(parameter) not in _chains:
-            key, version = id(parameter), parameter._version
-            gone = weakref.ref(parameter, lambda _, key=key: _chains.pop(key, None))  # type: ignore[misc]
-            _chains[key] = _Chain(gone, version, version)
+        key, known = id(parameter), _chains.get(id(parameter))
+        if not parameter.is_inference() and not (known and compat.is_memory_of(known.memory, parameter)):
+            version, forget = parameter._version, functools.partial(_forget, key)
+            _chains[key] = _Chain(compat.memory_of(parameter, forget), version, version)
+
+
+def _forget(key: int, _: compat.Memory) -> None:
+    _chains.pop(key, None)
 
 
 def only_steps(parameter: Tensor, since: int) -> bool:
     """Whether what changed the parameter since that version of it were optimizer steps and nothing else."""
     chain = _chains.get(id(parameter))
-    return chain is not None and chain.first <= since and chain.last == parameter._version
+    followed = chain is not None and compat.is_memory_of(chain.memory, parameter)
+    return chain is not None and followed and chain.first <= since and chain.last == parameter._version
 
 
 # Not for Dynamo, which would compile what a compiled `optimizer.step` calls.

@@ -47,9 +47,16 @@ def _set(undo: contextlib.ExitStack, holder: Any, name: str, value: Any) -> None
 
 
 def _attention(
-    q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, *,
-    scale: Any = None, enable_gqa: bool = False,
-) -> Any:  # fmt: skip
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
     """CUDA's choice: flash attention for 16 bits without a mask, memory-efficient with one, else plain products. A mask
     of bools becomes one of numbers to be added first, as in ATen (convert_boolean_attn_mask)."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:

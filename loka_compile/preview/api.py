@@ -109,9 +109,18 @@ def previews(
         followed, options = won["plan"], won["options"]
         versions = {name: metadata.version(name) for name in ("torch", "triton")}
         made = Preview(
-            source.label, target, training, against, answered, rates, memory, TARGETS[target].memory, versions,
-            plan=followed, options=options,
-        )  # fmt: skip
+            source.label,
+            target,
+            training,
+            against,
+            answered,
+            rates,
+            memory,
+            TARGETS[target].memory,
+            versions,
+            plan=followed,
+            options=options,
+        )
         request |= {"plan": followed, "options": options}
         found.append(_measured(made, source, request, measure, progress))
     return found
@@ -217,8 +226,11 @@ def _ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "loka_compile.preview.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=environment,
+        )
         assert process.stdin and process.stdout
         try:
             try:

@@ -24,9 +24,15 @@ def gpu_here(target: str) -> str:
 
 
 def run(
-    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool, plan: Any,
+    name: str,
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: str,
+    training: bool,
+    plan: Any,
     options: Mapping[str, Any],
-) -> list[tuple[str, float]]:  # fmt: skip
+) -> list[tuple[str, float]]:
     """(kernel, microseconds) in launch order, medians of STEPS steps after WARM_UP. Raises what the model raises."""
     torch_calls.reset()
     own, inputs, keywords = on_device(copy.deepcopy(model)), on_device(args), on_device(dict(kwargs))
@@ -48,11 +54,13 @@ def profiled(call: Callable[[], None]) -> list[tuple[str, float]]:
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         call()
         torch.cuda.synchronize()
-    return in_order([
-        (event.name, event.time_range.start, event.time_range.elapsed_us())
-        for event in found.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    ])  # fmt: skip
+    return in_order(
+        [
+            (event.name, event.time_range.start, event.time_range.elapsed_us())
+            for event in found.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+    )
 
 
 def in_order(events: Sequence[tuple[str, float, float]]) -> list[tuple[str, float]]:

@@ -23,16 +23,54 @@ from loka_compile.preview.result import Kernel
 
 TORCHS_OWN = ("aten", "prims", "prim", "inductor", "profiler", "c10d", "_c10d_functional", "higher_order")
 NO_KERNEL = {
-    "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "empty_permuted", "as_strided", "detach",
-    "detach_", "alias", "lift_fresh", "resize_", "set_", "view", "_unsafe_view", "_reshape_alias", "reshape",
-    "is_same_size", "_local_scalar_dense", "record_stream", "_efficientzerotensor", "result_type", "is_pinned",
-}  # fmt: skip
+    "empty",
+    "empty_strided",
+    "empty_like",
+    "new_empty",
+    "new_empty_strided",
+    "empty_permuted",
+    "as_strided",
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh",
+    "resize_",
+    "set_",
+    "view",
+    "_unsafe_view",
+    "_reshape_alias",
+    "reshape",
+    "is_same_size",
+    "_local_scalar_dense",
+    "record_stream",
+    "_efficientzerotensor",
+    "result_type",
+    "is_pinned",
+}
 """Operators that launch nothing; neither do views."""
-GATHERS = {"embedding", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select", "gather",
-           "_unsafe_index"}  # fmt: skip
+GATHERS = {
+    "embedding",
+    "_embedding_bag",
+    "_embedding_bag_forward_only",
+    "index",
+    "index_select",
+    "gather",
+    "_unsafe_index",
+}
 """Operators that read some rows of their first operand."""
-SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64", "float8_e4m3fn": "e4m3",
-         "float8_e5m2": "e5m2", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8", "bool": "b8"}  # fmt: skip
+SHORT = {
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "float32": "f32",
+    "float64": "f64",
+    "float8_e4m3fn": "e4m3",
+    "float8_e5m2": "e5m2",
+    "int64": "i64",
+    "int32": "i32",
+    "int8": "i8",
+    "uint8": "u8",
+    "bool": "b8",
+}
 
 MULTIPLIED = {8: "float8_e4m3fn", 16: "bfloat16"}
 """By the width of a tensor-core instruction's operands: what a kernel that states its FLOPs multiplies."""
@@ -226,8 +264,10 @@ def nbytes(tensors: Sequence[torch.Tensor]) -> int:
 def accessed(source: str, args: Mapping[str, Any]) -> int:
     """Bytes of the tensors that a kernel's source loads, and of those it stores, each in whole."""
     loaded, stored, added = (set(re.findall(rf"tl\.{verb}\w*\((\w+)", source)) for verb in ("load", "store", "atomic"))
-    return sum(nbytes([t for name, t in args.items() if name in names and isinstance(t, torch.Tensor)])
-               for names in (loaded, stored, added, added))  # fmt: skip
+    return sum(
+        nbytes([t for name, t in args.items() if name in names and isinstance(t, torch.Tensor)])
+        for names in (loaded, stored, added, added)
+    )
 
 
 def _flops(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> int:

@@ -44,8 +44,10 @@ class Preview:
 
     def speedup(self, name: str, over: str = "", graphs: bool = False) -> float | None:
         """Modelled, of one side over another (`against`); None where either has nothing to show."""
-        pair = [next((s for s in self.sides if s.name == n and s.kernels and not s.error), None)
-                for n in (over or self.against, name)]  # fmt: skip
+        pair = [
+            next((s for s in self.sides if s.name == n and s.kernels and not s.error), None)
+            for n in (over or self.against, name)
+        ]
         if None in pair:
             return None
         base, own = pair

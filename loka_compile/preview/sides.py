@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from loka_compile import compat
+from loka_compile.compat.instead import instead
 from loka_compile.kernels import frozen as once
 from loka_compile.kernels.launch import Launch
 from loka_compile.preview import absent_gpu, torch_calls
@@ -22,10 +24,17 @@ NARROWEST = 64
 
 
 def run(
-    name: str, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: str, training: bool,
-    plan: Any = None, options: Mapping[str, Any] = MappingProxyType({}), compiled: dict[Any, Any] | None = None,
+    name: str,
+    model: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: str,
+    training: bool,
+    plan: Any = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    compiled: dict[Any, Any] | None = None,
     products_only: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One side by its name. model and inputs: on the CPU or on `meta`; they are copied. Raises what the model does.
 
     plan, options: loka's. compiled, products_only: see record.py.
@@ -99,6 +108,7 @@ def backend(
 
     def backend(gm: Any, inputs: Any) -> Any:
         graphs.append(1)
+        compat.name_root(gm)
         return inner(gm, inputs, **options)
 
     return backend
@@ -219,7 +229,7 @@ def _module_names(model: Any, recorder: Recorder) -> Any:
 @contextlib.contextmanager
 def _own_launches(recorder: Recorder) -> Any:
     """loka's kernels say themselves what they multiply and move."""
-    run, kept, store = Launch.run, once.frozen, {}
+    store: dict[Any, Any] = {}
 
     def frozen(weight: torch.Tensor, form: Any, make: Callable[[torch.Tensor], Any]) -> Any:
         key = id(weight), form
@@ -228,9 +238,5 @@ def _own_launches(recorder: Recorder) -> Any:
                 store[key] = make(weight)
         return store[key]
 
-    Launch.run = lambda self: recorder.own_kernel(self)
-    once.frozen = frozen
-    try:
+    with instead(Launch, "run", lambda self: recorder.own_kernel(self)), instead(once, "frozen", frozen):
         yield
-    finally:
-        Launch.run, once.frozen = run, kept

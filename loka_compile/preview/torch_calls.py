@@ -1,4 +1,4 @@
-"""The private functions of torch and Inductor that a preview only calls. Seen with torch 2.13.0.
+"""The private functions of torch and Inductor that a preview only calls. Seen with torch 2.11 to 2.14.
 
 What it replaces stands in torch_patches.py; nothing else in loka_compile/preview touches a private name.
 """
@@ -27,11 +27,19 @@ def settings() -> Iterator[None]:
     from torch._inductor import config
 
     patches = {
-        "fx_graph_cache": False, "fx_graph_remote_cache": False, "compile_threads": 1, "size_asserts": False,
-        "alignment_asserts": False, "nan_asserts": False, "triton.cudagraphs": False, "autotune_local_cache": False,
-        "triton.autotune_at_compile_time": False, "use_static_triton_launcher": False, "benchmark_harness": False,
+        "fx_graph_cache": False,
+        "fx_graph_remote_cache": False,
+        "compile_threads": 1,
+        "size_asserts": False,
+        "alignment_asserts": False,
+        "nan_asserts": False,
+        "triton.cudagraphs": False,
+        "autotune_local_cache": False,
+        "triton.autotune_at_compile_time": False,
+        "use_static_triton_launcher": False,
+        "benchmark_harness": False,
         "shape_padding": False,  # whether it pays is timed
-    }  # fmt: skip
+    }
     known = config.get_config_copy()
     with (
         config.patch({name: value for name, value in patches.items() if name in known}),

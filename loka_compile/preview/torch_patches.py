@@ -1,4 +1,4 @@
-"""Every private name of torch, Inductor and triton that a preview replaces. Seen with torch 2.13.0, triton 3.7.1.
+"""Every private name of torch, Inductor and triton that a preview replaces. Seen with torch 2.11 to 2.14.
 
 `PATCHES` is the table: what is replaced, and by what, for a GPU that is not there. tests/preview/test_torch_patches.py
 goes through it row by row, so a new version of torch names the row that it broke. Further down stand what is replaced
@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from loka_compile.preview.gpu import Gpu
+from loka_compile.preview.kernel_bytes import with_bytes, with_bytes_of_old
 
 
 @dataclass(frozen=True)
 class Patch:
     """owner: "module" or "module:Class". name: its attribute. make(gpu, original): what stands there meanwhile.
-    optional: a build of torch without CUDA may lack it."""
+    optional: a build of torch without CUDA, or another version, may lack it."""
 
     owner: str
     name: str
@@ -84,9 +85,15 @@ _ANSWERS: Mapping[str, Callable[[Gpu, Any], Any]] = {
     "_maybe_exchange_device": _returns(0),
 }
 _CAPTURED = (  # what Dynamo's interface to CUDA took from torch.cuda when it was imported
-    "current_device", "set_device", "device_count", "synchronize", "get_device_properties", "is_bf16_supported",
-    "memory_allocated", "current_stream",
-)  # fmt: skip
+    "current_device",
+    "set_device",
+    "device_count",
+    "synchronize",
+    "get_device_properties",
+    "is_bf16_supported",
+    "memory_allocated",
+    "current_stream",
+)
 _INTERFACE = "torch._dynamo.device_interface:CudaInterface"
 
 
@@ -162,18 +169,6 @@ def _constants_on_cpu(gpu: Gpu, original: Any) -> Any:
     return deduce
 
 
-def _with_bytes(gpu: Gpu, original: Any) -> Any:
-    """Every generated kernel carries the bytes that Inductor's scheduler knows it moves."""
-
-    def meta(self: Any) -> Any:
-        out = original(self)
-        with contextlib.suppress(Exception):  # not every kind of kernel has an estimate
-            out.setdefault("kernel_num_gb", self.estimate_kernel_num_bytes() / 1e9)
-        return out
-
-    return meta
-
-
 def _first_configuration(gpu: Gpu, original: Any) -> Any:
     """@triton.autotune without timing: the first configuration that its own pruning leaves."""
 
@@ -208,6 +203,7 @@ PATCHES: tuple[Patch, ...] = (
     *(Patch("torch.cuda", name, make) for name, make in _ANSWERS.items()),
     Patch("torch._C", "_cuda_getCurrentRawStream", _returns(0), optional=True),
     Patch("torch._subclasses.fake_tensor:FakeTensorMode", "avoid_device_init", lambda gpu, _: property(lambda _: True)),
+    Patch("torch._subclasses.fake_tensor", "init_gpu_context", _returns(None)),  # 2.11 makes a tensor on the GPU there
     Patch("torch._subclasses.fake_tensor", "run_fallback_kernel", _out_is_the_result),
     *(Patch(_INTERFACE, name, _static(_ANSWERS[name])) for name in _CAPTURED),
     Patch(_INTERFACE, "get_raw_stream", _static(_returns(0)), optional=True),
@@ -222,7 +218,8 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch._inductor.async_compile:AsyncCompile", "wait", lambda gpu, _: lambda self, scope: None),
     Patch("torch._inductor.graph:GraphLowering", "_compile_to_module_lines", _wrapper_without_memory),
     Patch("torch._inductor.fx_passes.joint_graph:UniformValueConstantFolder", "_deduce_value", _constants_on_cpu),
-    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_per_kernel", _with_bytes),
+    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_common", with_bytes_of_old),  # comes first
+    Patch("torch._inductor.codegen.triton:TritonKernel", "inductor_meta_per_kernel", with_bytes, optional=True),
     Patch("triton.runtime.jit:JITFunction", "run", _hand_launched),
     Patch("triton.runtime.autotuner:Autotuner", "run", _first_configuration),
 )
@@ -280,9 +277,14 @@ def triton_driver(gpu: Gpu) -> Iterator[None]:
 
 
 _ASK_THE_DEVICE = (
-    "torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime", "torch._inductor.codegen",
-    "torch._inductor.kernel", "torch._inductor.template_heuristics", "torch._inductor.choices",
-)  # fmt: skip
+    "torch.utils._triton",
+    "torch._inductor.utils",
+    "torch._inductor.runtime",
+    "torch._inductor.codegen",
+    "torch._inductor.kernel",
+    "torch._inductor.template_heuristics",
+    "torch._inductor.choices",
+)
 _CACHED = type(functools.lru_cache(len))
 
 

@@ -143,11 +143,11 @@ class Probe:
 
     def _measured(self) -> Callable[[], None]:
         """Send the calls through the measuring backend; what is returned undoes that."""
-        options = {"backend": self._backend, "recompile_limit": RECOMPILE_LIMIT, "isolate_recompiles": True}
+        options: dict[str, Any] = {"backend": self._backend, "recompile_limit": RECOMPILE_LIMIT}
         if self.call is self.model:
             return compat.compile_calls(self.model, self._wrap, **options)
         call, owner = self.call, getattr(self.call, "__self__", None)
-        self.call = self._wrap(torch.compile(call, **options))
+        self.call = self._wrap(compat.compile_apart(call, **options))
         if owner is None or isinstance(owner, type):
             return lambda: setattr(self, "call", call)
         name = call.__name__
@@ -164,6 +164,7 @@ class Probe:
     def _backend(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The measuring backend: AOTAutograd's graphs, run node by node."""
         observer = self._observer
+        compat.name_root(gm)
         return compat.capture(gm, example_inputs, joint=observer.joint, inner=observer.inner, patches=EAGER_RANDOM)
 
     def _wrap(self, compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -71,6 +71,8 @@ def site_to_json(known: SiteProfile, name: str, tensors: dict[str, Tensor]) -> d
 
 
 def site_from_json(known: dict[str, Any], tensors: Mapping[str, Tensor]) -> SiteProfile:
+    """Raises KeyError, TypeError or ValueError on what `site_to_json` did not write."""
+    batch, m, n, k = map(int, known["observed"])
     return SiteProfile(
         site=Site.from_json(known["site"]),
         calls=int(known["calls"]),
@@ -79,7 +81,7 @@ def site_from_json(known: dict[str, Any], tensors: Mapping[str, Tensor]) -> Site
         scores={name: ErrorScore(**_numbers(score)) for name, score in known["scores"].items()},
         drawn={name: _estimated_from_json(each) for name, each in known["drawn"].items()},
         segments={name: _segment_from_json(each) for name, each in known["segments"].items()},
-        observed=tuple(int(size) for size in known["observed"]),  # type: ignore[arg-type]
+        observed=(batch, m, n, k),
     )
 
 

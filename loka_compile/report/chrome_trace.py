@@ -20,8 +20,10 @@ def events(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     process = 0
     for report in reports:
-        tracks = [(f"{preview['model']} on {preview['target']}, modelled", list(_sides(preview)))
-                  for preview in report["previews"]]  # fmt: skip
+        tracks = [
+            (f"{preview['model']} on {preview['target']}, modelled", list(_sides(preview)))
+            for preview in report["previews"]
+        ]
         gemms = list(_gemms(report))
         tracks += [(f"{report['title']}: GEMMs by single calls", gemms)] if any(slices for _, slices in gemms) else []
         for name, threads in tracks:

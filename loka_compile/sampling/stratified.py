@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -30,6 +29,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from loka_compile.sampling.allocation import largest_remainder, pair_singles
+from loka_compile.sampling.intervals import student
 from loka_compile.sampling.strata import Codes, by_importance, combine, dependency_graph, feature_table, vertex_cover
 
 Floats = NDArray[np.float64]
@@ -105,7 +106,7 @@ def stratified_sample(
         rows.append(cell[picked])
         weights.append(weight)
         numbers.append(number + sum(len(each) for each in numbers))  # a number per draw at most, so they cannot meet
-    row, weight, number = np.concatenate(rows), np.concatenate(weights), _pair_singles(np.concatenate(numbers))
+    row, weight, number = np.concatenate(rows), np.concatenate(weights), pair_singles(np.concatenate(numbers))
     order = np.argsort(row)
     row, weight, number = (torch.from_numpy(values[order]) for values in (row, weight, number))
     return Sample(row, weight, number, cover, population)
@@ -150,14 +151,7 @@ def _fill(sizes: Codes, required: Codes, n: int) -> Codes:
         free &= ~short
         rate = (n - required[~free].sum()) / max(1, sizes[free].sum())
         target = np.where(free, sizes * rate, required)
-    return _largest_remainder(target, required, n)
-
-
-def _largest_remainder(target: Floats, least: Codes, n: int) -> Codes:
-    """Whole numbers that sum to n: `target` rounded down (to no fewer than `least`), the rest to the largest rests."""
-    whole = np.maximum(np.floor(target + 1e-9).astype(np.int64), least)
-    whole[np.argsort(whole - target, kind="stable")[: n - whole.sum()]] += 1
-    return whole
+    return largest_remainder(target, required, n)
 
 
 def _draw(strata: Codes, n: int, rng: np.random.Generator) -> tuple[Codes, Floats, Codes]:
@@ -172,7 +166,7 @@ def _draw(strata: Codes, n: int, rng: np.random.Generator) -> tuple[Codes, Float
     stable = sizes * n > len(strata)
     pooled = sizes[~stable].sum()
     target = np.append(sizes[stable], pooled) * (n / len(strata))
-    draws = _largest_remainder(target, np.append(np.ones(stable.sum(), np.int64), pooled > 0), n)
+    draws = largest_remainder(target, np.append(np.ones(stable.sum(), np.int64), pooled > 0), n)
     draws, pool_draws = draws[:-1], draws[-1]
 
     in_stable = stable[strata[line]]
@@ -187,22 +181,6 @@ def _draw(strata: Codes, n: int, rng: np.random.Generator) -> tuple[Codes, Float
         np.concatenate([(sizes[stable] / draws)[owner], np.full(pool_draws, step)]),
         np.concatenate([owner, len(draws) + np.arange(pool_draws)]),
     )
-
-
-def _pair_singles(numbers: Codes) -> Codes:
-    """Numbers that occur once joined with their neighbour's: the spread of one row is unknown, that of a pair is not.
-
-    (Collapsed strata, Cochran 1977, section 5A.12; for systematic sampling, Wolter 2007, section 8.2. Both overstate
-    the variance a little.)
-    """
-    _, numbers, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    singles = np.flatnonzero(counts[numbers] == 1)
-    pairs = np.minimum(np.arange(len(singles)) // 2, max(0, len(singles) // 2 - 1))  # the odd one makes three
-    joined = numbers.copy()
-    joined[singles] = len(counts) + pairs
-    if len(singles) == 1 and len(numbers) > 1:
-        joined[singles] = numbers[singles - 1 if singles[0] else singles + 1]
-    return np.unique(joined, return_inverse=True)[1]
 
 
 def estimate(
@@ -241,7 +219,7 @@ def estimate(
     variance = _variance(part, weights, strata)
     if math.isnan(variance) or (of == "mean" and rows == 1 and weights[matches].item() > 1):
         return Estimate(result, -math.inf, math.inf, rows)  # the spread of one row is unknown
-    half = _student(max(1, rows - 1)) * math.sqrt(variance)
+    half = student(max(1, rows - 1)) * math.sqrt(variance)
     return Estimate(result, result - half, result + half, rows)
 
 
@@ -254,12 +232,6 @@ def _variance(u: Floats, weights: Floats, strata: Codes) -> float:
     factor = np.where(drawn > 1, drawn / np.maximum(drawn - 1, 1), math.nan)
     unseen = np.maximum(0.0, 1 - drawn / size)
     return float(np.where(unseen > 0, unseen * factor * squares, 0.0).sum())
-
-
-def _student(df: int) -> float:
-    """The 97.5 % quantile of Student's t, from the normal one (Abramowitz & Stegun 26.7.5)."""
-    z = NormalDist().inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
 
 
 def _column(values: Tensor | ArrayLike, n: int, name: str) -> Tensor:

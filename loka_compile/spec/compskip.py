@@ -47,15 +47,16 @@ class CompSkip:
             object.__setattr__(self, name, _entries(name, getattr(self, name)))
         if not (self.skip or self.reuse):
             raise ValueError("the schedule skips nothing and reuses nothing; give skip, reuse, or both")
-        skipped = {(which, path) for which, paths in self._written("skip") for path in paths}
-        for which, paths in self._written("reuse"):
+        skipped = {(which, path) for which, paths in self.entries("skip") for path in paths}
+        for which, paths in self.entries("reuse"):
             for path in paths:
                 if (which, path) in skipped:
                     raise ValueError(f"{path} ({which}) is both skipped and reused; it can be one of the two")
 
-    def _written(self, name: str) -> Any:
-        """Pairs of the layers' numbers and the paths, as __post_init__ left them."""
-        return getattr(self, name)
+    def entries(self, name: str) -> Entries:
+        """`skip` or `reuse` as pairs (which layers, paths), the form __post_init__ brought it to."""
+        found: Entries = getattr(self, name)
+        return found
 
     @classmethod
     def of(cls, value: Any) -> CompSkip | str | None:

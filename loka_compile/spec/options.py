@@ -66,6 +66,8 @@ class Options:
         too; False only says so.
     max_mere: highest mean relative error, a fraction (0.2 is 20 %); inf lifts the budget.
     min_sqnr_db: lowest signal to quantization noise ratio, in dB.
+    lower_choices: GEMMs whose result decides a choice (which expert, which bucket: topk, argmax, a comparison) are
+        candidates too. By default they are kept: a rounded result picks another one, which no error budget bounds.
     min_speedup: lowest time before / time after, a ratio; 0 accepts slower kernels too.
     min_source_quality: for a profile that knows its production traffic, the lowest agreement of its rows with that (1 -
         total variation of the feature that agrees least). Surely below: refused. Not surely above: flagged.
@@ -110,6 +112,7 @@ class Options:
     min_source_quality: float = 0.9
     max_mere: float = DEFAULT.max_mere
     min_sqnr_db: float = DEFAULT.min_sqnr_db
+    lower_choices: bool = False
     min_speedup: float = 1.05
     race: bool = True
     measure_calls: int = 3
@@ -134,6 +137,7 @@ class Options:
             "min_source_quality": number("min_source_quality", self.min_source_quality),
             "max_mere": number("max_mere", self.max_mere),
             "min_sqnr_db": number("min_sqnr_db", self.min_sqnr_db),
+            "lower_choices": switch("lower_choices", self.lower_choices),
             "min_speedup": number("min_speedup", self.min_speedup),
             "race": switch("race", self.race),
             "measure_calls": count("measure_calls", self.measure_calls),

@@ -51,6 +51,7 @@ class Site:
     epilogue: what stands behind the product that its kernel could do: `norm`, with or without an activation,
         `activation`, or ""; or, beside a grad_weight, the `sum` of its gradient for a bias.
     kept: something else reads the product too (a backward, say), so that a kernel with the epilogue writes both.
+    decides: the operator by which its result decides a choice (topk, argmax, bucketize), "" if it decides none.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Site:
     rhs: Operand = UNKNOWN
     epilogue: Literal["", "activation", "norm", "sum"] = ""
     kept: bool = False
+    decides: str = ""
 
     @property
     def shape(self) -> str:
@@ -112,7 +114,7 @@ class Site:
         sizes = {name: _size(body[name]) for name in _SIZES}
         operands = {side: _operand(body[side]) for side in _SIDES}
         site = cls(**{**body, **sizes, **operands, "dtype": dtype})
-        text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source))
+        text = all(isinstance(value, str) for value in (site.key, site.op, site.fqn, site.source, site.decides))
         known = site.role in ROLES and site.gradient in ("", "lhs", "rhs")
         known = known and site.epilogue in ("", "activation", "norm", "sum")
         if not (text and known and type(site.static_rhs) is type(site.kept) is bool):

@@ -38,17 +38,17 @@ class Trial:
 
     def __init__(self, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int] | None = None) -> None:
         """written: places of the inputs that the graph writes, where that is known already."""
-        self._gm, self._inputs, self._known = gm, inputs, written
+        self.gm, self.inputs, self._known = gm, inputs, written
         self._now: fx.GraphModule | None = None
 
     def of(self, gm: fx.GraphModule) -> Trial:
         """The same of another form of the graph."""
-        return Trial(gm, self._inputs, self.written)
+        return Trial(gm, self.inputs, self.written)
 
     @functools.cached_property
     def written(self) -> Collection[int]:
         """Places of the inputs that the graph writes."""
-        return written_inputs(self._gm.graph) if self._known is None else self._known
+        return written_inputs(self.gm.graph) if self._known is None else self._known
 
     @property
     def graph(self) -> fx.Graph:
@@ -63,7 +63,7 @@ class Trial:
     @functools.cached_property
     def all_sites(self) -> list[Site]:
         """Its GEMMs as they are compiled for, forward and, in training, backward."""
-        return sites_of(self._gm, self._inputs) if is_training(self._inputs) else self.sites
+        return sites_of(self.gm, self.inputs) if is_training(self.inputs) else self.sites
 
     @functools.cached_property
     def reference(self) -> list[Any]:
@@ -76,11 +76,11 @@ class Trial:
         """After `rewrite` of the inference graph, with what it wrote into its inputs (caches, codebooks, parameters of
         an optimizer). Inputs and random state stay as they are."""
         traced, compiled, _ = self._traced
-        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self._inputs)):
+        with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.inputs)):
             self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
-                own = own_inputs([*map(compat.concrete, self._inputs)], self.written)
+                own = own_inputs([*map(compat.concrete, self.inputs)], self.written)
                 return [*compiled(*own), *(own[place].detach() for place in sorted(self.written))]
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class Trial:
             return lambda *args: fx.Interpreter(self._now).run(*args)
 
         with torch.no_grad():
-            compiled = compat.capture(compat.forward_only(self._gm), self._inputs, joint=joint, inner=inner)
+            compiled = compat.capture(compat.forward_only(self.gm), self.inputs, joint=joint, inner=inner)
         return traced[0], compiled, sites
 
 
@@ -114,10 +114,11 @@ def sites_of(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Site]:
 
 
 def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -> Plan:
-    """The fastest plan found on the frontier between time and noise whose outputs, on this graph, are within the
-    budget: a relative RMS of what they were.
+    """The fastest plan on the frontier between time and noise whose outputs, on this graph, are within the budget: a
+    relative RMS of what they were.
 
-    Demoted along the way are the sites that make the most noise for the time they save.
+    The trick: along the frontier, sites are kept one after another, those first that make the most noise for the time
+    they save. So the plans are a list, their errors fall along it, and bisection finds the first within the budget.
     """
     here = {d.site.key: d for d in filter(None, map(plan.find, trial.sites)) if d.lowered}
     if not here or math.isinf(budget):
@@ -143,11 +144,15 @@ def within_budget(plan: Plan, trial: Trial, budget: float, rewriter: Rewriter) -
 
     if within(0):
         return plan
-    low, high = 1, len(steps) - 1  # the first is over, at the last every site of this graph is as it was
+    return at(first_within(1, len(steps) - 1, within))  # at the last every site of this graph is as it was
+
+
+def first_within(low: int, high: int, within: Callable[[int], bool]) -> int:
+    """The first index that is within a budget, by bisection. Noise falls from index to index, and `high` is within."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if within(middle) else (middle + 1, high)
-    return at(high)
+    return low
 
 
 def kept_along_frontier(lowered: Sequence[Decision]) -> list[set[str]]:

@@ -20,7 +20,7 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.facts import Reading
 from loka_compile.spec.options import Options
-from loka_compile.trial.race import Raced, all_kept, can_race, digest_of, fastest_us
+from loka_compile.trial.race import HERE, ON_A_BUSY_MACHINE, Raced, all_kept, can_race, digest_of, fastest_us
 
 CLEARLY = 1.03
 """How many times faster eager has to be."""
@@ -29,9 +29,14 @@ LOOKS = 2
 
 
 def eager_or_compiled(
-    raced: Raced, gm: fx.GraphModule, reading: Reading, inputs: Sequence[Any], options: Options, device: str,
+    raced: Raced,
+    gm: fx.GraphModule,
+    reading: Reading,
+    inputs: Sequence[Any],
+    options: Options,
+    device: str,
     written: Collection[int] = (),
-) -> Raced:  # fmt: skip
+) -> Raced:
     """The compiled graph, or the graph of Dynamo run op by op where that is clearly faster.
 
     gm: the graph as it was written, but for what options change of the model; reading: of it. The plan that comes back
@@ -39,28 +44,36 @@ def eager_or_compiled(
     """
     if device != "cpu" or compat.is_ahead_of_time() or not can_race(raced.plan, inputs, options, device):
         return raced
-    if _reason_against(reading, inputs):
-        return raced
+    if reason := _reason_against(reading, inputs):
+        return replace(raced, eager=f"not raced against eager: {reason}")
     key = f"race eager {digest_of([raced.plan], 0, inputs)} {hashlib.sha256(gm.code.encode()).hexdigest()[:24]}"
-    ratio = kept_times.recall(key)
+    ratio, where = kept_times.recall(key), HERE
     if ratio is None:
-        ratio = _times_faster(raced, gm, inputs, written)
-        kept_times.remember(key, ratio)
+        ratio, settled, busy = _times_faster(raced, gm, inputs, written)
+        if settled:
+            kept_times.remember(key, ratio, busy)
+        where = ON_A_BUSY_MACHINE if busy else HERE
     if ratio < CLEARLY:
         return raced
-    said = f"run op by op, as in eager: {ratio:.2f}x the speed of the code generated for it, measured here"
+    said = f"run op by op, as in eager: {ratio:.2f}x the speed of the code generated for it, {where}"
     plan = replace(all_kept(raced.plan, said), raced=said)
     return Raced(plan, (gm.forward, []))
 
 
-def _times_faster(raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]) -> float:
-    """How many times faster eager is; after LOOKS calls of each if that is clear."""
+def _times_faster(
+    raced: Raced, gm: fx.GraphModule, inputs: Sequence[Any], written: Collection[int]
+) -> tuple[float, bool, bool]:
+    """How many times faster eager is, whether that is sure, and whether the machine was busy.
+
+    Asked after LOOKS calls of each if eager is clearly slower.
+    """
     calls, values = [raced.built[0], gm.forward], [compat.concrete(value) for value in inputs]
     with compat.outside_compilation():
-        compiled, eager = fastest_us(calls, values, written, LOOKS, LOOKS)
-        if 1 / 1.25 < compiled / eager < math.inf:
-            compiled, eager = fastest_us(calls, values, written)
-    return compiled / eager
+        times = fastest_us(calls, values, written, LOOKS, LOOKS)
+        if 1 / 1.25 < times[0] / times[1] < math.inf or not times.settles(times[0] / times[1]):
+            times = fastest_us(calls, values, written)
+    ratio = times[0] / times[1]
+    return ratio, times.settles(ratio / CLEARLY), times.noisy
 
 
 def _reason_against(reading: Reading, inputs: Sequence[Any]) -> str:

@@ -21,10 +21,10 @@ from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 
 NEAR = 1.05
-"""A plan whose GEMMs take this many times as long, by single times, has no chance in the graph: what single times miss
-was 4 % at most, and each finalist takes about as long to compile as Inductor alone."""
+"""A plan whose GEMMs take this many times as long, by single times, has no chance in the graph: single times were wrong
+by 4 % at most. Each finalist takes about as long to compile as Inductor alone."""
 SHARE = 0.03
-"""Nor has one that changes sites of so little of the GEMMs' time: what it gains a race cannot tell."""
+"""Nor has a plan that changes sites of less than this share of the GEMMs' time: a race cannot tell what it gains."""
 MOST = 2
 """Each is compiled, once a machine, to be raced."""
 

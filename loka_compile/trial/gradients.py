@@ -34,15 +34,14 @@ from loka_compile.probe.distribution import generator_for
 from loka_compile.spec.decision import KEPT, Candidate, Decision
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
-
-Rewriter = Callable[[Plan, fx.Graph], None]
+from loka_compile.trial.budget import Rewriter, first_within
 
 FLOOR = 1e-3
-"""Smallest size that a tensor's gradient counts as having, in units of that of all: what should be zero, a bias that a
-softmax or a norm takes out again, say, is rounding errors alone."""
+"""A tensor's gradient counts as at least so large, in units of the size of all gradients together. The gradient of a
+bias that a softmax or a norm takes out again should be zero, and is rounding errors alone."""
 
 HEADROOM = 0.8
-"""Share of the budget that a search for less noise aims at: the next batch is off by a little more, or less."""
+"""Share of the budget that a search for less noise aims at: the next batch's error is a little larger, or smaller."""
 
 aten = torch.ops.aten
 
@@ -176,15 +175,13 @@ def gradients_within_budget(plan: Plan, step: Step, budget: float, rewriter: Rew
     reason = f"gradients were off by {error:.2%} (budget {budget:.2%}) and this site makes most noise for what it saves"
     points = _ladder(here, _weights(plan, here, step, rewriter))
     plans = [_stepped(plan, here, picks, reason) for picks in points]
-    low, high = min(1, len(plans) - 1), len(plans) - 1  # the first is over, the last keeps every site
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if step.error(plans[middle], rewriter) <= HEADROOM * budget else (middle + 1, high)
-    return plans[high]
+    within = lambda index: step.error(plans[index], rewriter) <= HEADROOM * budget  # noqa: E731
+    return plans[first_within(min(1, len(plans) - 1), len(plans) - 1, within)]  # the last keeps every site
 
 
 def _weights(plan: Plan, here: Mapping[str, Decision], step: Step, rewriter: Rewriter) -> dict[bool, float]:
-    """By whether sites are of the forward: the square of the gradients' error that a unit of their noise makes."""
+    """For the sites of the forward (True) and of the backward (False): how much one unit of their noise adds to the
+    square of the gradients' error. Measured with the other half kept."""
     weights = {}
     for forward in (True, False):
         alone, noise = plan, 0.0
@@ -207,9 +204,10 @@ def _ladder(here: Mapping[str, Decision], weights: Mapping[bool, float]) -> list
 
 
 def _rungs(decision: Decision, weight: float) -> list[Choice]:
-    """The choice, every timed candidate with less noise, and keeping; where choices depend on the batch none between.
+    """What a site may step down to: its choice, every timed candidate with less noise, and keeping. If choices
+    depend on the batch, only its choice and keeping.
 
-    Keeping costs at least a little: where speed is no matter, sites go by noise alone.
+    Keeping costs at least a little more time: where speed does not matter, sites go by noise alone.
     """
     noise, chosen_us = decision.score.noise, decision.score.time_us or 0.0
     keep_us = max(decision.before.time_us or 0.0, chosen_us + 1.0)

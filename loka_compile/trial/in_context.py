@@ -105,8 +105,9 @@ def back(plan: Plan, sites: Sequence[Decision], to_keep: bool = False) -> Plan:
     keys = {each.site.key for each in sites}
     changed = {
         key: replace(each, chosen=KEPT if to_keep else without_casts(each), ranges=())
-        for key, each in plan.decisions.items() if each.site.key in keys
-    }  # fmt: skip
+        for key, each in plan.decisions.items()
+        if each.site.key in keys
+    }
     return replace(plan, decisions={**plan.decisions, **changed})
 
 

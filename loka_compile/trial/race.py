@@ -12,6 +12,7 @@ even compiled.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import random
@@ -25,24 +26,27 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
+from loka_compile.dispatch.steady import Us, timed_us
 from loka_compile.graph.rerun import own_inputs
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial.finalists import saves_us, time_us
+from loka_compile.trial.laps import CLEAR, MAX_ROUNDS, ROUNDS, Times, go_on
 
-ROUNDS, MAX_ROUNDS = 5, 31
-ENOUGH_SECONDS = 1.0
-"""Rounds go on until they took this long, within these counts."""
-CLEAR = 1.25
-"""Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
-"""Share of the time that the plan made from single times may take more than a finalist of twice its noise."""
+"""A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
+WATCHED_US = 5.0
+"""What a call takes that is served online under a plan that lowers something: whose weights these are, when to measure
+again. A small graph's call takes a hundred or so."""
 LITTLE, FEW = 0.02, 4.0
-"""A plan that saves no more of the unplanned graph's time, by single times, has nothing to win. That graph is timed
-first where the plan saves so many times less than the graph takes at least."""
+"""LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
+FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
+
+HERE = "measured here"
+ON_A_BUSY_MACHINE = "measured here while the machine was busy with other work"
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
@@ -56,11 +60,13 @@ def unknown() -> float:
 
 @dataclass(frozen=True)
 class Raced:
-    """The winner and its compiled graph. us: what a call takes, where that was measured now."""
+    """The winner and its compiled graph. us: what a call takes, where that was measured now. eager: why the graph as it
+    runs in eager did not race, where it might have."""
 
     plan: Plan
     built: Built
     us: float | None = None
+    eager: str = ""
 
 
 def never_slower(
@@ -71,35 +77,40 @@ def never_slower(
     device: str,
     written: Collection[int] = (),
     floor: Floor = unknown,
+    watched: bool = False,
 ) -> Raced:
     """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
     plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
-    the graph writes. floor: of the unplanned graph. Nothing races where a plan was given, where it lowers nothing or is
-    for hardware that is not here, where speed is no matter (min_speedup 0), and without real inputs.
+    the graph writes. floor: of the unplanned graph. watched: online, where a call of what is lowered takes WATCHED_US
+    more. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here, where speed
+    is no matter (min_speedup 0), and without real inputs.
     """
     plan = plans[0]
     if not plan.lowered or not can_race(plan, inputs, options, device):
         return Raced(plan, build(plan))
-    digests = [digest_of(plans, index, inputs) for index in range(len(plans))]
+    digests = [f"{digest_of(plans, index, inputs)}{' watched' * watched}" for index in range(len(plans))]
     known = [kept_times.recall(f"race {digest}") for digest in digests]
-    ran = _run(plans, build, inputs, device, written, floor) if None in known else None
+    more_us = WATCHED_US if watched else 0.0
+    ran = _run(plans, build, inputs, device, written, floor, more_us) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
-        for digest, ratio in zip(digests, ran.ratios, strict=True):
-            kept_times.remember(f"race {digest}", ratio)
+        for digest, ratio in zip(digests, ran.ratios, strict=True) if ran.settled else ():
+            kept_times.remember(f"race {digest}", ratio, ran.us.noisy)
             kept_times.remember(f"race {digest} against a floor", float(ran.against_floor))
-        if ran.saves is not None:
-            kept_times.remember(f"race {digests[0]} saves", ran.saves)
+        if ran.saves is not None and ran.settled:
+            kept_times.remember(f"race {digests[0]} saves", max(ran.saves, 0.0))  # less than nothing is not kept
         ratios = ran.ratios
+    where = _where(ran.us) if ran is not None else HERE
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
-        at_least = bool(kept_times.recall(f"race {digests[best]} against a floor"))
-        won = _won(plans[best], ratios, best, at_least)
+        floored = kept_times.recall(f"race {digests[best]} against a floor") if ran is None else ran.against_floor
+        won = _won(plans[best], ratios, best, bool(floored), where)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
-    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, measured here"
-    if (saves := kept_times.recall(f"race {digests[0]} saves")) is not None:
-        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, measured here: "
+    lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, {where}"
+    saves = kept_times.recall(f"race {digests[0]} saves") if ran is None else ran.saves
+    if saves is not None:
+        lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, {where}: "
         lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
@@ -114,10 +125,17 @@ class _Ran:
     """
 
     built: Sequence[Built]
-    us: Sequence[float]
+    us: Times
     ratios: Sequence[float]
     against_floor: bool
     saves: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next process need not race them again."""
+        if self.saves is not None:
+            return self.us.steady or self.saves * self.us.spread <= LITTLE
+        return all(map(self.us.settles, self.ratios))
 
 
 def _run(
@@ -127,9 +145,10 @@ def _run(
     device: str,
     written: Collection[int],
     floor: Floor,
+    more_us: float,
 ) -> _Ran:
     """The unplanned graph is compiled only if the plans do not beat its floor; and they only if there is something to
-    win."""
+    win. more_us: of a call of a planned graph, beside the graph."""
     kept, values = all_kept(plans[0], ""), [compat.concrete(value) for value in inputs]
     saved, unplanned = max(map(saves_us, plans)), []
     if saved * FEW <= floor():
@@ -144,13 +163,13 @@ def _run(
     if hopeful:
         with compat.outside_compilation():
             us = fastest_us([call for call, _ in built], values, written, ROUNDS)
-            if min(us) * CLEAR <= floor():
+            if (min(us) + more_us) * CLEAR <= floor():
                 us = us if len(us) == 1 else fastest_us([call for call, _ in built], values, written)
-                return _Ran(built, us, [floor() / each for each in us], True)
+                return _Ran(built, us, [floor() / (each + more_us) for each in us], True)
         built.append(_told(build, kept))
     with compat.outside_compilation():
         us = _race([call for call, _ in built], values, written)
-    return _Ran(built, us, [us[-1] / each for each in us[:-1]], False)
+    return _Ran(built, us, [us[-1] / (each + more_us) for each in us[:-1]], False)
 
 
 def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
@@ -159,18 +178,22 @@ def _told(build: Callable[[Plan], Built], plan: Plan) -> Built:
 
 
 def _margin(plan: Plan, finalist: Plan) -> float:
-    """Half the noise is worth some time, as among a site's kernels (judge.py)."""
+    """Half the noise is worth some time, as among a site's kernels (dispatch/together.py)."""
     before, after = (sum(d.score.noise for d in each.lowered) for each in (plan, finalist))
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
 
-def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool) -> Plan:
+def _where(us: Times) -> str:
+    return ON_A_BUSY_MACHINE if us.noisy else HERE
+
+
+def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool, where: str) -> Plan:
     raced = f"{ratios[best]:.2f}x the unplanned graph's speed"
     if at_least:
         raced = f"at least {raced}, whose library calls alone take as long"
     if best:
         raced += f", {ratios[best] / ratios[0]:.2f}x that of the plan made from single times"
-    return replace(plan, raced=f"{raced}, measured here")
+    return replace(plan, raced=f"{raced}, {where}")
 
 
 def simplified_or_written(
@@ -193,24 +216,30 @@ def simplified_or_written(
         return raced, math.inf
     key = f"race simplified {digest_of([plan], 0, inputs)} {hashlib.sha256(code.encode()).hexdigest()[:24]}"
     ratio, as_written, kept = kept_times.recall(key), None, all_kept(plan, "the graph as it was written was faster")
+    busy = False
     if ratio is None:
         values = [compat.concrete(value) for value in inputs]
         with compat.outside_compilation():
             us = raced.us or fastest_us([simplified], values, written, ROUNDS)[0]
         if us * CLEAR <= floor():
-            ratio = floor() / us
+            ratio, settled = floor() / us, True
             kept_times.remember(f"{key} against a floor", 1.0)
         else:
             as_written = _told(build, kept)
             with compat.outside_compilation():
-                us, written_us = _race([simplified, as_written[0]], values, written)
-            ratio = written_us / us
-        kept_times.remember(key, ratio)
+                times = _race([simplified, as_written[0]], values, written)
+            ratio, busy = times[1] / times[0], times.noisy
+            settled = times.settles(ratio)
+        if settled:
+            kept_times.remember(key, ratio, busy)
     if ratio >= 1:
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
             said = f"at least {said}, whose library calls alone take as long"
-        plan = replace(plan, raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, measured here"))))
+        plan = replace(
+            plan,
+            raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, {ON_A_BUSY_MACHINE if busy else HERE}"))),
+        )
         return replace(raced, plan=plan), ratio
     return Raced(kept, build(kept) if as_written is None else as_written), ratio
 
@@ -239,7 +268,7 @@ def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
 
 
-def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> list[float]:
+def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> Times:
     """Microseconds of each graph, until one is clearly the fastest or enough is known."""
     return fastest_us(calls, inputs, written)
 
@@ -250,39 +279,33 @@ def fastest_us(
     written: Collection[int],
     most: int = MAX_ROUNDS,
     least: int = ROUNDS,
-) -> list[float]:
+) -> Times:
     """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
 
     Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
     two graphs, one five times as fast, that they were alike (seen).
     """
     order = random.Random(0)
-    fastest, rounds = [math.inf] * len(calls), 0
+    halves, rounds = ([Us(math.inf)] * len(calls), [Us(math.inf)] * len(calls)), 0
     with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
-            _seconds(call, own_inputs(inputs, written))
+            _step(call, own_inputs(inputs, written))
         start = time.perf_counter()
-        while rounds < least or (rounds < most and time.perf_counter() - start < ENOUGH_SECONDS and _close(fastest)):
+        while rounds < least or go_on(Times(halves), rounds, most, time.perf_counter() - start):
+            half = halves[rounds % 2]
             for index in order.sample(range(len(calls)), len(calls)):
-                fastest[index] = min(fastest[index], _seconds(calls[index], own_inputs(inputs, written)))
+                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
+                half[index] = min(half[index], us)
             rounds += 1
-    return [1e6 * seconds for seconds in fastest]
+    return Times(halves)
 
 
-def _close(seconds: Sequence[float]) -> bool:
-    """Whether another one than the fastest may turn out to be it."""
-    first, *others = sorted(seconds)
-    return not others or others[0] < CLEAR * first
-
-
-def _seconds(call: Callable[..., Any], inputs: list[Any]) -> float:
-    """Seconds of one call, in training with its backward. The gradients are dropped."""
-    start = time.perf_counter()
+def _step(call: Callable[..., Any], inputs: list[Any]) -> None:
+    """One call, in training with its backward. The gradients are dropped."""
     outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     if outputs and wanted:
         torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
     if compat.cuda_devices(inputs):
         torch.cuda.synchronize()
-    return time.perf_counter() - start

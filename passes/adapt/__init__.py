@@ -1,1 +1,1 @@
-"""What the options ask for, and what makes another model of the graph. adapting.py has the order."""
+"""Passes that change what the model computes, because the options ask for it. adapting.py lists them in order."""

@@ -1,6 +1,8 @@
-"""The passes that make another model of it, as the options ask for them, in order: what is left out first."""
+"""The adapting passes that the options ask for, in order. Passes that leave work out come first."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from loka_compile.passes.adapt import mods
 from loka_compile.passes.adapt.compskip import Skip
@@ -10,7 +12,8 @@ from loka_compile.spec.options import Options
 
 
 def adapting(options: Options, whole: bool) -> tuple[DynamoPass, ...]:
-    """whole: the graph is all of the model, not a part of it between graph breaks."""
+    """whole: the graph is the whole model, not a part between graph breaks; then a path that matches no module is an
+    error."""
     skip = (Skip(options.compskip, whole),) if options.compskip is not None else ()
-    window = (WindowedAttention(options.window, whole),) if options.window is not None else ()
+    window = (WindowedAttention(options.window, whole),) if isinstance(options.window, Mapping) else ()
     return *skip, *window, *mods.asked(options.mods)

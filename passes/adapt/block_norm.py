@@ -1,10 +1,11 @@
-"""block_norm: RMSNorm over blocks of 256 values, without weights, where there was a LayerNorm or an RMSNorm.
+"""block_norm: LayerNorm and RMSNorm become RMSNorm over blocks of up to 256 values, without weights.
 
     y = x / sqrt(mean(x^2 over the block) + eps)          x (..., N) as (..., N / block, block)
 
-The statistics of a block fit inside one GEMM tile, so that norm, activation and quantization can run in its epilogue;
-nothing is subtracted, and an outlier hurts only its own block (LoKA Mods). Rows up to 256 are one block. Longer ones
-are cut into the longest blocks that divide them, of at most 256 and of whole sixteens; the paper leaves that open.
+A block's statistics fit inside one GEMM tile, so norm, activation and quantization can run in the GEMM's epilogue. No
+mean is subtracted, and an outlier affects its own block only. A row of up to 256 values is one block. A longer one is
+cut into the longest blocks that divide it, at most 256 long and a multiple of 16.
+Source: LoKA Mods; the paper does not say how rows are cut.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, a
 
 BLOCK, STEP = 256, 16
 EPS = 1e-5
-"""Where the norm that goes has none of its own."""
+"""The eps if the norm that is replaced has none."""
 OURS = "loka_block_norm"
-"""On a norm over blocks."""
+"""Marks a node as a norm over blocks."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class BlockNorm:
 
 
 def pattern(reading: Reading, node: fx.Node) -> fx.Node | None:
-    """A norm that is not in blocks yet: applied twice is applied once."""
+    """A norm that is not in blocks yet, so that applying the pass twice is applying it once."""
     norm = reading.op(node) in ("layer_norm", "rms_norm") and OURS not in node.meta
     return node if norm else None
 
 
 def check(reading: Reading, node: fx.Node) -> str:
-    """Why the norm stays; empty if it goes."""
+    """Why the norm stays; "" if it becomes a block norm."""
     shape = reading.arg(node, "normalized_shape")
     if len(shape) != 1 or not isinstance(shape[0], int):
         return f"it normalises over {tuple(shape)}; blocks are of one dimension whose size is known"
@@ -57,14 +58,14 @@ def check(reading: Reading, node: fx.Node) -> str:
 
 
 def block_of(n: int) -> int:
-    """The length of a block of a row of n values; 0 where there is none."""
+    """The length of a block in a row of n values; 0 if no length fits."""
     if n <= BLOCK:
         return n
     return next((block for block in range(BLOCK, 0, -STEP) if n % block == 0), 0)
 
 
 def block_norm(x: torch.Tensor, block: int, eps: float = EPS) -> torch.Tensor:
-    """The specification: x (..., N) with N a multiple of `block`."""
+    """The specification of the new norm. x: (..., N), N a multiple of `block`."""
     return F.rms_norm(x.unflatten(-1, (-1, block)), (block,), None, eps).flatten(-2)
 
 

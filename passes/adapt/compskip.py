@@ -1,10 +1,11 @@
-"""compskip: branches of repeated layers left out, and values of earlier layers reused, by a schedule.
+"""compskip: by a schedule, branches of repeated layers are left out and values of earlier layers are reused.
 
-Kunlun's CompSkip (static, per layer): the largest gain there is, on every device, as the work is gone, forward and
-backward. The model computes something else and has to be trained so. A branch is left out only if it is proven on the
-graph that it adds to a stream which also flows past it (graph/layers.py); a value is reused only if it is that of the
-same module in an earlier layer, is there before it is needed, and has its shape and dtype. Dropout inside a branch goes
-with it; parameters that nothing reads any more get no gradient.
+Kunlun's CompSkip (static, per layer). The skipped work is gone, forward and backward, on every device. The model
+computes something else and has to be trained that way.
+
+A branch is left out only if the graph proves that it adds to a stream that also flows past it (graph/layers.py). A
+value is reused only from the same module of an earlier layer, if it is computed before it is needed and has the same
+shape and dtype. Dropout inside a branch goes with it. Parameters that nothing reads any more get no gradient.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from torch import fx
 from loka_compile.graph.edit import emit
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
-from loka_compile.graph.layers import Call, branch_of, calls_of, differ, effect, effects, reaching
+from loka_compile.graph.layers import Branch, Call, branch_of, calls_of, differ, effect, effects, reaching
 from loka_compile.graph.parts import alternate
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.spec.compskip import ALTERNATE, CompSkip, chosen, nearest, pattern_of
 from loka_compile.spec.options import OptionsError
 
 DONE = "loka_compskip"
-"""On the graph's output: the schedule that was applied and the paths that are gone. Applied twice is applied once."""
+"""Key in the output node's meta: the schedule that was applied and the paths that are gone. Applied twice is applied
+once."""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """schedule: what to leave out. whole: the graph is all of the model, so what is not in it is a wrong schedule."""
+    """schedule: what to leave out.
+    whole: the graph is the whole model, so a path that matches no module is an error (OptionsError).
+    """
 
     schedule: CompSkip | str
     whole: bool = True
@@ -69,9 +73,10 @@ class Skip:
 
 
 def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> list[tuple[str, list[str] | None]]:
-    """What to leave out, by layer: (path, None), or (path, the same module's paths in earlier layers, nearest first).
+    """The changes, in the order of layers: (path, None) to skip a branch, (path, earlier) to reuse a value.
 
-    Raises ValueError where the schedule names what is not there.
+    earlier: paths of the same module in earlier layers, nearest first.
+    Raises ValueError if the schedule names a layer or a branch that does not exist.
     """
     known = [*paths, *sorted(done)]
     layers = {match[0]: int(match[2]) for path in known if (match := pattern_of(schedule.layers).match(path + "."))}
@@ -79,19 +84,22 @@ def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> lis
         lists = dict.fromkeys(p.rpartition(".")[0] + ".*" for p in known if p.rpartition(".")[2].isdigit())
         raise ValueError(f"no module is a layer {schedule.layers}{nearest(schedule.layers, lists)}")
     todo: dict[str, list[str] | None] = {}
-    for reuses, entries in ((False, schedule.skip), (True, schedule.reuse)):
-        for which, branches in entries:
+    number: dict[str, int] = {}
+    for reuses, name in ((False, "skip"), (True, "reuse")):
+        for which, branches in schedule.entries(name):
             numbers = {number for number in layers.values() if chosen(which, number)}
             if not numbers:
-                raise ValueError(f"{which!r} is none of the layers {', '.join(map(str, sorted(set(layers.values()))))}")
+                raise ValueError(
+                    f"{which!r} matches none of the layers {', '.join(map(str, sorted(set(layers.values()))))}"
+                )
             for branch in branches:
                 found = [m for path in known if (m := pattern_of(schedule.layers, branch).fullmatch(path))]
                 if not found:
                     inside = {p[len(layer) + 1 :] for p in known for layer in layers if p.startswith(layer + ".")}
                     hint = nearest(branch, sorted(inside))
-                    raise ValueError(f"no layer of {schedule.layers} has a module {branch!r}{hint}")
+                    raise ValueError(f"no layer of {schedule.layers} contains a module {branch!r}{hint}")
                 if reuses and numbers == {min(int(m[2]) for m in found)}:
-                    raise ValueError(f"{branch}: no layer before {min(numbers)} has one to reuse")
+                    raise ValueError(f"{branch}: no layer before {min(numbers)} has such a module to reuse")
                 for match in found:
                     if int(match[2]) not in numbers or match[0] in done:
                         continue
@@ -99,30 +107,32 @@ def _todo(schedule: CompSkip, paths: Sequence[str], done: frozenset[str]) -> lis
                         raise ValueError(f"{match[0]} is both skipped and reused; it can be one of the two")
                     same = {int(m[2]): m[0] for m in found if (m[1], m[3]) == (match[1], match[3])}
                     earlier = [same[n] for n in sorted(same, reverse=True) if n < int(match[2])]
-                    todo[match[0]] = earlier if reuses else None
-    number = lambda path: int(pattern_of(schedule.layers).match(path + ".")[2])  # type: ignore[index]  # noqa: E731
-    return sorted(todo.items(), key=lambda item: number(item[0]))
+                    todo[match[0]], number[match[0]] = earlier if reuses else None, int(match[2])
+    return sorted(todo.items(), key=lambda item: number[item[0]])
 
 
 def _saved(before: int, after: int) -> str:
+    """The sentence for the record: the forward's FLOPs before and after."""
     if not before:
         return "no FLOPs counted"
     return f"{1 - after / before:.1%} of the forward's FLOPs are gone ({before:,} to {after:,}, counted on the graph)"
 
 
 def _skip(reading: Reading, path: str) -> tuple[str, str]:
-    """Leave out all calls of a branch: (why not, "") or ("", what was done)."""
-    branches = [branch_of(reading, call) for call in calls_of(reading.graph)[path]]
-    moved: dict[fx.Node, fx.Node] = {}  # a call's residual add may be the stream of the next
+    """Leave out all calls of a branch: (reason against it, "") or ("", what was done)."""
+    branches: list[Branch] = []
+    for call in calls_of(reading.graph)[path]:
+        found = branch_of(reading, call)
+        if isinstance(found, str):
+            return found, ""
+        branches.append(found)
+    moved: dict[fx.Node, fx.Node] = {}  # replaced adds: one call's residual add may be the next call's stream
     for branch in branches:
-        if isinstance(branch, str):
-            return branch, ""
-    for branch in branches:
-        for add, operand in branch.adds:  # type: ignore[union-attr]
+        for add, operand in branch.adds:
             while operand in moved:
                 operand = moved[operand]
             moved[add] = _replace(reading, add, operand)
-    calls = [branch.call for branch in branches]  # type: ignore[union-attr]
+    calls = [branch.call for branch in branches]
     dropout = any(reading.facts[node].random for call in calls for node in call.nodes)
     _erase(reading, calls, list(moved))
     return "", "skipped, its dropout too" if dropout else "skipped"
@@ -130,14 +140,14 @@ def _skip(reading: Reading, path: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """What a module of a layer gives: one value a call, and what those were made from."""
+    """The values that a module stands for: one value for each of its calls, and the tensors those were made from."""
 
     values: Sequence[fx.Node]
     made_from: Sequence[fx.Node]
 
 
 def _reuse(reading: Reading, path: str, earlier: Sequence[str], standing: dict[str, Standing]) -> tuple[str, str]:
-    """Let the nearest earlier layer's value stand for a module's: (why not, "") or ("", what was done)."""
+    """Let the nearest earlier layer's value replace a module's: (reason against it, "") or ("", what was done)."""
     found = calls_of(reading.graph)
     calls = found[path]
     source = next((each for each in earlier if each in standing or each in found), None)
@@ -146,12 +156,12 @@ def _reuse(reading: Reading, path: str, earlier: Sequence[str], standing: dict[s
     for each, made in [(path, calls), (source, () if source in standing else found[source])]:
         for call in made:
             if len(call.outputs) != 1:
-                return f"{each}: {len(call.outputs)} of its values are read outside; only one can be reused", ""
+                return f"{each}: {len(call.outputs)} of its values are read outside; expected one", ""
     given = standing.get(source) or Standing(
         [call.outputs[0] for call in found[source]], [node for call in found[source] for node in call.inputs]
     )
     if len(given.values) != len(calls):
-        return f"it is called {len(calls)} times and {source} {len(given.values)} times", ""
+        return f"it is called {len(calls)} times, but {source} {len(given.values)} times", ""
     order = {node: place for place, node in enumerate(reading.graph.nodes)}
     streams = {node for node in given.made_from if node.meta["example_value"].is_floating_point()}
     for value, call in zip(given.values, calls, strict=True):
@@ -160,7 +170,7 @@ def _reuse(reading: Reading, path: str, earlier: Sequence[str], standing: dict[s
         if order[value] > order[call.outputs[0]]:
             return f"{value.name} of {source} is computed after it", ""
         if streams.isdisjoint(reaching(call.outputs[0])):
-            return f"nothing that {source} reads leads to it: these layers stand side by side", ""
+            return f"it does not depend on anything that {source} reads: these layers stand side by side", ""
         if writer := reading.written(reading.memory(value), value.next):
             return f"{value.name} of {source} is written in place by {writer}", ""
     for value, call in zip(given.values, calls, strict=True):
@@ -172,7 +182,8 @@ def _reuse(reading: Reading, path: str, earlier: Sequence[str], standing: dict[s
 
 
 def _replace(reading: Reading, old: fx.Node, new: fx.Node) -> fx.Node:
-    """Let `new` stand for `old`; a copy of it where one of the two would be seen to change with the other."""
+    """Let `new` stand for `old`. If a later write would make one of them change and not the other, `new` is cloned
+    first."""
     apart = reading.memory(old).isdisjoint(reading.memory(new))
     written = reading.written(reading.memory(old) | reading.memory(new), old.next)
     outside = reading.handed_out(old) and (reading.given_in(new) or reading.handed_out(new))
@@ -186,7 +197,7 @@ def _replace(reading: Reading, old: fx.Node, new: fx.Node) -> fx.Node:
 
 
 def _erase(reading: Reading, calls: Sequence[Call], removed: Sequence[fx.Node]) -> None:
-    """What nobody reads any more: of the calls, and of what only they read."""
+    """Erase the calls' nodes, and the nodes that only they read, as far as nothing reads them any more."""
     inside = {node for call in calls for node in call.nodes}.union(removed)
     dead = set(inside)
     for node in reversed(list(reading.graph.nodes)):

@@ -1,6 +1,6 @@
-"""hard_swish: x * clamp(x + 3, 0, 6) / 6 for SiLU, which the swish gate n * sigmoid(n) is once canonicalized.
+"""hard_swish: SiLU becomes x * clamp(x + 3, 0, 6) / 6. canonicalize has made SiLU of the swish gate n * sigmoid(n).
 
-LoKA Mods: no exponential, bounded pieces, outliers are not amplified, and it fuses with BlockNorm.
+LoKA Mods: hard swish needs no exponential, does not amplify outliers, and fuses with BlockNorm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class HardSwish:
 
 
 def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
-    """Put hard swish there, in place where SiLU was in place."""
+    """Replace SiLU by hard swish, in place if SiLU was in place."""
     in_place = bool(reading.facts[node].writes)
     new = replace(reading, node, emit(reading, node, F.hardswish, reading.arg(node, "self"), inplace=in_place))
     return Rewrite(module_name(new), "hard swish")

@@ -1,11 +1,11 @@
-"""Mods: opt-in passes that change the model itself, on the Dynamo graph, where norms and activations are still whole.
+"""Mods: opt-in passes that change the model, on Dynamo's graph, where norms and activations are single nodes.
 
-    no_bias      every bias but the final heads'
-    block_norm   RMSNorm over blocks of 256, without weights, for LayerNorm and RMSNorm
-    hard_swish   for SiLU and the swish gate n * sigmoid(n)
+    no_bias      removes every bias but those of the final heads
+    block_norm   replaces LayerNorm and RMSNorm by RMSNorm over blocks of 256, without weights
+    hard_swish   replaces SiLU and the swish gate n * sigmoid(n)
 
-LoKA Mods: each alone is small, together they let a model train in FP8 and its norms ride in the GEMMs' epilogues. The
-model computes something else afterwards and has to be trained that way; adapt.py does the same to modules.
+Source: LoKA Mods. Together they let a model train in FP8 and let its norms run in the GEMMs' epilogues. The model
+computes something else afterwards and has to be trained that way. loka_compile/mods/adapt.py does the same to modules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from loka_compile.passes.dynamo import Change, run_on_dynamo
 from loka_compile.passes.simplify.canonicalize import Canonicalize
 
 MODS: dict[str, DynamoPass] = {each.name: each for each in (NoBias(), BlockNorm(), HardSwish())}
-"""By name, in the order they are applied."""
+"""The mods by name, in the order they are applied."""
 
 
 def asked(names: Sequence[str]) -> tuple[DynamoPass, ...]:
@@ -33,8 +33,10 @@ def asked(names: Sequence[str]) -> tuple[DynamoPass, ...]:
 def modified(
     gm: fx.GraphModule, names: Sequence[str], device: str = "cpu"
 ) -> tuple[fx.GraphModule, tuple[Change, ...]]:
-    """A copy of the graph, in canonical form, with these mods applied, and what each did. The same graph where there is
-    none to apply."""
+    """Apply the mods of these names to a copy of the graph in canonical form.
+
+    Returns the copy and what each mod did. Without names it is the graph itself.
+    """
     passes = asked(names)
     gm, changes = run_on_dynamo(gm, (Canonicalize(), *passes) if passes else (), device)
     return gm, tuple(change for change in changes if change.adapts)

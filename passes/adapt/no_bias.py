@@ -1,7 +1,7 @@
-"""no_bias: linear and norm layers lose their bias; final heads, after which no GEMM comes, keep theirs.
+"""no_bias: linear and norm layers lose their bias. Final heads, whose result reaches no GEMM, keep theirs.
 
-LoKA Mods: bias vectors of large recommendation models diverge and push later tensors out of FP8's range; without them
-the largest single part of the block's latency is saved, and FSDP pads nothing.
+LoKA Mods: the biases of large recommendation models diverge and push later tensors out of FP8's range. Dropping them
+saves the largest single part of the block's latency, and FSDP has nothing to pad.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, a
 
 BIASED = ("linear", "layer_norm")
 PRODUCTS = {
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear", "scaled_dot_product_attention",
-}  # fmt: skip
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "bilinear",
+    "scaled_dot_product_attention",
+}
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,15 @@ class NoBias:
 
 
 def pattern(reading: Reading, node: fx.Node) -> fx.Node | None:
-    """A product that has a bias."""
+    """A linear or a layer norm with a bias."""
     return node if reading.op(node) in BIASED and reading.arg(node, "bias") is not None else None
 
 
 def check(reading: Reading, feeding: set[fx.Node], node: fx.Node) -> str:
-    """Why the bias stays; empty if it goes."""
+    """Why the bias stays; "" if it goes."""
     bias = reading.arg(node, "bias")
     if not (isinstance(bias, fx.Node) and bias.op in ("placeholder", "get_attr")):
-        return f"its bias is computed ({bias}), not a parameter"
+        return f"its bias is computed ({bias}); expected a parameter"
     if reading.op(node) == "linear" and node not in feeding:
         return "a final head keeps its bias: no GEMM comes after it"
     return ""
@@ -62,7 +70,7 @@ def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
 
 
 def _feeding_products(reading: Reading) -> set[fx.Node]:
-    """The nodes whose value some later product depends on."""
+    """The nodes whose value a later product depends on."""
     feeding: set[fx.Node] = set()
     for node in reversed(reading.graph.nodes):
         if node in feeding or reading.op(node) in PRODUCTS:

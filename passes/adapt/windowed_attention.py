@@ -1,15 +1,16 @@
-"""windowed_attention: full self-attention becomes attention to the |i - j| <= window nearest, in O(T window).
+"""windowed_attention: full self-attention becomes attention to positions |i - j| <= window, in O(T window).
 
-Kunlun's sliding window (two-sided; with is_causal, to the window before). F.scaled_dot_product_attention is written as
-itself for each block of `window` queries, over the keys of its own block and of the neighbours, under a mask: slices,
-so nothing is copied. Where T is symbolic or the blocks are many, they are laid side by side as one larger batch:
+Kunlun's sliding window: two-sided, or only backwards if is_causal is set. The model computes something else and has to
+be trained that way. There are three forms; all call F.scaled_dot_product_attention, so torch's fused kernel runs,
+forward and backward, on every device:
 
-    queries (B, H, T, d)  ->  (B T/w, H, w, d)        keys  ->  (B T/w, H, 3w, d), causal 2w
+    in_slices      T known, few blocks: one attention for each block of `window` queries, over slices of k and v
+    in_blocks      T symbolic or many blocks: blocks are laid side by side as one larger batch
+                   queries (B, H, T, d) -> (B T/w, H, w, d), keys -> (B T/w, H, 3w, d), causal 2w
+    under_a_mask   T too short for blocks to pay: a mask over all keys
 
-Either way it stays in the fused kernel that torch has for it, on every device, forward and backward. (FlexAttention has
-no backward on CPU in torch 2.13, and was no faster there in inference.) Where the sequence is too short for blocks to
-pay, the window is a mask over the whole, so that one model computes the same thing at every length.
-`loka::gdpa`, dense or jagged, is given its own window. The model computes something else and has to be trained so.
+The values are the same in all three, so a model means the same at every length. `loka::gdpa`, dense or jagged, has a
+window of its own. (In torch 2.13 FlexAttention has no backward on a CPU and was no faster there in inference.)
 """
 
 from __future__ import annotations
@@ -22,31 +23,33 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
-from torch.nn import functional as F
 
 from loka_compile import compat
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.flops import flops_of, total
-from loka_compile.graph.insert import constant, insert
+from loka_compile.graph.insert import insert
 from loka_compile.graph.layers import calls_of
 from loka_compile.graph.sites import module_name, module_names
 from loka_compile.kernels.gdpa.gdpa import Gdpa
+from loka_compile.passes.adapt._windows import in_blocks, in_slices, under_a_mask
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 from loka_compile.spec.compskip import name_pattern, nearest
 from loka_compile.spec.options import OptionsError
 
 ATTENTION, GDPA = "scaled_dot_product_attention", "loka::gdpa"
 MANY = 32
-"""More blocks than this are not written out one by one."""
+"""Up to this many blocks, each is written out as an attention of its own."""
 DONE = "loka_window"
-"""On an attention that has its window already: applied twice is applied once."""
+"""Marks an attention that has its window, so that applying the pass twice is applying it once."""
 
 
 @dataclass(frozen=True)
 class WindowedAttention:
-    """windows: pattern of module paths -> window, `**` for all of them; the first that matches an attention's module,
-    or one around it, counts. whole: the graph is all of the model, so a pattern that matches nothing is wrong."""
+    """windows: pattern of module paths -> window; `**` matches all. The first pattern that matches an attention's
+        module, or a module around it, counts.
+    whole: the graph is the whole model, so a pattern that matches nothing is an error.
+    """
 
     windows: Mapping[str, int]
     whole: bool = True
@@ -88,14 +91,14 @@ class WindowedAttention:
 
 
 def check(reading: Reading, node: fx.Node, window: int) -> str:
-    """Why the attention stays as it is; empty if it gets its window."""
+    """Why the attention stays as it is; "" if it gets its window."""
     given = _arguments(reading, node)
     shape = [given[name].meta["example_value"].shape for name in list(given)[:3]]
     if reading.op(node) == GDPA:
         if given["window"] != -1:
             return f"it has a window of {given['window']} already"
         if given["cu_seqlens_q"] is not given["cu_seqlens_k"] or given["max_seqlen_q"] != given["max_seqlen_k"]:
-            return "its queries and keys are of different sequences"
+            return "its queries and keys belong to different sequences"
         same = given["cu_seqlens_q"] is not None or compat.guard_free(shape[0][2] == shape[1][2])
         return "" if same else f"{shape[0][2]} queries look at {shape[1][2]} keys; a window needs as many of each"
     if len(shape[0]) != 4 or len(shape[1]) != 4 or given["query"].meta["example_value"].is_nested:
@@ -107,104 +110,16 @@ def check(reading: Reading, node: fx.Node, window: int) -> str:
     if given["enable_gqa"] or not agree:
         return f"queries {tuple(shape[0])} and keys {tuple(shape[1])} differ in batch or heads"
     if given["dropout_p"] != 0.0:
-        return f"it drops out weights (dropout_p = {given['dropout_p']}); drop out its result instead"
+        return f"it has dropout on its weights (dropout_p = {given['dropout_p']}); use dropout on its result instead"
     if compat.guard_free(t <= window + 1):
         return f"a window of {window} covers all {t} positions"
     if given["attn_mask"] is not None:
         mask = given["attn_mask"].meta["example_value"]
         if mask.dim() != 4 or not compat.guard_free(mask.shape[2] == 1):
-            return f"its mask is {tuple(mask.shape)}; only one of keys, (batch or 1, heads or 1, 1, length), can follow"
+            return f"its mask is {tuple(mask.shape)}; expected a mask of keys, (batch or 1, heads or 1, 1, length)"
         if not compat.guard_free(mask.shape[3] == t):
             return f"its mask is for {mask.shape[3]} keys, not {t}"
     return ""
-
-
-def in_slices(
-    q: Any,
-    k: Any,
-    v: Any,
-    mask: Any,
-    window: int,
-    causal: bool,
-    scale: float | None,
-    boolean: bool,
-    device: Any,
-    t: int,
-) -> Any:
-    """What in_blocks does, for a length t that is known: one attention a block, on slices."""
-    outs, bands = [], {}
-    for first in range(0, t, window):
-        rows, low = min(window, t - first), max(0, first - window)
-        columns = (first + rows if causal else min(t, first + rows + window)) - low
-        shape = rows, first - low, columns
-        if shape not in bands:  # most blocks have the same
-            row = constant(q, torch.arange, first - low, first - low + rows, device=device).unsqueeze(1)
-            bands[shape] = _band(row - constant(q, torch.arange, columns, device=device), window, causal)
-        allowed = bands[shape]
-        if mask is not None:
-            on_keys = mask.narrow(3, low, columns)
-            allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
-        own, near = q.narrow(2, first, rows), [x.narrow(2, low, columns) for x in (k, v)]
-        outs.append(F.scaled_dot_product_attention(own, *near, attn_mask=allowed, scale=scale))
-    return torch.cat(outs, 2)
-
-
-def in_blocks(
-    q: Any, k: Any, v: Any, mask: Any, window: int, causal: bool, scale: float | None, boolean: bool, device: Any
-) -> Any:
-    """Attention to positions at most `window` away. q, k, v (B, H, T, d); mask of keys (B | 1, H | 1, 1, T).
-
-    boolean: what kind of mask it is: True for keys that may be looked at, else what is added to their scores.
-    """
-    t = q.shape[2]
-    short = -t % window  # how much T lacks to whole blocks
-    neighbours = 2 if causal else 3
-    behind = 0 if causal else window
-
-    def around(x: Any, dim: int) -> Any:
-        """Blocks along `dim`, each with its neighbours: (..., T/w, neighbours * w, ...)."""
-        x = x.unflatten(dim, (-1, window))
-        last = neighbours - 1
-        parts = [x.narrow(dim, at, x.shape[dim] - last) for at in range(neighbours)]
-        return torch.cat(parts, dim + 1)
-
-    def keys(x: Any) -> Any:
-        x = F.pad(x.transpose(1, 2), (0, 0, 0, 0, window, short + behind))
-        return around(x, 1).flatten(0, 1).transpose(1, 2)
-
-    queries = F.pad(q.transpose(1, 2), (0, 0, 0, 0, 0, short)).unflatten(1, (-1, window)).flatten(0, 1).transpose(1, 2)
-    row = constant(q, torch.arange, window, device=device).unsqueeze(1)
-    column = constant(q, torch.arange, -window, (neighbours - 1) * window, device=device)
-    band = _band(row - column, window, causal)
-    start = constant(q, torch.arange, 0, t + short, window, device=device).unsqueeze(1).unsqueeze(2)
-    exists = (start + column >= 0) & (start + column < t)
-    allowed = band & (exists | (start + row >= t))  # rows that only fill the last block look at anything
-    allowed = allowed.unsqueeze(1).unsqueeze(0)  # (1, T/w, 1, w, 3w)
-    if mask is not None:
-        fill = False if boolean else 0.0
-        on_keys = around(F.pad(mask.squeeze(2), (window, short + behind), value=fill), 2)  # (B | 1, H | 1, T/w, 3w)
-        on_keys = on_keys.transpose(1, 2).unsqueeze(3)
-        allowed = allowed & on_keys if boolean else torch.where(allowed, on_keys, float("-inf"))
-    allowed = allowed.expand(q.shape[0], -1, -1, -1, -1).flatten(0, 1)
-    out = F.scaled_dot_product_attention(queries, keys(k), keys(v), attn_mask=allowed, scale=scale)
-    out = out.transpose(1, 2).unflatten(0, (q.shape[0], -1)).flatten(1, 2)
-    return out.narrow(1, 0, t).transpose(1, 2)
-
-
-def under_a_mask(
-    q: Any, k: Any, v: Any, mask: Any, window: int, causal: bool, scale: float | None, boolean: bool, device: Any
-) -> Any:
-    """The same, over all keys: for sequences that have no more blocks than a block has neighbours."""
-    at = constant(q, torch.arange, q.shape[2], device=device)
-    band = _band(at.unsqueeze(1) - at, window, causal)
-    if mask is not None:
-        band = band & mask if boolean else torch.where(band, mask, float("-inf"))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=band, scale=scale)
-
-
-def _band(away: Any, window: int, causal: bool) -> Any:
-    """Which keys a query looks at, by how far they are before it."""
-    return (away.abs() <= window) & (away >= 0) if causal else away.abs() <= window
 
 
 def _rewrite(reading: Reading, node: fx.Node, window: int) -> str:
@@ -220,7 +135,7 @@ def _rewrite(reading: Reading, node: fx.Node, window: int) -> str:
     causal, t = bool(given["is_causal"]), reading.shape(q)[2]
     args = q, given["key"], given["value"], mask, window, causal, given["scale"], boolean, value.device
     known = set(reading.graph.nodes)
-    # A block looks at itself and one neighbour or two, at both ends at one fewer.
+    # Blocks pay if T has more of them than one block has neighbours.
     pays = compat.concrete(t) > (1 if causal else 2) * window
     if pays and isinstance(t, int) and t <= MANY * window:
         new = insert(reading, node, in_slices, *args, t)
@@ -238,5 +153,5 @@ def _arguments(reading: Reading, node: fx.Node) -> dict[str, Any]:
 
 
 def _around(pattern: str, path: str) -> bool:
-    """Whether the pattern names this module or one around it."""
+    """Whether the pattern names this module or a module around it."""
     return re.match(r"\.".join(map(name_pattern, pattern.split("."))) + r"(\.|$)", path) is not None

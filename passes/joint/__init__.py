@@ -1,4 +1,4 @@
-"""The inference graph, or forward and backward in one, in ATen operators."""
+"""Passes on ATen operators before partitioning: the inference graph, or forward and backward in one graph."""
 
 from loka_compile.passes.joint.fold_dropout import FoldDropout
 from loka_compile.passes.joint.precision import Precision

@@ -1,11 +1,13 @@
-"""fold_dropout: the gradient of a ReLU and the dropout behind it, taken from the dropout's result alone.
+"""fold_dropout: the gradient of relu-then-dropout is computed from the dropout's result d alone.
 
     d = mask * relu(z) / (1 - p)       grad_z = mask * (z > 0) * grad / (1 - p) = (d > 0) * grad / (1 - p)
 
-d is 0 where either was, and the product that follows has saved it: neither mask is written, kept or read any more, and
-the gradient is one loka::norm_quantize_backward, of whose sums over rows the bias before it has use. ReLUs are those
-that raise_norms made an op of, so this works in training on CUDA. Where z is NaN and dropped, grad_z was 0 times NaN or
-0 and is grad / (1 - p); d is NaN there in any case.
+The trick: d is 0 exactly where the mask or the ReLU made it 0, so d > 0 stands for both masks. The next product has
+saved d for its own gradient, so neither mask is written, kept or read. The gradient becomes one
+loka::norm_quantize_backward, which can also sum over rows for the bias before the ReLU.
+
+It works in training on CUDA, because only raise_norms makes the ReLU an operator. If z is NaN and dropped, grad_z
+changes from NaN or 0 to grad / (1 - p); d is NaN there in both cases.
 """
 
 from __future__ import annotations
@@ -25,9 +27,13 @@ from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 aten, prims = torch.ops.aten, torch.ops.prims
 SAME_VALUES = (
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default, aten.alias.default,
-)  # fmt: skip
-"""Operators whose result has their argument's values, in the same order."""
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.clone.default,
+    aten.alias.default,
+)
+"""Operators whose result holds their argument's values in the same order."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,14 @@ class FoldDropout:
 
 @dataclass(frozen=True)
 class Dropout:
-    """gradient: of the ReLU, a loka::norm_quantize_backward node. grad: of the dropout's result. gain: 1 / (1 - p).
-    results: what the forward made with the same mask and gain of the ReLU's result; one, if all is as usual."""
+    """A match.
+
+    gradient: the ReLU's gradient, a loka::norm_quantize_backward.
+    grad: the gradient of the dropout's result.
+    mask: boolean, True for kept values.
+    gain: 1 / (1 - p).
+    results: the forward's nodes mask * relu * gain; a rewrite needs exactly one.
+    """
 
     gradient: fx.Node
     grad: fx.Node
@@ -55,12 +67,12 @@ class Dropout:
 
 
 def pattern(gradient: fx.Node) -> Dropout | None:
-    """The gradient of a ReLU whose result went through a dropout."""
+    """The ReLU's gradient if its incoming gradient is multiplied by a mask and a number, as dropout's backward does."""
     call = NormQuantizeBackward.of(gradient)
     relu = root(call.x, SAME_VALUES)
     if not call.of_relu or NormQuantize.made(relu) is None or call.gain != 1.0:
         return None
-    product = _factors(root(call.grad, SAME_VALUES))  # mask * gain, or one after the other
+    product = _factors(root(call.grad, SAME_VALUES))  # grad * (mask * gain), in either order
     for scaled, grad in (product, product[::-1]) if product else ():
         mask, gain = _times(scaled)
         if mask is not None and mask.target is prims.convert_element_type.default:
@@ -75,27 +87,28 @@ def _factors(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def _times(node: fx.Node) -> tuple[fx.Node | None, float]:
-    """(x, number) of x * number."""
+    """(x, number) if the node is x * number, else (None, 1.0)."""
     x, number = node.args[:2] if node.target is aten.mul.Tensor else (None, None)
     return (x, float(number)) if isinstance(x, fx.Node) and isinstance(number, int | float) else (None, 1.0)
 
 
 def _forward(relu: fx.Node, mask: fx.Node, gain: float) -> Iterator[fx.Node]:
-    """mask * relu * gain"""
+    """The forward's nodes (mask * relu) * gain."""
     for kept in relu.users:
         if {*(_factors(kept) or ())} == {relu, mask}:
             yield from (user for user in kept.users if _times(user) == (kept, gain))
 
 
 def check(dropout: Dropout) -> str:
-    """Why the gradient stays as it is; empty if it is taken from the dropout's result."""
+    """Why the gradient stays as it is; "" if it can be computed from the dropout's result."""
     dtype = dropout.mask.meta["val"].dtype
     if dtype != torch.bool:
-        return f"it is multiplied by {dropout.mask.name} of {dtype}, which is no mask"
+        return f"the gradient is multiplied by {dropout.mask.name} of {dtype}; a dropout's mask is torch.bool"
     if len(dropout.results) != 1:
-        return f"the forward has {len(dropout.results)} products of the ReLU's result and {dropout.mask.name}, not one"
+        results = len(dropout.results)
+        return f"expected one product of the ReLU's result and {dropout.mask.name} in the forward, found {results}"
     if dropout.gain < 1:
-        return f"kept values are multiplied by {dropout.gain:g}, and a small one may round to 0"
+        return f"kept values are multiplied by {dropout.gain:g} < 1, so a small one may round to 0 and look dropped"
     return ""
 
 

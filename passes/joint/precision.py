@@ -1,11 +1,12 @@
 """precision: the plan's recipes become explicit quantize and scaled GEMM nodes.
 
-Works on the inference graph and on the joint forward and backward graph, so a training step's three GEMMs of a
-linear are rewritten by one rule. In the joint graph autograd is done: gradients pass quantization straight through.
-One quantize serves all consumers of a tensor that want it in the same format and scaled along the same dimension.
+It runs on the inference graph or on the joint graph of forward and backward. There autograd is done, so the three GEMMs
+of a linear's training step are rewritten by one rule, and no gradient is taken through quantization.
 
-Where a kernel wants multiples of 16, zeros are added to both operands before they are quantized, which changes neither
-their scales nor the product; the columns that are too many are left out of it.
+One quantization serves all GEMMs that read a tensor in the same format, scaled along the same dimension.
+
+If a kernel needs multiples of 16, both operands are padded with zeros before they are quantized. Zeros change neither
+the scales nor the product; the padded columns of the result are cut off.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ class Precision:
 
 
 def check(gemm: Gemm, decision: Decision | None, context: Context) -> str:
-    """Why the GEMM stays as it is; empty if it is to be rewritten."""
+    """Why the GEMM stays as it is; "" if it is to be rewritten."""
     if decision is None:
         return "the plan has no decision for this site"
     if not decision.lowered:
         return decision.reason or "the plan keeps it"
     if not gemm.site.dtype.is_floating_point:
-        return f"operands are {gemm.site.dtype}, not floating point"
+        return f"operands are {gemm.site.dtype}; expected floating point"
     if not _runner(gemm, decision, context):
         recipe, provider = RECIPES[decision.chosen.recipe], decision.chosen.provider
         against = reasons_against(provider, gemm.site, recipe, target_of(context.device))
@@ -74,23 +75,29 @@ def check(gemm: Gemm, decision: Decision | None, context: Context) -> str:
 
 
 def _runner(gemm: Gemm, decision: Decision, context: Context) -> str:
+    """The provider that runs the decision on this device: the plan's own, or its stand-in; "" if there is none."""
     chosen, target = decision.chosen, TARGETS[context.plan.target]
     return runner(chosen.provider, gemm.site, RECIPES[chosen.recipe], target, context.device)
 
 
 def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: dict[Any, Quantized]) -> None:
-    """Replace one GEMM by quantized operands and loka::scaled_gemm, which runs at the sizes of `larger`."""
+    """Replace one GEMM by quantized operands and loka::scaled_gemm.
+
+    larger: the site with its padded K and N. shared: quantizations made so far, extended here.
+    """
     recipe, site, node = RECIPES[recipe_name], gemm.site, gemm.node
     k, n = int(larger.K - site.K), int(larger.N - site.N)
     dtype, scaling = recipe.operand("lhs", site.gradient == "lhs")
-    lhs, rhs, bias, alpha, beta = operands(node)  # as they are now: an operand may have been a GEMM rewritten before
+    lhs, rhs, bias, alpha, beta = operands(
+        node
+    )  # read now: an operand may be the result of a GEMM that was just rewritten
     a, a_scale = _quantized(node, lhs, dtype, scaling, -1, (0, k), shared)
     dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
     b, b_scale = _quantized(node, rhs, dtype, scaling, -2, (k, n), shared)
 
     def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
         out = ScaledGemm(a, a_scale, b, b_scale, site.dtype, provider)()
-        return out[..., :-n].contiguous() if n else out  # as the GEMM's result lies
+        return out[..., :-n].contiguous() if n else out  # contiguous, like the GEMM's result
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
     if bias is not None:
@@ -104,11 +111,19 @@ def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) 
 
 
 def _quantized(
-    before: fx.Node, operand: fx.Node, dtype: torch.dtype, scaling: str, axis: int, more: tuple[int, int],
+    before: fx.Node,
+    operand: fx.Node,
+    dtype: torch.dtype,
+    scaling: str,
+    axis: int,
+    more: tuple[int, int],
     shared: dict[Any, Quantized],
-) -> Quantized:  # fmt: skip
-    """The operand with `more` rows and columns of zeros, in few bits, and its scale, made once for all transposed forms
-    of one tensor."""
+) -> Quantized:
+    """The operand in few bits and its scale; scale is None for a plain cast.
+
+    more: rows and columns of zeros to add first. A transposed operand is quantized as the tensor it is a view of, so
+    forward and backward share one quantization.
+    """
     base, flipped = unflip(operand)
     if flipped:
         axis, more = -3 - axis, more[::-1]  # -1 <-> -2

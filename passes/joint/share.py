@@ -1,8 +1,8 @@
-"""share: equal views and copies of one tensor become one, so that the GEMMs that read them share what is made of it.
+"""share: equal views and copies of one tensor become one, so that the GEMMs that read them share one quantization.
 
-Three linears over `x.transpose(1, 2)` write the transpose three times, and three copies are quantized three times.
-AOTAutograd removes such repetitions where it partitions a joint graph; in inference nothing does, and in training it
-comes after the products are rewritten.
+Three linears over `x.transpose(1, 2)` copy the transpose three times, and `precision` would quantize three copies.
+AOTAutograd removes such repetitions only when it partitions a joint graph, after `precision` has run; in inference
+nothing removes them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Share:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
-        """Only what GEMMs read: elsewhere Inductor fuses views, and a copy that lives longer costs memory."""
+        """Merge only what GEMMs read: Inductor fuses other views into their readers, and a copy that lives longer costs
+        memory."""
         first: dict[object, fx.Node] = {}
         rewrites = []
         read = _read_by_gemms(graph)
@@ -39,7 +40,7 @@ class Share:
 
 
 def _read_by_gemms(graph: fx.Graph) -> set[fx.Node]:
-    """Views and copies between a tensor and the GEMMs that read it."""
+    """The views and copies between a tensor and the GEMMs that read it."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         if node.target in GEMMS:
@@ -51,5 +52,6 @@ def _read_by_gemms(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _written(node: fx.Node) -> object:
-    """What the node computes, its inputs by identity. A forward's node is never shared with a backward's."""
+    """A key: equal for nodes that compute the same from the same inputs. A forward's node and a backward's never share
+    one."""
     return node.target, repr((node.args, node.kwargs)), node.meta.get("partitioner_tag")

@@ -1,4 +1,4 @@
-"""The inference graph, or the forward and the backward graph after partitioning."""
+"""Passes on ATen operators after partitioning: the inference graph, or the forward graph and the backward graph."""
 
 from loka_compile.passes.post_grad.fuse import Fuse
 from loka_compile.passes.post_grad.fuse_backward import FuseBackward

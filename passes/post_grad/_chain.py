@@ -1,4 +1,4 @@
-"""What follows a product in a graph, as far as loka::gemm_norm's epilogue could do it: read by the pass fuse."""
+"""A chain: the nodes after a product that loka::gemm_norm's epilogue could compute. The pass `fuse` reads it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.epilogue import VIEWS, alike, is_vector, last_with_views
+from loka_compile.graph.nodes import VIEWS, alike, is_vector, last_with_views
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import product_dtype
 from loka_compile.kernels.gemm_norm.gemm_norm_tiles import WIDEST, needs_two
@@ -18,18 +18,22 @@ from loka_compile.kernels.norms import FP8
 from loka_compile.kernels.providers import FUSING
 from loka_compile.kernels.providers.triton import ALIGNED
 from loka_compile.kernels.quantize.quantize import Quantize
+from loka_compile.passes.post_grad._padding import NARROWED
 
 aten = torch.ops.aten
-NARROWED = aten.slice.Tensor
-"""How passes/joint/precision.py leaves out of a product the columns that were padded."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """`path`: from a product to the last value, each read by the next; alone, but for what the norm reads.
+    """A product and what follows it: (bias, residual) -> norm -> quantize, with views between.
 
-    bias, residual: what is added to the product. norm: a loka::norm_quantize node; quantize: of its result.
-    stopped: why the chain ends where a norm or a quantization would have followed."""
+    path: from the product to the last value, each node read by the next. No other node reads them, except the input of
+        the norm.
+    bias, residual: tensors that are added to the product.
+    norm: a loka::norm_quantize node.
+    quantize: the quantization of the last value by rows.
+    stopped: why the chain ends before a node that would have belonged to it.
+    """
 
     path: tuple[fx.Node, ...]
     bias: fx.Node | None = None
@@ -48,13 +52,13 @@ class Chain:
 
     @property
     def sums(self) -> tuple[fx.Node, ...]:
-        """What the norm reads: the product with all that is added, and views of it."""
+        """The input of the norm, as far back as it can be read: the last sum (or the product) and views of it."""
         before = self.path[: self.path.index(self.norm)] if self.norm is not None else self.path
         return tuple(last_with_views(before))
 
     @property
     def kept(self) -> bool:
-        """Whether others read what the norm reads, or its statistics."""
+        """Whether nodes outside the chain read the norm's input or its statistics. The kernel then writes them too."""
         if self.norm is None:
             return False
         others = any(user not in self.path for node in self.sums for user in node.users)
@@ -62,7 +66,7 @@ class Chain:
 
 
 def pattern(gemm: fx.Node) -> Chain:
-    """What follows the product, as far as an epilogue could do it."""
+    """The longest chain that starts at this product."""
     chain = Chain((gemm,))
     for user in gemm.users:
         if user.target is NARROWED:
@@ -82,18 +86,19 @@ def pattern(gemm: fx.Node) -> Chain:
 
 
 def _alone(chain: Chain) -> Chain:
-    """Without a norm it ends where others read it too."""
+    """The chain cut at the first value that others read too. A chain with a norm stays: the kernel can write what its
+    norm reads."""
     read = [i for i, node in enumerate(chain.path[:-1]) if any(user not in chain.path for user in node.users)]
     return replace(chain, path=chain.path[: read[0] + 1]) if read and chain.norm is None else chain
 
 
 def _is_normed(node: fx.Node) -> bool:
-    """A norm, or a view that one reads."""
+    """Whether the node is a norm, or a view that a norm reads."""
     return NormQuantize.matches(node) or (node.target in VIEWS and any(_is_normed(user) for user in node.users))
 
 
 def _what(user: fx.Node, chain: Chain) -> str:
-    """bias, residual, view, norm, quantize: what a user of the chain's value is; "" if it is nothing of an epilogue."""
+    """The part of the epilogue that `user` would be: "bias", "residual", "view", "norm", "quantize", or "" for none."""
     made = chain.last.meta["val"]
     if user.target is aten.add.Tensor and chain.norm is None and not user.kwargs:
         return _added(_other(user, chain.last), user, chain)
@@ -106,13 +111,14 @@ def _what(user: fx.Node, chain: Chain) -> str:
 
 
 def is_by_row(node: fx.Node, axis: int = -1) -> bool:
-    """Whether it quantizes to FP8, with one scale a row; a column with axis -2."""
+    """Whether the node quantizes to FP8 with one scale a row; with axis -2, one scale a column."""
     cast = Quantize.of(node) if Quantize.matches(node) else None
     return cast is not None and cast.dtype in FP8 and (cast.scaling, cast.axis) == ("row", axis)
 
 
 def _added(other: Any, add: fx.Node, chain: Chain) -> str:
-    """bias, a number a column; residual, of the product's own shape, where a norm reads the sum; else ""."""
+    """ "bias" for a vector of N values. "residual" for a tensor of the product's shape whose sum a norm reads. "" for
+    others."""
     if not isinstance(other, fx.Node) or other is chain.last:
         return ""
     if chain.bias is None and is_vector(other, chain.last.meta["val"].shape[-1]):
@@ -122,6 +128,7 @@ def _added(other: Any, add: fx.Node, chain: Chain) -> str:
 
 
 def _extended(chain: Chain, user: fx.Node) -> Chain:
+    """The chain with `user` as its next node."""
     what, path = _what(user, chain), (*chain.path, user)
     if what == "bias":
         return replace(chain, path=path, bias=_other(user, chain.last))
@@ -133,36 +140,37 @@ def _extended(chain: Chain, user: fx.Node) -> Chain:
 
 
 def _other(add: fx.Node, one: fx.Node) -> Any:
+    """The addend of `add` that is not `one`."""
     return add.args[1] if add.args[0] is one else add.args[0]
 
 
 def _normed(norm: fx.Node) -> fx.Node:
-    """The result of a norm."""
+    """The normalized value of a norm_quantize node. Raises ValueError if nothing reads it."""
     if taken := NormQuantize.taken(norm, "out"):
         return taken[0]
     raise ValueError(f"nothing reads the result of {norm.name}")
 
 
 def check(chain: Chain) -> str:
-    """Why the chain stays in pieces; empty if it becomes one op."""
+    """Why the chain cannot become one op; "" if it can. K and N must be known multiples of ALIGNED."""
     gemm = ScaledGemm.of(chain.gemm)
     left, right = gemm.a.meta["val"], gemm.b.meta["val"]
     k, n = left.shape[-1], right.shape[-1]
     if gemm.provider not in FUSING:
-        return f"{gemm.provider}'s kernel has no epilogue"
+        return f"{gemm.provider}'s kernel has no epilogue; expected {' or '.join(FUSING)}"
     if left.dim() != 2:
         return f"left operand has shape {tuple(left.shape)}; the epilogue needs a matrix, not a batch"
     if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
-        return f"the operands are {left.dtype}"
+        return f"operands are {left.dtype}; the epilogue needs FP8, bfloat16 or float16"
     for name, size in (("K", k), ("N", n)):
         if not isinstance(size, int) or size % ALIGNED:
-            return f"{name} = {size} is no multiple of {ALIGNED}"
+            return f"{name} = {size}; the epilogue needs a known multiple of {ALIGNED}"
     if gemm.a_scale is not None and gemm.a_scale.meta["val"].dim() != 2:
-        return "operands have one scale for the tensor; the epilogue needs one scale a row"
+        return "operands have one scale a tensor; the epilogue needs one scale a row"
     if gemm.b_scale is not None and tuple(gemm.b_scale.meta["val"].shape) != (1, n):
         return "weight is scaled by blocks; the epilogue needs one scale a row"
     norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
-    kind, block = (norm.norm, norm.block) if norm is not None else ("none", 0)
+    kind, block = (norm.row.norm, norm.row.block) if norm is not None else ("none", 0)
     if needs_two(n, kind, block, chain.quantize is not None):
         what = "row norm" if needs_two(n, kind, block, False) else "row scale"
         return f"{what} needs N <= {WIDEST} (one tile); N = {n}"
@@ -172,7 +180,7 @@ def check(chain: Chain) -> str:
         return "the norm's result is quantized by rows and by columns; one op does both (fuse_cast)"
     late = [each.name for each in (norm.weight, norm.bias) if each is not None and not each < chain.sums[0]]
     if late:
-        return f"the product has readers before {late[0]} is computed, which the norm needs"
+        return f"the product has readers before {late[0]} is computed, a vector that the norm needs"
     read, written = chain.sums[0].meta["val"].dtype, product_dtype(left)
     if read != written:
         return f"other readers need the product in {read}; the kernel writes {written}"
@@ -180,7 +188,8 @@ def check(chain: Chain) -> str:
 
 
 def _both_ways(normed: fx.Node) -> bool:
-    """Whether FP8's two forms are all that is made of it: it need not be written then, where the product is."""
+    """Whether the norm's result is read only by FP8 quantizations, by rows and by columns, of one dtype. fuse_cast then
+    makes one op of norm and quantizations, and the wide result is never written."""
     while len(normed.users) == 1 and (view := next(iter(normed.users))).target in VIEWS:
         normed = view
     by_row = [user for user in normed.users if is_by_row(user)]
@@ -190,7 +199,8 @@ def _both_ways(normed: fx.Node) -> bool:
 
 
 def shorter(chain: Chain) -> Chain | None:
-    """Without the quantization; without the norm too, where something is added."""
+    """The chain without its last part: without the quantization, then without the norm if a bias or residual remains.
+    None if nothing is left to fuse."""
     if chain.quantize is not None and (chain.norm is not None or chain.bias is not None):
         return replace(chain, quantize=None, path=chain.path[:-1])
     if chain.norm is not None and not chain.bias is chain.residual is None:

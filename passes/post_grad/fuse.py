@@ -1,13 +1,16 @@
 """fuse: a GEMM, its bias, the norm of its output, the activation and the quantization become one op.
 
     scaled_gemm -> (bias, residual) -> (norm, activation) -> (quantize by rows)
-                                         loka::gemm_norm, where the plan has its kernel
+                                         loka::gemm_norm, if the plan runs the product in a provider with an epilogue
     norm, activation -> quantize by rows
-                                         loka::norm_quantize, where no GEMM is before
+                                         loka::norm_quantize, if no GEMM comes before the norm
 
-Norms and activations are those that raise_norms made one op of. Each removes a pass over memory, or two, and a launch.
-What a norm reads may be read by others too, by a backward or as the next residual: then the kernel writes it as well.
-Works on CUDA; on a CPU, and where a plan is judged by emulation, Inductor fuses what is written out.
+The trick: a program that holds a whole row of the product in registers has all that the row's norm and scale need. Each
+part that is fused saves a launch and one or two passes over memory. If others read the norm's input too (a backward,
+the next residual), the kernel writes that input beside the result.
+
+Norms and activations are those that raise_norms made one op of. It works on CUDA; on a CPU, Inductor fuses what `lower`
+writes out.
 """
 
 from __future__ import annotations
@@ -19,21 +22,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from loka_compile.graph.epilogue import VIEWS
+from loka_compile.graph.nodes import VIEWS
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import hand_over, splice, splice_call
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue, Fused, GemmNorm
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
-from loka_compile.kernels.norms import FLOATS, FP8
+from loka_compile.kernels.norms import FLOATS, FP8, RowNorm
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.post_grad._chain import Chain, check, pattern, shorter
-from loka_compile.passes.post_grad.lower import PAD
+from loka_compile.passes.post_grad._padding import PAD
 
 aten = torch.ops.aten
 ALONE = (aten.mm.default, aten.bmm.default, aten.addmm.default, *VIEWS)
-"""Beside graph inputs, products and the values of ops: what Inductor does not fuse with the norm that reads it."""
+"""Library products and views: Inductor cannot fuse a norm that reads their result with them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Fuse:
         for node in in_place_of_gemms(graph, ScaledGemm.target()):
             _gemm(node, rewrites, rejects)
         if rewrites:
-            graph.eliminate_dead_code()  # what was fused is not looked at again
+            graph.eliminate_dead_code()  # nodes that were fused must not match below
         for node in Quantize.calls(graph):
             _norm(node, rewrites, rejects)
         if rewrites:
@@ -57,6 +60,7 @@ class Fuse:
 
 
 def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    """Fuse the longest part of the product's chain that the kernel can run; refuse what is left out."""
     chain, key = pattern(gemm), gemm.meta[SITE_META].key
     if chain.last is gemm:
         if chain.stopped:
@@ -76,18 +80,20 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
 
 
 def _names(chain: Chain) -> str:
+    """The sentence for the record: the parts that are now in the epilogue."""
     norm = NormQuantize.of(chain.norm) if chain.norm is not None else None
     added = ["bias"] * (chain.bias is not None) + ["residual"] * (chain.residual is not None)
-    named = (norm.norm, norm.activation) if norm is not None else ()
+    named = (norm.row.norm, norm.row.activation) if norm is not None else ()
     parts = [*added, *(each for each in named if each != "none")]
     parts += ["quantization"] * (chain.quantize is not None)
     return f"with {', '.join(parts)} in its epilogue" + ", the product written too" * chain.kept
 
 
 def _rewrite(chain: Chain) -> None:
+    """Put the fused op in place of the chain."""
     gemm, last = chain.gemm, chain.last
     call = fused_call(chain)
-    at = chain.sums[0] if chain.kept else last  # others may read it before the norm does
+    at = chain.sums[0] if chain.kept else last  # others may read the product before the norm does
     made = Fused(*splice_call(at, call, _of_matrices, **{SITE_META: gemm.meta[SITE_META]}))
     if chain.quantize is not None:
         hand_over(chain.quantize, (made.out, made.scale))
@@ -100,29 +106,21 @@ def _rewrite(chain: Chain) -> None:
 
 
 def fused_call(chain: Chain) -> GemmNorm:
-    """The chain as one op; its right operand, scale and residual still as they are in the graph."""
+    """The chain as one op; its right operand, scale and residual still have the shapes they have in the graph."""
     gemm = ScaledGemm.of(chain.gemm)
-    plain = Epilogue(chain.bias, chain.residual, None, None, None, "none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
-    epilogue = plain
+    plain = RowNorm("none", 0, "none", gemm.out_dtype, 0.0, chain.kept)
+    epilogue = Epilogue(chain.bias, chain.residual, None, None, None, plain)
     if chain.norm is not None:
         norm = NormQuantize.of(chain.norm)
-        epilogue = replace(
-            plain,
-            weight=norm.weight,
-            shift=norm.bias,
-            norm=norm.norm,
-            block=norm.block,
-            activation=norm.activation,
-            dtype=norm.dtype,
-            eps=norm.eps,
-        )
+        row = replace(norm.row, save=chain.kept)
+        epilogue = replace(epilogue, weight=norm.weight, shift=norm.bias, row=row)
     if chain.quantize is not None:
-        epilogue = replace(epilogue, dtype=Quantize.of(chain.quantize).dtype)
+        epilogue = replace(epilogue, row=replace(epilogue.row, dtype=Quantize.of(chain.quantize).dtype))
     return GemmNorm(gemm.a, gemm.a_scale, gemm.b, gemm.b_scale, epilogue)
 
 
 def _of_matrices(call: GemmNorm[Tensor]) -> Fused[Tensor]:
-    """With a linear's weight, one scale for each of its rows, and the residual as a matrix."""
+    """The op's outputs for operands as the kernel takes them: weight (N, K), its scale (N, 1), residual (M, N)."""
     residual, scale = call.epilogue.residual, call.b_scale
     scale = None if scale is None else scale.reshape(-1, 1)
     rows = None if residual is None else residual.reshape(-1, residual.shape[-1])
@@ -130,7 +128,7 @@ def _of_matrices(call: GemmNorm[Tensor]) -> Fused[Tensor]:
 
 
 def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
-    """A matrix in the shape of a node of the chain, which the last view before it gave."""
+    """`made` (M, N) in the shape of `node`, taken from the last view in the chain before it."""
     if node.meta["val"].dim() == 2:
         return made
     view = [each for each in chain.path[: chain.path.index(node) + 1] if each.target in VIEWS][-1]
@@ -141,7 +139,7 @@ def _viewed_as(made: fx.Node, node: fx.Node, chain: Chain) -> fx.Node:
 
 
 def _of_rows(statistics: fx.Node, norm: fx.Node) -> fx.Node:
-    """A matrix's statistics for the rows that a norm reads."""
+    """Statistics (M, C) in the shape of the norm's rows, (..., C)."""
     x = NormQuantize.of(norm).x
     if x.meta["val"].dim() == 2:
         return statistics
@@ -153,7 +151,7 @@ def _of_rows(statistics: fx.Node, norm: fx.Node) -> fx.Node:
 
 
 def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
-    """loka::norm_quantize to FP8 for one to a wide dtype and the quantization of its result."""
+    """Replace norm_quantize to a wide dtype and the quantization of its result by one norm_quantize to FP8."""
     cast = Quantize.of(quantize)
     padding = cast.x if cast.x.target is PAD else None
     value, views = padding.all_input_nodes[0] if padding is not None else cast.x, []
@@ -165,11 +163,12 @@ def _norm(quantize: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> 
         return
     reason = check_norm(norm, quantize, [value, *views])
     if padding is not None:
-        reason = f"its result is padded to {padding.meta['val'].shape[-1]} columns"
+        reason = f"the norm's result is padded to {padding.meta['val'].shape[-1]} columns"
     if reason:
         rejects.append(rejected(norm, reason))
         return
-    call = replace(NormQuantize.of(norm), dtype=cast.dtype, save=False)
+    call = NormQuantize.of(norm)
+    call = replace(call, row=replace(call.row, dtype=cast.dtype, save=False))
     hand_over(quantize, splice_call(quantize, call, _quantized_rows))
     rewrites.append(Rewrite(module_name(norm), "norm, activation and quantization in one pass"))
 
@@ -180,18 +179,18 @@ def _quantized_rows(call: NormQuantize[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def check_norm(norm: fx.Node, quantize: fx.Node, values: list[fx.Node]) -> str:
-    """Why a norm and a quantization stay two; empty if they become one."""
+    """Why a norm and a quantization stay two ops; "" if they become one."""
     cast, call = Quantize.of(quantize), NormQuantize.of(norm)
     x, dtype, scaling, axis = call.x, cast.dtype, cast.scaling, cast.axis
     others = [user.name for value in values for user in value.users if user not in (quantize, *values)]
     if dtype not in FP8 or (scaling, axis) != ("row", -1):
-        return f"it is quantized to {dtype} by {scaling} along {axis}, not to FP8 by row along -1"
+        return f"the norm's result is quantized to {dtype} by {scaling} along {axis}; expected FP8 by row along -1"
     if others:
-        return f"its result is also read by {', '.join(others[:3])}"
+        return f"the norm's result is also read by {', '.join(others[:3])}"
     matrix = cast.x.meta["val"]
     if values[0].meta["val"].dtype not in FLOATS or matrix.dim() != 2:
-        return f"it has shape {tuple(matrix.shape)}; expected a matrix of floats"
+        return f"the quantized value has shape {tuple(matrix.shape)}; expected a matrix of floats"
     library = x.op == "placeholder" or x.target in ALONE or x.target is getitem or ScaledGemm.matches(x)
     if not library or call.given is not None:
-        return f"Inductor fuses it with {x.name}, which it reads"
+        return f"Inductor fuses the norm with its input {x.name}"
     return ""

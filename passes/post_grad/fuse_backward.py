@@ -1,10 +1,12 @@
-"""fuse_backward: the gradient of a norm and its activation, with what stands before and behind it.
+"""fuse_backward: the gradient of a norm and its activation takes in the ops before and after it.
 
-    norm_quantize_backward -> sum over rows      the gradient of a bias before the norm: one of the op's own sums
-    scaled_gemm -> norm_quantize_backward        of a ReLU alone: loka::gemm_gradient, where the plan has its kernel
-    scaled_gemm beside a sum over rows           of a gradient, for weight and bias: loka::grad_weight, where it has
+    norm_quantize_backward -> sum over rows      the gradient of the bias before the norm: one of the op's own sums
+    scaled_gemm -> norm_quantize_backward        a ReLU's gradient: loka::gemm_gradient, with the product
+    scaled_gemm beside a sum over rows           gradients of weight and bias: loka::grad_weight
 
-Norms and activations are those that raise_norms made one op of. Works on CUDA.
+The trick in all three: a sum over rows, or a mask, needs a value that another kernel has in registers anyway. The last
+two need a plan that runs the product in a provider with an epilogue. Norms and activations are those that raise_norms
+made one op of. It works on CUDA.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from loka_compile.graph.epilogue import VIEWS, past_views, sum_beside, sums_rows
+from loka_compile.graph.beside import sum_beside
+from loka_compile.graph.nodes import VIEWS, past_views, sums_rows
 from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
 from loka_compile.graph.splice import hand_over, put, splice
 from loka_compile.kernels.gemm.gemm_gradient import GemmGradient
@@ -25,11 +28,11 @@ from loka_compile.kernels.gemm.triton_gemm import HALVES
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import NormQuantizeBackward
 from loka_compile.kernels.providers import FUSING
 from loka_compile.passes.base import Context, PassResult, Reject, Rewrite, rejected
-from loka_compile.passes.post_grad._chain import NARROWED
+from loka_compile.passes.post_grad._padding import NARROWED
 
 aten = torch.ops.aten
 LEADING = (*VIEWS, NARROWED, aten.clone.default)
-"""From a product to the gradient that takes it, where columns that were padded are left out of it."""
+"""Operators between a product and the gradient that reads it: views, and the cut of padded columns."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class FuseBackward:
         rejects: list[Reject] = []
         for node in NormQuantizeBackward.calls(graph):
             _bias(node, rewrites)
-        graph.eliminate_dead_code()  # what was rewritten reads nothing any more
+        graph.eliminate_dead_code()  # so that replaced nodes no longer count as readers
         for node in in_place_of_gemms(graph, ScaledGemm.target()):
             _gemm(node, rewrites, rejects)
         for node in in_place_of_gemms(graph, ScaledGemm.target()):
@@ -54,7 +57,7 @@ class FuseBackward:
 
 
 def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
-    """The sum of x's gradient over rows becomes the op's own."""
+    """Let the op sum x's gradient over rows itself, instead of a sum that reads it again."""
     outs = NormQuantizeBackward.taken(gradient, "out")
     sums = [node for out in outs for node in past_views(out) if sums_rows(node)]
     if not sums:
@@ -71,6 +74,7 @@ def _bias(gradient: fx.Node, rewrites: list[Rewrite]) -> None:
 
 
 def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    """Let the product that makes a ReLU's incoming gradient apply the ReLU's gradient in its epilogue."""
     gradient = pattern(gemm)
     if gradient is None:
         return
@@ -89,7 +93,7 @@ def _gemm(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None
 
 
 def pattern(gemm: fx.Node) -> fx.Node | None:
-    """The gradient of a norm or an activation that takes the product, as another one's result."""
+    """The norm_quantize_backward whose incoming gradient is this product, behind views."""
     todo = [gemm]
     while todo:
         for user in todo.pop().users:
@@ -101,10 +105,10 @@ def pattern(gemm: fx.Node) -> fx.Node | None:
 
 
 def check(gemm: fx.Node, gradient: fx.Node) -> str:
-    """Why product and gradient stay two; empty if they become one."""
+    """Why product and gradient stay two ops; "" if they become one."""
     product, behind = ScaledGemm.of(gemm), NormQuantizeBackward.of(gradient)
     value = behind.grad
-    while True:  # from the gradient back to the product, each read by one
+    while True:  # from the gradient back to the product: each value must have one reader
         others = [user.name for user in value.users if user is not gradient]
         if len(value.users) > 1:
             return f"{value.name} is also read by {', '.join(others[:3])}"
@@ -115,14 +119,14 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
         value = value.all_input_nodes[0]
     a, b, x = (each.meta["val"] for each in (product.a, product.b, behind.x))
     if product.provider not in FUSING:
-        return f"{product.provider}'s kernel has no epilogue for it"
+        return f"{product.provider}'s kernel has no epilogue; expected {' or '.join(FUSING)}"
     if product.a_scale is not None or a.dtype not in HALVES:
         return f"operands are {a.dtype}; the kernel needs 16 bits"
     if not behind.of_relu:
         what = behind.norm if behind.norm != "none" else behind.activation
-        return f"it is the gradient of {what}; the epilogue has only that of a ReLU"
+        return f"this is the gradient of {what}; the epilogue computes a ReLU's only"
     if gemm.meta["val"].dim() != 2 or not b.is_contiguous():
-        return f"weight of shape {tuple(b.shape)} is transposed in memory, or a batch"
+        return f"weight has shape {tuple(b.shape)}, strides {b.stride()}; the kernel needs a contiguous matrix"
     if not behind.dtype == x.dtype == a.dtype:
         return f"gradient is {behind.dtype}, operands are {a.dtype}; the kernel needs one dtype"
     return ""
@@ -132,6 +136,7 @@ def check(gemm: fx.Node, gradient: fx.Node) -> str:
 
 
 def _weight(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> None:
+    """Let the product for a weight's gradient also sum the bias's gradient, which reads the same operand."""
     total = sum_beside(gemm)
     if total is None:
         return
@@ -149,13 +154,13 @@ def _weight(gemm: fx.Node, rewrites: list[Rewrite], rejects: list[Reject]) -> No
 
 
 def check_weight(gemm: fx.Node, total: fx.Node) -> str:
-    """Why the sum of a gradient stays apart from the product that reads it; empty if they become one."""
+    """Why the sum of a gradient stays apart from the product that reads the same gradient; "" if they become one op."""
     product = ScaledGemm.of(gemm)
     dtype, out_dtype = product.a.meta["val"].dtype, product.out_dtype
     if product.provider not in FUSING:
-        return f"{product.provider}'s kernel does not sum for the bias"
+        return f"{product.provider}'s kernel does not sum for the bias; expected {' or '.join(FUSING)}"
     if dtype not in HALVES or not out_dtype == total.meta["val"].dtype == dtype:
         return f"result is {out_dtype}, gradient is {dtype}; the kernel needs 16 bits"
     if total < gemm:
-        return f"{total.name}, for the bias, is read before the product is made"
+        return f"{total.name}, the bias's gradient, is read before the product is computed"
     return ""

@@ -1,11 +1,13 @@
 """thin: on GPUs, products with a dimension of 1 are written out, so that Inductor fuses them with their neighbours.
 
-    (M, K) @ (K, 1)   ->   sum over K of a * b      the head of a ranking model: reads once what makes its input
-    (M, 1) @ (1, N)   ->   a * b                    its grad_input: an outer product, fused with what reads it
+    (M, K) @ (K, 1)   ->   sum over K of a * b      a ranking model's head: fused with what makes its input
+    (M, 1) @ (1, N)   ->   a * b                    its grad_input, an outer product: fused with what reads it
 
-No tensor core helps a vector: the product takes as long as reading its operands, and a library call makes the graph
-write them down for it first. Sums are in float32, rounded once. A gradient of such a weight, (1, M) @ (M, N), stays:
-a sum over the whole batch is a reduction of several kernels, and the library's is none worse.
+Such a product takes as long as reading its operands: tensor cores do not help a vector. A library call would also force
+the graph to write the operands to memory first. Sums are in float32 and rounded once.
+
+The gradient of such a weight, (1, M) @ (M, N), stays a product. It sums over the whole batch, which takes Inductor
+several kernels, and the library is as fast.
 """
 
 from __future__ import annotations
@@ -47,14 +49,14 @@ class Thin:
 
 
 class Form(Enum):
-    """What a product with a dimension of 1 is."""
+    """The form in which a product with a dimension of 1 is written out."""
 
     OUTER = "an outer product"
     SUM = "a sum"
 
 
 def pattern(node: fx.Node) -> Form | None:
-    """What the product is; None if it has no dimension of 1."""
+    """The form of the product; None if neither K nor N is 1."""
     lhs, rhs, _, _, _ = operands(node)
     (m, k), n = lhs.meta["val"].shape[-2:], rhs.meta["val"].shape[-1]
     is_1 = lambda size: compat.guard_free(size == 1)  # noqa: E731
@@ -64,9 +66,9 @@ def pattern(node: fx.Node) -> Form | None:
 
 
 def check(node: fx.Node) -> str:
-    """Why the product is left alone; empty if it is written out."""
+    """Why the product is left alone; "" if it is written out."""
     dtype = operands(node)[0].meta["val"].dtype
-    return "" if dtype in TYPES else f"its operands are {dtype}"
+    return "" if dtype in TYPES else f"operands are {dtype}; expected bfloat16, float16 or float32"
 
 
 def _rewrite(node: fx.Node, form: Form) -> None:
@@ -79,6 +81,7 @@ def _rewrite(node: fx.Node, form: Form) -> None:
 
 
 def _written(a: Any, b: Any, bias: Any, *, dtype: torch.dtype, alpha: float, beta: float, outer: bool) -> Any:
+    """The product in plain operations: operands (..., M, K) and (..., K, N), computed in float32, rounded to dtype."""
     out = a.float() * b.float() if outer else (a.float() * b.mT.float()).sum(-1, keepdim=True)
     out = out if alpha == 1 else alpha * out
     if bias is not None:

@@ -1,7 +1,7 @@
-"""The Dynamo graph: what a kernel of ours does whole becomes one operator.
+"""Passes on Dynamo's graph: a computation that a kernel of ours does as a whole becomes one operator.
 
-WHOLE are exact rewrites like those of simplify, raced with them. PASSES come last: what they raise, AOTAutograd leaves
-whole, and lower writes out again where nothing fuses it.
+WHOLE are exact rewrites like those of simplify, and raced like them. PASSES come last: AOTAutograd leaves their
+operators whole, and `lower` writes out those that nothing was fused with.
 """
 
 from loka_compile.passes.raising.raise_fm import RaiseFm

@@ -1,9 +1,9 @@
-"""raise_fm: Wukong's factorization machine and the norm behind it become loka::fm, one kernel.
+"""raise_fm: Wukong's factorization machine and the norm after it become loka::fm, one kernel.
 
-    norm(flatten(x (x^T y)))      or (x x^T) y; without the norm too; x (B, N, D), y (N, K) or (B, N, K)
+    norm(flatten(x (x^T y)))      or (x x^T) y; with or without the norm; x (B, N, D), y (N, K) or (B, N, K)
 
-Three kernels, and what two of them leave in memory, become one where a sample's tokens fit a program: N <= 64. Works
-on CUDA, in 16 bits and in inference: a gradient needs what the products leave, and the op would compute it again.
+Three kernels become one, and two intermediate results are never written. A program must hold a sample's tokens: N <=
+64. It works on CUDA, in 16 bits and in inference: a gradient would need the products, which the op would compute again.
 Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.6).
 """
 
@@ -22,7 +22,7 @@ from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.kernels.fm.fm import Fm, reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raising.raise_norms import NORMS, Norm, norm_of
+from loka_compile.passes.raising._norms import NORMS, Norm, norm_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RaiseFm:
 
 @dataclass(frozen=True)
 class Interaction:
-    """x (x^T y) or (x x^T) y: `first` is the product inside, `last` the other, `across` is x^T."""
+    """x (x^T y) or (x x^T) y. across: x^T. first: the inner product. last: the outer one, whose value is replaced."""
 
     x: fx.Node
     y: fx.Node
@@ -47,7 +47,7 @@ class Interaction:
 
 
 def pattern(reading: Reading, node: fx.Node) -> Interaction | None:
-    """The factorization machine that this product ends, in either order."""
+    """The factorization machine whose outer product is this node, in either order."""
     left, right = reading.product(node) or (None, None)
     if left is None:
         return None
@@ -60,19 +60,22 @@ def pattern(reading: Reading, node: fx.Node) -> Interaction | None:
 
 
 def _is_across(reading: Reading, found: Interaction) -> bool:
+    """Whether `across` is the transpose of x, and x has three dimensions."""
     return found.x is not None and reading.flipped(found.across) is found.x and reading.rank(found.x) == 3
 
 
 def check(reading: Reading, training: bool, found: Interaction) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the products stay as they are; "" if they are raised."""
     x, y = reading.value(found.x), reading.value(found.y)
     if training:
         return "it needs a gradient, which reads results that the kernel does not write"
     sizes = *reading.shape(found.x)[1:], *reading.shape(found.y)[-2:]
     if y.dim() not in (2, 3) or not all(isinstance(size, int) for size in sizes):
-        return f"its tokens are {tuple(x.shape)} and {tuple(y.shape)}; the kernel is for 3 and 2 or 3 sizes, all known"
+        return (
+            f"x is {tuple(x.shape)}, y is {tuple(y.shape)}; expected (B, N, D) and (N, K) or (B, N, K), all known but B"
+        )
     if len(dtypes := {str(each.dtype) for each in (x, y, reading.value(found.last))}) > 1:
-        return f"it multiplies {x.dtype} by {y.dtype}, with {', '.join(sorted(dtypes))} in all"
+        return f"operands and result are {', '.join(sorted(dtypes))}; the kernel needs one dtype"
     if reasons := reasons_against(x, y):
         return reasons[0]
     if reading.only_user(found.first) is None:
@@ -95,8 +98,8 @@ def rewrite(reading: Reading, found: Interaction) -> Rewrite:
 
 
 def norm_behind(reading: Reading, found: Interaction) -> Norm | None:
-    """The norm over a sample's values, where the product is flattened for it and for nothing else; also block_norm's,
-    of one block."""
+    """The norm over all of a sample's values, if the flattened product is read by nothing else. block_norm with one
+    block counts."""
     flat = reading.only_user(found.last)
     if reading.op(flat) not in ("flatten", "reshape", "view") or reading.rank(flat) != 2:
         return None

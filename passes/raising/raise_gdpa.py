@@ -1,10 +1,11 @@
-"""raise_gdpa: attention with an element-wise activation where softmax would stand becomes loka::gdpa, one kernel.
+"""raise_gdpa: attention with an element-wise activation instead of softmax becomes loka::gdpa, one kernel.
 
-    act(q k^T * inside) v * outside     q (B, H, Tq, D), k and v (B, H, Tk, D); or without H
+    act(q k^T * inside) v * outside     q (B, H, Tq, D), k and v (B, H, Tk, D); H may be missing
 
-Scores are as many as queries times keys; in one kernel they never reach memory, forward or backward. Works on CUDA and
-in 16 bits, what the kernel is for: on a CPU Inductor fuses the parts as well. Two products with something else between
-them are no candidates; what looks like one and is none stays, with the reason.
+There are Tq x Tk scores a head. In one kernel they never reach memory, neither forward nor backward. It works on CUDA
+in 16 bits. On a CPU Inductor fuses the parts as well.
+
+Two products with anything else between them are not looked at. A pattern that almost fits is refused with the reason.
 Source: Kunlun's PFFN, whose weights are made for each request (papers.md 2.2.2); HSTU's attention without softmax.
 """
 
@@ -28,7 +29,7 @@ from loka_compile.kernels.norms import HALVES
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
 
 NAMES = {"gelu": "gelu", "relu": "relu", "silu": "silu", "hardswish": "hard_swish", "leaky_relu": "leaky_relu"}
-"""What gdpa calls the activations."""
+"""ATen's name of an activation -> gdpa's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class RaiseGdpa:
 
 @dataclass(frozen=True)
 class Attention:
-    """act(q turned * inside) v * outside. last: whose value is replaced; between: the nodes from q to it."""
+    """act(q turned * inside) v * outside.
+
+    turned: k^T.
+    last: the node whose value is replaced.
+    between: the nodes from q to `last`.
+    """
 
     q: fx.Node
     turned: fx.Node
@@ -56,7 +62,7 @@ class Attention:
 
 
 def pattern(reading: Reading, node: fx.Node) -> Attention | None:
-    """The attention whose second product this node is, with the factor behind it."""
+    """The attention whose second product is this node, with a factor before or after it."""
     second = reading.product(node)
     if second is None:
         return None
@@ -74,10 +80,10 @@ def pattern(reading: Reading, node: fx.Node) -> Attention | None:
 
 
 def check(reading: Reading, found: Attention) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the products stay as they are; "" if they are raised."""
     q, turned, v = (reading.value(each) for each in (found.q, found.turned, found.v))
     if not (q.dim() == turned.dim() == v.dim() and q.dim() in (3, 4)):
-        return f"its operands have {q.dim()}, {turned.dim()} and {v.dim()} dimensions, not 3 or 4 each"
+        return f"q, k and v have {q.dim()}, {turned.dim()} and {v.dim()} dimensions; expected 3 each or 4 each"
     k = turned.mT
     if not same_sizes(k.shape, v.shape) or not same_sizes((*q.shape[:-2], q.shape[-1]), (*k.shape[:-2], k.shape[-1])):
         return f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not agree"
@@ -95,10 +101,10 @@ def rewrite(reading: Reading, found: Attention) -> Rewrite:
     add, heads = partial(emit, reading, found.last), reading.rank(found.q) == 4
     k = add("transpose", found.turned, -2, -1)
     q, k, v = (each if heads else add("unsqueeze", each, 1) for each in (found.q, k, found.v))
-    lengths = (size_arg(reading, found.last, each, 2) for each in (q, k))
+    queries, keys = (size_arg(reading, found.last, each, 2) for each in (q, k))
     inside = found.inside != 1.0
     factor = found.inside if inside else found.outside
-    call = Gdpa(q, k, v, None, None, *lengths, found.activation, factor, inside, window=-1)
+    call = Gdpa(q, k, v, None, None, queries, keys, found.activation, factor, inside, window=-1)
     out = add(call.target(), *call.args)
     if not heads:
         out = add("squeeze", out, 1)
@@ -112,7 +118,7 @@ def rewrite(reading: Reading, found: Attention) -> Rewrite:
 
 
 def _factor(reading: Reading, node: Any) -> tuple[fx.Node, float] | None:
-    """(x, c) of x * c or x / c, c a number."""
+    """(x, c) if the node is x * c or x / c with a number c; c is inverted for a division."""
     x, c = reading.operands(node, "mul") or reading.operands(node, "div") or (None, None)
     if not isinstance(x, fx.Node) or not isinstance(c, int | float) or c == 0:
         return None
@@ -120,13 +126,14 @@ def _factor(reading: Reading, node: Any) -> tuple[fx.Node, float] | None:
 
 
 def _scaled(reading: Reading, node: Any) -> tuple[Any, float, tuple[fx.Node, ...]]:
-    """(x, c, its node) of x * c; c is 1 and there is no node where nothing is multiplied."""
+    """(x, c, (node,)) if the node is x * c; else (node, 1.0, ())."""
     found = _factor(reading, node)
     return (node, 1.0, ()) if found is None else (*found, (node,))
 
 
 def _activated(reading: Reading, node: Any) -> tuple[str, Any, tuple[fx.Node, ...]]:
-    """(gdpa's name of the activation, what it is of, its nodes); the name is empty if it is none."""
+    """(gdpa's name of the activation, its input, the nodes it is made of). The name is "" if gdpa has no such
+    activation."""
     if (base := _squared(reading, node)) is not None:
         inner, x, nodes = _activated(reading, base)
         return ("relu_squared" if inner == "relu" else ""), x, (node, *nodes)
@@ -141,7 +148,7 @@ def _activated(reading: Reading, node: Any) -> tuple[str, Any, tuple[fx.Node, ..
 
 
 def _squared(reading: Reading, node: Any) -> fx.Node | None:
-    """r of r^2, however it is written."""
+    """r if the node is r^2 in any spelling."""
     if reading.op(node) == "square":
         return reading.arg(node, "self")
     a, b = reading.operands(node, "mul") or (None, 0)

@@ -1,9 +1,12 @@
-"""raise_norms: a norm, its activation and its blocks become one loka::norm_quantize, which fuse puts into a GEMM.
+"""raise_norms: a norm with its blocks and its activation becomes one loka::norm_quantize, for `fuse` to put into a
+GEMM.
 
-AOTAutograd would take them apart, and parts are many where the whole is one. In training the op saves its statistics,
-and its gradient is one op too, loka::norm_quantize_backward. Works on CUDA only: on a CPU Inductor fuses the parts
-better than an op of ours would run. An activation alone is raised behind a product. What fuse has no use for, lower
-writes out again.
+AOTAutograd would decompose a norm into many nodes, and finding one node is simpler than matching many. In training the
+op saves its statistics, and its gradient is one op too, loka::norm_quantize_backward. An activation without a norm is
+raised if it reads a product.
+
+It works on CUDA only: on a CPU Inductor fuses the parts better than an op of ours would run. `lower` writes out what
+`fuse` did not use.
 """
 
 from __future__ import annotations
@@ -15,21 +18,18 @@ from functools import partial
 from operator import getitem
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
-from loka_compile.kernels.norms import FLOATS
+from loka_compile.kernels.norms import FLOATS, RowNorm
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
+from loka_compile.passes.raising._norms import NORMS, Norm, norm_of
 
-NORMS = {"layer_norm": "layer", "rms_norm": "rms"}
 ACTIVATIONS = {"relu": "relu", "silu": "silu", "hardswish": "hard_swish", "gelu": "gelu"}
 PRODUCTS = ("linear", "matmul", "mm", "addmm")
-RMS_EPS = {torch.float64: torch.finfo(torch.float64).eps}
-"""F.rms_norm's own eps, where none is given: that of the type it computes in, which else is float32."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +42,8 @@ class RaiseNorms:
         return apply(reading.graph, reading.graph.nodes, *rules)
 
 
-@dataclass(frozen=True)
-class Norm:
-    """nodes: what it is made of, the last one whose value is replaced. x: what is read. The rest as in
-    loka::norm_quantize."""
-
-    nodes: tuple[fx.Node, ...]
-    x: fx.Node
-    norm: str = "none"
-    shape: tuple[Any, ...] = ()
-    weight: fx.Node | None = None
-    bias: fx.Node | None = None
-    eps: float = 0.0
-    block: int = 0
-    activation: str = "none"
-
-    @property
-    def last(self) -> fx.Node:
-        return self.nodes[-1]
-
-
 def pattern(reading: Reading, node: fx.Node) -> Norm | None:
-    """A norm; or an activation behind a product."""
+    """A norm, or an activation that reads a product."""
     if reading.op(node) in NORMS:
         return norm_of(reading, node)
     activation = _activation(reading, node)
@@ -72,31 +52,24 @@ def pattern(reading: Reading, node: fx.Node) -> Norm | None:
     return None
 
 
-def norm_of(reading: Reading, node: fx.Node) -> Norm:
-    """What a node of NORMS does."""
-    names = "input", "normalized_shape", "weight", "bias", "eps"
-    x, shape, weight, bias, eps = (reading.arg(node, name) for name in names)
-    eps = eps if eps is not None else RMS_EPS.get(reading.value(x).dtype, torch.finfo(torch.float32).eps)
-    return Norm((node,), x, NORMS[reading.op(node)], tuple(shape), weight, bias, eps)
-
-
 def check(reading: Reading, norm: Norm) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the norm stays as it is; "" if it is raised."""
     if (dtype := reading.value(norm.x).dtype) not in FLOATS:
-        return f"it reads {dtype}, not bfloat16, float16 or float32"
+        return f"its input is {dtype}; expected bfloat16, float16 or float32"
     if norm.norm != "none" and not (len(norm.shape) == 1 and isinstance(norm.shape[0], int)):
-        return f"it normalises over {norm.shape}, not over one dimension whose size is known"
+        return f"it normalizes over {norm.shape}; expected one dimension of known size"
     return reading.reason_against(norm.nodes)
 
 
 def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
-    """With block_norm's blocks around it, the cast of a float32 norm back to 16 bits, and the activation."""
+    """Raise the norm with what belongs to it: block_norm's blocks, the cast of a float32 norm back to 16 bits, the
+    activation. save: keep the statistics for a gradient."""
     norm = _in_blocks(reading, norm)
     norm = _cast_back(reading, norm)
     norm = _activated(reading, norm)
     dtype = reading.value(norm.last).dtype
-    kind = norm.norm, norm.block, norm.activation, dtype, norm.eps, save
-    call = NormQuantize(norm.x, norm.weight, norm.bias, None, *kind)
+    row = RowNorm(norm.norm, norm.block, norm.activation, dtype, norm.eps, save)
+    call = NormQuantize(norm.x, norm.weight, norm.bias, None, row)
     all_of_it = emit(reading, norm.last, call.target(), *call.args)
     out = replace(reading, norm.last, emit(reading, norm.last, getitem, all_of_it, call.place("out")))
     parts = [norm.norm, f"blocks of {norm.block}" if norm.block else "", norm.activation]
@@ -107,6 +80,7 @@ def rewrite(reading: Reading, save: bool, norm: Norm) -> Rewrite:
 
 
 def _in_blocks(reading: Reading, norm: Norm) -> Norm:
+    """The norm over blocks, if unflatten and flatten around it cut each row into blocks."""
     cut, joined = norm.x, reading.only_user(norm.last)
     around = reading.op(cut), reading.op(joined)
     if norm.norm != "rms" or norm.weight is not None or around != ("unflatten", "flatten"):
@@ -118,6 +92,7 @@ def _in_blocks(reading: Reading, norm: Norm) -> Norm:
 
 
 def _cast_back(reading: Reading, norm: Norm) -> Norm:
+    """The norm with the casts around it, if its input was cast to float32 and its result is cast back."""
     wide, back = norm.x, reading.only_user(norm.last)
     if (reading.op(wide), reading.op(back)) != ("to", "to"):
         return norm
@@ -128,6 +103,7 @@ def _cast_back(reading: Reading, norm: Norm) -> Norm:
 
 
 def _activated(reading: Reading, norm: Norm) -> Norm:
+    """The norm with the activation that alone reads it."""
     user = reading.only_user(norm.last)
     if norm.activation != "none" or not (activation := _activation(reading, user)):
         return norm
@@ -135,11 +111,13 @@ def _activated(reading: Reading, norm: Norm) -> Norm:
 
 
 def _grown(reading: Reading, norm: Norm, around: Sequence[Any], **changes: Any) -> Norm:
-    """The norm with what stands around it, the last value last; as it was, where that is not one computation."""
+    """The norm with the nodes around it, the new last one at the end. It stays as it was if those nodes are not one
+    computation."""
     nodes = (*norm.nodes, *around)
     return norm if reading.reason_against(nodes) else dataclasses.replace(norm, nodes=nodes, **changes)
 
 
 def _activation(reading: Reading, node: Any) -> str:
+    """norm_quantize's name of an activation; "" for other nodes and for the tanh form of gelu."""
     name = ACTIVATIONS.get(reading.op(node), "")
     return "" if name == "gelu" and reading.arg(node, "approximate") != "none" else name

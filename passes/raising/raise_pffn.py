@@ -1,8 +1,9 @@
-"""raise_pffn: Kunlun's whole PFFN block becomes loka::pffn, one kernel where there were three.
+"""raise_pffn: Kunlun's whole PFFN block becomes loka::pffn, one kernel instead of three.
 
     n = layer_norm(s);  z = gdpa(heads of n, k, v) + n;  rms_norm(z) + s          norms over a token, without affine
 
-Reads what raise_gdpa made. Works on CUDA, in 16 bits and in inference: a gradient is gdpa's and the norms' own.
+It finds the loka::gdpa that raise_gdpa made and reads the graph around it. It works on CUDA, in 16 bits and in
+inference: gdpa and the norms have gradients, the whole block has none.
 Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
 """
 
@@ -22,7 +23,7 @@ from loka_compile.kernels.gdpa.gdpa import Gdpa
 from loka_compile.kernels.gdpa.gdpa_pffn import Pffn
 from loka_compile.kernels.gdpa.gdpa_pffn_kernel import reasons_against
 from loka_compile.passes.base import Context, PassResult, Rewrite, apply
-from loka_compile.passes.raising.raise_norms import norm_of
+from loka_compile.passes.raising._norms import norm_of
 
 RESHAPES = ("flatten", "unflatten", "reshape", "view")
 
@@ -39,7 +40,13 @@ class RaisePffn:
 
 @dataclass(frozen=True)
 class Block:
-    """s: the tokens; attention: gdpa's node; last: whose value is replaced; nodes: those between the two."""
+    """A match.
+
+    s: the tokens.
+    attention: the gdpa node.
+    last: the node whose value is replaced.
+    nodes: those between s and last.
+    """
 
     s: fx.Node
     attention: fx.Node
@@ -50,14 +57,14 @@ class Block:
 
 
 def pattern(reading: Reading, attention: fx.Node) -> Block | None:
-    """The block around an attention over heads of normalised tokens."""
+    """The PFFN block around this attention, if its queries are the heads of normalized tokens."""
     if reading.op(attention) != "loka::gdpa":
         return None
     names = "q", "k", "cu_seqlens_q", "cu_seqlens_k", "window"
     q, k, *others = (reading.arg(attention, name) for name in names)
     heads = _turned(reading, q)
     n = reading.arg(heads, "self") if reading.op(heads) in RESHAPES else None
-    if others != [None, None, -1] or not _bare(reading, n, "layer_norm"):
+    if n is None or others != [None, None, -1] or not _bare(reading, n, "layer_norm"):
         return None
     _, heads_of_k, _, width = reading.shape(k)
     if not same_sizes(reading.shape(heads), (*reading.shape(n)[:-1], heads_of_k, width)):
@@ -66,7 +73,9 @@ def pattern(reading: Reading, attention: fx.Node) -> Block | None:
     tokens = reading.only_user(back) if _turned(reading, back) is attention else None
     z = reading.only_user(tokens) if reading.op(tokens) in RESHAPES else None
     norm = reading.only_user(z) if _is_sum(reading, z, tokens, n) else None
-    if not _bare(reading, norm, "rms_norm") or not same_sizes(reading.shape(tokens), reading.shape(n)):
+    if z is None or norm is None or not _bare(reading, norm, "rms_norm"):
+        return None
+    if not same_sizes(reading.shape(tokens), reading.shape(n)):
         return None
     before, after, last = norm_of(reading, n), norm_of(reading, norm), reading.only_user(norm)
     if not _is_sum(reading, last, norm, before.x) or {*n.users} != {heads, z}:
@@ -76,12 +85,12 @@ def pattern(reading: Reading, attention: fx.Node) -> Block | None:
 
 
 def check(reading: Reading, training: bool, found: Block) -> str:
-    """Why it stays as it is; empty if it is raised."""
+    """Why the block stays as it is; "" if it is raised."""
     s, k = reading.value(found.s), reading.arg(found.attention, "k")
     if training:
-        return "it needs a gradient, and only its parts have one"
+        return "it needs a gradient, and loka::pffn has none"
     if s.dim() != 3:
-        return f"its tokens are {tuple(s.shape)}, not (batch, length, width)"
+        return f"its tokens are {tuple(s.shape)}; expected (batch, length, width)"
     if not all(isinstance(size, int) for size in reading.shape(k)[1:]):
         return f"its keys are {tuple(reading.shape(k))}; all sizes but the batch must be known"
     if reasons := reasons_against(s, reading.value(k)):
@@ -100,13 +109,13 @@ def rewrite(reading: Reading, found: Block) -> Rewrite:
 
 
 def _turned(reading: Reading, node: Any) -> fx.Node | None:
-    """x of x.transpose(1, 2), of four dimensions."""
+    """x if the node is x.transpose(1, 2) and x has four dimensions."""
     x, order = reading.permuted(node) or (None, ())
     return x if order == (0, 2, 1, 3) else None
 
 
 def _bare(reading: Reading, node: Any, kind: str) -> bool:
-    """A norm of this kind, over the last dimension, without weight and bias."""
+    """Whether the node is a norm of this kind over the last dimension, without weight and bias."""
     if reading.op(node) != kind:
         return False
     norm = norm_of(reading, node)
@@ -114,5 +123,5 @@ def _bare(reading: Reading, node: Any, kind: str) -> bool:
 
 
 def _is_sum(reading: Reading, node: Any, a: Any, b: Any) -> bool:
-    """Whether it is a + b, in either order."""
+    """Whether the node is a + b, in either order."""
     return reading.operands(node, "add") in ((a, b), (b, a))

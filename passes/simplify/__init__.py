@@ -1,4 +1,7 @@
-"""The Dynamo graph: exact algebra, the same values with less work. canonicalize comes before all that is adapted."""
+"""Passes on Dynamo's graph: exact algebra, the same values with less work.
+
+canonicalize lies here too, but is no part of PASSES: it runs first, before the passes that adapt the model.
+"""
 
 from loka_compile.passes.simplify.batch import Batch
 from loka_compile.passes.simplify.hoist import Hoist

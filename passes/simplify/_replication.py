@@ -1,10 +1,10 @@
-"""Replications: nodes that repeat values along leading dimensions, such as one user's for many candidates.
+"""Replications: nodes that repeat values along leading dimensions, such as one user's values for many candidates.
 
     wide = replication(narrow)      f(wide) = replication(f(narrow)) for every f that leaves those dimensions alone
 
-`expand`, `broadcast_to`, `repeat`, `repeat_interleave`, picking from a dimension of size one (every valid index is
-the same), and a reshape that joins the repeated dimensions with others. Each is kept as a Step that can be applied to
-another tensor with the same leading dimensions.
+They are `expand`, `broadcast_to`, `repeat`, `repeat_interleave`, indexing a dimension of size one (every valid index
+picks the same value), and a reshape that joins repeated dimensions with others. Each becomes a Step, which can be
+applied to any tensor with the same leading dimensions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from loka_compile.graph.sizes import same, same_sizes
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One replication. key: equal keys replicate alike. It touches the first `lead_in` dimensions of what it is
-    given, and makes them `lead_out`. again(before, v): the same of another tensor, put in front of `before`."""
+    """One replication: it turns the first `lead_in` dimensions of its input into `lead_out` dimensions.
+
+    key: equal keys replicate alike. again(before, v): apply it to another tensor v, with new nodes before `before`.
+    """
 
     key: tuple[Any, ...]
     lead_in: int
@@ -34,7 +36,8 @@ class Step:
 
 
 def step_of(reading: Reading, node: fx.Node, lead: int) -> tuple[fx.Node, Step] | None:
-    """The replication that a node is, and of what; a reshape counts only behind one, over `lead` dimensions."""
+    """(source, step) if the node is a replication of source, else None. lead: the replicated dimensions of source so
+    far; a reshape is a replication only if lead > 0."""
     rule = _RULES.get(reading.op(node))
     if rule is None and not (lead and is_reshape(reading, node)):
         return None
@@ -46,7 +49,8 @@ def step_of(reading: Reading, node: fx.Node, lead: int) -> tuple[fx.Node, Step] 
 
 
 def _expansion(reading: Reading, node: fx.Node, source: fx.Node, size_of: Callable[[fx.Node, int], Any]) -> Step | None:
-    """A node that is `source.expand(shape of node)`. size_of(before, dim): a size of the node, as an argument."""
+    """The step of a node that equals `source.expand(its shape)`. size_of(before, dim): that size of the node, as an
+    argument."""
     small, large = reading.shape(source), reading.shape(node)
     new = len(large) - len(small)
     changed = [dim for dim in range(len(large)) if dim < new or not same(small[dim - new], large[dim])]
@@ -64,6 +68,7 @@ def _expansion(reading: Reading, node: fx.Node, source: fx.Node, size_of: Callab
 
 
 def _key(sizes: tuple[Any, ...]) -> tuple[str, ...]:
+    """Sizes in a form that can be compared, whether known or symbolic."""
     return tuple(map(str, sizes))
 
 
@@ -109,7 +114,7 @@ def _repeat_interleave(reading: Reading, node: fx.Node, source: fx.Node) -> Step
 
 
 def _pick(reading: Reading, node: fx.Node, source: fx.Node) -> Step | None:
-    """`x[index]` and `x.index_select(dim, index)` where that dimension is of size one."""
+    """`x[index]` or `x.index_select(dim, index)` along a dimension of size one."""
     if reading.op(node) == "getitem":
         dim, index = 0, node.args[1]
     else:
@@ -122,13 +127,18 @@ def _pick(reading: Reading, node: fx.Node, source: fx.Node) -> Step | None:
 
 
 _RULES: dict[str, Callable[[Reading, fx.Node, fx.Node], Step | None]] = {
-    "expand": _expand, "broadcast_to": _expand, "expand_as": _expand_as, "repeat": _repeat,
-    "repeat_interleave": _repeat_interleave, "index_select": _pick, "getitem": _pick,
-}  # fmt: skip
+    "expand": _expand,
+    "broadcast_to": _expand,
+    "expand_as": _expand_as,
+    "repeat": _repeat,
+    "repeat_interleave": _repeat_interleave,
+    "index_select": _pick,
+    "getitem": _pick,
+}
 
 
 def _join(reading: Reading, node: fx.Node, source: fx.Node, lead: int) -> Step | None:
-    """A reshape of leading dimensions; what stays is at least the last one."""
+    """A reshape that joins leading dimensions and leaves at least the last one alone."""
     small, large = reading.shape(source), reading.shape(node)
     tail = 0
     while tail < min(len(small) - lead, len(large)) and same(small[-1 - tail], large[-1 - tail]):
@@ -147,14 +157,16 @@ def _join(reading: Reading, node: fx.Node, source: fx.Node, lead: int) -> Step |
 
 
 def _given(reading: Reading, before: fx.Node, node: fx.Node, sizes: list[Any], dim: int) -> Any:
-    """The size as it was written, or read off the node."""
+    """The size as it was written in the call if that is a node; else read off the node's value."""
     written = sizes[dim] if len(sizes) == reading.rank(node) else -1
     return written if isinstance(written, fx.Node) else size_arg(reading, before, node, dim)
 
 
 def alike(a: tuple[Step, ...], b: tuple[Step, ...]) -> bool:
+    """Whether the two chains of steps replicate alike."""
     return [step.key for step in a] == [step.key for step in b]
 
 
 def of_one_row(sizes: tuple[Any, ...]) -> bool:
+    """Whether all sizes are 1."""
     return same_sizes(sizes, (1,) * len(sizes))

@@ -1,13 +1,11 @@
-"""Which operations leave leading dimensions alone, so that a replication along them may come afterwards.
+"""Which operations leave leading dimensions alone, so that a replication along them may come after the operation.
 
-Every rule answers, for a node whose main argument is a replicated (wide) tensor: how the call reads on the narrow one.
-`lead.wide` leading dimensions of the wide tensor were `lead.narrow` of the narrow one; all others are equal.
+A rule says how a node's call reads on the narrow tensor behind its replicated main argument (_wide.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,80 +19,7 @@ from loka_compile.graph.edit import size_arg
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.reshapes import is_reshape, keeps
 from loka_compile.graph.sizes import same_sizes
-
-Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
-
-WORK = {"linear", "matmul", "mm", "bmm", "layer_norm", "rms_norm", "embedding_bag", "scaled_dot_product_attention"}
-"""What is worth coming before a replication; all else only comes along."""
-
-
-@dataclass(frozen=True)
-class Lead:
-    """How many leading dimensions the replication touches, and in the narrow tensor touched."""
-
-    narrow: int
-    wide: int
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """Why a call has no narrow form: this tensor is not repeated at all, so nothing behind it is work done twice."""
-
-    tensor: fx.Node
-
-    def __str__(self) -> str:
-        return f"{self.tensor} differs from row to row"
-
-
-@dataclass(frozen=True)
-class Wide:
-    """A node with a replicated tensor among its arguments.
-
-    base(x): the narrow tensor behind x, None where x is not replicated in the same way.
-    """
-
-    reading: Reading
-    node: fx.Node
-    lead: Lead
-    base: Callable[[Any], fx.Node | None]
-
-    @property
-    def name(self) -> str:
-        return self.reading.op(self.node)
-
-    @property
-    def main(self) -> Any:
-        """The argument that is replicated."""
-        if self.name == "getitem":
-            return self.node.args[0]
-        if self.name in ("embedding", "embedding_bag"):
-            return self.arg("indices")
-        return next(iter(self.reading.args(self.node)), None)
-
-    @property
-    def narrow(self) -> fx.Node:
-        found = self.base(self.main)
-        assert found is not None
-        return found
-
-    @property
-    def beyond(self) -> int:
-        """How many dimensions of the main argument the replication leaves alone."""
-        return self.reading.rank(self.main) - self.lead.wide
-
-    def arg(self, name: str) -> Any:
-        return self.reading.arg(self.node, name)
-
-    def from_end(self, dim: Any, of: int) -> int | None:
-        """A dimension of `of`, counted from the end, as it is the same for narrow and wide; None for a leading one."""
-        if not isinstance(dim, int) or (dim % of if of else 0) < self.lead.wide:
-            return None
-        return dim % of - of
-
-
-Narrow = Call | str | Mixed
-"""The call on narrow tensors, or why there is none."""
-LEADING = "it is along a replicated dimension"
+from loka_compile.passes.simplify._wide import LEADING, Lead, Mixed, Narrow, Wide
 
 
 def narrowed(wide: Wide) -> Narrow:
@@ -127,32 +52,32 @@ def _pointwise(wide: Wide) -> Narrow:
 
 
 def _reaches_no_lead(reading: Reading, x: fx.Node, rank: int, lead: Lead) -> bool:
-    """A tensor that is the same for all rows: a parameter, say."""
+    """Whether the tensor is the same for all rows, as a parameter is."""
     beyond = max(reading.rank(x) - (rank - lead.wide), 0)
     return beyond <= lead.narrow and same_sizes(reading.shape(x)[:beyond], (1,) * beyond)
 
 
 def _as_written(wide: Wide) -> Narrow:
-    """The call in its own spelling, on the narrow tensor behind each that is replicated."""
+    """The same call with each replicated tensor replaced by its narrow one."""
     swap = lambda x: wide.base(x) or x  # noqa: E731
     return wide.node.target, map_arg(wide.node.args, swap), map_arg(wide.node.kwargs, swap)
 
 
 def _on_main(wide: Wide) -> Narrow:
-    """The same where only the main argument is replicated."""
+    """The same call, if only its main argument is replicated."""
     inputs = [x for x in tree_leaves((wide.node.args, wide.node.kwargs)) if isinstance(x, fx.Node)]
     others = [x for x in inputs if x is not wide.main and wide.base(x) is not None]
     if others or inputs.count(wide.main) > 1:
-        return f"{(others or [wide.main])[0]} is repeated, and no rule reads it there"
+        return f"{(others or [wide.main])[0]} is repeated too, and no rule covers that argument"
     return _as_written(wide)
 
 
 def _again(wide: Wide, **changes: Any) -> Narrow:
-    """The node's operator on the narrow tensor, with other arguments."""
+    """The node's operator on the narrow tensor, with these arguments changed."""
     given = {name: wide.arg(name) for name in wide.reading.facts[wide.node].given}
     given |= {next(iter(given)): wide.narrow, **changes}
     if any(isinstance(each, torch.SymInt | torch.Tensor) for each in tree_leaves(given)):
-        return "it has a size that no node gives"
+        return "one of its sizes is symbolic, and no node holds it"
     if wide.name == "normalize":
         return F.normalize, tuple(given.values()), {}
     [call] = wide.reading.facts[wide.node].calls
@@ -176,7 +101,7 @@ def _batch_norm(wide: Wide) -> Narrow:
     if wide.arg("training"):
         return "batch_norm in training reads all rows"
     if wide.lead != Lead(1, 1):
-        return "batch_norm over more than rows and channels"
+        return "the replication adds dimensions, and batch_norm expects rows and channels"
     return _on_main(wide)
 
 
@@ -195,7 +120,7 @@ def _attention(wide: Wide) -> Narrow:
     if None in map(wide.base, operands):
         return "its keys or values differ from row to row"
     if wide.arg("attn_mask") is not None or wide.arg("dropout_p"):
-        return "it has a mask or drops out"
+        return "it has a mask or dropout"
     rank = wide.reading.rank(wide.node)
     if any(wide.reading.rank(x) != rank for x in operands) or rank - wide.lead.wide < 2:
         return "the replication reaches the sequence"
@@ -204,19 +129,19 @@ def _attention(wide: Wide) -> Narrow:
 
 def _embedding(wide: Wide) -> Narrow:
     if wide.arg("scale_grad_by_freq"):
-        return "its gradient is scaled by how often an index comes"
+        return "scale_grad_by_freq counts how often an index is repeated"
     if wide.name == "embedding":
         return _on_main(wide)
     by_rows = wide.reading.rank(wide.narrow) == 2 and wide.lead == Lead(1, 1)
     if not by_rows or wide.arg("offsets") is not None or wide.arg("per_sample_weights") is not None:
-        return "bags by offsets, or weighed by sample"
+        return "embedding_bag has offsets or per_sample_weights"
     return _on_main(wide)
 
 
 def _reshape(wide: Wide) -> Narrow:
     reading, node, source, lead = wide.reading, wide.node, wide.main, wide.lead
     if not keeps(reading, node, source, lead.wide):
-        return "it reshapes the replicated dimensions"
+        return "it reshapes replicated dimensions"
     own = [_read_before(wide, dim) for dim in range(lead.wide, reading.rank(node))]
     if None in own:
         return f"its result has a size that its input lacks: {tuple(reading.shape(node))}"
@@ -225,7 +150,8 @@ def _reshape(wide: Wide) -> Narrow:
 
 
 def _read_before(wide: Wide, dim: int) -> Any:
-    """A size of a reshape's result, read off its input, as the result is not there yet; None where it has no such."""
+    """A size of a reshape's result, read off the reshape's input, because the result does not exist yet. None if no
+    size of the input equals it."""
     size, sizes = wide.reading.shape(wide.node)[dim], wide.reading.shape(wide.main)
     if isinstance(size, int):
         return size
@@ -256,7 +182,7 @@ def _by_dim(wide: Wide) -> Narrow:
 
 
 def _sequence(wide: Wide) -> Narrow:
-    """cat and stack: all of them replicated, along another dimension."""
+    """cat and stack, if all their tensors are replicated and they go along another dimension."""
     parts, dim = wide.arg("tensors"), wide.from_end(wide.arg("dim"), wide.reading.rank(wide.node))
     if dim is None:
         return LEADING
@@ -266,7 +192,7 @@ def _sequence(wide: Wide) -> Narrow:
 
 def _getitem(wide: Wide) -> Narrow:
     index, reading = wide.node.args[1], wide.reading
-    if not reading.is_tensor(wide.main):  # of the parts of a split
+    if not reading.is_tensor(wide.main):  # one of the parts of a split
         return wide.node.target, (wide.narrow, index), {}
     index = index if isinstance(index, tuple) else (index,)
     if index[:1] == (Ellipsis,):
@@ -280,17 +206,24 @@ def _getitem(wide: Wide) -> Narrow:
     plain = all(each is None or isinstance(each, int | slice) for p, each in enumerate(rest) if p not in picks)
     ints = any(isinstance(each, int) for each in rest)
     if not plain or (picks and (ints or picks[-1] - picks[0] + 1 != len(picks))):
-        return "an index that no rule reads"
+        return f"no rule for the index {wide.node.args[1]}"
     return wide.node.target, (wide.narrow, (slice(None),) * lead.narrow + rest), {}
 
 
-_RULES: dict[str, Callable[[Wide], Narrow]] = {
-    "linear": _linear, "layer_norm": _norm, "rms_norm": _norm, "matmul": _matmul, "mm": _matmul, "bmm": _matmul,
-    "scaled_dot_product_attention": _attention, "embedding": _embedding, "embedding_bag": _embedding,
-    "detach": _on_main, "unsqueeze": _unsqueeze, "cat": _sequence, "stack": _sequence, "getitem": _getitem,
-    **dict.fromkeys((
-        "squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split", "softmax",
-        "log_softmax", "mean", "sum", "amax", "amin", "cumsum", "normalize", "glu", "logsumexp", "linalg_vector_norm",
-    ), _by_dim),
-}  # fmt: skip
-"""The main argument's rows are independent of each other; those of the last lines go along a `dim`."""
+_OPERATORS: tuple[tuple[Callable[[Wide], Narrow], tuple[str, ...]], ...] = (
+    (_linear, ("linear",)),
+    (_norm, ("layer_norm", "rms_norm")),
+    (_matmul, ("matmul", "mm", "bmm")),
+    (_attention, ("scaled_dot_product_attention",)),
+    (_embedding, ("embedding", "embedding_bag")),
+    (_on_main, ("detach",)),
+    (_unsqueeze, ("unsqueeze",)),
+    (_sequence, ("cat", "stack")),
+    (_getitem, ("getitem",)),
+    (_by_dim, ("squeeze", "select", "narrow", "unbind", "split", "split_with_sizes", "chunk", "tensor_split")),
+    (_by_dim, ("softmax", "log_softmax", "cumsum", "normalize", "glu")),
+    (_by_dim, ("mean", "sum", "amax", "amin", "logsumexp", "linalg_vector_norm")),
+)
+"""Each rule with its operators. They treat the main argument's rows independently; those of `_by_dim` go along `dim`.
+"""
+_RULES = {name: rule for rule, names in _OPERATORS for name in names}

@@ -2,12 +2,13 @@
 
     linear(x1, W1, b1), .., linear(xE, WE, bE)   ->   slices of baddbmm(stack(b), stack(x), stack(W)^T)
 
-The second layers of experts, towers, per-domain weights: E small GEMMs, each of which starts a kernel and fills a part
-of the chip. The values are the same. What reads the first of them moves behind the last one's inputs.
+Examples are the second layers of experts, towers and per-domain weights: E small GEMMs, each of which starts a kernel
+and fills a part of the chip. The values are the same. Readers of the first linear move behind the inputs of the last
+one.
 
-Cost: the E GEMMs against one of E times the tiles, each as in merge; against that inputs, weights and biases are
-copied next to each other at every call. No low-precision recipe runs a batch: what is lost is little where launches
-and unfilled waves dominate, as they do where this pays. On a CPU there is no launch to save and nothing to fill.
+Cost: E GEMMs, against one GEMM with E times the tiles (_rates.gemm_seconds) and copies of inputs, weights and biases at
+every call. No low-precision recipe runs a batch. That loses little: launches and unfilled waves dominate where this
+pays. On a CPU there is no launch to save and no chip to fill.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.passes.simplify._rates import on_gpu, rates
-from loka_compile.passes.simplify.merge import gemm_seconds
+from loka_compile.passes.simplify._rates import gemm_seconds, on_gpu, rates
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Batch:
 
 
 def _groups(reading: Reading) -> list[list[fx.Node]]:
-    """Linears of parameters, of equal shapes, over different tensors, none of which depends on another: as many
-    linears come before each of them. In the order of the graph."""
+    """Groups of linears that can be one product, in the order of the graph: linears of parameters, of equal shapes,
+    over different tensors. None depends on another, because equally many linears come before each of them."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
     read, learning = needed(reading.graph), differentiated(reading)
@@ -75,7 +75,7 @@ def _groups(reading: Reading) -> list[list[fx.Node]]:
 
 
 def _between(graph: fx.Graph, group: Sequence[fx.Node]) -> list[fx.Node]:
-    """What comes before the last of them and depends on another, in order."""
+    """The nodes before the last linear that depend on another linear of the group, in order."""
     after, waiting = {group[0]}, set(group)
     found = []
     for node in graph.nodes:
@@ -91,7 +91,7 @@ def _between(graph: fx.Graph, group: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
-    """Why they are faster apart, in modelled time; empty if they are not."""
+    """Why the linears stay apart, in modelled time; "" if one product is faster."""
     if not on_gpu(context):
         return "on a CPU, copying inputs and weights next to each other costs more than one product saves"
     x, weight = (reading.shape(reading.arg(group[0], name)) for name in ("input", "weight"))
@@ -103,11 +103,11 @@ def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
     joined += sum(r.seconds(0, 2 * dtype.itemsize * len(group) * each) for each in copied)
     if joined < apart:
         return ""
-    return f"apart they take {apart * 1e6:.0f} us and as one {joined * 1e6:.0f} us for {rows} rows each (modelled)"
+    return f"apart they take {apart * 1e6:.0f} us, as one {joined * 1e6:.0f} us, for {rows} rows each (modelled)"
 
 
 def _gather(group: Sequence[fx.Node], between: Sequence[fx.Node]) -> None:
-    """Put the linears next to each other, where the last one stands, and what depends on them behind."""
+    """Move the linears to where the last one stands, and the nodes that depend on them behind it."""
     anchor = group[-1]
     for node in between:
         anchor.append(node)

@@ -1,12 +1,12 @@
-"""canonicalize: norms and swish gates that are written out by hand become F.rms_norm, F.layer_norm and F.silu.
+"""canonicalize: norms and swish gates that are written by hand become F.rms_norm, F.layer_norm and F.silu.
 
     x * rsqrt(mean(x^2) + eps)            F.rms_norm      also x / sqrt(..), (..) ** -0.5; times a weight
-    (x - mean(x)) / sqrt(var(x) + eps)    F.layer_norm    variance by var or written out; weight, bias
+    (x - mean(x)) / sqrt(var(x) + eps)    F.layer_norm    variance by var or by hand; weight, bias
     n * sigmoid(n)                        F.silu
 
-as operators, functions or methods, over the last dimension. The functions compute in float32 and round once, so that
-16-bit results change by a rounding. Casts to float32 for the norm and back (LLaMA) are part of it. What looks like a
-norm and is none stays, with the reason.
+Operators, functions and methods all count, over the last dimension. Casts to float32 before the norm and back after it
+(LLaMA) are part of it. torch's functions compute in float32 and round once, so 16-bit results may change by one
+rounding. A pattern that almost fits is refused with the reason.
 """
 
 from __future__ import annotations
@@ -25,6 +25,15 @@ from loka_compile.graph.facts import CALLS, Reading
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import same_sizes
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
+from loka_compile.passes.simplify._norm_parts import (
+    averaged,
+    both_ways,
+    divided,
+    not_over_rows,
+    plus_eps,
+    sum_with_std,
+    uncentred,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Canonicalize:
 
 @dataclass(frozen=True)
 class Gate:
-    """n * sigmoid(n), the product `last`."""
+    """n * sigmoid(n): the product is `last`, n is `x`."""
 
     last: fx.Node
     x: fx.Node
@@ -58,9 +67,12 @@ class Gate:
 
 @dataclass(frozen=True)
 class Norm:
-    """last: the node that the norm's result is. x: what is normalised, `centred` if its mean is subtracted first.
-    squares: the node that averages (mean of squares, or var). of: what it averages. eps: None if it is no number,
-    symbolic if it may change."""
+    """A norm written by hand, as far as it was recognized.
+
+    last: the node whose value is replaced. x: what is normalized. centred: its mean is subtracted first. squares: the
+    node that averages, a mean of squares or var. of: what that node averages. eps: None if it is no number; a SymFloat
+    if it may change. reason: why it is no norm after all.
+    """
 
     last: fx.Node
     x: fx.Node
@@ -72,65 +84,66 @@ class Norm:
 
 
 def gate(reading: Reading, node: fx.Node) -> Gate | None:
-    """The gate that this product is, in either order."""
-    for n, sigmoid in _both_ways(reading.operands(node, "mul")):
+    """The gate whose product is this node, in either order."""
+    for n, sigmoid in both_ways(reading.operands(node, "mul")):
         if reading.op(sigmoid) == "sigmoid" and reading.arg(sigmoid, "self") is n:
             return Gate(node, n, sigmoid)
     return None
 
 
 def pattern(reading: Reading, node: fx.Node) -> Norm | None:
-    """The norm that ends in this node, as far as it is one."""
-    found = _divided(reading, node)
+    """The norm that ends in this node, if its division by a root of an average is found."""
+    found = divided(reading, node)
     if found is None:
         return None
     numerator, inside = found
-    if deviation := _sum_with_std(reading, inside):
-        reason = "eps is added to the deviation, not to the variance"
+    if deviation := sum_with_std(reading, inside):
+        reason = "eps is added to the deviation; expected to the variance"
         return Norm(node, numerator, False, deviation, numerator, None, reason)
-    squares, eps = _plus_eps(reading, inside)
-    of = _averaged(reading, squares)
+    squares, eps = plus_eps(reading, inside)
+    of = averaged(reading, squares)
     if of is None:
         return None
-    x, centred = _uncentred(reading, numerator)
+    x, centred = uncentred(reading, numerator)
     return Norm(node, x, centred, squares, of, eps)
 
 
 def check(reading: Reading, found: Norm | Gate) -> str:
-    """Why it is no norm, or no gate; empty if it is one."""
+    """Why it is no norm, or no gate; "" if it is one."""
     x = reading.value(found.x)
     if isinstance(found, Norm) and found.reason:
         return found.reason
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        return f"{found.x} is no tensor of real numbers"
+        return f"{found.x} is no floating-point tensor"
     reason = _not_normed(reading, found) if isinstance(found, Norm) else ""
     if reason := reason or reading.reason_against(_parts(reading, found)):
         return reason
     if (made := reading.value(found.last).dtype) != x.dtype:
-        return f"{found.x} is {x.dtype}, and what is made of it {made}"
+        return f"{found.x} is {x.dtype}, but the result is {made}; a norm keeps its input's dtype"
     if isinstance(found, Norm) and isinstance(found.eps, torch.SymFloat):
         compat.specialize(found.eps)  # the functions take numbers only
     return ""
 
 
 def _not_normed(reading: Reading, norm: Norm) -> str:
-    squares, (numerator, _) = norm.squares, _divided(reading, norm.last) or (norm.x, None)
+    """Why numerator, average and eps do not make a norm over the last dimension; "" if they do."""
+    squares, (numerator, _) = norm.squares, divided(reading, norm.last) or (norm.x, None)
     is_var = reading.op(squares) in ("var", "getitem")
     if is_var and not norm.centred:
         return f"{numerator} is divided by a standard deviation, but its mean is not subtracted"
     if is_var and not reading.same(norm.of, norm.x):
-        return f"{norm.x} is divided by the deviation of {norm.of}"
+        return f"{norm.x} is divided by the standard deviation of another value, {norm.of}"
     if not is_var and not reading.same(norm.of, numerator):
-        return f"{numerator} is divided by the root mean square of {norm.of}"
+        return f"{numerator} is divided by the root mean square of another value, {norm.of}"
     if norm.eps is None:
-        return "eps is a tensor"
+        return "eps is a tensor; expected a number"
     averages = [squares, *([reading.arg(numerator, "other")] if norm.centred else [])]
-    reasons = (_not_over_rows(reading, each, reading.rank(norm.x)) for each in averages)
+    reasons = (not_over_rows(reading, each, reading.rank(norm.x)) for each in averages)
     return next(filter(None, reasons), "")
 
 
 def rewrite(reading: Reading, found: Norm | Gate) -> Rewrite:
-    """A norm with the cast back, the weight and the bias behind it, where they belong to it."""
+    """Replace the norm, with the cast back, the weight and the bias after it."""
     if isinstance(found, Gate):
         return _put(reading, found.last, F.silu, found.x)
     norm = _cast_back(reading, found)
@@ -151,14 +164,14 @@ def _put(reading: Reading, node: fx.Node, function: Any, *args: Any) -> Rewrite:
 
 
 def _parts(reading: Reading, found: Norm | Gate) -> list[fx.Node]:
-    """What is computed from what is read to the last node."""
+    """All nodes from the input to the last node."""
     if isinstance(found, Gate):
         return [found.sigmoid, found.last]
     return between(reading, found.last, found.x)
 
 
 def between(reading: Reading, last: fx.Node, x: fx.Node) -> list[fx.Node]:
-    """`last` and the calls it depends on, up to x, or to what is x made anew: all that one norm of x stands for."""
+    """`last` and the calls it depends on, up to x or another node of x's value: all that one norm of x stands for."""
     found, todo = {last: None}, [last]
     while todo:
         for each in todo.pop().all_input_nodes:
@@ -169,114 +182,19 @@ def between(reading: Reading, last: fx.Node, x: fx.Node) -> list[fx.Node]:
 
 
 def _unread(reading: Reading, node: fx.Node) -> str:
-    """Why PyTorch does not say what the node does, where it is the first of those that follow from it."""
+    """The refusal for the first node that PyTorch could not run on fake tensors; "" for nodes it could, and for those
+    after it."""
     reason = reading.facts[node].reason if node in reading.facts else ""
     first = reason and node.users and not any(reading.facts[each].reason for each in node.all_input_nodes)
     return f"it stays as written, as it cannot be read: {reason}" if first else ""
 
 
-# ---------------------------------------------------------------- the parts of a norm
-
-
-def _both_ways(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
-    return [pair, pair[::-1]] if pair is not None else []
-
-
-def _divided(reading: Reading, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """(n, v) of n / sqrt(v), however it is written; of n / (std + eps) the sum."""
-    if quotient := reading.operands(node, "div"):
-        n, root = quotient
-        inside = root if _sum_with_std(reading, root) else _root(reading, root)
-        return (n, inside) if isinstance(n, fx.Node) and inside is not None else None
-    for n, inverse in _both_ways(reading.operands(node, "mul")):
-        inside = _inverse_root(reading, inverse)
-        if inside is not None and isinstance(n, fx.Node):
-            return n, inside
-    return None
-
-
-def _sum_with_std(reading: Reading, node: Any) -> fx.Node | None:
-    """std of std + eps."""
-    std, _ = reading.operands(node, "add") or (None, None)
-    return std if reading.op(std) == "std" else None
-
-
-def _root(reading: Reading, node: Any) -> fx.Node | None:
-    return _power(reading, node, 0.5) or (reading.arg(node, "self") if reading.op(node) == "sqrt" else None)
-
-
-def _inverse_root(reading: Reading, node: Any) -> fx.Node | None:
-    if reading.op(node) == "rsqrt":
-        return reading.arg(node, "self")
-    one, below = reading.operands(node, "div") or (None, None)
-    if reading.op(node) == "reciprocal":
-        one, below = 1, reading.arg(node, "self")
-    return _power(reading, node, -0.5) or (_root(reading, below) if one in (1, 1.0) else None)
-
-
-def _power(reading: Reading, node: Any, exponent: float) -> fx.Node | None:
-    """x of x ** exponent."""
-    x, given = reading.operands(node, "pow") or (None, None)
-    return x if isinstance(x, fx.Node) and isinstance(given, int | float) and given == exponent else None
-
-
-def _plus_eps(reading: Reading, node: fx.Node) -> tuple[fx.Node, float | torch.SymFloat | None]:
-    """(v, eps) of v + eps; eps None where it is no number."""
-    v, eps = reading.operands(node, "add") or (node, 0.0)
-    if not isinstance(v, fx.Node):
-        v, eps = eps, v
-    number = reading.value(eps)
-    if isinstance(number, torch.SymFloat):
-        return v, number
-    return v, float(number) if isinstance(number, int | float) else None
-
-
-def _averaged(reading: Reading, node: Any) -> fx.Node | None:
-    """What a mean of squares, or a variance, is taken of; None if it is neither."""
-    if reading.op(node) == "var":
-        return reading.arg(node, "self")
-    if of := _of_var_mean(reading, node, 0):
-        return of
-    squared = reading.arg(node, "self") if reading.op(node) == "mean" else None
-    if reading.op(squared) == "square":
-        return reading.arg(squared, "self")
-    a, b = reading.operands(squared, "mul") or (None, 0)
-    return a if reading.same(a, b) else _power(reading, squared, 2)
-
-
-def _of_var_mean(reading: Reading, node: Any, which: int) -> fx.Node | None:
-    """x where the node is the variance (0) or the mean (1) of var_mean(x)."""
-    if reading.op(node) == "getitem" and node.args[1] == which and reading.op(node.args[0]) == "var_mean":
-        return reading.arg(node.args[0], "self")
-    return None
-
-
-def _uncentred(reading: Reading, node: fx.Node) -> tuple[fx.Node, bool]:
-    """(x, True) of x - mean(x)."""
-    x, mean = reading.operands(node, "sub") or (None, None)
-    of = reading.arg(mean, "self") if reading.op(mean) == "mean" else _of_var_mean(reading, mean, 1)
-    return (x, True) if of is not None and reading.same(of, x) else (node, False)
-
-
-def _not_over_rows(reading: Reading, node: fx.Node, dims: int) -> str:
-    """Why a mean or variance is not one value a row, with its dimension kept; empty if it is."""
-    node = node.args[0] if reading.op(node) == "getitem" else node
-    kind, over = reading.op(node), reading.arg(node, "dim")
-    if kind != "mean" and reading.arg(node, "unbiased", reading.arg(node, "correction", 1)) in (None, 1, True):
-        return f"{kind} divides by N - 1 (unbiased), a norm by N"
-    if not over or not dims:
-        return f"{kind} is taken of the whole tensor"
-    if [each % dims for each in over] != [dims - 1]:
-        return f"{kind} over dim {', '.join(map(str, over))}, not the last"
-    if not reading.arg(node, "keepdim"):
-        return f"{kind}'s keepdim is False"
-    if reading.arg(node, "dtype") is not None:
-        return f"{kind} computes in {reading.arg(node, 'dtype')}, not in the dtype of its input"
-    return ""
+# ---------------------------------------------------------------- around the norm
 
 
 def _cast_back(reading: Reading, norm: Norm) -> Norm:
-    """A norm computed in float32 whose result is cast to the dtype its input had before."""
+    """The norm with the casts around it, if it is computed in float32 and its result is cast back to the dtype of its
+    input."""
     user, before = reading.only_user(norm.last), reading.arg(norm.x, "self") if reading.op(norm.x) == "to" else None
     if reading.op(user) != "to" or not isinstance(before, fx.Node) or reading.arg(user, "self") is not norm.last:
         return norm
@@ -288,9 +206,9 @@ def _cast_back(reading: Reading, norm: Norm) -> Norm:
 
 
 def _with_vector(reading: Reading, norm: Norm, op: str) -> tuple[fx.Node, fx.Node] | None:
-    """(user, vector) where the only user multiplies or adds one number a column, in the same dtype."""
+    """(user, vector) if the norm's only reader multiplies or adds one number a column, in the same dtype."""
     user, made = reading.only_user(norm.last), reading.value(norm.last)
-    for one, vector in _both_ways(reading.operands(user, op)):
+    for one, vector in both_ways(reading.operands(user, op)):
         if one is norm.last and reading.is_tensor(vector):
             of = reading.value(vector)
             alike = same_sizes(of.shape, made.shape[-1:]) and of.dtype == made.dtype

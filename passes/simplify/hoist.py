@@ -1,14 +1,18 @@
-"""hoist: work on a tensor that was repeated (one user, many candidates) is done once, before it is repeated.
+"""hoist: work on a tensor that was repeated (one user, many candidates) is done once, before the repetition.
 
     f(repeat(x))                    ->  repeat(f(x))                     f a linear, a norm, attention, a bag
     linear(cat[repeat(x), y], W)    ->  linear(x, W_x) + linear(y, W_y)  W_x, W_y columns of W; x's part is repeated
 
-Activations, reshapes and the like come along where they stand between. This is how ranking models are served: a tower
-that reads the user alone runs on one row, and what reads user and item runs only its item's part on all of them. The
-values are the same, the second rule's up to the rounding of one sum.
+Ranking models are served this way: a tower that reads only the user runs on one row, and a layer that reads user and
+item runs only its item part on all rows. Activations and reshapes between such layers move along. The values are the
+same; the second rule adds one rounding of a sum.
 
-Cost: the first rule does the same on fewer rows, and repeats what it repeated before, so it pays wherever the rows are
-fewer. The second saves FLOPs and may add passes over the output: none where the one user's part can be the bias.
+The trick: walk the graph once and note for each tensor the narrow tensor and the replications it consists of. An
+operation that leaves the replicated dimensions alone is written on the narrow tensor, and its result is noted in the
+same way.
+
+Cost: the first rule does the same work on fewer rows and repeats as often as before, so it always pays. The second
+saves FLOPs and may add passes over the output; there are none if one user's part can serve as the bias.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.simplify._rates import rates
 from loka_compile.passes.simplify._replication import Step, alike, of_one_row, step_of
-from loka_compile.passes.simplify._rowwise import WORK, Lead, Mixed, Wide, narrowed
+from loka_compile.passes.simplify._rowwise import narrowed
+from loka_compile.passes.simplify._wide import WORK, Lead, Mixed, Wide
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,14 @@ class Hoist:
 
 @dataclass(frozen=True, eq=False)
 class _Narrow:
-    """What a wide tensor is: `steps` of `base`. A tensor with the same steps is repeated in the same way."""
+    """A wide tensor as `base`, replicated by `steps`. Tensors with the same steps are repeated in the same way."""
 
     base: fx.Node
     steps: tuple[Step, ...]
     lead: Lead
 
     def wide(self, before: fx.Node, narrow: fx.Node) -> fx.Node:
+        """Replicate a narrow tensor in the same way."""
         for step in self.steps:
             narrow = step.again(before, narrow)
         return narrow
@@ -64,7 +70,12 @@ class _Narrow:
 
 @dataclass(eq=False)
 class _Hoisting:
-    """One walk over a graph, in order. blocked: tensors behind which no replication is seen any more, and why."""
+    """One walk over a graph, in order.
+
+    known: wide tensor -> its narrow form.
+    blocked: tensor -> why the replications behind it are lost.
+    passed: nodes that may be dead after the walk.
+    """
 
     reading: Reading
     context: Context
@@ -86,6 +97,7 @@ class _Hoisting:
     # ------------------------------------------------------------ f(repeat(x)) -> repeat(f(x))
 
     def _replicates(self, node: fx.Node) -> bool:
+        """Note a node that is a replication. Returns whether it is one."""
         source = next(iter(node.all_input_nodes), None)
         before = self.known.get(source)
         if before is not None and self._keeps(node, source, before.lead.wide):
@@ -97,12 +109,16 @@ class _Hoisting:
         if before is None:
             self._learn(node, _Narrow(source, (step,), Lead(step.lead_in, step.lead_out)))
             return True
-        further = step.lead_in - before.lead.wide  # dimensions that those before it left alone, or did not reach
+        further = (
+            step.lead_in - before.lead.wide
+        )  # > 0: it reaches dimensions the earlier steps left alone; < 0: it leaves some of theirs
         lead = Lead(before.lead.narrow + max(further, 0), step.lead_out + max(-further, 0))
         self._learn(node, _Narrow(before.base, (*before.steps, step), lead))
         return True
 
     def _through(self, node: fx.Node, like: _Narrow) -> None:
+        """Write the node on the narrow tensor, or note why that cannot be done."""
+
         def base(x: Any) -> fx.Node | None:
             known = self.known.get(x) if isinstance(x, fx.Node) else None
             return known.base if known is not None and alike(known.steps, like.steps) else None
@@ -125,12 +141,13 @@ class _Hoisting:
         self.passed.add(node)
 
     def _exchange(self, old: fx.Node, new: fx.Node) -> fx.Node:
-        """What `old` was made of stays until the end: how it was repeated may still be asked."""
+        """Replace `old`. Its inputs stay until the end of the walk, because their narrow forms may still be needed."""
         return replace(self.reading, old, new, alone=True)
 
     # ------------------------------------------------------------ linear(cat[repeat(x), y])
 
     def _split(self, node: fx.Node) -> bool:
+        """Split a linear over a concatenation into one linear for the repeated parts and one for the others."""
         reading, emitted = self.reading, partial(emit, self.reading, node)
         x, weight, bias = (reading.arg(node, name) for name in ("input", "weight", "bias"))
         parts = self._parts(node, x)
@@ -146,8 +163,9 @@ class _Hoisting:
             runs.append((user, run, offset, width))
             offset += width
         one_row = of_one_row(reading.shape(like.base)[:-1]) and reading.rank(like.base) > 0
-        reason = self._split_costs(node, like, [user for user, *_ in runs], one_row,
-                                   sum(width for user, *_, width in runs if user))  # fmt: skip
+        reason = self._split_costs(
+            node, like, [user for user, *_ in runs], one_row, sum(width for user, *_, width in runs if user)
+        )
         if reason:
             self.rejects.append(rejected(node, reason))
             return False
@@ -158,15 +176,15 @@ class _Hoisting:
 
         def total(users: bool, bias: fx.Node | None) -> fx.Node:
             out = None
-            for user, *run in runs:
+            for user, run, offset, width in runs:
                 if user == users:
-                    part = product(*run, bias if out is None else None)
+                    part = product(run, offset, width, bias if out is None else None)
                     out = part if out is None else emitted(torch.add, out, part)
             assert out is not None
             return out
 
         once = total(users=True, bias=bias)
-        if one_row:  # what the one user gives is the bias of all rows
+        if one_row:  # one user's part serves as the bias of all rows
             out = total(users=False, bias=emitted("reshape", once, reading.shape(node)[-1]))
         else:
             out = emitted(torch.add, total(users=False, bias=None), like.wide(node, once))
@@ -177,7 +195,8 @@ class _Hoisting:
         return True
 
     def _parts(self, before: fx.Node, x: fx.Node) -> list[fx.Node]:
-        """The tensors that x is the concatenation of, along its last dimension; of known widths, else x alone."""
+        """The tensors that x concatenates along its last dimension; [x] if it is no concatenation or a width is
+        symbolic."""
         reading, joined = self.reading, self._joins(x)
         if not joined:
             return [x]
@@ -200,19 +219,19 @@ class _Hoisting:
         return flat if all(isinstance(reading.shape(part)[-1], int) for part in flat) else [x]
 
     def _joins(self, x: fx.Node) -> list[fx.Node]:
-        """x, down to the concatenation that it is, or is a reshape of; empty if it is none."""
+        """x and the concatenation it is a reshape of; [x] if x is one itself; [] if neither."""
         if self.reading.op(x) == "cat":
             return [x]
         source = next(iter(x.all_input_nodes), None)
         return [x, source] if is_reshape(self.reading, x) and self.reading.op(source) == "cat" else []
 
     def _keeps(self, node: fx.Node, source: Any, dims: int) -> bool:
-        """Whether it is a reshape that leaves that many leading dimensions, and not all, as they are."""
+        """Whether the node is a reshape that leaves the first `dims` dimensions alone and has more of them."""
         is_one = is_reshape(self.reading, node)
         return is_one and self.reading.rank(node) > dims and keeps(self.reading, node, source, dims)
 
     def _split_costs(self, node: fx.Node, like: _Narrow, users: list[bool], one_row: bool, width: int) -> str:
-        """Why the split does not pay; empty if it does."""
+        """Why the split does not pay, in modelled time; "" if it does. width: columns of the repeated parts."""
         value, sizes = self.reading.value(node), self.reading.shape(node)
         r, out = rates(self.context, value.dtype), sizes[-1]
         rows, few = numel(sizes[:-1]), numel(self.reading.shape(like.base)[:-1])
@@ -229,16 +248,17 @@ class _Hoisting:
     # ------------------------------------------------------------ reasons
 
     def _stop(self, node: fx.Node, reason: str | Mixed) -> None:
+        """Refuse work that cannot move before a replication. For other nodes keep the reason for what reads them."""
         if (name := self.reading.op(node)) in WORK:
             self.rejects.append(rejected(node, f"{name}: {reason}"))
         elif isinstance(reason, str):
             self.blocked[node] = reason
 
     def _pass_on(self, node: fx.Node) -> None:
-        """The reason why a replication is not seen, to the first work behind it."""
+        """Report a lost replication at the first work behind it."""
         tensors = [x for x in node.all_input_nodes if self.reading.is_tensor(x) and x.op != "placeholder"]
         reasons = [self.blocked[x] for x in tensors if x in self.blocked]
         if reasons and (name := self.reading.op(node)) in WORK:
-            self.rejects.append(rejected(node, f"{name} of what was repeated: {reasons[0]}"))
+            self.rejects.append(rejected(node, f"{name} behind a repetition: {reasons[0]}"))
         elif reasons and len(reasons) == len(tensors):
             self.blocked[node] = reasons[0]

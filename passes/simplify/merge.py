@@ -1,19 +1,18 @@
-"""merge: linears that read the same tensor become one, of their weights side by side.
+"""merge: linears that read the same tensor become one linear with their weights side by side.
 
     linear(x, W1, b1), linear(x, W2, b2)   ->   slices of linear(x, cat[W1, W2], cat[b1, b2])
 
-Queries, keys and values, gates, the first layers of experts: small GEMMs, each of which starts a kernel, reads x again
-and fills a part of the chip. The values are the same; widest first, so that slices stay aligned.
+Examples are queries, keys and values, gates, and the first layers of experts: small GEMMs, each of which starts a
+kernel, reads x again and fills a part of the chip. The values are the same. The widest comes first, so that slices stay
+aligned.
 
-Cost: the GEMMs and the one GEMM, each max(FLOPs / peak, bytes / bandwidth) + launch, its FLOPs rounded up to whole
-waves of TILE x TILE outputs over SMS multiprocessors; against that the weights, which are parameters and change, are
-copied next to each other at every call, and the biases. In inference once more: what would have been quantized once, is
-no parameter any more. On a CPU there is no launch to save and nothing to fill: the copies cost more than they bring.
+Cost: the GEMMs apart, against one GEMM (_rates.gemm_seconds) and a copy of weights and biases at every call, because
+parameters may change. In inference the weights count twice: a concatenation is no parameter, so it cannot be quantized
+once. On a CPU the copies cost more than they bring.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,10 +28,7 @@ from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
-from loka_compile.passes.simplify._rates import Rates, on_gpu, rates
-from loka_compile.spec.chips import CHIPS
-
-TILE, SMS = 128, CHIPS["sm_90"].sms
+from loka_compile.passes.simplify._rates import gemm_seconds, on_gpu, rates
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Merge:
 
 
 def _groups(reading: Reading) -> list[list[fx.Node]]:
-    """Linears of parameters that read one tensor, all with a bias or all without, widest first."""
+    """Groups of linears of parameters that read one tensor, all with a bias or all without, widest first."""
     found: dict[object, list[fx.Node]] = {}
     read, learning = needed(reading.graph), differentiated(reading)
     for node in [each for each in reading.graph.nodes if each in read and reading.op(each) == "linear"]:
@@ -69,11 +65,12 @@ def _groups(reading: Reading) -> list[list[fx.Node]]:
 
 
 def width_of(reading: Reading, linear: fx.Node) -> Any:
+    """The linear's output features."""
     return reading.shape(reading.arg(linear, "weight"))[0]
 
 
 def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
-    """Why they are faster apart, in modelled time; empty if they are not."""
+    """Why the linears stay apart, in modelled time; "" if one linear is faster."""
     if not on_gpu(context):
         return "on a CPU, copying the weights next to each other at every call costs more than one GEMM saves"
     dtype, *sizes = reading.value(group[0]).dtype, *reading.shape(reading.arg(group[0], "input"))
@@ -86,15 +83,7 @@ def costs(reading: Reading, group: Sequence[fx.Node], context: Context) -> str:
     joined += r.launch if reading.arg(group[0], "bias") is not None else 0.0
     if joined < apart:
         return ""
-    return f"apart they take {apart * 1e6:.0f} us and as one {joined * 1e6:.0f} us for {rows} rows (modelled)"
-
-
-def gemm_seconds(r: Rates, rows: int, depth: int, width: int, dtype: torch.dtype, batch: int = 1) -> float:
-    """Modelled seconds of (rows, depth) @ (depth, width), or of a batch of these in one kernel."""
-    tiles = batch * math.ceil(rows / TILE) * math.ceil(width / TILE)
-    waves = math.ceil(tiles / SMS)
-    flops = 2 * depth * waves * SMS * TILE * TILE
-    return r.seconds(flops, batch * dtype.itemsize * (rows * depth + depth * width + rows * width))
+    return f"apart they take {apart * 1e6:.0f} us, as one {joined * 1e6:.0f} us, for {rows} rows (modelled)"
 
 
 def _rewrite(reading: Reading, group: Sequence[fx.Node]) -> None:

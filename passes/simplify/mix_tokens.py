@@ -1,15 +1,17 @@
-"""mix_tokens: a linear over the middle dimension multiplies from the left, and nothing is transposed for it.
+"""mix_tokens: a linear over the middle dimension becomes a product from the left, and nothing is transposed for it.
 
     linear(x^T, W, b)^T   ->   W x + b, for each matrix x of a batch
 
-x: (B, n, d), W: (k, n). A linear wants what it contracts to lie last, so (B, n, d) is copied to (B, d, n) first, and
-its result is read across again; a batch of products with one and the same left operand reads x as it lies. The values
-are the same up to the order of summation. Token mixing, Wukong's linear compression and MLP-Mixer are written so.
+x: (B, n, d), W: (k, n). A linear contracts over the last dimension, so (B, n, d) is first copied to (B, d, n), and the
+result is transposed back. A batch of products W x reads x as it lies. The values are the same up to the order of
+summation. Token mixing, Wukong's linear compression and MLP-Mixer are written this way.
 
-On a GPU a batched product reads and writes as many bytes as the linear, so that the copy is what is saved, as long as
-a matrix of the batch is not smaller than what a tensor core multiplies at once: d >= LEAST. On a CPU the sum is written
-out, in inference, where n and k are at most MOST: Inductor makes one loop over d of it, in float32, together with the
-norm that follows (measured with one: 1.1 to 2.6 times as fast as the linear in bf16). Larger ones are left to a GEMM.
+On a GPU the batched product moves as many bytes as the linear, so the copy is saved. Each matrix must be at least as
+wide as what a tensor core multiplies at once: d >= LEAST.
+
+On a CPU, in inference, with n and k at most MOST, the sum is written out: Inductor makes one float32 loop over d of it,
+together with the norm that follows (measured with a norm: 1.1 to 2.6 times as fast as the linear in bf16). Larger sizes
+are left to a GEMM.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, a
 from loka_compile.passes.simplify._rates import on_gpu
 
 LEAST = 16
-"""Columns of a matrix that tensor cores multiply at once at least."""
+"""Columns that a tensor core multiplies at once."""
 MOST = 32
-"""Tokens, before and after, that a CPU mixes faster by a loop than by a GEMM."""
+"""Up to this many tokens, before and after, a CPU's loop is faster than its GEMM."""
 DID, DID_IN_A_LOOP = "a product from the left, nothing transposed", "a sum over tokens, nothing transposed"
 
 
@@ -47,7 +49,7 @@ class MixTokens:
 
 @dataclass(frozen=True)
 class Mix:
-    """linear(flipped, weight, bias), where `flipped` is x^T."""
+    """A match: linear(flipped, weight, bias), where `flipped` is x^T."""
 
     linear: fx.Node
     flipped: fx.Node
@@ -57,7 +59,7 @@ class Mix:
 
 
 def pattern(reading: Reading, node: fx.Node) -> Mix | None:
-    """A linear over x^T, x a batch of matrices."""
+    """A linear over x^T, if x is a batch of matrices."""
     flipped = reading.arg(node, "input") if reading.op(node) == "linear" else None
     x = reading.flipped(flipped)
     if x is None or reading.rank(x) != 3:
@@ -66,11 +68,11 @@ def pattern(reading: Reading, node: fx.Node) -> Mix | None:
 
 
 def check(reading: Reading, context: Context, found: Mix) -> str:
-    """Why the linear stays; empty if it becomes a product from the left."""
+    """Why the linear stays; "" if it becomes a product from the left."""
     users, columns = list(found.linear.users), reading.shape(found.x)[-1]
     others = [user.name for user in users if reading.flipped(user) is None]
     if others or not users:
-        return f"{', '.join(others[:3])} reads its result untransposed" if others else "nobody reads its result"
+        return f"{', '.join(others[:3])} reads its result untransposed" if others else "nothing reads its result"
     if reason := reading.reason_against((found.flipped, found.linear, *users)):
         return reason
     if not on_gpu(context):
@@ -83,10 +85,10 @@ def check(reading: Reading, context: Context, found: Mix) -> str:
 def _too_much_for_a_loop(reading: Reading, found: Mix, training: bool) -> str:
     sizes = reading.shape(found.weight)
     if training:
-        return "on a CPU the gradient of a sum that is written out is slower than a GEMM's"
+        return "on a CPU the gradient of a sum written out is slower than a GEMM's"
     for dtype in (reading.value(each).dtype for each in (found.x, found.weight, found.linear)):  # autocast may differ
         if dtype not in (torch.float32, torch.float64):
-            return f"on a CPU a GEMM of {dtype} is faster than a sum that is written out"
+            return f"on a CPU a GEMM of {dtype} is faster than a written-out sum"
     if not all(isinstance(size, int) and size <= MOST for size in sizes):
         return f"it mixes {sizes[1]} tokens into {sizes[0]}; above {MOST} a CPU's GEMM is faster than a loop"
     return ""

@@ -1,10 +1,10 @@
-"""reassociate: chains of matrix products in the order that costs least: (X X^T) Y becomes X (X^T Y).
+"""reassociate: chains of matrix products are multiplied in the cheapest order: (X X^T) Y becomes X (X^T Y).
 
-    cost of A (b, m, k) @ B (b, k, n)  =  b m k n multiply-adds, and for a product inside the chain WRITTEN b m n more,
-                                          for it is written and read again
+    cost of A (b, m, k) @ B (b, k, n)  =  b m k n multiply-adds; for a product inside the chain WRITTEN b m n more,
+                                          because it is written and read again
 
-The same by associativity, up to rounding. The best order is found by dynamic programming over sympy sizes. Where it is
-not cheaper for all values of their symbols, but for those at hand, a guard keeps it to sizes for which it is.
+The result is the same by associativity, up to rounding. Dynamic programming over sympy sizes finds the best order. If
+that order is cheaper for the sizes at hand but not for all sizes, a guard restricts the graph to sizes for which it is.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from loka_compile.graph.sites import module_name, size
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite, rejected
 
 WRITTEN = 16
-"""Multiply-adds in the time that writing one value and reading it again takes."""
+"""Multiply-adds in the time it takes to write one value and read it again."""
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 BETWEEN = ("softmax", "layer_norm", "rms_norm", "dropout")
-"""What may stand between two products, besides pointwise operators."""
+"""Operators, besides pointwise ones, that are named as the reason if they stand between two products."""
 
 Tree = Any
-"""A factor's place in the chain, or a pair of trees."""
+"""How factors are joined: a factor's index, or a pair of trees."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Reassociate:
     runs_on: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def __call__(self, reading: Reading, context: Context) -> PassResult:
-        graph, new = reading.graph, {}
+        graph = reading.graph
+        new: dict[fx.Node, fx.Node] = {}
         inputs = [reading.value(node) for node in graph.find_nodes(op="placeholder")]
         chains = [_chain(reading, node) for node in graph.nodes if _operands(reading, node) is not None]
         inner = {node for chain in chains for node in chain.within}
@@ -57,7 +58,9 @@ class Reassociate:
             if reason:
                 rejects.append(rejected(chain.last, f"{_text(chain.tree)}: {reason}"))
                 continue
-            factors = [replace(each, node=new.get(each.node, each.node)) for each in chain.factors]  # what came before
+            factors = [
+                replace(each, node=new.get(each.node, each.node)) for each in chain.factors
+            ]  # factors that were replaced before
             out = _write(reading, chain.last, factors, best)
             new[chain.last] = edit.replace(reading, chain.last, out)
             did = f"{_text(chain.tree)} as {_text(best)}"
@@ -68,7 +71,11 @@ class Reassociate:
 
 @dataclass(frozen=True)
 class _Factor:
-    """A matrix, or a batch of them, of the chain; flipped: its transpose. sizes: the node's own."""
+    """A matrix of the chain, or a batch of matrices.
+
+    flipped: the chain multiplies its transpose.
+    sizes: of the node itself.
+    """
 
     node: fx.Node
     flipped: bool
@@ -89,8 +96,12 @@ class _Factor:
 
 @dataclass(frozen=True)
 class _Chain:
-    """The product `last`. tree: how its factors are joined. within: the products and transposes inside. reasons: why a
-    product is a factor rather than taken apart."""
+    """A chain of products that ends in `last`.
+
+    tree: the present order.
+    within: the products and transposes inside the chain.
+    reasons: why a product is a factor instead of being taken apart.
+    """
 
     last: fx.Node
     factors: tuple[_Factor, ...]
@@ -103,7 +114,7 @@ _EINSUM = re.compile(r"(?P<batch>[a-z]*)(?P<m>[a-z])(?P<k>[a-z]),(?P=batch)(?P=k
 
 
 def _operands(reading: Reading, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """Left and right of a plain product of matrices, or of batches of them."""
+    """Left and right of a product of matrices, or of batches of matrices; None for other nodes."""
     found = reading.product(node)
     if reading.op(node) == "einsum" and len(reading.arg(node, "tensors")) == 2:
         equation = _EINSUM.fullmatch(reading.arg(node, "equation").replace(" ", ""))
@@ -116,7 +127,7 @@ def _operands(reading: Reading, node: fx.Node) -> tuple[fx.Node, fx.Node] | None
 
 
 def _chain(reading: Reading, last: fx.Node) -> _Chain:
-    """All that is multiplied to the product at a node."""
+    """The chain that ends in this product."""
     factors: list[_Factor] = []
     within: list[fx.Node] = []
     reasons: list[str] = []
@@ -145,7 +156,7 @@ def _chain(reading: Reading, last: fx.Node) -> _Chain:
 
 
 def _stands_between(reading: Reading, node: fx.Node) -> list[str]:
-    """Why the chain ends at this factor: something stands between it and the product it is made of."""
+    """The reason for the record if a factor is made from a product by some other operator."""
     name, source = reading.op(node), next(iter(node.all_input_nodes), None)
     alone = name in BETWEEN or (name and reading.facts[node].pointwise)
     made = alone and source is not None and _operands(reading, source) is not None
@@ -153,8 +164,8 @@ def _stands_between(reading: Reading, node: fx.Node) -> list[str]:
 
 
 def _cost(i: int, j: int, k: int, factors: Sequence[_Factor]) -> sympy.Expr:
-    """FLOPs of multiplying factors i..k by factors k+1..j, and of writing the result where it is not the whole
-    chain."""
+    """Multiply-adds of (factors i..k) @ (factors k+1..j), plus those that writing the result takes unless it is the
+    whole chain."""
     batch = math.prod(_batch(factors[i : j + 1]), start=sympy.Integer(1))
     rows, columns = factors[i].rows, factors[j].columns
     whole = i == 0 and j == len(factors) - 1
@@ -162,13 +173,14 @@ def _cost(i: int, j: int, k: int, factors: Sequence[_Factor]) -> sympy.Expr:
 
 
 def _batch(factors: Sequence[_Factor]) -> tuple[sympy.Expr, ...]:
-    """The batch dimensions of a product: those of the factors, broadcast."""
+    """The batch dimensions of a product: the factors' own, broadcast."""
     most = max(len(factor.batch) for factor in factors)
     padded = [(sympy.Integer(1),) * (most - len(factor.batch)) + factor.batch for factor in factors]
     return tuple(next((s for s in sizes if s != 1), sympy.Integer(1)) for sizes in zip(*padded, strict=True))
 
 
 def _total(tree: Tree, factors: Sequence[_Factor]) -> sympy.Expr:
+    """The cost of all products of a tree."""
     if isinstance(tree, int):
         return sympy.Integer(0)
     first, middle, last = _span(tree[0])[0], _span(tree[0])[1], _span(tree[1])[1]
@@ -176,11 +188,12 @@ def _total(tree: Tree, factors: Sequence[_Factor]) -> sympy.Expr:
 
 
 def _span(tree: Tree) -> tuple[int, int]:
+    """The first and last factor of a tree."""
     return (tree, tree) if isinstance(tree, int) else (_span(tree[0])[0], _span(tree[1])[1])
 
 
 def _best(chain: _Chain, inputs: list[Any]) -> tuple[Tree, str]:
-    """The cheapest order, and why it is not taken; the latter empty where it is."""
+    """(tree, reason): the cheapest order, or the present one with the reason why it stays."""
     tree, factors = chain.tree, chain.factors
     now = _total(tree, factors)
     here = lambda cost: compat.hint_of(sympy.sympify(cost), inputs)  # noqa: E731
@@ -200,12 +213,13 @@ def _best(chain: _Chain, inputs: list[Any]) -> tuple[Tree, str]:
 
 
 def _always(difference: sympy.Expr) -> bool:
-    """Whether it is positive for all positive sizes: a common factor and a number, or terms that are all positive."""
+    """Whether the difference is positive for all positive sizes, as far as sympy sees it after factoring."""
     symbols = {symbol: sympy.Symbol(symbol.name, positive=True, integer=True) for symbol in difference.free_symbols}
     return sympy.factor(difference.xreplace(symbols)).is_positive is True
 
 
 def _write(reading: Reading, before: fx.Node, factors: Sequence[_Factor], tree: Tree) -> fx.Node:
+    """Write the products of a tree before a node."""
     if isinstance(tree, int):
         factor = factors[tree]
         return emit(reading, before, "transpose", factor.node, -2, -1) if factor.flipped else factor.node
@@ -213,7 +227,7 @@ def _write(reading: Reading, before: fx.Node, factors: Sequence[_Factor], tree: 
 
 
 def _text(tree: Tree) -> str:
-    """((0, 1), 2) as `(AB)C`."""
+    """The order for a reader: ((0, 1), 2) is `(AB)C`."""
     if isinstance(tree, int):
         return chr(ord("A") + tree)
     return "".join(_text(each) if isinstance(each, int) else f"({_text(each)})" for each in tree)

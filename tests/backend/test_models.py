@@ -33,8 +33,10 @@ def test_graph_breaks_make_two_graphs_of_one_plan(plan_for, op_by_op):
     half = replace(plan, decisions={**plan.decisions, second: replace(plan.decisions[second], chosen=KEPT)})
     with torch.no_grad():
         hidden = emulated_linear("int8_rowwise", x, model.fc.weight, model.fc.bias).relu()
-        for given, end in ((plan, emulated_linear("int8_rowwise", hidden, model.fc.weight, model.fc.bias)),
-                           (half, model.fc(hidden))):  # fmt: skip
+        for given, end in (
+            (plan, emulated_linear("int8_rowwise", hidden, model.fc.weight, model.fc.bias)),
+            (half, model.fc(hidden)),
+        ):
             compiled = compiled_with(given, model)
             torch.testing.assert_close(compiled(x), end)
             assert len(loka.records(compiled)) == 2

@@ -9,9 +9,8 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch import cut, judge, roofline, timing
+from loka_compile.dispatch import candidates, choose, cut, roofline, together
 from loka_compile.dispatch.choose import dispatch
-from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.probe.pairs import Estimated, Interval
 from loka_compile.probe.profile import Profile, ProfileError
@@ -24,6 +23,7 @@ from loka_compile.spec.options import Options
 from loka_compile.spec.plan import parse_plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Operand, Site
+from tests.dispatch.made_up import made_up_clock
 
 GOOD = ErrorScore(0.02, 40.0, 0.01)
 LARGE = (1, 16384, 8192, 8192)
@@ -49,18 +49,11 @@ def reasons(decision):
 def times(monkeypatch):
     """Measured times made up: `keep` and one a `recipe/provider`, in microseconds."""
     made_up = {"keep": 100.0}
-
-    def cost(site, sizes, recipe, provider, beat_us=math.inf):
-        kernel, cast = made_up[f"{recipe.name}/{provider}"], made_up.get("cast", 0.0)
-        return Cost(kernel, casts(site, sizes, recipe, lambda elements, fused: cast))
-
-    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
-    monkeypatch.setattr(judge, "PROVIDERS", only)
-    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
-    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
+    only = {name: PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(candidates, "PROVIDERS", only)
     monkeypatch.setattr(type(only["aten"]), "no_use", lambda *_: "")  # whatever processor this is
-    monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"])
-    monkeypatch.setattr(timing, "cost", cost)
+    clock = made_up_clock(lambda sizes: made_up["keep"], lambda fit, sizes: made_up[str(fit.candidate)], made_up)
+    monkeypatch.setattr(choose, "clock_of", clock)
     return made_up
 
 
@@ -103,10 +96,10 @@ def test_dispatch_is_deterministic():
 def test_every_candidate_is_chosen_or_rejected_with_a_reason():
     for options in ({}, {"min_speedup": 0}):
         decision = decide(**options)
-        candidates = list(judge.candidates(Options(target="h100", **options)))
-        assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(candidates)
+        every = list(candidates.candidates(Options(target="h100", **options)))
+        assert {decision.chosen, *(c for c, _ in decision.rejected)} == set(every)
         assert all(reason for _, reason in decision.rejected)
-        assert set(decision.scores) == {"keep", *map(str, candidates)}
+        assert set(decision.scores) == {"keep", *map(str, every)}
 
 
 def test_what_timing_cannot_tell_buys_accuracy(times):
@@ -123,9 +116,9 @@ def test_what_timing_cannot_tell_buys_accuracy(times):
 
 def test_another_library_has_to_win_by_more(times, monkeypatch):
     torchao = PROVIDERS["torchao"]
-    monkeypatch.setattr(judge, "PROVIDERS", {**judge.PROVIDERS, "torchao": torchao})
+    monkeypatch.setattr(candidates, "PROVIDERS", {**candidates.PROVIDERS, "torchao": torchao})
     monkeypatch.setattr(type(torchao), "reasons_against", lambda *_: [])
-    monkeypatch.setattr(type(torchao), "no_use", lambda *_: "")
+    monkeypatch.setattr(type(torchao), "same_as", lambda *_: "")
     times |= {"int8_rowwise/aten": 50.0, "int8_rowwise/torchao": 48.0}
     known = profiled(dtype=torch.float32)
     decision = decide(known, "cpu", recipes=("int8_rowwise",))
@@ -134,6 +127,17 @@ def test_another_library_has_to_win_by_more(times, monkeypatch):
     assert reasons(decision)["int8_rowwise/torchao"] == expected
     times["int8_rowwise/torchao"] = 45.0
     assert decide(known, "cpu", recipes=("int8_rowwise",)).chosen == Candidate("int8_rowwise", "torchao")
+
+
+def test_a_library_that_runs_another_ones_kernels_is_not_asked(times, monkeypatch):
+    """On a CPU: not even where speed is no matter, as importing it amid a session adds to Dynamo's guards."""
+    torchao = PROVIDERS["torchao"]
+    monkeypatch.setattr(candidates, "PROVIDERS", {**candidates.PROVIDERS, "torchao": torchao})
+    times["int8_rowwise/aten"] = 200.0  # nothing is known of torchao's: timing it would be an error
+    pytest.importorskip("torchao")
+    decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("int8_rowwise",), min_speedup=0)
+    assert decision.chosen == Candidate("int8_rowwise", "aten")
+    assert "those of aten on this cpu" in reasons(decision)["int8_rowwise/torchao"]
 
 
 # ---------------------------------------------------------------- all sites together
@@ -310,9 +314,30 @@ def test_no_recipe_at_all():
 
 def test_keep_tells_the_nearest_miss():
     small = decide(profiled((1, 256, 256, 256)))
-    assert small.reason.startswith("no candidate within budget; ")
+    assert small.reason.startswith("no kernel is fast enough; the fastest is ")
     only = decide(profiled((1, 4096, 4096, 1000)), recipes=("bf16",))
     assert only.reason == "the operands are bfloat16 already"
+
+
+def test_why_a_site_is_kept_is_the_true_reason(times):
+    """Speed where a kernel may run, the errors where they are all too large, and neither where no kernel may run."""
+    times |= {"bf16/aten": 25000.0, "int8_rowwise/aten": 120.0}
+    wide = profiled(dtype=torch.float32, scores={"bf16": GOOD, "int8_rowwise": GOOD})
+    assert decide(wide, "cpu", recipes=("bf16", "int8_rowwise", "fp16")).reason == (
+        "no kernel is fast enough; the fastest is int8_rowwise/aten: 0.83x, wanted 1.05x (120 us against 100)"
+    )
+    assert reasons(decide(wide, "cpu", recipes=("bf16",)))["bf16/aten"].startswith("0.004x, wanted 1.05x (25000 us")
+    noisy = {"bf16": ErrorScore(0.3, 25.0, 0.1), "int8_rowwise": ErrorScore(0.5, 22.0, 0.1)}
+    noisy = decide(profiled(dtype=torch.float32, scores=noisy), "cpu", recipes=("bf16", "int8_rowwise"))
+    assert noisy.reason == "no recipe is within the error budget; bf16/aten: MERE 0.3, budget 0.2"
+    batch = profiled((4, 64, 64, 64), scores={"int8_rowwise": GOOD, "bf16": GOOD})
+    assert decide(batch, "cpu", recipes=("bf16", "int8_rowwise")).reason.startswith("no kernel may run; ")
+
+
+def test_a_gemm_that_takes_no_time_is_not_said_to_be_faster_by_so_much(times):
+    times |= {"keep": 0.0, "bf16/aten": 3.0}
+    decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("bf16",))
+    assert decision.reason == "3 us, and the GEMM as it is takes less than can be timed"
 
 
 # ---------------------------------------------------------------- exactly on the boundary
@@ -323,8 +348,10 @@ def test_budgets_include_their_boundary(step, times):
     """`max_mere` is the highest, `min_sqnr_db` and `min_speedup` are the lowest that will do."""
     nudge = lambda value: math.nextafter(value, math.inf * step) if step else value  # noqa: E731
     times["bf16/aten"] = 50.0
-    run = lambda error, **more: decide(  # noqa: E731
-        profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered  # fmt: skip
+
+    def run(error, **more):
+        return decide(profiled(dtype=torch.float32, scores={"bf16": error}), "cpu", recipes=("bf16",), **more).lowered
+
     assert run(ErrorScore(nudge(0.2), 30.0, 0.1)) == (step <= 0)
     assert run(ErrorScore(0.1, nudge(20.0), 0.1)) == (step >= 0)
     assert run(GOOD, min_speedup=nudge(2.0)) == (step <= 0)
@@ -337,8 +364,8 @@ def test_infinity_lifts_a_budget():
 
 
 def test_emulation_competes_only_where_speed_is_no_matter(monkeypatch):
-    only = {name: judge.PROVIDERS[name] for name in ("aten", "emulated")}
-    monkeypatch.setattr(judge, "PROVIDERS", only)
+    only = {name: PROVIDERS[name] for name in ("aten", "emulated")}
+    monkeypatch.setattr(candidates, "PROVIDERS", only)
     blockwise = Candidate("fp8_blockwise", "emulated")
     assert decide(recipes=("fp8_blockwise",)).chosen == KEPT
     decision = decide(recipes=("fp8_blockwise",), min_speedup=0)
@@ -419,21 +446,21 @@ def choices_of(*rows):
 
 
 def test_a_little_time_goes_where_it_takes_most_noise():
-    spare = 1000 * judge.SPARE
+    spare = 1000 * together.SPARE
     quiet, loud = ("bf16", 100 + 0.9 * spare, 1e-6), ("int8_rowwise", 100, 1e-3)
     other = [("fp16", 900 + 0.9 * spare, 1e-6), ("int8_rowwise", 900, 1e-5)]
-    picks = judge.pick(cut.Problem({"a": choices_of(loud, quiet), "b": choices_of(*other)}, {}))
+    picks = together.pick(cut.Problem({"a": choices_of(loud, quiet), "b": choices_of(*other)}, {}))
     assert {key: pick.recipe for key, pick in picks.items()} == {"a": "bf16", "b": "int8_rowwise"}
 
 
 def test_no_more_time_than_there_is_to_spare():
-    dear = ("bf16", 100 * (1 + 1.1 * judge.SPARE), 1e-9)
-    picks = judge.pick(cut.Problem({"a": choices_of(("int8_rowwise", 100, 1e-3), dear)}, {}))
+    dear = ("bf16", 100 * (1 + 1.1 * together.SPARE), 1e-9)
+    picks = together.pick(cut.Problem({"a": choices_of(("int8_rowwise", 100, 1e-3), dear)}, {}))
     assert picks["a"].recipe == "int8_rowwise"
 
 
 def test_noise_neither_keeps_a_site_nor_lowers_one():
     keep_wins = choices_of(("bf16", 100.1, 1e-9), ("keep", 100, 0.0))
     lowered_wins = choices_of(("int8_rowwise", 100, 1e-3), ("keep", 100.1, 0.0))
-    picks = judge.pick(cut.Problem({"a": keep_wins, "b": lowered_wins}, {}))
+    picks = together.pick(cut.Problem({"a": keep_wins, "b": lowered_wins}, {}))
     assert picks["a"] == KEPT and picks["b"].recipe == "int8_rowwise"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from examples.apart import APART
 
 pytestmark = pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
 
@@ -66,7 +67,7 @@ def profile_of(model, **how):
 
 def explained(model, x=None, **given):
     """What explain says of a model after one call with a plan or a profile, and what was warned of."""
-    compiled = torch.compile(model, backend="loka", options={**LOWER, **given}, isolate_recompiles=True)
+    compiled = torch.compile(model, backend="loka", options={**LOWER, **given}, **APART)
     with torch.no_grad(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         compiled(batch() if x is None else x)

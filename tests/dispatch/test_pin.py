@@ -144,3 +144,12 @@ def test_without_pins_nothing_is_checked(plan, sites_of):
         check_model(plan, sites)
     check_model(plan.unpinned(), sites)
     check_hardware(replace(plan, pins={}), CPU, "cpu")
+
+
+def test_a_plan_of_another_model_is_one_short_error_and_no_warning(plan, op_by_op):
+    with warnings.catch_warnings(), pytest.raises(PlanError, match="for another model: it decides first#0") as caught:
+        warnings.simplefilter("error")
+        run(nn.Sequential(nn.Linear(32, 8)), plan, torch.randn(64, 32))
+    lines = str(caught.value).splitlines()
+    assert "+ 0#0:output: (64, 32) @ (32, 8) in float32" in lines[1] and "unpinned" in lines[-1]
+    assert len(lines) == 3 and len(caught.traceback) < 12

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch import judge, roofline, timing
+from loka_compile.dispatch import candidates, choose, roofline
+from loka_compile.dispatch.candidates import fit, fits_of
 from loka_compile.dispatch.choose import dispatch
-from loka_compile.dispatch.cost import Cost
-from loka_compile.dispatch.ranges import Batch, batch_of, changes, few, line, measured_at, numbers, ranges, times
+from loka_compile.dispatch.errors import screen
+from loka_compile.dispatch.prices import clock_of, price
+from loka_compile.dispatch.ranges import Batch, batch_of, changes, few, line, measured_at, numbers, over_batches, ranges
 from loka_compile.probe.profile import Profile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.site_profile import SiteProfile
@@ -26,12 +28,13 @@ from loka_compile.spec.decision import KEPT, Candidate, Decision, Range
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan, parse_plan
 from loka_compile.spec.recipes import RECIPES
-from loka_compile.spec.site import Site
+from loka_compile.spec.site import Operand, Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import TARGETS
+from tests.dispatch.made_up import made_up_clock
 
 S, T = (sympy.Symbol(name, integer=True, positive=True) for name in ("s77", "s12"))
-INT8, BF16 = Candidate("int8_rowwise", "aten"), Candidate("bf16", "aten")
+INT8, BF16, FP8 = (Candidate(recipe, "aten") for recipe in ("int8_rowwise", "bf16", "fp8_rowwise"))
 GOOD = ErrorScore(0.02, 40.0, 0.01)
 
 
@@ -46,19 +49,28 @@ def profile_of(*known):
     return Profile({each.site.key: each for each in known})
 
 
+def priced(profile, options, clock):
+    """The sites of a profile with their times at the sizes that were observed."""
+    hardware = TARGETS[options.target]
+    sites = {
+        key: screen(known, fits_of(known.site, hardware, options), options) for key, known in profile.sites.items()
+    }
+    return price(sites, clock, options)
+
+
 @pytest.fixture
 def times_of_rows(monkeypatch):
     """Times made up from the number of rows: keeping costs a microsecond a row, int8 100 and a tenth a row."""
-    made_up = {"keep": lambda rows: 1.0 * rows, "int8_rowwise": lambda rows: 100 + 0.1 * rows}
-    aten = judge.PROVIDERS["aten"]
-    monkeypatch.setattr(judge, "PROVIDERS", {"aten": aten})
+    made_up = {"keep": lambda rows: 1.0 * rows, "int8_rowwise": lambda rows: 100 + 0.1 * rows, "lost": lambda *_: ""}
+    aten = candidates.PROVIDERS["aten"]
+    monkeypatch.setattr(candidates, "PROVIDERS", {"aten": aten})
     monkeypatch.setattr(type(aten), "no_use", lambda *_: "")  # whatever processor this is
-    monkeypatch.setattr(timing, "measure_ahead", lambda asked, margin: None)
-    monkeypatch.setattr(timing, "lost", lambda site, sizes, recipe, provider: "")
-    monkeypatch.setattr(timing, "keep_us", lambda site, sizes: made_up["keep"](sizes.M))
-    monkeypatch.setattr(
-        timing, "cost", lambda site, sizes, recipe, provider, beat_us=0: Cost(made_up[recipe.name](sizes.M))
+    clock = made_up_clock(
+        lambda sizes: made_up["keep"](sizes.M),
+        lambda fit, sizes: made_up[fit.recipe.name](sizes.M),
+        lost=lambda fit, sizes: made_up["lost"](fit, sizes),
     )
+    monkeypatch.setattr(choose, "clock_of", clock)
     return made_up
 
 
@@ -118,13 +130,14 @@ def test_what_is_measured(here):
 def test_modelled_times_are_the_roofline_at_every_batch(target):
     known, options = profiled(26 * S, 26 * 256, dtype=torch.bfloat16), Options(target=target)
     hardware = TARGETS[target]
-    at = numbers(times(profile_of(known), Batch(S, 256), hardware, options), S)
+    sites = priced(profile_of(known), options, clock_of(hardware))
+    at = numbers(over_batches(sites, Batch(S, 256), clock_of(hardware), options), S)
     for batch in (1, 3, 256, 5000, 10**6):
-        judged, sizes = at(batch)[known.site.key], Sizes(1, 26 * batch, 512, 512)
-        assert judged.keep_us == pytest.approx(roofline.keep_us(known.site, sizes, hardware))
-        assert judged.costs
-        for candidate, cost in judged.costs.items():
-            alone = roofline.cost(known.site, sizes, RECIPES[candidate.recipe], hardware, candidate.provider)
+        there, sizes = at(batch)[known.site.key], Sizes(1, 26 * batch, 512, 512)
+        assert there.keep_us == pytest.approx(roofline.keep_us(known.site, sizes, hardware))
+        assert there.costs
+        for candidate, cost in there.costs.items():
+            alone = roofline.cost(there.screened.fits[candidate], sizes, hardware)
             assert cost.alone_us == pytest.approx(alone.alone_us)
 
 
@@ -172,11 +185,35 @@ def test_where_speed_is_no_matter_there_are_no_ranges():
 def test_a_modelled_crossover_on_a_gpu():
     """Small products on an H100 are bound by their launch, and stay; large ones go to FP8."""
     known = profiled(dtype=torch.bfloat16, N=1024, K=1024)
-    own = ranges(profile_of(known), Batch(S, 256), TARGETS["h100"], Options(target="h100"))["fc#0:output"]
+    options, clock = Options(target="h100"), clock_of(TARGETS["h100"])
+    own = ranges(priced(profile_of(known), options, clock), Batch(S, 256), clock, options)["fc#0:output"]
     assert own[-1].chosen.recipe == "fp8_rowwise" and 1 < len(own) <= 4
     for each in own:
         here = profiled(max(each.rows, 2), max(each.rows, 2), dtype=torch.bfloat16, N=1024, K=1024)
         assert dispatch(profile_of(here), options=Options(target="h100")).decisions["fc#0:output"].chosen == each.chosen
+
+
+def test_a_cast_beside_the_form_by_rows_has_a_time_at_every_batch():
+    """A gradient's two products share what looks at it (fuse_cast.py); the batch is a multiple of 16 by its symbol."""
+    rows, wide, options = 16 * S, 2048, Options(target="h100", recipes=("fp8_rowwise",))
+    g = Operand("g", "mul.Tensor")
+    grad_input = profiled(rows, 65536, "fc#0:grad_input", wide, wide, torch.bfloat16)
+    grad_weight = profiled(wide, wide, "fc#0:grad_weight", wide, wide, torch.bfloat16)
+    site = replace(grad_input.site, role="grad_input", gradient="lhs", lhs=g, static_rhs=False)
+    late = replace(g, flipped=True)
+    back = replace(grad_weight.site, role="grad_weight", gradient="lhs", lhs=late, static_rhs=False, K=rows)
+    sites = [
+        replace(grad_input, site=site),
+        replace(grad_weight, site=back, observed=(1, wide, wide, 65536)),
+    ]
+    plan = dispatch(profile_of(*sites), options=options)
+    assert [each.chosen for each in plan.decisions["fc#0:grad_input"].ranges] == [KEPT, FP8]
+    hardware, clock = TARGETS["h100"], clock_of(TARGETS["h100"])
+    at = numbers(over_batches(priced(profile_of(*sites), options, clock), Batch(S, 4096), clock, options), S)
+    found = at(4096)["fc#0:grad_weight"].costs[FP8].casts
+    fixed = roofline.cost(fit(FP8, back, hardware), Sizes(1, wide, wide, 65536), hardware).casts
+    assert [each.beside_us for each in found] == pytest.approx([each.beside_us for each in fixed])
+    assert all(each.beside_us > 0 for each in found)
 
 
 # ---------------------------------------------------------------- few
@@ -210,14 +247,13 @@ def test_a_small_batch_has_to_gain_more_than_a_large_one():
     assert [picks["fc"] for _, picks in few(intervals, 20_000, 3_000, us)] == ["a", "d"]
 
 
-def test_a_kernel_that_lost_far_at_one_batch_is_out_at_all(monkeypatch, times_of_rows):
-    monkeypatch.setattr(judge, "PROVIDERS", {"aten": judge.PROVIDERS["aten"]})
-    lost = lambda site, sizes, recipe, provider: "lost" if recipe.name == "bf16" and sizes.M > 64 else ""  # noqa: E731
-    monkeypatch.setattr(timing, "lost", lost)
+def test_a_kernel_that_lost_far_at_one_batch_is_out_at_all(times_of_rows):
+    times_of_rows["lost"] = lambda fit, sizes: "lost" if fit.recipe.name == "bf16" and sizes.M > 64 else ""
     times_of_rows["bf16"] = lambda rows: 0.01 * rows
-    options = Options(recipes=("bf16", "int8_rowwise"))
-    (judged,) = times(profile_of(profiled()), Batch(S, 256), TARGETS["cpu"], options).values()
-    assert list(judged.costs) == [INT8] and judged.rejected[BF16] == "lost"
+    options, clock = Options(recipes=("bf16", "int8_rowwise")), choose.clock_of(TARGETS["cpu"])
+    sites = priced(profile_of(profiled()), options, clock)
+    (found,) = over_batches(sites, Batch(S, 256), clock, options).values()
+    assert list(found.costs) == [INT8] and found.rejected[BF16] == "lost"
 
 
 def test_the_batch_at_hand_keeps_its_choice():
@@ -229,9 +265,12 @@ def test_the_batch_at_hand_keeps_its_choice():
 
 
 RANGED = Decision(
-    profiled(26 * S).site, INT8, "fastest", ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
+    profiled(26 * S).site,
+    INT8,
+    "fastest",
+    ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
     rejected=((BF16, "slower"),),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ import pytest
 import sympy
 import torch
 
-from loka_compile.dispatch.roofline import cost, emits, fuses, keep_us, takes_epilogue
+from loka_compile.dispatch import roofline
+from loka_compile.dispatch.candidates import fit
+from loka_compile.dispatch.epilogue import emits, fuses, takes_epilogue
+from loka_compile.dispatch.roofline import keep_us
 from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Operand, Site
@@ -22,6 +25,10 @@ FLOPS, BYTES = 0.78, 3.35e12 * 0.92
 def site(sizes, dtype=torch.bfloat16, static_rhs=False):
     numbers = map(sympy.Integer, (sizes.batch, sizes.M, sizes.N, sizes.K))
     return Site("fc#0:output", "mm", "output", *numbers, dtype, static_rhs=static_rhs)
+
+
+def cost(where, sizes, recipe, target, provider):
+    return roofline.cost(fit(Candidate(recipe.name, provider), where, target), sizes, target)
 
 
 def us(recipe, M, N, K, batch=1, target=H100, **more):

@@ -12,12 +12,14 @@ import torch
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, timing
-from loka_compile.dispatch.cost import Cost
+from loka_compile.dispatch.candidates import fit
+from loka_compile.dispatch.cost import Asked, Cost
 from loka_compile.dispatch.loops import cast
 from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
+from loka_compile.spec.target import TARGETS
 
 SIZES = Sizes(1, 64, 48, 32)
 
@@ -27,8 +29,19 @@ def site(sizes=SIZES, dtype=torch.float32, static_rhs=True):
     return Site("fc#0:output", "mm", "output", *numbers, dtype, static_rhs=static_rhs)
 
 
-def recipe_us(*args, **kwargs):
-    return timing.cost(*args, **kwargs).alone_us
+def asked(site, sizes, *candidates):
+    return Asked(site, sizes, [fit(candidate, site, TARGETS["cpu"]) for candidate in candidates])
+
+
+def cost(site, sizes, recipe, provider, margin=1e-9):
+    """What a recipe costs that has to be `margin` times as fast as the GEMM as it is."""
+    candidate = Candidate(recipe.name, provider)
+    (times,) = timing.measured([asked(site, sizes, candidate)], margin)
+    return times.costs[candidate]
+
+
+def recipe_us(*args):
+    return cost(*args).alone_us
 
 
 def forget():
@@ -50,14 +63,15 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def cheap_casts(monkeypatch):
     monkeypatch.setattr(timing, "_extra_us", lambda extra: 1e-5)
+    monkeypatch.setattr(timing, "_measure", lambda loops: None)
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Counts the kernels that are timed."""
     runs = []
-    honest = timing._time_us
-    monkeypatch.setattr(timing, "_time_us", lambda run: runs.append(run) or honest(run))
+    honest = timing.timed_us
+    monkeypatch.setattr(timing, "timed_us", lambda run, watched=True: runs.append(run) or honest(run, watched))
     return runs
 
 
@@ -161,7 +175,9 @@ def taking(seconds):
 
     def run():
         runs.append(1)
-        time.sleep(seconds)
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            pass
 
     return run, runs
 
@@ -191,28 +207,28 @@ def test_what_is_measured_ahead_is_compiled_at_once(cache, monkeypatch, clock):
     compiled, honest = [], compat.compile_together
     monkeypatch.setattr(compat, "compile_together", lambda *args: compiled.append(len(args[0])) or honest(*args))
     thin = Sizes(3, 8, 1, 16)
-    asked = [
-        (site(), SIZES, candidates("int8_rowwise", "bf16")),
-        (site(Sizes(1, 64, 48, 900)), Sizes(1, 64, 48, 900), candidates("int8_rowwise")),
-        (site(thin), thin, []),
+    gemms = [
+        asked(site(), SIZES, *candidates("int8_rowwise", "bf16")),
+        asked(site(Sizes(1, 64, 48, 900)), Sizes(1, 64, 48, 900), *candidates("int8_rowwise")),
+        asked(site(thin), thin),
     ]
-    timing.measure_ahead(asked, margin=1e-6)
+    timing.measured(gemms, margin=1e-6)
     names = {key for key in kept_times.times() if key.startswith("loop")}
     assert compiled == [len(names)] and len(names) == 7 and any("product" in name for name in names)
     for key in names:
         assert kept_times.times()[key] > 0
     measured = len(clock)
-    for each, sizes, these in asked:
-        timing.keep_us(each, sizes)
-        for candidate in these:
-            assert timing.cost(each, sizes, RECIPES[candidate.recipe], "aten").casts
+    for each, times in zip(gemms, timing.measured(gemms, margin=1e-6), strict=True):
+        timing.keep_us(each.site, each.sizes)
+        assert all(times.costs[its.candidate].casts for its in each.fits)
     assert len(clock) == measured and len(compiled) == 1
 
 
 def test_no_cast_is_compiled_for_a_kernel_without_a_chance(cache, monkeypatch):
     monkeypatch.setattr(timing, "_kernel_us", lambda site, sizes, recipe, provider, beat_us: 2 * beat_us)
     monkeypatch.setattr(compat, "compile_together", None)
-    timing.measure_ahead([(site(), SIZES, candidates("bf16", "int8_rowwise"))], margin=1.0)
+    (times,) = timing.measured([asked(site(), SIZES, *candidates("bf16", "int8_rowwise"))], margin=1.0)
+    assert not any(cost.casts for cost in times.costs.values())
 
 
 def test_a_kernel_that_lost_far_is_not_timed_at_larger_sizes(cache, monkeypatch, clock):
@@ -221,14 +237,15 @@ def test_a_kernel_that_lost_far_is_not_timed_at_larger_sizes(cache, monkeypatch,
     small, recipe = Sizes(1, 64, 64, 64), RECIPES["fp8_rowwise"]
     monkeypatch.setattr(timing, "_best_us", lambda run, beat_us=0.0: clock.append(run) or 1e4)
     assert not timing.lost(site(small), small, recipe, "aten")
-    assert timing.cost(site(small), small, recipe, "aten", beat_us=300.0) == Cost(1e4)
+    assert cost(site(small), small, recipe, "aten", margin=1e4 / 300.0) == Cost(1e4)
     assert "more than 30x as long" in timing.lost(site(large), large, recipe, "aten")
     assert not timing.lost(site(small), small, recipe, "aten")
     assert not timing.lost(site(thin), thin, recipe, "aten")
     assert not timing.lost(site(large), large, RECIPES["int8_rowwise"], "aten")
     assert not timing.lost(site(large), large, recipe, "torchao")
     timed = len(clock)
-    timing.measure_ahead([(site(large), large, [Candidate("fp8_rowwise", "aten")])], margin=1.0)
+    (times,) = timing.measured([asked(site(large), large, Candidate("fp8_rowwise", "aten"))], margin=1.0)
+    assert not times.costs and "more than 30x as long" in times.lost[Candidate("fp8_rowwise", "aten")]
     assert len(clock) == timed + 1  # the GEMM as it is
 
 

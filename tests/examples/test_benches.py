@@ -48,8 +48,18 @@ def test_attention_and_factorization_machine(tmp_path):
 @pytest.mark.slow
 def test_cpu_paths_of_ops(tmp_path):
     result = bench(tmp_path, "bench_cpu_ops.py", "--quick", "--rounds", "2")
-    ops = ("quantize rows", "norm ", "norm_quantize ", "norm_quantize_backward", "gemm_norm", "frozen_gemm ",
-           "frozen_gemm_norm", "gdpa", "pffn", "fm")  # fmt: skip
+    ops = (
+        "quantize rows",
+        "norm ",
+        "norm_quantize ",
+        "norm_quantize_backward",
+        "gemm_norm",
+        "frozen_gemm ",
+        "frozen_gemm_norm",
+        "gdpa",
+        "pffn",
+        "fm",
+    )
     assert all(any(case.startswith(op) for case in result["cases"]) for op in ops)
     assert all(case["speedup"] > 0 and case["plain_ms"] > 0 for case in result["cases"].values())
 
@@ -71,8 +81,20 @@ def test_preview(tmp_path):
 
 @pytest.mark.slow
 def test_kunlun(tmp_path):
-    result = bench(tmp_path, "kunlun/bench.py", "--quick", "--batch", "4", "--seeds", "1", "--rounds", "2",
-                   "--only", "CompSkip", "window")  # fmt: skip
+    result = bench(
+        tmp_path,
+        "kunlun/bench.py",
+        "--quick",
+        "--batch",
+        "4",
+        "--seeds",
+        "1",
+        "--rounds",
+        "2",
+        "--only",
+        "CompSkip",
+        "window",
+    )
     assert set(result["variants"]) == {"as it is", "CompSkip", "window"}
     assert all(result["variants"]["CompSkip"][kind]["flops"] < -0.2 for kind in ("inference", "training"))
 
@@ -98,3 +120,12 @@ def test_first_call(tmp_path):
     assert ways["inductor"]["ratio"] == ways["inductor"]["cpu_ratio"] == 1 and ways["online"]["cpu"] > 0
     assert ways["profile"]["all"][0]["calls"] == 1 < ways["online"]["all"][0]["calls"] < 20  # it stopped at a plan
     assert all(len(ways[way]["all"][0]["chosen"]) == 3 for way in ("profile", "online"))
+
+
+@pytest.mark.slow
+def test_other_engines(tmp_path):
+    result = bench(tmp_path, "bench_dispatch.py", "--quick", "--models", "dlrm", "--no-uniform", "--threads", "1")
+    variants = result["models"]["dlrm"]
+    assert {"inductor", "eager", "loka", "PyTorch dynamic, x86"} < set(variants) and "bf16" not in variants
+    assert all((variant["error"] is not None) != variant["skipped"].startswith("not installed")
+               for variant in variants.values())  # fmt: skip

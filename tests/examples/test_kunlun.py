@@ -48,9 +48,13 @@ def inputs(batch, lengths=((5, 3, 1), (2, 7, 4)), seed=0, fill=0):
         known = torch.tensor(each)[torch.arange(batch) % len(each)]
         longest = max(each)
         seconds = (1e5 * torch.rand(batch, longest, generator=generator)).cumsum(1)
-        one = Events(draw(9, batch, longest), draw(6, batch, longest),
-                     torch.rand(batch, longest, GENRES, generator=generator), seconds,
-                     torch.arange(longest) < known[:, None])  # fmt: skip
+        one = Events(
+            draw(9, batch, longest),
+            draw(6, batch, longest),
+            torch.rand(batch, longest, GENRES, generator=generator),
+            seconds,
+            torch.arange(longest) < known[:, None],
+        )
         events.append(Events(*(torch.nn.functional.pad(x, (0, 0) * (x.dim() - 2) + (0, fill)) for x in one)))
     return ids, genres, tuple(events)
 
@@ -64,8 +68,11 @@ def test_a_history_is_what_the_same_user_rated_in_earlier_seconds(found):
     item = FIELDS.index("item")
     for row in (0, 1, 777, 40_000, 79_999, 80_000, 99_999):
         for source, liked in enumerate((True, False)):
-            past = [i for i in range(row + 1) if users[i] == users[row] and times[i] < times[row]
-                    and (float(ratings[i]["rating"]) >= 4) == liked]  # fmt: skip
+            past = [
+                i
+                for i in range(row + 1)
+                if users[i] == users[row] and times[i] < times[row] and (float(ratings[i]["rating"]) >= 4) == liked
+            ]
             events = found.batch(torch.tensor([row])).events[source]
             valid = events.mask[0]
             assert valid.sum() == min(len(past), data.MAX_LENGTH - 1) + 1
@@ -96,8 +103,9 @@ def test_no_later_rating_changes_a_batch(found):
         for rows, same in ((row, True), (later[found.times[later] > found.times[row]], False)):
             if len(rows):
                 before, after = found.batch(rows).inputs[2], changed.batch(rows).inputs[2]
-                assert same == all(torch.equal(a, b) for x, y in zip(before, after, strict=True)
-                                   for a, b in zip(x, y, strict=True))  # fmt: skip
+                assert same == all(
+                    torch.equal(a, b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True)
+                )
 
 
 def test_batches_hold_every_rating_once(found):
@@ -168,8 +176,9 @@ def test_gdpa_is_the_block_as_deployed():
 def test_gdpa_has_no_softmax():
     q, k, v = (torch.randn(1, 1, n, 4) for n in (3, 5, 5))
     torch.testing.assert_close(gdpa(q, k, v, 2.0), 2 * gdpa(q, k, v, 1.0))
-    torch.testing.assert_close(gdpa(q, k, v, 1.0), gdpa(q, k[..., :2, :], v[..., :2, :], 1.0)
-                               + gdpa(q, k[..., 2:, :], v[..., 2:, :], 1.0))  # fmt: skip
+    torch.testing.assert_close(
+        gdpa(q, k, v, 1.0), gdpa(q, k[..., :2, :], v[..., :2, :], 1.0) + gdpa(q, k[..., 2:, :], v[..., 2:, :], 1.0)
+    )
 
 
 def test_parts_have_their_shapes():
@@ -217,8 +226,15 @@ def test_what_fills_up_never_matters():
     expected = model(*plain)
     torch.testing.assert_close(model(*filled), expected)
     junk = tuple(
-        Events(e.items.where(e.mask, 8), e.stars.where(e.mask, 5), e.genres + 9.0 * ~e.mask[..., None],
-               e.seconds.where(e.mask, 1e7), e.mask) for e in filled[2])  # fmt: skip
+        Events(
+            e.items.where(e.mask, 8),
+            e.stars.where(e.mask, 5),
+            e.genres + 9.0 * ~e.mask[..., None],
+            e.seconds.where(e.mask, 1e7),
+            e.mask,
+        )
+        for e in filled[2]
+    )
     torch.testing.assert_close(model(*filled[:2], junk), expected)
 
 
@@ -287,9 +303,15 @@ def test_the_law_is_found(tmp_path):
     c = [1.0, 4.0, 16.0]
     law = fit(c, [0.9 - 0.01 * math.log(each) for each in c])
     assert law["ne_0"] == pytest.approx(0.9) and law["eta"] == pytest.approx(0.01) and law["residual"] < 1e-9
-    points = {str((skip, each)): {"compskip": skip, "gflops": each * (0.5 if skip else 1),
-                                  "ne": [0.9 - (0.02 if skip else 0.01) * math.log(each)]}
-              for skip in (False, True) for each in c}  # fmt: skip
+    points = {
+        str((skip, each)): {
+            "compskip": skip,
+            "gflops": each * (0.5 if skip else 1),
+            "ne": [0.9 - (0.02 if skip else 0.01) * math.log(each)],
+        }
+        for skip in (False, True)
+        for each in c
+    }
     results = summary(points)
     assert results["efficiency"] == pytest.approx(2)
     plot(results, tmp_path / "law.png")

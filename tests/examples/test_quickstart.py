@@ -38,6 +38,8 @@ def test_what_is_wanted_is_what_the_cpu_can_do(run):
         text = shown.export_text()
         assert f">= {wanted}" in text and f"make the GEMMs {gemms:.2f}x as fast" in text
         assert ("too little to ask for" in text) is (gemms < quickstart.FAST)
+        assert results["hardware"] and results["hardware"] in " ".join(text.split())
+        assert sum(results["recipes"].values()) == results["lowered_sites"] and "reasons above" in text
 
 
 def test_plans_and_profile_load(run):

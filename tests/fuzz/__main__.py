@@ -1,4 +1,6 @@
-"""python -m tests.fuzz N SEED: N random programs, and what is wrong, each failure made small.
+"""python -m tests.fuzz N SEED [FROM]: N random programs, and what is wrong, each failure made small.
+
+A seed's programs are numbered; those before FROM are left out, so that a run can be split.
 
 The report counts programs, what was in them, how many graphs each pass rewrote, and what was not judged and why.
 """
@@ -6,11 +8,15 @@ The report counts programs, what was in them, how many graphs each pass rewrote,
 from __future__ import annotations
 
 import gc
+import linecache
 import sys
 import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+
+from torch._subclasses import FakeTensorMode
+from torch.fx import graph_module
 
 from tests.fuzz.check import check
 from tests.fuzz.grammar import KINDS, build
@@ -23,6 +29,9 @@ EVERY = 100
 """Programs between two reports."""
 WHOLE = 200
 """One program of so many is compiled whole, by loka and by Inductor."""
+COLLECT = 25
+"""Programs between two collections of garbage: every traced graph is a class of its own, a subclass of nn.Module, and
+each trace after it takes longer by all that are still there."""
 SPREAD = 1_000_000
 """Programs of one seed that no other has."""
 
@@ -85,10 +94,21 @@ def show(program: Program, kind: str) -> None:
     print(f"\n## {kind}: {reason[:1200]}\n```python\n{source}```", flush=True)
 
 
-def main(count: int, first: int) -> int:
+def collect(done: int) -> None:
+    """Let go of what PyTorch keeps of programs that are done: the source of every graph, and what operators gave."""
+    linecache.clearcache()
+    graph_module._loader.eval_cache.clear()
+    if done % EVERY == 0:
+        FakeTensorMode.cache_clear()
+    gc.collect()
+    if done == COLLECT:
+        gc.freeze()  # what is loaded by now stays, and need not be looked through each time
+
+
+def main(count: int, first: int = 0, skipped: int = 0) -> int:
     report = Report(first)
     gc.set_threshold(50_000, 20, 50)  # compiling makes many objects, and few in circles
-    for number in range(first * SPREAD, first * SPREAD + count):
+    for number in range(first * SPREAD + skipped, first * SPREAD + skipped + count):
         program = drawn(number, KINDS)
         try:
             source, features = build(program)
@@ -107,6 +127,8 @@ def main(count: int, first: int) -> int:
             if kind not in report.shown:
                 report.shown.add(kind)
                 show(program, kind)
+        if report.tally["programs"] % COLLECT == 0:
+            collect(report.tally["programs"])
         if report.tally["programs"] % EVERY == 0:
             report.print()
     report.print()
@@ -114,4 +136,4 @@ def main(count: int, first: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)))
+    sys.exit(bool(main(*map(int, sys.argv[1:]))))

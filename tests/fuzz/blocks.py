@@ -62,8 +62,16 @@ def attention(b: Builder) -> None:
     b.let(b.of(f"{out}.transpose(1, 2).flatten(2)", f"{out}.transpose(1, 2).reshape({x}.shape)"), "h")
 
 
-ACT = ("F.gelu({0})", "F.relu({0})", "F.silu({0})", "{0}.relu().square()", "F.hardswish({0})", "{0}.relu()",
-       "F.gelu({0}, approximate='tanh')", "F.leaky_relu({0}, 0.01)")  # fmt: skip
+ACT = (
+    "F.gelu({0})",
+    "F.relu({0})",
+    "F.silu({0})",
+    "{0}.relu().square()",
+    "F.hardswish({0})",
+    "{0}.relu()",
+    "F.gelu({0}, approximate='tanh')",
+    "F.leaky_relu({0}, 0.01)",
+)
 
 
 def gdpa(b: Builder) -> None:
@@ -132,10 +140,14 @@ def chain(b: Builder) -> None:
     n, more = b.value(x).shape[-1], norms.typed(b, x)
     u, v = (b.declare(f"nn.Parameter(torch.randn({sizes}{more}) * 0.3)", "p") for sizes in (f"{n}, 2", f"2, {n}"))
     b.let(
-        b.of(f"{x} @ {u} @ {v}", f"{x} @ ({u} @ {v})", f"torch.matmul({x}, torch.matmul({u}, {v}))",
-             f"torch.mm({u}, {v}).t() @ {x}.unsqueeze(-1)"),
+        b.of(
+            f"{x} @ {u} @ {v}",
+            f"{x} @ ({u} @ {v})",
+            f"torch.matmul({x}, torch.matmul({u}, {v}))",
+            f"torch.mm({u}, {v}).t() @ {x}.unsqueeze(-1)",
+        ),
         "p",
-    )  # fmt: skip
+    )
 
 
 def experts(b: Builder) -> None:

@@ -86,8 +86,10 @@ def _again(args: Sequence[Any]) -> list[Any]:
 
 
 def _equal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    return len(found) == len(wanted) and all(torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point()
-               else torch.equal(a, b) for a, b in zip(found, wanted, strict=True))  # fmt: skip
+    return len(found) == len(wanted) and all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point() else torch.equal(a, b)
+        for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def _skips(source: str, model: nn.Module, args: Sequence[Any], judge: Judge) -> None:

@@ -23,12 +23,29 @@ from loka_compile.spec.decision import Candidate, Decision
 from loka_compile.spec.plan import Plan
 
 CPU = (
-    "int8_rowwise aten", "uint8_affine aten", "bf16 aten", "fp8_rowwise aten", "uint8_affine onednn",
-    "fp8_blockwise emulated", "fp8_tensorwise aten", "uint8_rowwise aten", "fp16 aten",
-)  # fmt: skip
-GPU = ("fp8_rowwise triton", "bf16 triton", "fp8_rowwise triton", "fp8_tensorwise triton", "bf16 triton",
-       "fp8_blockwise triton", "fp8_rowwise triton", "bf16 aten", "int8_rowwise aten", "fp8_rowwise triton",
-       "fp8_rowwise aten")  # fmt: skip
+    "int8_rowwise aten",
+    "uint8_affine aten",
+    "bf16 aten",
+    "fp8_rowwise aten",
+    "uint8_affine onednn",
+    "fp8_blockwise emulated",
+    "fp8_tensorwise aten",
+    "uint8_rowwise aten",
+    "fp16 aten",
+)
+GPU = (
+    "fp8_rowwise triton",
+    "bf16 triton",
+    "fp8_rowwise triton",
+    "fp8_tensorwise triton",
+    "bf16 triton",
+    "fp8_blockwise triton",
+    "fp8_rowwise triton",
+    "bf16 aten",
+    "int8_rowwise aten",
+    "fp8_rowwise triton",
+    "fp8_rowwise aten",
+)
 
 RECIPES = {"cpu": CPU, "cuda": GPU}
 

@@ -33,9 +33,16 @@ def user(b: Builder) -> None:
     one = b.add_input("u", f"torch.randn(1, {b.width}{more})")
     if b.chance(40):
         one = b.let(f"F.relu({b.declare(f'nn.Linear({b.width}, {b.width}{more})', 'linear')}({one}))", "u")
-    wide = b.let(b.of(f"{one}.expand({x}.shape[0], -1)", f"{one}.repeat({x}.shape[0], 1)",
-                      f"{one}.repeat_interleave({x}.shape[0], 0)", f"{one}.expand_as({x})",
-                      f"{one}[torch.zeros({x}.shape[0], dtype=torch.long)]"), "w")  # fmt: skip
+    wide = b.let(
+        b.of(
+            f"{one}.expand({x}.shape[0], -1)",
+            f"{one}.repeat({x}.shape[0], 1)",
+            f"{one}.repeat_interleave({x}.shape[0], 0)",
+            f"{one}.expand_as({x})",
+            f"{one}[torch.zeros({x}.shape[0], dtype=torch.long)]",
+        ),
+        "w",
+    )
     style = b.pick(4)
     if style == 0:
         both = b.let(b.of(f"torch.cat([{wide}, {x}], -1)", f"torch.cat([{x}, {wide}], 1)"), "c")
@@ -56,9 +63,14 @@ def masked(b: Builder) -> None:
     mask = b.add_input("mask", "torch.rand(batch) > 0.4") if given else b.let(b.of(f"{x} > 0", f"{x}.abs() < 1"), "m")
     shaped = f"{mask}.view(-1, *[1] * {b.value(x).dim() - 1})" if given else mask
     b.let(
-        b.of(f"{x}.masked_fill({shaped}, 0.0)", f"torch.where({shaped}, {x}, {x} * 0.1)", f"{x} * {shaped}",
-             f"torch.where({shaped}, {x}, 0.5)", f"{x}.masked_fill(~({shaped}), 0.0).sum(1, keepdim=True) + {x}"),
-    )  # fmt: skip
+        b.of(
+            f"{x}.masked_fill({shaped}, 0.0)",
+            f"torch.where({shaped}, {x}, {x} * 0.1)",
+            f"{x} * {shaped}",
+            f"torch.where({shaped}, {x}, 0.5)",
+            f"{x}.masked_fill(~({shaped}), 0.0).sum(1, keepdim=True) + {x}",
+        ),
+    )
 
 
 def more_inputs(b: Builder) -> None:

@@ -24,6 +24,7 @@ from loka_compile.passes.adapt.windowed_attention import WindowedAttention
 from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.simplify.canonicalize import Canonicalize
 from loka_compile.spec.compskip import CompSkip
+from tests.fuzz.values import has_memory
 from tests.fuzz.wide import wide
 
 WINDOW = 1
@@ -50,8 +51,9 @@ def skip_modules(model: nn.Module, stack: str, done: PassResult) -> None:
             model.get_submodule(path).forward = torch.zeros_like
             continue
         _, layer, branch = path.split(".")
-        earlier = next(f"{stack}.{i}.{branch}" for i in range(int(layer) - 1, -1, -1)
-                       if f"{stack}.{i}.{branch}" not in reused)  # fmt: skip
+        earlier = next(
+            f"{stack}.{i}.{branch}" for i in range(int(layer) - 1, -1, -1) if f"{stack}.{i}.{branch}" not in reused
+        )
         keep = lambda _, __, out, earlier=earlier: values.__setitem__(earlier, out)  # noqa: E731
         model.get_submodule(earlier).register_forward_hook(keep)
         model.get_submodule(path).forward = lambda x, earlier=earlier: values[earlier]
@@ -91,9 +93,16 @@ def _hard(_: Any, x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _windowed(
-    target: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
+    target: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     t, row_mask = q.shape[-2], attn_mask is None or (attn_mask.dim() == 4 and attn_mask.shape[2] == 1)
     if q.dim() != 4 or k.shape[-2] != t or dropout_p or enable_gqa or t <= WINDOW + 1 or not row_mask:
         return target(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
@@ -116,6 +125,8 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
     for node in gm.graph.nodes:
         if node.op != "call_function" or node.target not in (F.linear, F.layer_norm, torch.layer_norm):
             continue
+        if not has_memory(node.meta["example_value"]):  # inside of vmap or grad, where nothing is read
+            continue
         place = 2 if node.target is F.linear else 3
         bias = node.args[place] if len(node.args) > place else node.kwargs.get("bias")
         if not isinstance(bias, fx.Node) or bias.op != "placeholder" or (place == 2 and node not in feeding):
@@ -129,8 +140,17 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
 
 def _is_product(node: fx.Node) -> bool:
     name = getattr(node.target, "__name__", node.target if node.op == "call_method" else "")
-    return name in ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "bilinear",
-                    "scaled_dot_product_attention")  # fmt: skip
+    return name in (
+        "linear",
+        "matmul",
+        "mm",
+        "bmm",
+        "addmm",
+        "baddbmm",
+        "einsum",
+        "bilinear",
+        "scaled_dot_product_attention",
+    )
 
 
 OF: tuple[tuple[DynamoPass, Twin], ...] = (

@@ -101,13 +101,20 @@ class Shaken(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
-        if n.op == "output" or not isinstance(out, Tensor) or not out.is_floating_point():
+        if n.op == "output" or not has_memory(out) or not out.is_floating_point():
             return out
-        given = {self.env[each].untyped_storage()._cdata for each in n.all_input_nodes
-                 if isinstance(self.env[each], Tensor)}  # fmt: skip
+        given = {self.env[each].untyped_storage()._cdata for each in n.all_input_nodes if has_memory(self.env[each])}
         if out.untyped_storage()._cdata in given or n.op in ("placeholder", "get_attr"):
             return out
         return out * (1 + SHAKE * torch.randn(out.shape, generator=self.noise))
+
+
+def has_memory(value: Any) -> bool:
+    """It is a tensor, and none that a transform of torch.func wraps around another."""
+    try:
+        return isinstance(value, Tensor) and value.untyped_storage() is not None
+    except NotImplementedError:
+        return False
 
 
 def shaky(shaken: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> set[int]:

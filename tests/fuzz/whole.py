@@ -42,8 +42,14 @@ def whole(source: str) -> str:
         options = {"plan": plan}
         found = values(lambda own: torch.compile(own, backend="loka", options=options, dynamic=dynamic), model, args)
         by_op = values(lambda own: compile_op_by_op(own, plan, on_dynamo=PASSES, dynamic=dynamic), model, args)
-    return next((f"value {i}: {why}" for i, each in enumerate(zip(found, exact, inductor, by_op, strict=True))
-                 if (why := farther(*each))), "")  # fmt: skip
+    return next(
+        (
+            f"value {i}: {why}"
+            for i, each in enumerate(zip(found, exact, inductor, by_op, strict=True))
+            if (why := farther(*each))
+        ),
+        "",
+    )
 
 
 def farther(found: Tensor | None, exact: Tensor | None, *others: Tensor | None) -> str:
@@ -90,6 +96,7 @@ def int8(model: nn.Module, args: Sequence[Any], dynamic: bool | None) -> Plan:
         return gm.forward
 
     torch._dynamo.reset()
-    torch.compile(copy.deepcopy(model), backend=backend, dynamic=dynamic)(*(x.detach().clone().requires_grad_(
-        x.requires_grad) for x in args))  # fmt: skip
+    torch.compile(copy.deepcopy(model), backend=backend, dynamic=dynamic)(
+        *(x.detach().clone().requires_grad_(x.requires_grad) for x in args)
+    )
     return Plan("cpu", decisions, origin="all of them")

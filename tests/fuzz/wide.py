@@ -103,9 +103,16 @@ def _product(a: Tensor, a_scale: Tensor | None, b: Tensor, b_scale: Tensor | Non
 
 
 def _frozen_gemm(
-    a: Tensor, a_scale: Tensor | None, weight: Tensor, transposed: bool, dtype: Any, scaling: str, out_dtype: Any,
-    provider: str, more: int = 0,
-) -> Tensor:  # fmt: skip
+    a: Tensor,
+    a_scale: Tensor | None,
+    weight: Tensor,
+    transposed: bool,
+    dtype: Any,
+    scaling: str,
+    out_dtype: Any,
+    provider: str,
+    more: int = 0,
+) -> Tensor:
     q, scale = frozen.right_operand(weight, transposed, dtype, scaling, a.shape[-1], more)
     return product.reference(a, a_scale, q, scale, out_dtype)
 
@@ -155,7 +162,7 @@ def _triton_quantize(x: Tensor, dtype: Any, scaling: str, both: bool) -> tuple[T
 def _norm_quantize_both(
     x: Tensor, weight: Any, bias: Any, norm: str, block: int, activation: str, dtype: Any, eps: float, save: bool
 ) -> tuple[Tensor, ...]:
-    call = norm_quantize.NormQuantize(x, weight, bias, None, norm, block, activation, torch.float32, eps, save)
+    call = norm_quantize.NormQuantize.bind(x, weight, bias, None, norm, block, activation, torch.float32, eps, save)
     y, _, statistics = norm_quantize.reference(call)
     rows, columns = (norm_quantize.quantize_rows(each, None, dtype) for each in (y, y.t()))
     return *rows, columns[0].contiguous(), columns[1], statistics

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.apart import write_apart
 from loka_compile.graph.reader import read
@@ -32,7 +33,7 @@ def apart(fn: Callable[..., Any], *args: Any) -> tuple[Any, set[str]]:
         writing.update(reading.op(node) or node.name for node, fact in reading.facts.items() if fact.writes)
         return gm.forward
 
-    return torch.compile(fn, backend=backend, isolate_recompiles=True)(*args), writing
+    return torch.compile(fn, backend=backend, **APART)(*args), writing
 
 
 def activation(x: Tensor) -> Tensor:
@@ -99,8 +100,17 @@ def through_detach(x: Tensor) -> Any:
     return h
 
 
-@pytest.mark.parametrize("fn", [into_an_input, into_a_view_of_an_input, a_view_is_read_afterwards,
-                                the_base_is_read_afterwards, a_view_leaves_the_graph, through_detach])  # fmt: skip
+@pytest.mark.parametrize(
+    "fn",
+    [
+        into_an_input,
+        into_a_view_of_an_input,
+        a_view_is_read_afterwards,
+        the_base_is_read_afterwards,
+        a_view_leaves_the_graph,
+        through_detach,
+    ],
+)
 def test_a_write_that_somebody_sees_stays(fn: Callable[[Tensor], Any]) -> None:
     x = torch.randn(4, 8)
     twin = x.clone()

@@ -25,9 +25,14 @@ def stack(*parts):
 
 @pytest.mark.parametrize(
     ("parts", "kind"),
-    [([nn.LayerNorm(D), nn.ReLU()], "norm"), ([nn.RMSNorm(D), nn.GELU()], "norm"), ([nn.SiLU()], "activation"),
-     ([nn.Hardswish()], "activation"), ([], "")],
-)  # fmt: skip
+    [
+        ([nn.LayerNorm(D), nn.ReLU()], "norm"),
+        ([nn.RMSNorm(D), nn.GELU()], "norm"),
+        ([nn.SiLU()], "activation"),
+        ([nn.Hardswish()], "activation"),
+        ([], ""),
+    ],
+)
 def test_what_stands_behind_a_product(sites_of, parts, kind):
     found = sites(sites_of, stack(*parts), torch.randn(8, D, dtype=torch.bfloat16))
     first, last = found.values()
@@ -72,10 +77,15 @@ def test_what_is_not_of_its_rows_alone_is_no_epilogue(sites_of, model):
 
 @pytest.mark.parametrize(
     ("parts", "expected"),
-    [([nn.LayerNorm(D), nn.ReLU()], ("norm", True)), ([nn.LayerNorm(D)], ("norm", True)),
-     ([nn.RMSNorm(D), nn.GELU()], ("norm", True)), ([nn.GELU()], ("activation", True)),
-     ([nn.ReLU()], ("activation", False)), ([], ("", False))],
-)  # fmt: skip
+    [
+        ([nn.LayerNorm(D), nn.ReLU()], ("norm", True)),
+        ([nn.LayerNorm(D)], ("norm", True)),
+        ([nn.RMSNorm(D), nn.GELU()], ("norm", True)),
+        ([nn.GELU()], ("activation", True)),
+        ([nn.ReLU()], ("activation", False)),
+        ([], ("", False)),
+    ],
+)
 def test_in_training_the_backward_reads_the_product_too(sites_of, parts, expected):
     """Of a ReLU it reads the result; of a norm also statistics, and casts of them that are made for it alone."""
     first, last, *backward = sites_of(stack(*parts), torch.randn(8, D, dtype=torch.bfloat16))[0]

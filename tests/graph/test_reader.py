@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.reader import read
 from loka_compile.graph.rerun import written_inputs
@@ -21,7 +22,7 @@ def graph_of(fn: Callable[..., Any], *args: Any) -> fx.Graph:
         found.append(gm.graph)
         return gm
 
-    torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    torch.compile(fn, backend=backend, **APART)(*args)
     [graph] = found
     return graph
 
@@ -70,3 +71,25 @@ def test_reading_leaves_random_state_and_regions_as_they_are() -> None:
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (compat.region_here(), torch.is_autocast_cache_enabled())
     assert any(fact.region.autocast[0][0] and not fact.region.grad for fact in reading.facts.values() if fact.region)
+
+
+def test_what_drops_nothing_gives_its_input_itself() -> None:
+    """A write to it is one to the input, in eager mode as in the reading."""
+    module = nn.Dropout(0.5).eval()
+    for forward in (
+        module,
+        nn.AlphaDropout(0.5).eval(),
+        lambda x: F.dropout(x, 0.0),
+        lambda x: F.dropout1d(x, 0.5, False),
+    ):
+        x = torch.zeros(3, 4)
+
+        def written(x: Tensor, forward: Any = forward) -> Any:
+            y = forward(x)
+            return y * 2, F.silu(y, inplace=True)
+
+        graph = graph_of(written, x)
+        reading = read(graph)
+        [given] = graph.find_nodes(op="placeholder")
+        assert (forward(x).data_ptr() == x.data_ptr()) is (written_inputs(graph) == {0})
+        assert reading.writers[next(iter(reading.memory(given)))]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.rerun import ALIGNED, own_inputs, written_inputs
 
@@ -21,7 +22,7 @@ def captured(fn, *args):
         found.append((gm.graph, inputs))
         return gm.forward
 
-    torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    torch.compile(fn, backend=backend, **APART)(*args)
     return found[0]
 
 

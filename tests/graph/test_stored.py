@@ -11,7 +11,11 @@ stored/ holds both of `Ranker`, made at a69ee18 by
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from loka_compile.probe.profile import load_profile
 from loka_compile.spec.plan import Plan, load_plan
 
 STORED = Path(__file__).parent / "stored"
@@ -92,3 +97,47 @@ def test_a_profile_made_before_knows_the_same_sites() -> None:
     with torch.no_grad():
         compiled(*inputs())
     assert set(loka.plan(compiled).decisions) == set(load_plan(STORED / "plan.json").decisions)
+
+
+class Short(Ranker):
+    """The same model, whose author writes `s` for `self`."""
+
+    def forward(s, user: Tensor, items: Tensor) -> Tensor:
+        x = s.top(torch.cat([s.user(user.expand(items.shape[0], -1)), items], -1))
+        gate = s.gate(s.norm(x))
+        x += s.up(x) * (gate * torch.sigmoid(gate))
+        tokens = x.unflatten(-1, (4, 8))
+        tokens = tokens + s.mix(tokens.transpose(1, 2)).transpose(1, 2)
+        return F.silu(s.head((tokens @ tokens.mT @ tokens).flatten(1)))
+
+
+def old(name: str) -> str:
+    """As it was named while the name of `self` was part of it."""
+    return name if name.startswith("self#") or not name else f"s.{name}"
+
+
+def named_as_before(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        old(key): replace(each, site=replace(each.site, key=old(key), fqn=old(each.site.fqn)))
+        for key, each in entries.items()
+    }
+
+
+@pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
+@pytest.mark.parametrize("before", [False, True], ids=["named without it", "named before"])
+def test_plans_and_profiles_know_a_model_whatever_it_calls_itself(before: bool) -> None:
+    """Also those that were made while a site's name began with `s`, for an author who writes so."""
+    plan, profile = load_plan(STORED / "plan.json"), load_profile(STORED / "profile.safetensors")
+    lowered = recipes(plan)
+    if before:
+        plan = replace(plan, decisions=named_as_before(plan.decisions))
+        profile = replace(profile, sites=named_as_before(profile.sites))
+    for given in ({"plan": plan}, {"profile": profile, "recipes": ("int8_rowwise",), "min_speedup": 0}):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        compiled = torch.compile(Short().eval(), backend="loka", options={**given, "max_output_error": 1.0})
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compiled(*inputs())
+        assert recipes(loka.plan(compiled)) == lowered
+        assert set(loka.plan(compiled).decisions) == set(load_plan(STORED / "plan.json").decisions)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile.graph.reader import read
 from loka_compile.passes import Context
 from loka_compile.passes.simplify.mix_tokens import MixTokens
@@ -42,7 +43,7 @@ def mixed(behind: Callable[[Tensor], Any]) -> tuple[fx.Graph, list[Tensor], list
         return gm
 
     outs = []
-    for each in (module, torch.compile(module, backend=backend, isolate_recompiles=True)):
+    for each in (module, torch.compile(module, backend=backend, **APART)):
         torch.manual_seed(1)
         out = each(x)
         outs.append(list(out) if isinstance(out, tuple | list) else [out])

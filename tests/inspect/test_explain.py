@@ -6,19 +6,23 @@ import json
 from dataclasses import replace
 
 import pytest
+import sympy
 import torch
 from rich.console import Console
 
 import loka_compile as loka
+from loka_compile.dispatch.steady import ON_A_BUSY_MACHINE
 from loka_compile.inspect import explain as module
-from loka_compile.inspect import explanation as render
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.inspect.explain import explain_plan
-from loka_compile.inspect.explanation import Explanation
+from loka_compile.inspect.explanation import Explanation, _number, _us, text
 from loka_compile.inspect.row import Row
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from tests.helpers import INT_MM
+
+ROWS = sympy.Symbol("s77", integer=True, positive=True)
+SIZES = [[*map(sympy.Integer, (1, 8, 48, 32))], [sympy.Integer(1), ROWS, sympy.Integer(48), sympy.Integer(32)]]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ def test_a_lowered_site(explained):
 def test_why_is_one_call(explained):
     said = explained.why("a#0:output")
     assert "fastest within budget" in said and "bf16/aten: 0.50x, wanted 1.05x" in said and "b#0" not in said
+    assert explained.why("a").startswith("  a#0:output") and "b#0" not in explained.why("a")
     with pytest.raises(ValueError, match="no site 'a#1:output'; the nearest: a#0:output"):
         explained.why("a#1:output")
 
@@ -134,7 +139,7 @@ def test_a_pass_that_refuses_says_why(case, monkeypatch):
     explanation = explain_graphs(monkeypatch, graphs_of(case.compiled)[0])
     [row] = rows_of(explanation, "a#0:output")
     assert (row.outcome, row.recipe) == ("refused", "int8_rowwise")
-    assert row.reason.startswith("it is Tuesday")
+    assert row.reason.startswith("it is Tuesday") and row.time_after_us is row.speedup is None
     assert "REFUSED" in str(explanation)
 
 
@@ -163,8 +168,52 @@ def test_times_of_another_batch_size_are_pointed_out(case, monkeypatch):
     decision = case.plan.decisions["a#0:output"]
     timed = replace(decision, site=replace(decision.site, M=decision.site.M * 512))
     graph = with_plan(graphs_of(case.compiled)[0], replace(case.plan, decisions={"a#0:output": timed}))
-    [warning] = explain_graphs(monkeypatch, graph).warnings
+    explanation = explain_graphs(monkeypatch, graph)
+    [warning] = explanation.warnings
     assert "(8, 32) @ (32, 48), timed at (4096, 32) @ (32, 48)" in warning
+    [row] = rows_of(explanation, "a#0:output")  # nor do they stand in the table as if they were of this size
+    assert (row.time_before_us, row.time_after_us, row.speedup) == (None, None, None)
+    assert row.timed_elsewhere == "timed at (4096, 32) @ (32, 48): 100.0 µs -> 40.0 µs"
+    assert row.timed_elsewhere in explanation.why("a#0:output")
+    assert "3 sites, 1 lowered\n" in str(explanation)  # and no total of times that are of another size
+
+
+def test_a_graph_for_any_batch_says_at_which_one_it_was_timed():
+    fixed, any_rows = (Site("a#0:output", "mm", "output", *sizes, torch.float32) for sizes in SIZES)
+    timed = Row("a#0:output", "output", "", "bf16", "aten", "", "lowered", 0.1, 30.0, 0.1, 100.0, 40.0, "here", "fast")
+    row = module._timed(timed, any_rows, fixed)
+    assert (row.speedup, row.timed_elsewhere) == (2.5, "timed at (8, 32) @ (32, 48)")
+    assert module._timed(timed, any_rows, any_rows) == module._timed(timed, fixed, fixed) == timed
+
+
+def test_times_of_a_busy_machine_are_pointed_out(case, monkeypatch):
+    decision = case.plan.decisions["a#0:output"]
+    scores = {name: replace(score, time_source=ON_A_BUSY_MACHINE) for name, score in decision.scores.items()}
+    graph = with_plan(graphs_of(case.compiled)[0], case.plan.with_decision(replace(decision, scores=scores)))
+    explanation = explain_graphs(monkeypatch, graph)
+    [note] = [note for note in explanation.notes if "busy machine" in note]
+    assert "1 sites" in note and "a#0:output" in note and "b#0:output" not in note
+
+
+def test_a_race_that_a_given_plan_tells_of_was_elsewhere(case, monkeypatch):
+    graph = with_plan(graphs_of(case.compiled)[0], replace(case.plan, raced="2.00x the unplanned graph's speed"))
+    assert "graph_0: raced where the plan was made, 2.00x" in str(explain_graphs(monkeypatch, graph))
+    made = replace(graph, stages=replace(graph.stages, pinned=False))
+    assert "graph_0: raced, 2.00x" in str(explain_graphs(monkeypatch, made))
+
+
+def test_one_session_speaks_once_for_all_its_graphs(case, monkeypatch):
+    """It counts the calls of all of them together."""
+
+    class Session:
+        def status(self) -> str:
+            return "online: 3 calls"
+
+    first, second = graphs_of(case.compiled)
+    one, other = Session(), Session()
+    graphs = [replace(graph, status=each.status) for graph, each in ((first, one), (second, one), (first, other))]
+    notes = [note for note in explain_graphs(monkeypatch, *graphs).notes if "online" in note]
+    assert notes == ["graph_0, graph_1 together: online: 3 calls", "graph_2: online: 3 calls"]
 
 
 # ---------------------------------------------------------------- printing
@@ -182,15 +231,17 @@ def test_the_text_is_aligned_and_fits(explained, h100):
 
 def test_the_text_groups_what_is_the_same(explained):
     text = str(explained)
-    assert text.count("not fp16/emulated, bf16/emulated: emulation has no speed") == text.count("emulation has") > 0
+    assert "refused at all 8 sites" in text
+    assert text.count("not fp16/emulated, bf16/emulated: emulation has no speed") == text.count("emulation has") == 1
     assert "self#0:output, b#0:output, " in text
+    assert "graph_1 (training): 8 sites, 2 lowered" in text and "; called with x (8, 32)" in text
 
 
 def test_long_names_give_way_to_the_numbers(explained):
     long = replace(explained.rows[0], key="model." + "layers.0." * 20 + "linear#0:output", shape="(" * 60)
-    text = render.text(replace(explained, rows=(long,)))
-    assert max(map(len, text.splitlines())) <= 160
-    assert "…" in text and "#0:output" in text and "0.0213" in text
+    said = text(replace(explained, rows=(long,)))
+    assert max(map(len, said.splitlines())) <= 160
+    assert "…" in said and "#0:output" in said and "0.0213" in said
 
 
 @pytest.mark.parametrize(
@@ -198,12 +249,12 @@ def test_long_names_give_way_to_the_numbers(explained):
     [(None, "-"), (0.0, "0.0000"), (0.00001, "<0.0001"), (0.0213, "0.0213"), (float("inf"), "inf"), (3.0, "3.0000")],
 )
 def test_errors_are_readable(value, shown):
-    assert render._number(value, 4) == shown
+    assert _number(value, 4) == shown
 
 
 @pytest.mark.parametrize(("value", "shown"), [(None, "-"), (3.14, "3.1"), (99.96, "100"), (12345.6, "12,346")])
 def test_times_are_readable(value, shown):
-    assert render._us(value) == shown
+    assert _us(value) == shown
 
 
 def test_rich_shows_the_same(h100):

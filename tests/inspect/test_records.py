@@ -154,35 +154,6 @@ def test_a_kernel_named_in_a_comment_or_in_an_assertion_is_not_called():
     assert missing_kernels({"a": "_int_mm", "b": "loka.frozen_gemm"}, code) == ["_int_mm", "loka.frozen_gemm"]
 
 
-def test_the_plan_comes_back(case):
-    assert loka.plan(case.compiled).to_json() == case.plan.to_json()
-
-
-def test_a_plan_of_graphs_that_share_a_key_keeps_both(case, monkeypatch):
-    """After a graph break the second graph's GEMM may have the first one's name: it is filed under key@source."""
-    from loka_compile.inspect import records
-
-    first = loka.records(case.compiled)[0]
-    sites = tuple(replace(site, source="elsewhere.py:1") for site in first.sites)
-    decisions = {site.key: replace(case.plan.decisions[site.key], site=site) for site in sites}
-    second = replace(first, sites=sites, plan=replace(case.plan, decisions=decisions))
-    monkeypatch.setattr(records, "records", lambda compiled: [first, second])
-    both = loka.plan(case.compiled)
-    for site in (*first.sites, *sites):
-        assert both.find(site).site.source == site.source
-    assert set(both.decisions) > {"a#0:output", "a#0:output@elsewhere.py:1"}
-
-
-def test_a_decision_of_the_graph_that_runs_it_goes_before_another_graphs(case, monkeypatch):
-    """A site demoted in its own graph stays demoted, though the plan of another graph still lowers it."""
-    from loka_compile.inspect import records
-
-    first = loka.records(case.compiled)[0]
-    demoted = first.plan.with_decision(first.plan.decisions["a#0:output"].demoted("outputs were off"))
-    monkeypatch.setattr(records, "records", lambda _: [replace(first, plan=demoted), replace(first, sites=())])
-    assert not loka.plan(case.compiled).decisions["a#0:output"].lowered
-
-
 @pytest.mark.parametrize("ask", [loka.records, loka.plan, loka.explain])
 def test_without_a_compiled_graph_there_is_a_clear_error(ask, case):
     with pytest.raises(ValueError, match="call the compiled model once"):

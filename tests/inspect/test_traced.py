@@ -62,7 +62,7 @@ def test_the_plan_and_the_record_are_in_the_trace(trace):
     assert {"precision", "lower"} <= set(stages)
     assert stages["precision"]["rejects"] or stages["precision"]["rewrites"]
     assert "0#0:output" in said[1]
-    assert len({(body["frame_id"], body["frame_compile_id"]) for body, _ in (plan, record, said)}) == 1
+    assert len({body["frame_id"] for body, _ in (plan, record, said)}) == 1
 
 
 def test_tlparse_shows_them(trace, tmp_path):

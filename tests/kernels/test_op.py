@@ -23,8 +23,13 @@ class Halves(NamedTuple, Generic[T]):
 
 
 @dataclass(frozen=True)
-class Part(Generic[T]):
+class Factor:
     factor: float
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    by: Factor
     bias: T | None
 
 
@@ -47,14 +52,14 @@ class Same(Op[T, T]):
 
 
 def halves(call: Split[Tensor]) -> Halves[Tensor]:
-    x = (call.x * call.part.factor).to(call.dtype)
+    x = (call.x * call.part.by.factor).to(call.dtype)
     x = x if call.part.bias is None else x + call.part.bias.to(x.dtype)
     return Halves(x[..., ::2], x[..., 1::2] if call.both else x[..., :0])
 
 
 split = declare(Split, dense(halves))
 same = declare(Same, lambda call: call.x.clone())
-PART = Part(2.0, None)
+PART = Part(Factor(2.0), None)
 
 
 @pytest.fixture
@@ -81,6 +86,7 @@ def test_a_call_by_name_and_one_by_place_are_one():
     assert isinstance(made, Halves) and torch.equal(made.even, (x[:, ::2] * 2).bfloat16())
     assert all(map(torch.equal, made, split(x, 2.0, None, torch.bfloat16)))
     assert Split.bind(x, 2.0, None, torch.bfloat16) == Split(x, PART, torch.bfloat16)
+    assert Split.bind(x, 2.0, None, torch.bfloat16, 1, False) == Split(x, PART, torch.bfloat16, 1, False)
     assert torch.equal(Same(x, 3)(), x)
     for args, kwargs in (((x, 3, 4), {}), ((x,), {"length": 3}), ((x, 3), {"x": x}), ((x,), {})):
         with pytest.raises(TypeError):
@@ -116,7 +122,7 @@ def test_a_node_is_read_by_name(graph):
     (node,) = Split.calls(graph)
     call = Split.of(node)
     x, bias = graph.find_nodes(op="placeholder")
-    assert (call.x, call.part, call.more, call.both) == (x, Part(2.0, bias), 0, False)
+    assert (call.x, call.part, call.more, call.both) == (x, Part(Factor(2.0), bias), 0, False)
     assert call.args == (x, 2.0, bias, torch.float32, 0, False)
     odd, even, again = node.users
     assert (Split.taken(node, "even"), Split.taken(node, "odd")) == ([even, again], [odd])

@@ -52,6 +52,23 @@ def test_the_product_is_exact(m, k, n, seed):
     assert torch.equal(int_mm(a, b).double(), a.double() @ b.double())
 
 
+@given(sizes, sizes, st.integers(0, 99), st.sampled_from([torch.uint8, torch.int8]), st.booleans())
+def test_one_row_is_exact_however_it_lies(k, n, seed, dtype, by_columns):
+    """As (1, 1) strides have it too, which torch._int_mm misreads."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0 if dtype == torch.uint8 else -127, 128, (k,), dtype=dtype, generator=generator)
+    b = torch.randint(-127, 128, (n, k), dtype=torch.int8, generator=generator).t()
+    b = b if by_columns else b.contiguous()
+    for a in (
+        values[None],
+        values.as_strided((1, k), (1, 1)),
+        values[:, None].t(),
+        values.repeat_interleave(2)[None, ::2],
+    ):
+        out = torch.empty(1, n, dtype=torch.int32)
+        assert torch.equal(int_mm_into(out, a, b).double(), a.double() @ b.double())
+
+
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.uint8, 255), (torch.int8, 127), (torch.int8, -128)])
 @pytest.mark.parametrize("right", [127, -127, -128, 1])
 def test_largest_values_of_one_sign_do_not_saturate(dtype, largest, right):

@@ -113,8 +113,12 @@ def test_figures_are_sound_on_blackwell(tmp_path):
     code = rows["fp8"]["code"]
     assert set(code["mma"]) == {"UTCQMMA.128x256x32"} and code["loads"]["tma"] and code["stores"] == {"tma": 1}
     assert {name for name, row in rows.items() if not row["faults"]} == {
-        "column sums", "masked, unaligned", "fp8", "fp8, flat", "fp8, roles"
-    }  # fmt: skip
+        "column sums",
+        "masked, unaligned",
+        "fp8",
+        "fp8, flat",
+        "fp8, roles",
+    }
     roles = rows["fp8, roles"]["code"]  # on Blackwell Triton gives warps roles, and what each runs is not known
     assert roles["warps"] > 8 and roles["tile"] is None and roles["flops_per_instruction"] is None
 
@@ -175,9 +179,14 @@ def test_what_is_printed(compiled):
     wrong = [f"!! {name}: {fault}" for name, row in rows["sm_90"].items() for fault in row["faults"]]
     assert [line.strip() for line in hopper.splitlines() if line.startswith("!!")] == wrong
     assert cost[3:] == [
-        "1", f"{row['fused']['us']:.1f}", "400.0", "2", f"{row['unfused']['us']:.1f}", share,
+        "1",
+        f"{row['fused']['us']:.1f}",
+        "400.0",
+        "2",
+        f"{row['unfused']['us']:.1f}",
+        share,
         f"{row['unfused']['us'] / row['fused']['us']:.2f}",
-    ]  # fmt: skip
+    ]
 
 
 def test_only_what_is_asked_for(tmp_path):
@@ -340,8 +349,9 @@ def test_sass():
 def test_what_a_trip_may_leave_out():
     """0: enter; 1: head, may skip 2; 2: skipped; 3: end of the trip, may go back to 1; 4: exit."""
     jumps = {1: "three", 3: "one"}
-    code = Code([Instruction("x", jump=jumps.get(i, ""), ends=i == 4, always=i == 4) for i in range(5)],
-                {"one": 1, "three": 3})  # fmt: skip
+    code = Code(
+        [Instruction("x", jump=jumps.get(i, ""), ends=i == 4, always=i == 4) for i in range(5)], {"one": 1, "three": 3}
+    )
     [loop] = code.loops
     assert loop == {1, 2, 3} and code.every_trip(loop) == {1, 3}
 

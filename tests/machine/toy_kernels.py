@@ -14,9 +14,19 @@ M, N, K = 65536, 512, 512
 
 @triton.jit
 def gemm(
-    a, b, c, scale, M, N, K, FLAT: tl.constexpr, ROLES: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+    a,
+    b,
+    c,
+    scale,
+    M,
+    N,
+    K,
+    FLAT: tl.constexpr,
+    ROLES: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
     tiles_n = tl.cdiv(N, BN)
     tiles = tl.cdiv(M, BM) * tiles_n
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLAT, warp_specialize=ROLES):
@@ -68,8 +78,10 @@ def persistent(dtype: torch.dtype, stages: int = 3, flat: bool = False, roles: b
         "b": TensorDescriptor.from_tensor(b, [bn, bk]),
         "c": TensorDescriptor.from_tensor(c, [bm, bn]),
         "scale": scale,
-        "M": M, "N": N, "K": K,
-    }  # fmt: skip
+        "M": M,
+        "N": N,
+        "K": K,
+    }
     constants = {"FLAT": flat, "ROLES": roles, "BM": bm, "BN": bn, "BK": bk}
     return Launch(gemm, (132,), args, constants, 8, stages, 2 * M * N * K, moved(a, b, c, scale))
 

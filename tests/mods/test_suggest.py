@@ -50,9 +50,12 @@ def test_contributions_are_those_by_hand():
     suggestion = loka.suggest_compskip(model, batches)
     rows = {(row.path, row.action): row for row in suggestion.rows}
     assert set(rows) == {
-        ("blocks.0.mix", "skip"), ("blocks.0.ffn", "skip"), ("blocks.1.mix", "skip"), ("blocks.1.ffn", "skip"),
+        ("blocks.0.mix", "skip"),
+        ("blocks.0.ffn", "skip"),
+        ("blocks.1.mix", "skip"),
+        ("blocks.1.ffn", "skip"),
         ("blocks.1.pool", "reuse"),
-    }  # fmt: skip
+    }
     with torch.no_grad():
         x = torch.cat([batch[0] for batch in batches])
         mixed = x + model.blocks[0].mix(x)

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.online.pace import AT_LEAST
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "op_by_op", "home")]
@@ -34,9 +35,13 @@ def mlp(seed=0):
 
 def compiled_with(model, dynamic=None, fullgraph=False, **options):
     return torch.compile(
-        model, backend="loka", dynamic=dynamic, fullgraph=fullgraph, options={**LOWERS, **options},
-        isolate_recompiles=True,
-    )  # fmt: skip
+        model,
+        backend="loka",
+        dynamic=dynamic,
+        fullgraph=fullgraph,
+        options={**LOWERS, **options},
+        **APART,
+    )
 
 
 def off(out, reference):
@@ -63,7 +68,7 @@ def test_eight_batch_sizes_are_eight_graphs():
             x = torch.randn(rows, 32)
             assert off(compiled(x), model(x)) < 0.05
     assert graphs() == counters["frames"]["ok"] == counters["frames"]["total"] == 8
-    assert lowered(compiled) == 2
+    assert [len(plan.lowered) for plan in loka.plans(compiled).values()] == [2] * 8
 
 
 @pytest.mark.parametrize("stance", ["fail_on_recompile", "eager_on_recompile"])
@@ -390,3 +395,65 @@ def test_all_is_kept_and_nothing_is_watched():
         assert torch.equal(compiled(x), model(x))
     note = loka.explain(compiled).notes[0]
     assert lowered(compiled) == 0 and "0 measured again" in note
+
+
+# ---------------------------------------------------------------- weights that are swapped
+
+
+@pytest.fixture
+def swapping():
+    """`Module.to` and `load_state_dict` swap parameters, which PyTorch refuses while anybody refers to them weakly."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_weights_may_be_swapped_at_any_time(swapping, training):
+    model, x = mlp(), torch.randn(16, 32)
+    compiled = compiled_with(model, max_gradient_error=1.0)
+
+    def called():
+        with torch.set_grad_enabled(training):
+            out = compiled(x)
+        if training:
+            out.sum().backward()
+            model.zero_grad()
+        return out.detach()
+
+    for calls in (1, 5, 5):  # measured, planned, and planned anew
+        for _ in range(calls):
+            assert off(called(), model(x)) < 0.05
+        model.load_state_dict(mlp(seed=calls).state_dict())
+        assert off(called(), model(x)) < 0.05
+        model.double().float()
+        assert off(called(), model(x)) < 0.05
+        torch.utils.swap_tensors(model[0].weight, nn.Parameter(torch.randn(64, 32)))
+    for _ in range(5):
+        assert off(called(), model(x)) < 0.05
+    assert lowered(compiled)
+
+
+@torch.no_grad()
+def test_what_is_made_of_a_weight_once_is_made_anew_when_it_is_swapped(swapping):
+    model, x = mlp().requires_grad_(False), torch.randn(16, 32)
+    compiled = compiled_with(model)
+    for _ in range(5):
+        compiled(x)
+    assert lowered(compiled) == 2
+    torch.utils.swap_tensors(model[0].weight, nn.Parameter(torch.randn(64, 32), False))
+    assert off(compiled(x), model(x)) < 0.05
+
+
+@torch.no_grad()
+def test_who_calls_is_told_where_nothing_is_lowered():
+    """Such calls take the short way, which knows whose it is."""
+    models, x = (mlp(0), mlp(1)), torch.randn(64, 32)
+    options = {**LOWERS, "max_mere": 1e-9}
+    calls = [torch.compile(model, backend="loka", dynamic=False, options=options) for model in models]
+    for _ in range(6):
+        for call, model in zip(calls, models, strict=True):
+            torch.testing.assert_close(call(x), model(x))
+    for call in calls:
+        assert not lowered(call)
+        assert any("planned after 3 measured calls" in note for note in loka.explain(call).notes)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from examples.apart import APART
 
 CALLS, BLOCK = 6_000, 100
 LOWERS = {"recipes": ("int8_rowwise",), "min_speedup": 0, "race": False}
@@ -24,12 +25,12 @@ def test_calls_cost_what_those_of_the_same_plan_pinned_cost(kept, tmp_path, monk
     model = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 1)).eval()
     options = {**LOWERS, **({"max_mere": 1e-9} if kept else {})}
     xs = [torch.randn(512, 512) for _ in range(4)]
-    online = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
+    online = torch.compile(model, backend="loka", options=options, **APART)
     for _ in range(5):
         online(xs[0])
     plan = loka.plan(online)
     assert bool(plan.lowered) is not kept
-    pinned = torch.compile(model, backend="loka", options={**options, "plan": plan}, isolate_recompiles=True)
+    pinned = torch.compile(model, backend="loka", options={**options, "plan": plan}, **APART)
     seconds: dict[str, list[float]] = {"online": [], "pinned": []}
     for _ in range(CALLS // BLOCK):
         for name, call in (("online", online), ("pinned", pinned)):

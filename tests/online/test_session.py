@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.inspect.compiled import graphs_of
 from loka_compile.online.pace import AT_LEAST
 
@@ -39,7 +40,7 @@ def mlp(seed=0, width=32):
 
 
 def online_compile(model, **options):
-    return torch.compile(model, backend="loka", options={**EAGER_TO_LOWER, **options}, isolate_recompiles=True)
+    return torch.compile(model, backend="loka", options={**EAGER_TO_LOWER, **options}, **APART)
 
 
 def sessions_of(compiled):

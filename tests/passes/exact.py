@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.apart import write_apart
 from loka_compile.graph.reader import read
@@ -63,7 +64,7 @@ def rewritten(each: Any, fn: Any, *args: Any, dynamic: bool | None = None, conte
         seen.results.append(result)
         return run
 
-    seen.call = torch.compile(fn, backend=backend, dynamic=dynamic, isolate_recompiles=True)
+    seen.call = torch.compile(fn, backend=backend, dynamic=dynamic, **APART)
     seen.out = seen.call(*args)
     return seen
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.graph.rerun import is_training
 from loka_compile.passes import PIPELINE
@@ -118,9 +119,23 @@ def a_chain_of_products_is_written(x: Tensor) -> Any:
     return positive, product
 
 
-PROGRAMS = [by_index, by_slice, by_mask, by_index_put, through_a_view, through_a_view_of_a_view, by_out, by_copy,
-            inside_of_the_norm, the_mean_is_written, centred_then_written, gate_written_between, gate_is_written,
-            gate_written_through_detach, a_chain_of_products_is_written]  # fmt: skip
+PROGRAMS = [
+    by_index,
+    by_slice,
+    by_mask,
+    by_index_put,
+    through_a_view,
+    through_a_view_of_a_view,
+    by_out,
+    by_copy,
+    inside_of_the_norm,
+    the_mean_is_written,
+    centred_then_written,
+    gate_written_between,
+    gate_is_written,
+    gate_written_through_detach,
+    a_chain_of_products_is_written,
+]
 
 
 def statistics_without_gradients(x: Tensor) -> Tensor:
@@ -144,10 +159,11 @@ def after_passes(fn: Callable[..., Any], gpu: bool = False, seen: list[Change] |
         rewritten, changes = run_on_dynamo(gm, passes, device, target, is_training(inputs))
         if seen is not None:
             seen.extend(changes)
-        return compat.capture(rewritten, inputs, joint=lambda graph: None,
-                              inner=lambda module, _: fx.Interpreter(module).run)  # fmt: skip
+        return compat.capture(
+            rewritten, inputs, joint=lambda graph: None, inner=lambda module, _: fx.Interpreter(module).run
+        )
 
-    return torch.compile(fn, backend=backend, isolate_recompiles=True)
+    return torch.compile(fn, backend=backend, **APART)
 
 
 @pytest.mark.parametrize(("dynamic", "gpu"), [(False, False), (True, False), (True, True)])
@@ -354,8 +370,19 @@ def symbolic_sizes(x: Tensor) -> Tensor:
     return norm(wide) + F.linear(wide, x[:8, :8] * 1.0)
 
 
-REGIONS = [in_autocast, half_in_autocast, half_without_gradients, in_inference_mode, checkpointed, under_cond, nonzero,
-           by_out_of_another, complex_numbers, views_of_an_input, symbolic_sizes]  # fmt: skip
+REGIONS = [
+    in_autocast,
+    half_in_autocast,
+    half_without_gradients,
+    in_inference_mode,
+    checkpointed,
+    under_cond,
+    nonzero,
+    by_out_of_another,
+    complex_numbers,
+    views_of_an_input,
+    symbolic_sizes,
+]
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -381,9 +408,16 @@ def assert_close(found: Any, wanted: Any, bound: float) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=bound * b.abs().max().item())
 
 
-FOUND = {checkpointed: {"rms_norm", "silu"}, under_cond: {"rms_norm", "silu"}, nonzero: {"rms_norm", "silu"},
-         in_inference_mode: {"rms_norm", "silu"}, in_autocast: {"rms_norm", "silu"}, half_without_gradients: set(),
-         by_out_of_another: set(), complex_numbers: set()}  # fmt: skip
+FOUND = {
+    checkpointed: {"rms_norm", "silu"},
+    under_cond: {"rms_norm", "silu"},
+    nonzero: {"rms_norm", "silu"},
+    in_inference_mode: {"rms_norm", "silu"},
+    in_autocast: {"rms_norm", "silu"},
+    half_without_gradients: set(),
+    by_out_of_another: set(),
+    complex_numbers: set(),
+}
 
 
 @pytest.mark.parametrize("program", FOUND, ids=lambda each: each.__name__)

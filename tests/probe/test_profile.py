@@ -34,15 +34,35 @@ def make_profile(seed=0):
         normal = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
         gaussian = LowRank(normal(features), normal(4, features).bfloat16(), normal(features).square())
         return OperandStats(
-            rows=9, values=9 * features, mean=0.1, std=1 / 3, kurtosis=math.nan, amax=math.inf,
-            quantiles=(0.1, 0.2, 0.3, math.inf), zero_rows=2, non_finite=1, fp16_overflows=3, fp8_underflow=0.25,
-            dynamic_range=7.5, distribution=gaussian,
-        )  # fmt: skip
+            rows=9,
+            values=9 * features,
+            mean=0.1,
+            std=1 / 3,
+            kurtosis=math.nan,
+            amax=math.inf,
+            quantiles=(0.1, 0.2, 0.3, math.inf),
+            zero_rows=2,
+            non_finite=1,
+            fp16_overflows=3,
+            fp8_underflow=0.25,
+            dynamic_range=7.5,
+            distribution=gaussian,
+        )
 
     site = Site(
-        "mlp.0#0:output", "addmm", "output", sympy.Integer(1), 16 * batch, sympy.Integer(5), sympy.Integer(3),
-        torch.bfloat16, "mlp.0", "model.py:7", True, "",
-    )  # fmt: skip
+        "mlp.0#0:output",
+        "addmm",
+        "output",
+        sympy.Integer(1),
+        16 * batch,
+        sympy.Integer(5),
+        sympy.Integer(3),
+        torch.bfloat16,
+        "mlp.0",
+        "model.py:7",
+        True,
+        "",
+    )
     scores = {"fp8_rowwise": ErrorScore(0.1, 28.0, 0.03), "fp16": ErrorScore(math.inf, -math.inf, 0.0)}
     rare = {"country=NZ": SegmentScore(11, scores)}
     one = SiteProfile(site, 4, operand(3), operand(3), scores, {"fp16": DRAWN}, (1, 32, 5, 3), rare)

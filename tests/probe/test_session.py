@@ -74,8 +74,12 @@ def probe_step(model, *batches, **options):
 
 
 LINEARS = {
-    "first#0:output", "first#0:grad_weight", "second#0:output", "second#0:grad_input", "second#0:grad_weight",
-}  # fmt: skip
+    "first#0:output",
+    "first#0:grad_weight",
+    "second#0:output",
+    "second#0:grad_input",
+    "second#0:grad_weight",
+}
 
 
 def names(profile):

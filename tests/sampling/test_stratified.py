@@ -197,8 +197,9 @@ def test_every_segment_gets_its_rows_or_all_it_has(seed, least):
     rng = np.random.default_rng(seed)
     rows = int(rng.integers(5, 400))
     features = {f"f{i}": rng.choice(6, rows, p=rng.dirichlet(np.full(6, 0.3))) for i in range(int(rng.integers(1, 4)))}
-    required = sum(min(least, int((column == value).sum())) for name, value in values_of(features)
-                   for column in [features[name]])  # fmt: skip
+    required = sum(
+        min(least, int((column == value).sum())) for name, value in values_of(features) for column in [features[name]]
+    )
     n = min(rows, max(int(rng.integers(1, rows + 1)), required))
     sample = stratified_sample(features, n, seed=seed, segments=list(features), min_per_segment=least)
     assert len(sample) == n == len(sample.rows.unique())

@@ -50,22 +50,38 @@ SYMBOLS = [sympy.Symbol(text, integer=True, positive=True) for text in ("s0", "s
 sizes = st.integers(0, 2**40) | st.sampled_from([*SYMBOLS, 2 * SYMBOLS[0], 26 * SYMBOLS[1]])
 sites = st.builds(
     lambda key, role, M, N, K, dtype, source: Site(
-        f"{key}#0:{role}", "mm", role, sympy.Integer(1), *map(sympy.sympify, (M, N, K)), dtype, key, source),
-    names, st.sampled_from(["output", "grad_input", "grad_weight"]), sizes, sizes, sizes,
-    st.sampled_from([torch.float32, torch.bfloat16, torch.int64]), names,
-)  # fmt: skip
+        f"{key}#0:{role}", "mm", role, sympy.Integer(1), *map(sympy.sympify, (M, N, K)), dtype, key, source
+    ),
+    names,
+    st.sampled_from(["output", "grad_input", "grad_weight"]),
+    sizes,
+    sizes,
+    sizes,
+    st.sampled_from([torch.float32, torch.bfloat16, torch.int64]),
+    names,
+)
 decisions = st.builds(
     lambda site, chosen, reason, known, out, starts: Decision(
-        site, chosen, reason, known, tuple(out.items()),
-        tuple(Range(rows, each) for rows, each in sorted({**starts, 0: KEPT}.items())) if starts else ()),
-    sites, candidates, names,
-    st.dictionaries(names, scores, max_size=3), st.dictionaries(candidates, names, max_size=3),
+        site,
+        chosen,
+        reason,
+        known,
+        tuple(out.items()),
+        tuple(Range(rows, each) for rows, each in sorted({**starts, 0: KEPT}.items())) if starts else (),
+    ),
+    sites,
+    candidates,
+    names,
+    st.dictionaries(names, scores, max_size=3),
+    st.dictionaries(candidates, names, max_size=3),
     st.dictionaries(st.integers(0, 2**40), candidates, max_size=3),
-)  # fmt: skip
+)
 plans = st.builds(
     lambda target, found, origin: Plan(target, {d.site.key: d for d in found}, origin),
-    st.sampled_from(sorted(TARGETS)), st.lists(decisions, max_size=4), names,
-)  # fmt: skip
+    st.sampled_from(sorted(TARGETS)),
+    st.lists(decisions, max_size=4),
+    names,
+)
 
 
 @settings(max_examples=60, deadline=None)

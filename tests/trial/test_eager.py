@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.reader import read
 from loka_compile.spec.decision import Candidate, Decision, Score
@@ -58,7 +59,7 @@ def graph_of(function, *inputs: Tensor) -> fx.GraphModule:
         seen.append(gm)
         return gm.forward
 
-    torch.compile(function, backend=keep, isolate_recompiles=True)(*inputs)
+    torch.compile(function, backend=keep, **APART)(*inputs)
     return seen[0]
 
 
@@ -109,7 +110,9 @@ def test_a_verdict_is_kept() -> None:
 )
 def test_what_does_not_run_in_eager(function, options, device) -> None:
     call = Taking(0.01)
-    assert race(call, function, options, device).built[0] is call and not call.calls
+    ran = race(call, function, options, device)
+    assert ran.built[0] is call and not call.calls
+    assert bool(ran.eager) == (function is not torch.sin)  # of what no option forbids the reason is told
 
 
 def test_a_small_model_runs_in_eager_and_explain_says_so() -> None:
@@ -136,4 +139,6 @@ def test_code_for_any_batch_stays_compiled() -> None:
     with torch.no_grad():
         compiled(torch.randn(2, 4))
         compiled(torch.randn(3, 4))
-    assert "as in eager" not in str(loka.explain(compiled))
+    said = str(loka.explain(compiled))
+    assert "op by op, as in eager" not in said
+    assert "not raced against eager: it is for any batch" in said

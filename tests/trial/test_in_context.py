@@ -45,8 +45,10 @@ def test_what_costs_the_graph_more_than_it_saves_goes_back_to_a_kernel_that_cast
     table |= {("tail", BLOCK): 9, ("tail", BF16): 13, ("tail", KEPT): 20}
     best, step = fastest(plan, clock_of(table, timed := []), 9)
     assert [d.chosen for d in best.decisions.values()] == [BF16, BLOCK] and step.us == 22
-    assert best.raced == f"22.0 us a step, 40.0 unplanned, 33.0 as single GEMMs' times had it; {len(timed)} graphs " \
-        "modelled for h100"  # fmt: skip
+    assert (
+        best.raced == f"22.0 us a step, 40.0 unplanned, 33.0 as single GEMMs' times had it; {len(timed)} graphs "
+        "modelled for h100"
+    )
     head, tail = best.decisions.values()
     assert "fp8_blockwise/triton was faster by single times; the graph is faster so, modelled: 22.0 us" in head.reason
     assert head.rejected == ((KEPT, "slower"), (BLOCK, "slower in the graph, modelled"))

@@ -10,9 +10,12 @@ import torch
 import loka_compile as loka
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import PlanError
-from loka_compile.trial.budget import output_error
-from loka_compile.trial.planning import read, settle
+from loka_compile.trial.budget import Trial, output_error
+from loka_compile.trial.planning import Bench, contenders, read, settle
 from tests.dispatch.made_up import MLP, plan_of
+
+NO_GRAPH = Bench(Trial(None, []), None)
+"""Nothing of a graph is asked where a plan is given for any batch."""
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +60,33 @@ def test_a_plan_by_path_is_the_plan(tmp_path):
     plan = plan_of(a=0.1)
     plan.save(tmp_path / "plan.json")
     for given in (plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
-        assert settle(read(Options(plan=given)), None, [], None) == [plan]
+        assert settle(read(Options(plan=given)), NO_GRAPH) == [plan]
 
 
 def test_a_plan_for_another_target_is_an_error():
     plan = replace(plan_of(a=0.1), target="h100")
-    assert settle(Options(plan=plan), None, [], None)[0] is plan
-    assert settle(Options(plan=plan, target="h100"), None, [], None)[0] is plan
+    assert settle(Options(plan=plan), NO_GRAPH)[0] is plan
+    assert settle(Options(plan=plan, target="h100"), NO_GRAPH)[0] is plan
     with pytest.raises(PlanError, match="the plan is for h100, target='b200' was asked for: leave target out"):
-        settle(Options(plan=plan, target="b200"), None, [], None)
+        settle(Options(plan=plan, target="b200"), NO_GRAPH)
     with pytest.raises(PlanError, match="the plan is for cpu, target='h100'"):
-        settle(Options(plan=plan_of(a=0.1), target="h100"), None, [], None)
+        settle(Options(plan=plan_of(a=0.1), target="h100"), NO_GRAPH)
 
 
 def test_without_real_inputs_nothing_is_decided():
     with torch._subclasses.FakeTensorMode():
         x = torch.randn(4, 4)
-    (plan,) = settle(Options(), None, [x], None)
+    (plan,) = settle(Options(), Bench(Trial(None, [x]), None))
     assert plan.decisions == {} and "no real inputs" in plan.origin
+
+
+def test_what_may_not_be_lowered_is_not_in_any_contender():
+    plan, demoted = plan_of(a=0.1, b=0.1), {"a#0:output": "it drifted"}
+    (given,) = contenders(plan, Options(plan=plan), demoted)
+    assert [d.site.key for d in given.lowered] == ["b#0:output"] and given.decisions[
+        "a#0:output"
+    ].reason == "it drifted"
+    assert contenders(plan, Options(), {}) == [plan]  # made-up errors, no times: nothing else is near
 
 
 def test_a_profile_by_path(profiled, tmp_path, fresh_dynamo, op_by_op):

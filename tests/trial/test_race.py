@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.dispatch import kept_times
 from loka_compile.dispatch.pin import pins
 from loka_compile.spec.decision import Candidate, Decision, Score
@@ -21,6 +22,7 @@ from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial import race as race_module
+from loka_compile.trial.laps import Times
 from loka_compile.trial.race import MARGIN, QUIET, Raced, _margin, never_slower, simplified_or_written, unknown
 
 INT8, UINT8 = Candidate("int8_rowwise", "aten"), Candidate("uint8_affine", "aten")
@@ -73,9 +75,9 @@ class Builder:
         return call, [plan]
 
 
-def race(plan, builder, x=None, device="cpu", options=None, floor=unknown):
-    plans = plan if isinstance(plan, list) else [plan]
-    raced = never_slower(plans, builder, [torch.ones(2) if x is None else x], options or Options(), device, (), floor)
+def race(plan, builder, x=None, device="cpu", options=None, floor=unknown, watched=False):
+    plans, inputs = plan if isinstance(plan, list) else [plan], [torch.ones(2) if x is None else x]
+    raced = never_slower(plans, builder, inputs, options or Options(), device, (), floor, watched)
     return raced.plan, raced.built
 
 
@@ -93,6 +95,15 @@ def test_a_slower_plan_goes_and_every_site_says_why(cache):
     for decision in plan.decisions.values():
         assert decision.reason.startswith("the planned graph was slower than the unplanned one: 0.")
         assert decision.rejected == ((INT8, decision.reason),)
+
+
+def test_what_watching_takes_of_a_call_counts(cache, monkeypatch):
+    """Online: what is lowered is watched, what is kept is not."""
+    monkeypatch.setattr(race_module, "WATCHED_US", 50_000.0)
+    assert not race(plan_of(), Builder(0.002, 0.006), watched=True)[0].lowered
+    assert race(plan_of(), Builder(0.002, 0.006))[0].lowered  # a race of its own
+    plan, (_, artifacts) = race(plan_of("cpu", "a"), Builder(0.002, 0.02), watched=True, floor=lambda: 2e4)
+    assert not plan.lowered and not artifacts[0].lowered  # the unplanned graph was compiled for it
 
 
 def test_a_finalist_that_is_faster_wins_and_says_by_how_much(cache):
@@ -300,7 +311,7 @@ def test_a_race_of_real_graphs(cache, fresh_dynamo, op_by_op, one_thread, monkey
     assert plan.lowered == [] and all("slower than the unplanned" in d.reason for d in plan.decisions.values())
 
     for _ in range(2):  # the second knows the verdict
-        trained = torch.compile(model, backend="loka", options={**options, "race": False}, isolate_recompiles=True)
+        trained = torch.compile(model, backend="loka", options={**options, "race": False}, **APART)
         trained(x).sum().backward()
     assert len(loka.plan(trained).lowered) == 2
 
@@ -374,7 +385,7 @@ class Ranker(nn.Module):
 @pytest.mark.parametrize("wins", [True, False])
 def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
     if not wins:
-        monkeypatch.setattr(sys.modules["loka_compile.trial.race"], "_race", lambda *built: [2.0, 1.0])
+        monkeypatch.setattr(sys.modules["loka_compile.trial.race"], "_race", lambda *built: Times([[2.0, 1.0]]))
         monkeypatch.setattr(sys.modules["loka_compile.backend"], "floor_of", lambda *graph: unknown)
     torch.manual_seed(0)
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
@@ -425,7 +436,7 @@ def test_a_plan_that_knows_the_graph_as_written_keeps_it_so(fresh_dynamo, op_by_
         plan = plan_for("bf16", model, user, item)
         for given, split in ((plan, False), (None, True)):
             options = {"plan": given} if given else {"recipes": ()}
-            compiled = torch.compile(model, backend="loka", options=options, isolate_recompiles=True)
+            compiled = torch.compile(model, backend="loka", options=options, **APART)
             torch.testing.assert_close(compiled(user, item), model(user, item), rtol=0.05, atol=0.05)
             text = " ".join(str(loka.explain(compiled)).split())
             assert ("linear, split: columns 0-7" in text) and (("as the plan given lowers" in text) != split)

@@ -58,16 +58,23 @@ def draw(b, n, d, k, dtype, seed, weights=0, shared=False, exponent=0):
 
 
 SHAPES = st.tuples(
-    st.sampled_from([0, 1, 3]), st.sampled_from([1, 2, 13, 24, 40, 64]), st.sampled_from([1, 7, 64, 100, 224]),
+    st.sampled_from([0, 1, 3]),
+    st.sampled_from([1, 2, 13, 24, 40, 64]),
+    st.sampled_from([1, 7, 64, 100, 224]),
     st.sampled_from([1, 8, 24, 31, 150, 300]),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    shape=SHAPES, dtype=st.sampled_from([torch.float16, torch.bfloat16]), norm=st.sampled_from(NORMS),
-    weights=st.integers(0, 2), shared=st.booleans(), exponent=st.sampled_from([-1, 0]), seed=st.integers(0, 2**31),
-)  # fmt: skip
+    shape=SHAPES,
+    dtype=st.sampled_from([torch.float16, torch.bfloat16]),
+    norm=st.sampled_from(NORMS),
+    weights=st.integers(0, 2),
+    shared=st.booleans(),
+    exponent=st.sampled_from([-1, 0]),
+    seed=st.integers(0, 2**31),
+)
 def test_kernel_against_float64(shape, dtype, norm, weights, shared, exponent, seed):
     x, y, weight, bias = draw(*shape, dtype, seed, weights, shared, exponent)
     out = kernel(x, y, weight, bias, norm)
@@ -77,8 +84,13 @@ def test_kernel_against_float64(shape, dtype, norm, weights, shared, exponent, s
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=SHAPES, norm=st.sampled_from(NORMS), weights=st.integers(0, 2), shared=st.booleans(),
-       seed=st.integers(0, 2**31))  # fmt: skip
+@given(
+    shape=SHAPES,
+    norm=st.sampled_from(NORMS),
+    weights=st.integers(0, 2),
+    shared=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
 def test_reference_against_float64(shape, norm, weights, shared, seed):
     x, y, weight, bias = draw(*shape, torch.float32, seed, weights, shared)
     out = module.reference(x, y, weight, bias, norm, EPS)
@@ -177,11 +189,11 @@ def test_few_tokens_are_multiplied_in_the_cheaper_order():
     ("change", "message"),
     [
         ({"norm": "batch"}, "norm must be one of none, rms, layer, got 'batch'"),
-        ({"x": torch.ones(4, 8)}, r"x is \(B, N, D\), .*\(4, 8\)"),
-        ({"x": torch.ones(2, 4, 8).half()}, "floats like y's, got torch.float16 .* and torch.float32"),
-        ({"y": torch.ones(2, 5, 3)}, r"y is \(B, N, K\) or \(N, K\) .*got \(2, 5, 3\)"),
+        ({"x": torch.ones(4, 8)}, r"x must be \(B, N, D\) .*\(4, 8\)"),
+        ({"x": torch.ones(2, 4, 8).half()}, "got torch.float16 .* and torch.float32"),
+        ({"y": torch.ones(2, 5, 3)}, r"y must be \(B, N, K\) or \(N, K\) .*got \(2, 5, 3\)"),
         ({"y": torch.ones(3, 4, 3)}, r"got \(3, 4, 3\)"),
-        ({"weight": torch.ones(3)}, r"weight has one value for each of 12 outputs, got \(3,\)"),
+        ({"weight": torch.ones(3)}, r"weight must have one value for each of 12 outputs, got \(3,\)"),
     ],
 )
 def test_bad_arguments(change, message):

@@ -221,8 +221,9 @@ def test_specimens_are_launches_on_no_memory(arch):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("inside", "window", "jagged"), [(False, None, False), (True, 2, False), (False, 20, True)])
 def test_gradcheck_of_the_reference(activation, inside, window, jagged):
-    operands = draw([55, 0, 3] if jagged else [5, 5], [64, 2, 0] if jagged else [7, 7], 2, 3, torch.float64, 1,
-                    (jagged, jagged))  # fmt: skip
+    operands = draw(
+        [55, 0, 3] if jagged else [5, 5], [64, 2, 0] if jagged else [7, 7], 2, 3, torch.float64, 1, (jagged, jagged)
+    )
     leaves = [each.requires_grad_() for each in operands[:3]]
 
     def run(*qkv):
@@ -285,13 +286,13 @@ def test_a_band_is_not_the_square():
     ("change", "message"),
     [
         ({"activation": "softmax"}, "activation must be one of gelu, .*got 'softmax'"),
-        ({"activation": ["relu"]}, r"1 activations for q of shape \(2, 3, 5, 8\): one a head"),
+        ({"activation": ["relu"]}, r"got 1 for q \(2, 3, 5, 8\)"),
         ({"q": torch.ones(2, 3, 5, 8, dtype=torch.int64)}, "must have one float dtype, got torch.int64"),
         ({"q": torch.ones(2, 3, 5, 8).double()}, "must have one float dtype, got torch.float64, torch.float32"),
-        ({"q": torch.ones(2, 5, 8)}, r"q is \(B, H, T, D\) without cu_seqlens_q, got shape \(2, 5, 8\)"),
-        ({"k": torch.ones(2, 3, 4, 9)}, "k and v have one shape"),
+        ({"q": torch.ones(2, 5, 8)}, r"q must be \(B, H, T, D\) without cu_seqlens_q, got shape \(2, 5, 8\)"),
+        ({"k": torch.ones(2, 3, 4, 9)}, "k and v must have one shape"),
         ({"q": torch.ones(3, 3, 5, 8)}, "q has 3 sequences, k and v have 2"),
-        ({"cu_seqlens_q": offsets([5])}, r"q is \(total, H, D\) with cu_seqlens_q"),
+        ({"cu_seqlens_q": offsets([5])}, r"q must be \(total, H, D\) with cu_seqlens_q"),
         ({"q": torch.ones(10, 3, 8), "cu_seqlens_q": torch.tensor([0.0, 5.0, 10.0])}, "vector of int32 or int64"),
         ({"window": -1}, "window must be at least 0"),
     ],

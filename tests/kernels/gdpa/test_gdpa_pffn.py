@@ -82,8 +82,13 @@ SHAPES = st.tuples(
 
 
 @settings(max_examples=25, deadline=None)
-@given(SHAPES, st.sampled_from(sorted(ACTIVATIONS)), st.booleans(), st.sampled_from([torch.float16, torch.bfloat16]),
-       st.integers(0, 99))  # fmt: skip
+@given(
+    SHAPES,
+    st.sampled_from(sorted(ACTIVATIONS)),
+    st.booleans(),
+    st.sampled_from([torch.float16, torch.bfloat16]),
+    st.integers(0, 99),
+)
 def test_kernel_against_float64(shape, activation, inside, dtype, seed):
     x, k, v = draw(*shape, dtype, seed)
     rest = activation, 0.3, inside, EPS, EPS_OUT
@@ -134,7 +139,11 @@ def test_reasons(shape, dtype, reason):
 
 def test_bad_arguments():
     x, k, v = draw(2, 5, 2, 3, 8, torch.float32, 0)
-    for args, message in (((x, k, v, "softmax"), "activation must be one of"), ((x[0], k, v, "relu"), "x is"),
-                          ((x[:, :, 1:], k, v, "relu"), "tokens of H"), ((x, k, v[:1], "relu"), "x is")):  # fmt: skip
+    for args, message in (
+        ((x, k, v, "softmax"), "activation must be one of"),
+        ((x[0], k, v, "relu"), "x must be"),
+        ((x[:, :, 1:], k, v, "relu"), "tokens of H"),
+        ((x, k, v[:1], "relu"), "x must be"),
+    ):
         with pytest.raises(ValueError, match=message):
             Pffn(*args, 1.0, False, EPS, EPS)()

@@ -203,11 +203,22 @@ def view_write(weight):
 @pytest.mark.parametrize(
     "change",
     [
-        in_place, one_element, optimizer_step, data_write, data_column, data_row, data_assign, data_assign_other_layout,
-        no_grad_copy, inference_mode_update, state_dict, state_dict_assign, view_write,
+        in_place,
+        one_element,
+        optimizer_step,
+        data_write,
+        data_column,
+        data_row,
+        data_assign,
+        data_assign_other_layout,
+        no_grad_copy,
+        inference_mode_update,
+        state_dict,
+        state_dict_assign,
+        view_write,
     ],
     ids=lambda f: f.__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("shape", [(8, 16), (128, 1024), (257, 130)])
 def test_quantized_anew_after_a_change(change, shape, quantized):
     weight = parameter(*shape)

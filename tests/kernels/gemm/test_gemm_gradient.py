@@ -106,11 +106,11 @@ def test_no_rows_and_opcheck():
     [
         (
             {"x": torch.ones(3, 4)},
-            r"grad is \(M, K\), weight \(K, N\) and x \(M, N\), got \[\(3, 8\), \(8, 16\), \(3, 4\)\]",
+            r"grad must be \(M, K\), weight \(K, N\) and x \(M, N\), got \[\(3, 8\), \(8, 16\), \(3, 4\)\]",
         ),
         (
             {"grad": torch.ones(3, 8, dtype=torch.float16)},
-            "all are bfloat16 or all float16, got torch.float16, torch.b",
+            "all must be bfloat16 or all float16, got torch.float16, torch.b",
         ),
     ],
 )

@@ -88,8 +88,8 @@ def test_no_rows_and_opcheck():
 @pytest.mark.parametrize(
     ("grad", "x", "message"),
     [
-        (torch.ones(3, 8), torch.ones(4, 8), r"grad is \(R, M\) and x \(R, N\), got \(3, 8\) and \(4, 8\)"),
-        (torch.ones(3, 8), torch.ones(3, 8), "both are bfloat16 or both float16, got torch.float32 and torch.float32"),
+        (torch.ones(3, 8), torch.ones(4, 8), r"grad must be \(R, M\) and x \(R, N\), got \(3, 8\) and \(4, 8\)"),
+        (torch.ones(3, 8), torch.ones(3, 8), "both be bfloat16 or both float16, got torch.float32 and torch.float32"),
     ],
 )
 def test_bad_arguments(grad, x, message):

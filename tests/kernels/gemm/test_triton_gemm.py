@@ -141,8 +141,17 @@ def test_huge_and_tiny_scales(exponent, recipe):
 def test_long_contractions_in_parts(recipe, arch, deterministic, batch):
     args = operands(recipe, 48, 32, 4096 + 160, batch)
     whole = (args[0], *args[1:])
-    made = launches(*prepared(args[0], args[2])[:1], args[1], prepared(args[0], args[2])[1], args[3], None,
-                    torch.empty(*batch, 48, 32, device=DEVICE), "none", deterministic, arch)  # fmt: skip
+    made = launches(
+        *prepared(args[0], args[2])[:1],
+        args[1],
+        prepared(args[0], args[2])[1],
+        args[3],
+        None,
+        torch.empty(*batch, 48, 32, device=DEVICE),
+        "none",
+        deterministic,
+        arch,
+    )
     assert made[0].constants["SPLITS"] > 1 and len(made) == 1 + deterministic
     check(kernel(*args, deterministic=deterministic, arch=arch), *whole)
     bias = torch.linspace(-1, 1, 32, device=DEVICE)
@@ -225,9 +234,14 @@ def test_scaling_by_shape():
 
 @settings(deadline=None)
 @given(
-    m=st.integers(1, 2**18), n=st.integers(1, 4096), k=st.integers(0, 2**18), batch=st.integers(1, 64),
-    itemsize=st.sampled_from([1, 2]), kind=st.sampled_from(["", "twice", "adding"]), arch=st.sampled_from(list(CHIPS)),
-)  # fmt: skip
+    m=st.integers(1, 2**18),
+    n=st.integers(1, 4096),
+    k=st.integers(0, 2**18),
+    batch=st.integers(1, 64),
+    itemsize=st.sampled_from([1, 2]),
+    kind=st.sampled_from(["", "twice", "adding"]),
+    arch=st.sampled_from(list(CHIPS)),
+)
 def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, arch):
     bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, kind, arch)
     steps = -(-k // bk)
@@ -266,12 +280,12 @@ def test_scaled_gemm_by_the_provider_triton(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": torch.ones(4, 31).to(E4M3)}, r"a is \(M, K\) and b \(K, N\), .* got \(4, 31\) and \(32, 16\)"),
+        ({"a": torch.ones(4, 31).to(E4M3)}, r"a must be \(M, K\) and b \(K, N\), .* got \(4, 31\) and \(32, 16\)"),
         ({"a": torch.ones(1, 4, 32).to(E4M3)}, "or batches of them"),
         ({"a": torch.ones(4, 32)}, "both FP8 or of one 16-bit float dtype, got torch.float32"),
         ({"a": torch.ones(4, 32).to(BF16)}, "got torch.bfloat16 and torch.float8_e4m3fn"),
-        ({"a_scale": torch.ones(4)}, r"scales of one.*got \(4,\)"),
-        ({"a_scale": torch.ones(4, 2)}, r"scales of one.*got \(4, 2\)"),
+        ({"a_scale": torch.ones(4)}, r"scales must be one.*got \(4,\)"),
+        ({"a_scale": torch.ones(4, 2)}, r"scales must be one.*got \(4, 2\)"),
         ({"bias": torch.ones(4)}, r"bias must have shape \(16,\), got \(4,\)"),
         ({"activation": "swish"}, "activation must be one of .*got 'swish'"),
         ({"out_dtype": torch.int8}, "out must be .*got torch.int8"),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from loka_compile.kernels.gemm_norm.epilogue import Epilogue
 from loka_compile.kernels.gemm_norm.frozen_gemm_norm import can_center, frozen_gemm_norm, without_mean
+from loka_compile.kernels.norms import RowNorm
 from loka_compile.kernels.quantize.quantize import reference as quantize
 from tests.helpers import sqnr_db
 
@@ -35,9 +36,15 @@ def exact(x, parameter, transposed, bias=None, shift=None):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 17), st.integers(8, 131), st.integers(8, 67), st.integers(-20, 20), st.booleans(), st.booleans(),
-    st.sampled_from([E4M3, BF16]), st.integers(0, 2**31),
-)  # fmt: skip
+    st.integers(1, 17),
+    st.integers(8, 131),
+    st.integers(8, 67),
+    st.integers(-20, 20),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([E4M3, BF16]),
+    st.integers(0, 2**31),
+)
 def test_the_mean_out_of_the_parameter_is_the_norms(m, n, k, exponent, transposed, biased, of, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(m, k, generator=generator)
@@ -82,12 +89,13 @@ def test_a_bias_keeps_its_dtype():
 
 
 def test_where_the_mean_is_not_all_that_the_norm_takes_away():
-    epilogue = Epilogue(None, None, None, None, None, "layer", 0, "relu", BF16, EPS, False)
-    assert can_center(48, epilogue) and can_center(48, replace(epilogue, block=48))
+    row = RowNorm("layer", 0, "relu", BF16, EPS, False)
+    epilogue = Epilogue(None, None, None, None, None, row)
+    assert can_center(48, epilogue) and can_center(48, replace(epilogue, row=replace(row, block=48)))
     x, weight = torch.randn(5, 32), nn.Parameter(torch.randn(48, 32))
-    assert not can_center(48, replace(epilogue, block=16))
+    assert not can_center(48, replace(epilogue, row=replace(row, block=16)))
     for wrong in ({"norm": "rms"}, {"norm": "none"}, {"residual": torch.randn(5, 48)}, {"save": True}):
-        with pytest.raises(ValueError, match="no mean to take out"):
+        with pytest.raises(ValueError, match="centered needs"):
             run(x, weight, True, BF16, centered=True, **wrong)
 
 

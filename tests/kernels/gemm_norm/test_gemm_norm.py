@@ -15,7 +15,7 @@ from loka_compile.kernels.gemm_norm.gemm_norm_launch import launches
 from loka_compile.kernels.gemm_norm.gemm_norm_specimens import specimens
 from loka_compile.kernels.gemm_norm.gemm_norm_tiles import needs_two
 from loka_compile.kernels.launch import arch_of
-from loka_compile.kernels.norms import ACTIVATIONS
+from loka_compile.kernels.norms import ACTIVATIONS, RowNorm
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.chips import CHIPS
 
@@ -31,15 +31,29 @@ ROWS = [(1, 0), (7, 0), (64, 0), (131, 0), (48, 16), (512, 256), (384, 192), (52
 
 
 def kernel(
-    a, a_scale, b, b_scale, bias, residual, weight, shift, given_scale, norm, block, activation, dtype, arch="sm_90",
+    a,
+    a_scale,
+    b,
+    b_scale,
+    bias,
+    residual,
+    weight,
+    shift,
+    given_scale,
+    norm,
+    block,
+    activation,
+    dtype,
+    arch="sm_90",
     save=True,
-):  # fmt: skip
+):
     """What the op does with tensors on a GPU.
 
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    epilogue = Epilogue(bias, residual, weight, shift, given_scale, norm, block, activation, dtype, EPS, save)
+    row = RowNorm(norm, block, activation, dtype, EPS, save)
+    epilogue = Epilogue(bias, residual, weight, shift, given_scale, row)
     call = GemmNorm(a, a_scale, b, b_scale, epilogue)
     outputs = empty_outputs(call)
     for launch in launches(call, outputs, arch_of(a) if a.is_cuda else arch):
@@ -397,10 +411,10 @@ def test_gradcheck_of_the_reference(norm, block):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": torch.ones(3, 31)}, r"a is \(M, K\) and b \(N, K\), got \(3, 31\) and \(16, 32\)"),
+        ({"a": torch.ones(3, 31)}, r"a must be \(M, K\) and b \(N, K\), got \(3, 31\) and \(16, 32\)"),
         (
             {"a": torch.ones(3, 32, dtype=torch.int8)},
-            "a and b are both FP8 or of one wider float dtype, got torch.int8",
+            "a and b must be both FP8 or of one wider float dtype, got torch.int8",
         ),
         ({"b": torch.ones(16, 32).to(E4M3)}, "of one wider float dtype"),
         ({"a_scale": torch.ones(3)}, r"a_scale must have a shape of \[\(3, 1\)\], got \(3,\)"),
@@ -410,12 +424,12 @@ def test_gradcheck_of_the_reference(norm, block):
         ({"residual": torch.ones(3, 16).to(E4M3)}, "residual must be floats of"),
         ({"weight": torch.ones(15)}, r"weight must have shape \(16,\)"),
         ({"norm": "block"}, "norm must be one of none, rms, layer, got 'block'"),
-        ({"block": 5}, "no whole blocks of 5"),
+        ({"block": 5}, "must divide a row of 16 values, got 5"),
         ({"activation": "swish"}, "activation must be one of"),
-        ({"dtype": torch.int8}, "out cannot be torch.int8"),
-        ({"given": torch.ones(3, 1)}, "a given scale is one number"),
-        ({"norm": "lazy"}, "have no scale of their own"),
-        ({"norm": "lazy", "activation": "silu", "dtype": torch.bfloat16}, "a lazy norm has whole rows"),
+        ({"dtype": torch.int8}, "got torch.int8"),
+        ({"given": torch.ones(3, 1)}, r"given must have shape \(1,\)"),
+        ({"norm": "lazy"}, "needs a given scale"),
+        ({"norm": "lazy", "activation": "silu", "dtype": torch.bfloat16}, "a lazy norm must"),
     ],
 )
 def test_bad_arguments(change, message):

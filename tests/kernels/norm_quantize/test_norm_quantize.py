@@ -18,7 +18,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize import (
     reference,
     specimens,
 )
-from loka_compile.kernels.norms import ACTIVATIONS, LONGEST_ROW, NORMS
+from loka_compile.kernels.norms import ACTIVATIONS, LONGEST_ROW, NORMS, RowNorm
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 HALF_ULP = {E4M3: 2.0**-4, E5M2: 2.0**-3, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
@@ -36,7 +36,7 @@ def kernel(x, weight, bias, given_scale, norm, block, activation, dtype, eps=EPS
     Triton 3.7's interpreter rounds wrongly to FP8 (7.93 becomes 4) and bfloat16 (down): there the kernel stores what it
     would convert, in float32, and torch converts it.
     """
-    call = NormQuantize(x, weight, bias, given_scale, norm, block, activation, dtype, eps, save)
+    call = NormQuantize(x, weight, bias, given_scale, RowNorm(norm, block, activation, dtype, eps, save))
     outputs = empty_outputs(call)
     made = launch(call, outputs, arch_of(x) if x.is_cuda else "sm_90")
     if not x.is_cuda and dtype.is_floating_point:
@@ -281,12 +281,12 @@ def test_the_op_takes_rows_that_are_not_contiguous_and_any_number_of_dimensions(
         ({"x": torch.ones(3, 0)}, r"x must be rows of floats, got .* of shape \(3, 0\)"),
         ({"weight": torch.ones(31)}, r"weight must have shape \(32,\), got \(31,\)"),
         ({"bias": torch.ones(32, 1)}, "bias must have shape"),
-        ({"given": torch.ones(3, 1)}, "a given scale is one number"),
-        ({"given": torch.ones(1), "dtype": torch.int8}, "a given scale is .* for FP8"),
+        ({"given": torch.ones(3, 1)}, r"given must have shape \(1,\)"),
+        ({"given": torch.ones(1), "dtype": torch.int8}, "given must have shape"),
         ({"norm": "block"}, "norm must be one of none, rms, layer, got 'block'"),
-        ({"block": 12}, "rows of 32 values have no whole blocks of 12"),
+        ({"block": 12}, "must divide a row of 32 values, got 12"),
         ({"activation": "swish"}, "activation must be one of .*got 'swish'"),
-        ({"dtype": torch.uint8}, "out cannot be torch.uint8"),
+        ({"dtype": torch.uint8}, "got torch.uint8"),
     ],
 )
 def test_bad_arguments(change, message):

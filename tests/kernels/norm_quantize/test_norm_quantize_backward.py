@@ -227,11 +227,11 @@ def test_opcheck(dtype, norm, block):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.ones(3, 31)}, r"grad and x are \(R, N\), got \(3, 32\) and \(3, 31\)"),
-        ({"statistics": torch.ones(3, 0)}, r"statistics must have shape \(3, 1\), got \(3, 0\): save them"),
+        ({"x": torch.ones(3, 31)}, r"grad and x must be \(R, N\), got \(3, 32\) and \(3, 31\)"),
+        ({"statistics": torch.ones(3, 0)}, r"statistics must be \(3, 1\), .*got \(3, 0\)"),
         ({"norm": "block"}, "norm must be one of"),
-        ({"dtype": torch.int8}, "out cannot be torch.int8"),
-        ({"dtype": torch.bfloat16}, "out cannot be torch.bfloat16 with a copy, which is for FP8"),
+        ({"dtype": torch.int8}, "got torch.int8"),
+        ({"dtype": torch.bfloat16}, "FP8 with a copy, got torch.bfloat16"),
     ],
 )
 def test_bad_arguments(change, message):

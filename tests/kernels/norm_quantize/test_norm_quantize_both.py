@@ -20,7 +20,7 @@ from loka_compile.kernels.norm_quantize.norm_quantize_both import (
     reference,
     specimens,
 )
-from loka_compile.kernels.norms import ACTIVATIONS, NORMS
+from loka_compile.kernels.norms import ACTIVATIONS, NORMS, RowNorm
 from loka_compile.spec.chips import CHIPS
 from tests.kernels.norm_quantize.test_norm_quantize_backward import (
     DEVICE,
@@ -37,7 +37,7 @@ from tests.kernels.norm_quantize.test_norm_quantize_backward import (
 
 def kernel(x, weight, bias, norm, block, activation, dtype, save=True):
     """What the op does with tensors on a GPU; what the interpreter would round wrongly, torch rounds."""
-    call = NormQuantizeBoth(x, weight, bias, norm, block, activation, dtype, EPS, save)
+    call = NormQuantizeBoth(x, weight, bias, RowNorm(norm, block, activation, dtype, EPS, save))
     outputs = empty_outputs(call)
     arch = arch_of(x) if x.is_cuda else "sm_90"
     for launch in launches(call, outputs, arch):
@@ -128,7 +128,7 @@ def test_opcheck(save):
     ("change", "message"),
     [
         ({"dtype": torch.bfloat16}, "out FP8"),
-        ({"x": torch.randn(2, 3, 64)}, "is \\(R, N\\)"),
+        ({"x": torch.randn(2, 3, 64)}, "\\(R, N\\)"),
         ({"norm": "batch"}, "norm must be one of"),
     ],
 )

@@ -66,8 +66,15 @@ def draw(shape, exponent, dtype, seed):
     return (x * (torch.rand(*shape[:-1], 1, generator=generator) > 0.2)).to(DEVICE, dtype)
 
 
-KINDS = [(E4M3, "tensor"), (E4M3, "row"), (E4M3, "block"), (E4M3, "tile"), (E5M2, "tensor"), (E5M2, "tile"),
-         (torch.int8, "row")]  # fmt: skip
+KINDS = [
+    (E4M3, "tensor"),
+    (E4M3, "row"),
+    (E4M3, "block"),
+    (E4M3, "tile"),
+    (E5M2, "tensor"),
+    (E5M2, "tile"),
+    (torch.int8, "row"),
+]
 
 
 @settings(max_examples=50, deadline=None)

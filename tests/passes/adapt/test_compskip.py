@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile import compat
 from loka_compile.passes.adapt.compskip import Skip
 from loka_compile.passes.dynamo import run_on_dynamo
@@ -107,7 +108,7 @@ def skipped(model, schedule, *args, dynamic=None, whole=None):
         found.append((gm.graph, changed.graph, change.result))
         return changed.forward
 
-    return torch.compile(model, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args), found
+    return torch.compile(model, backend=backend, dynamic=dynamic, **APART)(*args), found
 
 
 def subjects(result):
@@ -136,10 +137,13 @@ def test_alternate_is_kunluns_rule(dynamic):
     *parts, total = done
     assert CompSkip.of(total) == CompSkip(**schedule)
     assert {path: done[path] for path in parts} == {
-        "layers.0.attention": "skipped", "layers.2.attention": "skipped",
-        "layers.1.pffn": "skipped", "layers.3.pffn": "skipped",
-        "layers.1.pool": "reuses the value of layers.0.pool", "layers.3.pool": "reuses the value of layers.2.pool",
-    }  # fmt: skip
+        "layers.0.attention": "skipped",
+        "layers.2.attention": "skipped",
+        "layers.1.pffn": "skipped",
+        "layers.3.pffn": "skipped",
+        "layers.1.pool": "reuses the value of layers.0.pool",
+        "layers.3.pool": "reuses the value of layers.2.pool",
+    }
     calls = lambda graph: sum(n.target is F.scaled_dot_product_attention for n in graph.nodes)  # noqa: E731
     assert (calls(before), calls(after)) == (8, 3)  # 1 attention, 2 poolings: nobody reads the last layer's sequence
 
@@ -236,8 +240,11 @@ def test_sources_with_stacks_of_their_own():
     out, [(_, _, result)] = skipped(model, "alternate", x, s)
     torch.testing.assert_close(out, model(x, s, skip=True))
     assert len(result.rewrites) == 7
-    schedule = {"layers": "layers.*", "skip": {"even": ["sources.*.attention"], "odd": ["sources.*.pffn"]},
-                "reuse": {"odd": ["sources.*.pool"]}}  # fmt: skip
+    schedule = {
+        "layers": "layers.*",
+        "skip": {"even": ["sources.*.attention"], "odd": ["sources.*.pffn"]},
+        "reuse": {"odd": ["sources.*.pool"]},
+    }
     again, _ = skipped(model, schedule, x, s)
     assert torch.equal(again, out)
 
@@ -430,12 +437,12 @@ def test_layers_side_by_side_have_nothing_to_reuse():
     ("schedule", "message"),
     [
         ({"layers": "blocks.*", "skip": {"even": ["attention"]}}, r"is a layer blocks.\* .nearest: 'layers.\*'"),
-        ({"layers": "layers.*", "skip": {"even": ["atention"]}}, "has a module 'atention' .nearest: 'attention'"),
-        ({"layers": "layers.*", "skip": {"7": ["attention"]}}, "'7' is none of the layers 0, 1, 2, 3"),
-        ({"layers": "layers.*", "reuse": {"0": ["pool"]}}, "pool: no layer before 0 has one"),
+        ({"layers": "layers.*", "skip": {"even": ["atention"]}}, "contains a module 'atention' .nearest: 'attention'"),
+        ({"layers": "layers.*", "skip": {"7": ["attention"]}}, "'7' matches none of the layers 0, 1, 2, 3"),
+        ({"layers": "layers.*", "reuse": {"0": ["pool"]}}, "pool: no layer before 0 has such"),
         ({"layers": "layers.*", "skip": {"all": ["pool"]}, "reuse": {"odd": ["pool"]}}, "both skipped and reused"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_schedule_is_an_error(schedule, message, op_by_op):
     compiled = torch.compile(Sequences(), backend="loka", options={"compskip": schedule, "recipes": ()})
     with pytest.raises(Exception, match=message) as caught:
@@ -476,9 +483,17 @@ def test_a_schedule_reads_back():
 
 @pytest.mark.parametrize(
     ("which", "numbers"),
-    [("all", [0, 1, 2, 3, 4, 5]), ("even", [0, 2, 4]), ("odd", [1, 3, 5]), ("3", [3]), ("0,4", [0, 4]),
-     ("2:", [2, 3, 4, 5]), ("1::3", [1, 4]), (":2,5", [0, 1, 5])],
-)  # fmt: skip
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("even", [0, 2, 4]),
+        ("odd", [1, 3, 5]),
+        ("3", [3]),
+        ("0,4", [0, 4]),
+        ("2:", [2, 3, 4, 5]),
+        ("1::3", [1, 4]),
+        (":2,5", [0, 1, 5]),
+    ],
+)
 def test_which_layers(which, numbers):
     assert [number for number in range(6) if chosen(which, number)] == numbers
 
@@ -499,7 +514,7 @@ def test_which_layers(which, numbers):
         ({"layers": "b.*", "skips": {"even": ["a"]}}, "has no 'skips' .nearest: 'skip'"),
         ({"layers": "b.*", "skip": {"even": ["a"]}, "reuse": {"even": ["a"]}}, "both skipped and reused"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_schedule(value, message):
     with pytest.raises(loka.OptionsError, match=message):
         loka.Options(compskip=value)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.mods.adapt import BlockNorm
 from loka_compile.passes.adapt.block_norm import block_norm, block_of
 from loka_compile.passes.adapt.mods import MODS, modified
@@ -49,7 +50,7 @@ def changes_of(model, *args, mods=ALL, dynamic=None):
         found.append((changed, {change.name: change for change in changes}))
         return changed.forward
 
-    out = torch.compile(model, backend=backend, dynamic=dynamic, isolate_recompiles=True)(*args)
+    out = torch.compile(model, backend=backend, dynamic=dynamic, **APART)(*args)
     return found, out
 
 
@@ -93,7 +94,7 @@ def test_a_bias_that_is_computed_stays():
 
     ((_, changes),), _ = changes_of(generated, torch.randn(B, 8), torch.randn(8, 8), torch.randn(8), mods=("no_bias",))
     done, left = subjects(changes["no_bias"])
-    assert not done and "its bias is computed (mul), not a parameter" in left.values()
+    assert not done and any("its bias is computed (mul)" in each for each in left.values())
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,11 @@ def test_norms_become_blocks(norm):
 
 @pytest.mark.parametrize(
     ("norm", "reason"),
-    [(nn.LayerNorm(1000), "N = 1000 has no divisor of at most 256 that is a multiple of 16"),
-     (nn.LayerNorm((4, 250)), r"it normalises over (4, 250)")],
-)  # fmt: skip
+    [
+        (nn.LayerNorm(1000), "N = 1000 has no divisor of at most 256 that is a multiple of 16"),
+        (nn.LayerNorm((4, 250)), r"it normalises over (4, 250)"),
+    ],
+)
 def test_norms_that_stay(norm, reason):
     ((_, changes),), _ = changes_of(nn.Sequential(norm), torch.randn(B, *norm.normalized_shape), mods=("block_norm",))
     done, left = subjects(changes["block_norm"])
@@ -277,7 +280,7 @@ class Checkpointed(Tower):
 
 
 def test_what_runs_inside_of_a_checkpoint_is_not_left_in_silence():
-    with pytest.warns(UserWarning, match="no_bias: self: tag_activation_checkpoint runs a function of its own"):
+    with pytest.warns(UserWarning, match="no_bias: self: tag_activation_checkpoint calls a graph of its own"):
         found, _ = changes_of(Checkpointed(), torch.randn(B, 32), mods=("no_bias",))
     changed, rejected = subjects(found[0][1]["no_bias"])
     assert changed == ["down"] and "tag_activation_checkpoint" in rejected["self"]

@@ -35,9 +35,13 @@ def in_fp8(plan_for):
     """in_fp8(model, recipe, roles): the model's linears in FP8 by loka's kernels, the others as they are."""
 
     def plan(
-        model, recipe="fp8_rowwise", roles=("output", "grad_input", "grad_weight"), x=None, dtype=torch.bfloat16,
+        model,
+        recipe="fp8_rowwise",
+        roles=("output", "grad_input", "grad_weight"),
+        x=None,
+        dtype=torch.bfloat16,
         provider="triton",
-    ):  # fmt: skip
+    ):
         x = torch.randn(B, D) if x is None else x
         model, x = copy.deepcopy(model).to(dtype), x.to(dtype).requires_grad_()
         only = lambda site: site.role in roles  # noqa: E731
@@ -127,8 +131,10 @@ def test_a_product_leaves_the_norm_to_it(in_fp8):
     assert did == ["with bias in its epilogue", "with bias, layer, relu in its epilogue, the product written too"]
     assert found(captured, "forward")[0] == [IN_ONE, WITH_NORM]
     assert loka_ops(captured, "forward") == {
-        "loka.triton_quantize": 1, "loka.gemm_norm": 2, "loka.norm_quantize_both": 1,
-    }  # fmt: skip
+        "loka.triton_quantize": 1,
+        "loka.gemm_norm": 2,
+        "loka.norm_quantize_both": 1,
+    }
 
 
 @pytest.mark.parametrize("dynamic", [False, None])
@@ -147,8 +153,9 @@ def test_rows_that_are_padded_stay(in_fp8):
     x = torch.randn(257, D)
     plan = in_fp8(model, x=x)
     captured, fused, *_ = trained(model, x, plan)
-    padded = "it is padded to (272, 64) with zeros, which the op does not write"
-    assert found(captured) == ([], [padded, padded]) and found(captured, "forward")[0] == []
+    did, reasons = found(captured)
+    assert not did and len(reasons) == 2 and all("padded to (272, 64)" in each for each in reasons)
+    assert found(captured, "forward")[0] == []
     _, apart, *_ = trained(model, x, plan, pipeline=WITHOUT)
     assert all(map(torch.equal, fused, apart))
 
@@ -162,13 +169,16 @@ def test_another_reader_keeps_it_wide(in_fp8):
 
 @pytest.mark.parametrize(
     ("recipe", "reason"),
-    [("fp8_tensorwise", "it is quantized to torch.float8_e5m2 by tensor, not to FP8 by row"),
-     ("fp8_blockwise", "it is quantized to torch.float8_e4m3fn by block, not to FP8 by row")],
-)  # fmt: skip
+    [
+        ("fp8_tensorwise", "it is quantized to torch.float8_e5m2 by tensor"),
+        ("fp8_blockwise", "it is quantized to torch.float8_e4m3fn by block"),
+    ],
+)
 def test_other_scalings_stay(in_fp8, recipe, reason):
     model = stack(bias=False)
     captured, *_ = trained(model, torch.randn(B, D), in_fp8(model, recipe))
-    assert found(captured) == ([], [reason] * 2)
+    did, reasons = found(captured)
+    assert not did and len(reasons) == 2 and all(reason in each for each in reasons)
 
 
 def test_twice_is_once(in_fp8):

@@ -114,7 +114,7 @@ REFUSED = {
         torch.float32,
         "queries, keys and values are torch.float32",
     ),
-    "five dimensions": (WRITTEN["a factor inside"], (2, B, H), torch.bfloat16, "its operands have 5, 5 and 5 dim"),
+    "five dimensions": (WRITTEN["a factor inside"], (2, B, H), torch.bfloat16, "q, k and v have 5, 5 and 5 dim"),
 }
 
 

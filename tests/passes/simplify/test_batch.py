@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from examples.models.mmoe import MMoE
 from loka_compile.passes import Context
-from loka_compile.passes.simplify._rates import Rates
+from loka_compile.passes.simplify._rates import SMS, TILE, Rates, gemm_seconds
 from loka_compile.passes.simplify.batch import Batch
-from loka_compile.passes.simplify.merge import SMS, TILE, gemm_seconds
 from loka_compile.spec.plan import Plan
 from tests.passes.exact import agrees, named, rewritten
 
@@ -132,9 +131,13 @@ def test_a_batch_shares_its_waves():
 
 
 @given(
-    experts=st.integers(5, 7), widths=st.lists(st.integers(1, 5), min_size=2, max_size=4), bias=st.booleans(),
-    residual=st.booleans(), rows=st.sampled_from([(B,), (3, 2), (2, 1, 3)]), dynamic=st.sampled_from([None, True]),
-)  # fmt: skip
+    experts=st.integers(5, 7),
+    widths=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    bias=st.booleans(),
+    residual=st.booleans(),
+    rows=st.sampled_from([(B,), (3, 2), (2, 1, 3)]),
+    dynamic=st.sampled_from([None, True]),
+)
 @settings(
     max_examples=8,
     deadline=None,

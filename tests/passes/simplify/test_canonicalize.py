@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from examples.apart import APART
 from loka_compile.passes import PassResult
 from loka_compile.passes.adapt.mods import modified
 from loka_compile.passes.dynamo import run_on_dynamo
@@ -60,7 +61,7 @@ def run(fn, *args):
         assert len(again.graph.nodes) == len(changed.graph.nodes)
         return changed.forward
 
-    out = torch.compile(fn, backend=backend, isolate_recompiles=True)(*args)
+    out = torch.compile(fn, backend=backend, **APART)(*args)
     ((changed, result),) = found
     changed.graph.lint()
     return changed.graph, result, out
@@ -171,7 +172,7 @@ NEAR_MISSES = {
     "by a standard deviation, but its mean is not": lambda x: x / (x.var(-1, keepdim=True, correction=0) + EPS).sqrt(),
     "divided by the root mean square of": lambda x: x.sin() * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS),
     "add_ writes in place to": in_place,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("reason", NEAR_MISSES)

@@ -220,7 +220,7 @@ CHAIN = {
     "parameter": lambda m, x: x + m.scale,
     "mean": lambda m, x: x - x.mean(-1, keepdim=True),
     "matmul": lambda m, x: x @ m.square.weight,
-}  # fmt: skip
+}
 MEET = {
     "cat": lambda m, u, i: m.both(torch.cat([u, i], -1)),
     "cat thrice": lambda m, u, i: m.thrice(torch.cat([i, u, i], -1)),

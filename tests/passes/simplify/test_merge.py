@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from examples.models.mmoe import MMoE
 from loka_compile.passes import Context
-from loka_compile.passes.simplify._rates import Rates
-from loka_compile.passes.simplify.merge import SMS, TILE, Merge, gemm_seconds
+from loka_compile.passes.simplify._rates import SMS, TILE, Rates, gemm_seconds
+from loka_compile.passes.simplify.merge import Merge
 from loka_compile.spec.plan import Plan
 from tests.passes.exact import agrees, named, rewritten
 

@@ -1,4 +1,4 @@
-"""What source_quality.py stands on: campaigns, intervals by bootstrap, small convex problems over simplices.
+"""Small convex problems over simplices, many at once.
 
 Letters: B problems, solved all at once, C campaigns, T tags, L categories (T = L + 1, as tag 0 is none). A stack of Q
 is [B, T, L] with every Q[b, a] on the simplex.
@@ -6,79 +6,10 @@ is [B, T, L] with every Q[b, a] on the simplex.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-SUM_TOLERANCE = 0.01 + 1e-9
-"""Shares may miss 1 by this much, as reports are rounded to whole percents; they are then scaled to 1."""
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Percentile intervals from `resamples` draws, with replacement, of campaigns (or of rows, in `assess`)."""
-
-    resamples: int = 200
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.resamples < 1 or not 0 < self.level < 1:
-            raise ValueError(f"a bootstrap has at least 1 resample and a level between 0 and 1; got {self}")
-
-
-BOOTSTRAP = Bootstrap()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-@dataclass(frozen=True, eq=False)
-class Campaigns:
-    """mixes [C, K + 1]: share of each tag; reports [C, K]: share of each true category; sizes [C]: users."""
-
-    mixes: Array
-    reports: Array
-    sizes: Array
-
-    @classmethod
-    def of(cls, counts: ArrayLike, reports: ArrayLike, sizes: ArrayLike | None = None) -> Campaigns:
-        """counts [C, K + 1]: users by tag; sizes [C]: users each report rests on, by default the sum of the counts."""
-        n, r = np.asarray(counts, float), np.asarray(reports, float)
-        if n.ndim != 2 or r.ndim != 2 or len(n) != len(r) or n.shape[1] != r.shape[1] + 1 or r.shape[1] < 2:
-            raise ValueError(f"counts must be [C, K + 1] and reports [C, K], K >= 2; got {n.shape} and {r.shape}")
-        if len(n) == 0:
-            raise ValueError("no campaigns")
-        size = n.sum(1) if sizes is None else np.asarray(sizes, float)
-        if size.shape != (len(n),):
-            raise ValueError(f"sizes must be [{len(n)}], one a campaign; got {size.shape}")
-        for name, array in (("counts", n), ("reports", r), ("sizes", size)):
-            if not np.isfinite(array).all() or (array < 0).any():
-                where = np.argwhere(~(np.isfinite(array) & (array >= 0)))[0].tolist()
-                raise ValueError(f"{name}{where} is {array[tuple(where)]:g}; it must be finite and not negative")
-        empty = np.flatnonzero((n.sum(1) == 0) | (size == 0))
-        if len(empty):
-            raise ValueError(f"campaign {empty[0]} reached nobody")
-        off = np.flatnonzero(np.abs(r.sum(1) - 1) > SUM_TOLERANCE)
-        if len(off):
-            raise ValueError(f"the shares reported for campaign {off[0]} sum to {r[off[0]].sum():g}, not 1")
-        if n[:, 1:].sum() == 0:
-            raise ValueError("no user has a tag: there is nothing to judge")
-        return cls(n / n.sum(1, keepdims=True), r / r.sum(1, keepdims=True), size)
+from loka_compile.sampling.intervals import Array
 
 
 def project(x: Array) -> Array:
@@ -158,21 +89,6 @@ def likeliest(
     return q, trace, len(active)
 
 
-def rake_rows(codes: list[NDArray[np.int64]], targets: list[Array], weights: Array, iterations: int = 1000) -> Array:
-    """Weights [N], scaled until the rows' weighted shares of every feature's values are its targets, or close to it.
-
-    codes: per feature the value of each row, [N]; targets: per feature the shares of its values, summing to 1.
-    """
-    for _ in range(iterations):
-        before = weights
-        for code, target in zip(codes, targets, strict=True):
-            counted: Array = np.bincount(code, weights, len(target)).astype(np.float64)
-            weights = np.multiply(weights, _ratio(target, counted)[code])
-        if np.abs(weights - before).max() <= 1e-10 * weights.max():
-            break
-    return weights
-
-
 def unseen_directions(mixes: Array, weights: Array, tolerance: float) -> tuple[int, Array]:
     """Rank of the weighted mixes [C, T], and an orthonormal basis [T - rank, T] of what they leave open."""
     _, values, directions = np.linalg.svd(np.sqrt(weights)[:, None] * mixes, full_matrices=True)
@@ -188,26 +104,6 @@ def tag_scores(tags: Array, base: Array, q: Array) -> dict[str, Array]:
     joint = tags[:, :, None] * q
     bits = np.maximum(xlogy(joint, q).sum(1) - xlogy(joint.sum(1), joint.sum(1)), 0) / np.log(2)
     return {"accuracy": accuracy, "lift": accuracy / chance, "coverage": 1 - tags[:, 0], "bits": bits}
-
-
-def resampled(sizes: Array, bootstrap: Bootstrap) -> Array:
-    """[1 + resamples, C], rows summing to 1: the campaigns' weights, then those of campaigns drawn with replacement."""
-    count, rng = len(sizes), np.random.default_rng(bootstrap.seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=bootstrap.resamples)
-    weights = np.concatenate([np.ones((1, count)), drawn]) * sizes
-    return weights / weights.sum(1, keepdims=True)
-
-
-def interval(values: Array, bootstrap: Bootstrap) -> tuple[Array, Array]:
-    """The middle `level` of values[1:], widened to hold values[0]."""
-    tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(values[1:], [tail, 1 - tail], axis=0)
-    return np.minimum(low, values[0]), np.maximum(high, values[0])
-
-
-def estimates(figures: Mapping[str, Array], bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Each figure with its interval. An array's first value is the figure, the others are its resamples."""
-    return {f: Estimate(float(x[0]), *map(float, interval(x, bootstrap))) for f, x in figures.items()}
 
 
 def xlogy(x: Array, y: Array) -> Array:

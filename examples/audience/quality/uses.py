@@ -1,0 +1,70 @@
+"""Two uses of a source whose Q is known: choose the users of a category at a price, forecast how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from examples.audience.quality.result import Quality
+from loka_compile.sampling.intervals import Array, Bootstrap, Estimate, interval
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Users in the order they are bought, surest first. users, precision, right [P]: after each step of equal sureness:
+    how many are bought, which share of them is of the category, how many that is. cost [P]: price of one that is."""
+
+    users: Array
+    precision: Array
+    right: Array
+    cost: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """chosen [N] bool; users, right, cost: how many are bought, how many of them are of the category, total price."""
+
+    chosen: np.ndarray
+    users: int
+    right: float
+    cost: float
+
+
+def trade_off(chances: ArrayLike, price: float) -> Curve:
+    """Precision against the number of users bought. chances [N]: P(category | tags); price: of one user."""
+    p = _chances(chances)
+    levels, counts = np.unique(-p, return_counts=True)
+    users, right = np.cumsum(counts).astype(float), np.cumsum(-levels * counts)
+    cost = np.divide(price * users, right, out=np.full(len(right), np.inf), where=right > 0)
+    return Curve(users, right / users, right, cost)
+
+
+def choose(chances: ArrayLike, price: float, value: float) -> Choice:
+    """The users who are worth their price: P(category | tags) times the value of one of the category exceeds it."""
+    if price < 0 or value <= 0:
+        raise ValueError(f"a price is not negative and a value is positive; got price={price}, value={value}")
+    p = _chances(chances)
+    chosen = p * value > price
+    return Choice(chosen, int(chosen.sum()), float(p[chosen].sum()), price * int(chosen.sum()))
+
+
+def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.95) -> Estimate:
+    """How many users are of `category`: the sum of P(category | tag) over all users. tags [N]: 0..K.
+
+    The interval is that of Q; what chance does to so many users is left out, as it is little beside it.
+    """
+    chance = source.chance(category)
+    counts = np.bincount(np.asarray(tags), minlength=chance.shape[1])
+    if len(counts) > chance.shape[1]:
+        raise ValueError(f"tags must be 0 to {chance.shape[1] - 1}; got {len(counts) - 1}")
+    totals = chance @ counts
+    return Estimate(float(totals[0]), *map(float, interval(totals, Bootstrap(len(totals) - 1, level))))
+
+
+def _chances(chances: ArrayLike) -> Array:
+    p = np.asarray(chances, float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all() or len(p) == 0:
+        raise ValueError(f"chances must be [N] between 0 and 1; got shape {p.shape}")
+    return p

@@ -1,0 +1,62 @@
+"""Who holds the shards and counts. Here: one process. On machines that may fail: ray_counters.py; both answer alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.model import Model
+from examples.audience.reach.schema import AudienceError
+from examples.audience.reach.shard import Ask, Shard
+from examples.audience.reach.store import Manifest, load, read_model
+
+
+class Counters(Protocol):
+    """Answers of all shards that answer in time."""
+
+    manifest: Manifest
+    model: Model
+
+    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
+        """Shard -> an answer to each of `asks`; a shard that is lost or late is not there."""
+        ...
+
+    def groups(self) -> dict[str, Groups]:
+        """Shard -> what it holds, of those that can be reached now."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Local:
+    """All shards in this process. A shard that cannot be read is named in `lost`, and served without."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = load(folder)
+        self.model = read_model(folder, self.manifest)
+        self.lost: dict[str, str] = {}
+        self.shards: dict[str, Shard] = {}
+        for name in self.manifest.shards:
+            try:
+                self.shards[name] = Shard.read(folder, name)
+            except AudienceError as error:
+                self.lost[name] = str(error)
+        if not self.shards:
+            raise AudienceError(f"no shard of {folder} can be read: {next(iter(self.lost.values()), 'there is none')}")
+
+    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
+        found, until = {}, time.monotonic() + seconds
+        for name, shard in self.shards.items():
+            found[name] = [shard.answer(ask) for ask in asks]
+            if time.monotonic() > until:
+                break
+        return found
+
+    def groups(self) -> dict[str, Groups]:
+        return {name: shard.groups(self.manifest.groups) for name, shard in self.shards.items()}
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,147 @@
+"""The second pass: what one file gives to any draw. Counts of its strata, and its rows with small keys.
+
+A part depends on its file, the schema and the seed alone, so it is made once: a day's file that stays is not read
+again when another day comes or goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from examples.audience.reach import keys
+from examples.audience.reach.columns import Columns, batches, encoded, floats, levels
+from examples.audience.reach.design import Design, counted
+from examples.audience.reach.model import shapes
+from examples.audience.reach.schema import AudienceError, Schema
+
+SPARE = 4.0
+"""A row whose key is below SPARE n / N may be drawn, so a draw of up to about twice n finds enough in every stratum."""
+LEAST = 12
+"""Rows of each stratum that may be drawn whatever their keys."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """strata [S, C]: combinations of the cover's codes, in lexicographic order; counts [S]: rows of each.
+
+    rows: candidates, a table of `key`, `stratum` (a row of `strata`), codes, numbers, measures and `user`, in the
+    order of stratum and key. Of a stratum all rows with a key up to complete[s] are there. tables, trials: counts for
+    the model, see design.py.
+    """
+
+    file: str
+    strata: np.ndarray
+    counts: np.ndarray
+    complete: np.ndarray
+    rows: pa.Table
+    tables: dict[str, np.ndarray]
+    trials: np.ndarray
+
+
+def part(path: Path, file: str, columns: Columns, design: Design, rate: float, seed: int) -> Part:
+    """The part of one file. rate: n / N of the draw that is coming. file: its checksum, by which its keys are drawn."""
+    schema, cover = design.schema, design.cover
+    shape = [levels(schema, name) + 1 for name in cover]  # and one for values the schema lacks
+    if math.prod(shape) >= 2**62:
+        raise AudienceError(f"the cover {list(cover)} has {math.prod(shape):.1e} combinations; leave a feature out")
+    limit = np.uint64(min(1.0, rate * SPARE) * (2**64 - 2**12))
+    kept: list[pa.Table] = []
+    sizes: dict[int, int] = {}
+    first = 0
+    tables = {name: np.zeros(size, np.int64) for name, size in shapes(design).items()}
+    trials = np.zeros(len(design.trials), np.int64)
+    for batch in batches(path, columns):
+        table, own = _rows(batch, file, first, columns, schema, seed)
+        _count(table, design, tables)
+        trials += counted(design.trials, _codes(table, schema))
+        first += len(batch)
+        strata = _combined(table, cover, shape)
+        for number, count in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
+            sizes[number] = sizes.get(number, 0) + count
+        table = table.append_column("key", pa.array(own)).append_column("stratum", pa.array(strata))
+        kept = [pa.concat_tables([*kept, table.filter(pa.array(_small(strata, own, limit, columns)))])]
+        kept = [kept[0].filter(pa.array(_small(*_keyed(kept[0]), limit, columns)))]
+    rows = kept[0].take(np.lexsort(_keyed(kept[0])[::-1]))
+    numbers = np.array(sorted(sizes), np.int64)
+    counts = np.array([sizes[number] for number in numbers.tolist()])
+    stratum, key = _keyed(rows)
+    position = np.searchsorted(numbers, stratum)
+    held = np.bincount(position, minlength=len(numbers))
+    last = key[np.maximum(np.cumsum(held) - 1, 0)] if len(key) else np.zeros(len(numbers), np.uint64)
+    complete = np.where(held > 0, np.maximum(last, limit - np.uint64(1)), limit - np.uint64(1))
+    complete[held == counts] = np.uint64(2**64 - 1)
+    rows = rows.set_column(rows.column_names.index("stratum"), "stratum", pa.array(position))
+    codes = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
+    return Part(file, codes.astype(np.int32), counts, complete, rows, tables, trials)
+
+
+def _rows(
+    batch: pa.Table, file: str, first: int, columns: Columns, schema: Schema, seed: int
+) -> tuple[pa.Table, keys.Keys]:
+    """Codes, numbers, measures and user of the rows, and their keys."""
+    codes = encoded(batch, schema)
+    found = {feature.name: codes[feature.name] for feature in schema.features}
+    for number in schema.numbers:
+        found[number.name] = floats(batch[number.name])
+        found[f"bucket {number.name}"] = codes[number.name]
+    for measure in schema.measures:
+        found[f"measure {measure}"] = floats(batch[measure])
+    if columns.user is None:
+        return pa.table(found), keys.of_rows(file, first, len(batch), seed)
+    own, found["user"] = keys.of_users(batch[columns.user], seed)
+    return pa.table(found), own
+
+
+def _codes(table: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
+    """Name -> codes [N]; of a number those of its buckets."""
+    of = {each.name: each.name for each in schema.features} | {
+        each.name: f"bucket {each.name}" for each in schema.numbers
+    }
+    return {name: table[column].to_numpy() for name, column in of.items()}
+
+
+def _count(table: pa.Table, design: Design, tables: dict[str, np.ndarray]) -> None:
+    """Add the rows to the tables of each feature given those it depends on."""
+    codes = _codes(table, design.schema)
+    for name, found in tables.items():
+        names = (*design.given[name], name)
+        axes = [np.where(codes[n] < 0, size - 1, codes[n]) for n, size in zip(names, found.shape, strict=True)]
+        cells = np.ravel_multi_index(tuple(axes), found.shape)
+        found += np.bincount(cells, minlength=found.size).reshape(found.shape)
+
+
+def _combined(table: pa.Table, cover: Sequence[str], shape: Sequence[int]) -> np.ndarray:
+    """The number of each row's stratum, [N] int64, lexicographic in the cover's order."""
+    found = np.zeros(len(table), np.int64)
+    for name, size in zip(cover, shape, strict=True):
+        column = f"bucket {name}" if f"bucket {name}" in table.column_names else name
+        codes = table[column].to_numpy().astype(np.int64)
+        found = found * size + np.where(codes < 0, size - 1, codes)
+    return found
+
+
+def _small(strata: np.ndarray, own: keys.Keys, limit: np.uint64, columns: Columns) -> np.ndarray:
+    """Whether a row may be drawn, [N] bool: its key is below the limit, or among the LEAST smallest of its stratum.
+
+    Users are drawn by their keys alone, as a user's other rows may lie in other files.
+    """
+    below = own < limit
+    if columns.user is not None:
+        return below
+    order = np.lexsort((own, strata))
+    starts = np.flatnonzero(np.r_[True, strata[order][1:] != strata[order][:-1]])
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    found = np.empty(len(order), bool)
+    found[order] = rank < LEAST
+    return below | found
+
+
+def _keyed(table: pa.Table) -> tuple[np.ndarray, keys.Keys]:
+    """The stratum and the key of each row, [N] each."""
+    return table["stratum"].to_numpy(), table["key"].to_numpy()

@@ -1,0 +1,126 @@
+"""A shard in memory: packed bitmaps by feature value, and sums over the rows that match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.query import And, Everybody, In, Not, Or, Query, Range
+from examples.audience.reach.schema import Schema
+from examples.audience.reach.store import Manifest, load, read_shard
+
+CACHED = 512
+"""Bitmaps of values and ranges that are kept, the most recently used."""
+Bits = np.ndarray
+"""[rows / 8] uint8, a bit a row."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A measure made of features: a row's value is that of its combination of their values.
+
+    table: in the order of the features' codes, the last feature's running fastest.
+    """
+
+    features: tuple[str, ...]
+    table: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """query: whom. measure: whose values are summed, or None. users: count users instead of rows."""
+
+    query: Query
+    measure: str | Chance | None = None
+    users: bool = False
+
+
+class Shard:
+    """Rows of a sample, in the order of their groups."""
+
+    def __init__(self, table: pa.Table, manifest: Manifest) -> None:
+        self.schema: Schema = manifest.schema
+        self.rows = len(table)
+        self.users = manifest.users
+        self.columns = {name: table[name].to_numpy() for name in table.column_names}
+        self.group = self.columns.pop("group")
+        self.weight = self.columns.pop("weight")
+        self.bitmap = lru_cache(CACHED)(self._bitmap)
+        self._everybody = np.packbits(np.ones(self.rows, bool))
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Shard:
+        manifest = load(folder)
+        return cls(read_shard(folder, manifest, name), manifest)
+
+    def answer(self, ask: Ask) -> Answer:
+        """The sums over the rows that match."""
+        matching = np.flatnonzero(np.unpackbits(self.match(ask.query), count=self.rows))
+        group, weight = self.group[matching], self.weight[matching]
+        value = self._values(ask.measure, matching)
+        if not (known := ~np.isnan(value)).all():
+            group, weight, value = group[known], weight[known], value[known]
+        starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else np.empty(0, np.int64)
+        if len(group) == 0:
+            return Answer(group, np.empty((0, 5)), 0)
+        if ask.users:  # one of each, whatever number of rows
+            weight, value, group, starts = weight[starts], value[starts], group[starts], np.arange(len(starts))
+        columns = (weight, weight * value, weight**2, weight**2 * value, (weight * value) ** 2)
+        sums = np.stack([np.add.reduceat(column, starts) for column in columns], axis=1)
+        return Answer(group[starts], sums, len(group))
+
+    def _values(self, measure: str | Chance | None, rows: np.ndarray) -> np.ndarray:
+        """The measure's value in each of the rows; NaN where it is not known."""
+        if measure is None:
+            return np.ones(len(rows))
+        if isinstance(measure, str):
+            return self.columns[f"measure {measure}"][rows]
+        at = np.zeros(len(rows), np.int64)
+        known = np.ones(len(rows), bool)
+        for name in measure.features:
+            codes = self.columns[name][rows]
+            at = at * len(self.schema.feature(name).values) + codes
+            known &= codes >= 0
+        return np.where(known, np.array([*measure.table, 0.0])[np.where(known, at, -1)], np.nan)
+
+    def match(self, query: Query) -> Bits:
+        """A bit a row."""
+        match query:
+            case Everybody():
+                return self._everybody
+            case In(name, values):
+                found = [self.bitmap(name, self.schema.feature(name).code(value)) for value in values]
+                return np.bitwise_or.reduce(found) if found else self._everybody & 0
+            case Range(name, low, high):
+                return self.bitmap(name, (low, high))
+            case Not(of):
+                return ~self.match(of)
+            case And(parts):
+                return np.bitwise_and.reduce([self.match(each) for each in parts])
+            case Or(parts):
+                return np.bitwise_or.reduce([self.match(each) for each in parts])
+
+    def _bitmap(self, name: str, what: int | tuple[float | None, float | None]) -> Bits:
+        column = self.columns[name]
+        if isinstance(what, int):
+            return np.packbits(column == what)
+        low, high = what
+        inside = ~np.isnan(column)
+        if low is not None:
+            inside &= column >= low
+        if high is not None:
+            inside &= column < high
+        return np.packbits(inside)
+
+    def groups(self, count: int) -> Groups:
+        """What the shard holds of `count` groups."""
+        rows = np.bincount(self.group, minlength=count)
+        sizes = np.zeros(count)
+        sizes[self.group] = self.columns["group size"]
+        squares = np.bincount(self.group, self.weight**2, count)
+        return Groups(rows, sizes, squares, float(self.weight.max(initial=1.0)), float(sizes.sum()), self.users)

@@ -1,0 +1,46 @@
+"""What PyTorch spells otherwise from version to version: each looked up here, and nowhere else, by what is there.
+
+| what | torch 2.11, 2.12 | torch 2.13, 2.14 |
+| --- | --- | --- |
+| a node's loops, kept and put back | its attributes | `SchedulerNode.snapshot_loop_state`, `restore_loop_state` |
+| the parameters that FSDP2 shards together | `FSDPState._fsdp_param_group` (2.11) | `_fsdp_param_groups`, in 2.12 too |
+| the overload of an operator that writes into memory given | `torch.Tag.out_variant`; 2.11 never calls it | `Tag.out` |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_LOOPS = "_body", "_sizes", "group", "read_writes", "unmet_dependencies"
+"""What SchedulerNode.recompute_size_and_body sets anew, torch 2.11 to 2.14."""
+
+
+def loops_of(node: Any) -> Any:
+    """The loops of one of Inductor's SchedulerNodes, for `put_back`."""
+    if hasattr(node, "snapshot_loop_state"):
+        return node.snapshot_loop_state()
+    return tuple(getattr(node, name) for name in _LOOPS)
+
+
+def put_back(node: Any, loops: Any) -> None:
+    if hasattr(node, "restore_loop_state"):
+        node.restore_loop_state(loops)
+        return
+    for name, value in zip(_LOOPS, loops, strict=True):
+        setattr(node, name, value)
+    node.pointwise_read_writes.clear_cache(node)
+
+
+def tag_of_out() -> torch.Tag:
+    """By which Inductor knows the overload of a custom operator that writes into memory that it is given."""
+    return torch.Tag.out if hasattr(torch.Tag, "out") else torch.Tag.out_variant
+
+
+def fsdp_groups(state: Any) -> tuple[Any, ...]:
+    """The groups of parameters of a module under FSDP2 (FSDPState); none of a module that has no parameters."""
+    if hasattr(state, "_fsdp_param_groups"):
+        return tuple(state._fsdp_param_groups)
+    group = state._fsdp_param_group
+    return () if group is None else (group,)

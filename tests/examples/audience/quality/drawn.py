@@ -1,0 +1,19 @@
+"""Campaigns drawn user by user from a known Q."""
+
+import numpy as np
+
+from examples.audience.quality.campaigns import Campaigns
+
+TRUTH = np.array([[0.4, 0.3, 0.3], [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.05, 0.05, 0.9]])
+
+
+def simulate(truth, campaigns, size, seed, spread=1.0):
+    """Users by tag, and the shares of their true categories, drawn user by user."""
+    rng = np.random.default_rng(seed)
+    counts = np.array([rng.multinomial(size, rng.dirichlet(np.full(len(truth), spread))) for _ in range(campaigns)])
+    reports = np.array([sum(rng.multinomial(n, q) for n, q in zip(row, truth, strict=True)) for row in counts])
+    return Campaigns.of(counts, reports / size)
+
+
+def random_truth(tags, seed):
+    return np.random.default_rng(seed).dirichlet(np.full(tags - 1, 0.7), size=tags)

@@ -1,0 +1,43 @@
+"""Places of sources, and how sure they are."""
+
+import numpy as np
+import pytest
+
+from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.methods import constrained_regression, marginal_agreement
+from examples.audience.quality.ranking import ranking
+from loka_compile.sampling.intervals import Bootstrap
+from tests.examples.audience.quality.drawn import simulate
+
+
+def sources(accuracies, campaigns, size):
+    """Sources of two categories, each with campaigns of its own, whose tags are as often right as asked."""
+    found = {}
+    for seed, (name, right) in enumerate(accuracies.items()):
+        truth = np.array([[0.5, 0.5], [right, 1 - right], [1 - right, right]])
+        found[name] = constrained_regression(simulate(truth, campaigns, size, seed), Bootstrap(200, seed=7))
+    return found
+
+
+def test_sources_far_apart_have_certain_places():
+    places = ranking(sources({"b": 0.75, "a": 0.95, "c": 0.55}, 60, 5000))
+    assert [place.source for place in places] == ["a", "b", "c"]
+    assert [(p.rank.low, p.rank.value, p.rank.high) for p in places] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+    assert [place.best for place in places] == [1, 0, 0]
+
+
+def test_sources_alike_have_uncertain_places():
+    places = ranking(sources({"a": 0.8, "b": 0.8, "c": 0.8}, 20, 200))
+    assert all(place.rank.high - place.rank.low >= 1 for place in places)
+    assert max(place.best for place in places) < 0.95
+
+
+def test_what_cannot_be_ranked_is_an_error():
+    made = sources({"a": 0.8, "b": 0.7}, 20, 200)
+    data = Campaigns.of(np.ones((3, 3)), np.full((3, 2), 0.5))
+    with pytest.raises(ValueError, match="no sources"):
+        ranking({})
+    with pytest.raises(ValueError, match=r"\['b'\] have no score 'accuracy'.*agreement"):
+        ranking({"a": made["a"], "b": marginal_agreement(data)})
+    with pytest.raises(ValueError, match=r"\[4, 201\]"):
+        ranking({"a": made["a"], "b": constrained_regression(data, Bootstrap(3))})

@@ -1,0 +1,161 @@
+"""From files to a sample: unbiased, reproducible, kept through a refresh, and errors that name the file."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from examples.audience.reach import store
+from examples.audience.reach.build import build, refresh
+from examples.audience.reach.columns import Columns
+from examples.audience.reach.draw import allocated
+from examples.audience.reach.schema import AudienceError
+from tests.examples.audience.reach.population import COLUMNS, files, table
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return files(tmp_path_factory.mktemp("population"))
+
+
+def rows_of(folder):
+    manifest = store.load(folder)
+    return pa.concat_tables([store.read_shard(folder, manifest, name) for name in manifest.shards])
+
+
+def test_the_weights_sum_to_the_population_in_every_stratum(paths, tmp_path):
+    made = build(paths, COLUMNS, tmp_path / "s", 900)
+    rows = rows_of(tmp_path / "s")
+    assert made.rows == len(rows) == 900 and made.population == 24_000
+    assert rows["weight"].to_numpy().sum() == pytest.approx(24_000)
+    assert "age" in made.cover
+    values = made.schema.feature("age").values
+    held = np.bincount(rows["age"].to_numpy(), rows["weight"].to_numpy(), len(values))
+    truth = np.bincount(np.concatenate([pq.read_table(p)["age"].to_numpy() for p in paths]), minlength=len(values))
+    assert np.abs(held - truth).max() <= 2 * rows["weight"].to_numpy().max()  # exact but for rounding
+
+
+def test_every_row_has_the_same_chance_whatever_its_stratum(tmp_path):
+    path = tmp_path / "one.parquet"
+    pq.write_table(table(400).append_column("id", pa.array(np.arange(400))), path)
+    columns = Columns(COLUMNS.features, COLUMNS.numbers, ("id",))
+    drawn = np.zeros(400)
+    for seed in range(150):
+        build([path], columns, tmp_path / "s", 40, seed=seed, shards=2)
+        rows = rows_of(tmp_path / "s")
+        drawn[rows["measure id"].to_numpy().astype(int)] += rows["weight"].to_numpy()
+    assert drawn.mean() == pytest.approx(150, rel=0.01)
+    assert np.abs(drawn - 150).max() < 6 * np.sqrt(150 * 10)  # a weight of about 10 at a chance of a tenth
+
+
+def test_the_sample_does_not_depend_on_who_reads_the_files(paths, tmp_path):
+    build(paths, COLUMNS, tmp_path / "a", 500)
+    build(paths[::-1], COLUMNS, tmp_path / "b", 500, each=lambda f, calls: [f(*c) for c in calls[::-1]][::-1])
+    one, other = rows_of(tmp_path / "a").sort_by("spend"), rows_of(tmp_path / "b").sort_by("spend")
+    assert one["spend"].equals(other["spend"]) and one["weight"].equals(other["weight"])
+    build(paths, COLUMNS, tmp_path / "c", 500, seed=1)
+    assert not rows_of(tmp_path / "c").sort_by("spend")["spend"].equals(one["spend"])
+
+
+def test_a_refresh_keeps_most_rows_of_days_that_stay(paths, tmp_path):
+    build(paths, COLUMNS, tmp_path / "s", 900)
+    before = set(rows_of(tmp_path / "s")["spend"].to_pylist())
+    pq.write_table(table(8000, seed=99), tmp_path / "new.parquet")
+    made = refresh(tmp_path / "s", [*paths[1:], tmp_path / "new.parquet"])
+    rows = rows_of(tmp_path / "s")
+    after = set(rows["spend"].to_pylist())
+    gone = set(pq.read_table(paths[0])["spend"].to_pylist())
+    stayed = before - gone
+    assert len(after & stayed) > 0.7 * len(stayed) and not after & gone
+    assert made.population == 24_000 and rows["weight"].to_numpy().sum() == pytest.approx(24_000)
+
+
+def test_users_are_drawn_with_all_their_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, 3000, 20_000)
+    whole = table(20_000).append_column("user", pa.array([f"u{u}" for u in user]))
+    for i in range(2):
+        pq.write_table(whole.slice(10_000 * i, 10_000), tmp_path / f"{i}.parquet")
+    columns = Columns(COLUMNS.features, user="user")
+    made = build([tmp_path / "0.parquet", tmp_path / "1.parquet"], columns, tmp_path / "s", 4000)
+    rows = rows_of(tmp_path / "s")
+    counts = np.bincount(user)
+    held = np.unique(rows["user"].to_numpy(), return_counts=True)[1]
+    assert held.mean() == pytest.approx(counts[counts > 0].mean(), rel=0.1)
+    assert len(held) * rows["weight"][0].as_py() == pytest.approx(3000, rel=0.15)
+    seen = set()
+    for name in made.shards:  # no user is in two shards
+        own = set(store.read_shard(tmp_path / "s", made, name)["user"].to_pylist())
+        assert not own & seen
+        seen |= own
+
+
+def test_allocation_takes_stable_strata_in_proportion_and_the_others_together():
+    sizes = np.array([1, 500, 2, 1, 495, 1])
+    drawn = np.zeros(6)
+    for seed in range(300):
+        wanted, weights, groups, group_sizes = allocated(sizes, 100, np.random.default_rng(seed))
+        assert wanted.sum() == 100 == len(weights) and wanted[1] in (49, 50, 51) and wanted[4] in (49, 50)
+        assert weights.sum() == pytest.approx(1000) and group_sizes.sum() == pytest.approx(1000)
+        assert np.bincount(groups).min() >= 1
+        drawn += np.bincount(np.repeat(np.arange(6), wanted), weights, 6)
+    assert drawn / 300 == pytest.approx(sizes, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns(["age"]), r"no columns \['age'\]"),
+        (lambda t: t.set_column(1, "age", pa.array(np.random.rand(len(t)))), "feature 'age' holds double"),
+        (lambda t: t.slice(0, 0), "has no rows"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(change, message, tmp_path):
+    pq.write_table(change(table(100)), tmp_path / "bad.parquet")
+    with pytest.raises(AudienceError, match=message):
+        build([tmp_path / "bad.parquet"], COLUMNS, tmp_path / "s", 10)
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_is_no_parquet_file_is_an_error(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(AudienceError, match="no Parquet file"):
+        build([tmp_path / "x.parquet"], COLUMNS, tmp_path / "s", 10)
+
+
+def test_the_same_file_twice_is_an_error(paths, tmp_path):
+    with pytest.raises(AudienceError, match="count twice"):
+        build([paths[0], paths[0]], COLUMNS, tmp_path / "s", 10)
+
+
+def test_a_manifest_that_is_old_or_broken_is_refused(paths, tmp_path):
+    build(paths[:1], COLUMNS, tmp_path / "s", 50)
+    path = tmp_path / "s" / "manifest.json"
+    body = json.loads(path.read_text())
+    for text, message in (
+        (json.dumps(body | {"version": 0}), "version 0, this program reads 1"),
+        ("{", "cannot be read"),
+        (json.dumps({k: v for k, v in body.items() if k != "design"}), "lacks 'design'"),
+    ):
+        path.write_text(text)
+        with pytest.raises(AudienceError, match=message):
+            store.load(tmp_path / "s")
+    path.unlink()
+    with pytest.raises(AudienceError, match="no manifest"):
+        store.load(tmp_path / "s")
+
+
+def test_a_disk_that_is_full_leaves_the_old_sample(paths, tmp_path, monkeypatch):
+    build(paths[:1], COLUMNS, tmp_path / "s", 50)
+    before = rows_of(tmp_path / "s")
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(paths, COLUMNS, tmp_path / "s", 60)
+    assert rows_of(tmp_path / "s").equals(before)
+    assert [each.name for each in tmp_path.iterdir()] == ["s"]

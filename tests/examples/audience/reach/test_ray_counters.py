@@ -1,0 +1,97 @@
+"""Counters as Ray actors answer as one process does, and go on while they are killed."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from examples.audience.reach.build import build
+from examples.audience.reach.counters import Local
+from examples.audience.reach.estimator import Estimator, Question, Unavailable
+from examples.audience.reach.query import Everybody
+from examples.audience.reach.schema import AudienceError
+from tests.examples.audience.reach.population import COLUMNS, columns_of, files, matches
+from tests.examples.audience.reach.test_estimator import questions
+
+ray = pytest.importorskip("ray")
+from examples.audience.reach.ray_counters import OnRay, on_ray  # noqa: E402
+
+KILLS = 4
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20):
+        yield
+
+
+@pytest.fixture(scope="module")
+def sample(cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    paths = files(folder / "population", days=2, rows=4000)
+    build(paths, COLUMNS, folder / "s", 1000, each=on_ray)
+    build(paths, COLUMNS, folder / "here", 1000)
+    return folder, columns_of(paths)
+
+
+def test_tasks_and_actors_say_what_one_process_says(sample):
+    folder, _ = sample
+    here, there = Estimator(Local(folder / "here")), Estimator(OnRay(folder / "s", 4), seconds=30)
+    for query in questions(0, 25):
+        assert there.reach(Question(query)) == here.reach(Question(query))
+    there.counters.close()
+
+
+def test_killed_counters_come_back_and_no_answer_is_wrong(sample):
+    """Queries go on while counters die. Every answer is unbiased for what answered, within its interval at its rate."""
+    folder, columns = sample
+    counters = OnRay(folder / "s", 4)
+    estimator = Estimator(counters, seconds=2.0)
+    estimator.reach(Question(Everybody()))
+    stop, killed = threading.Event(), [0]
+
+    def kill():
+        rng = np.random.default_rng(0)
+        while not stop.is_set() and killed[0] < KILLS:
+            ray.kill(counters.actors[rng.integers(4)], no_restart=False)
+            killed[0] += 1
+            time.sleep(0.3)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    hits, partial, unavailable = [], 0, 0
+    asked = [query for query in questions(1, 200) if matches(query, columns).sum() >= 100]
+    while killer.is_alive():
+        for query in asked[:40]:
+            try:
+                found = estimator.reach(Question(query))
+            except Unavailable:
+                unavailable += 1
+                continue
+            partial += found.answered < 1
+            hits.append(found.low <= matches(query, columns).sum() <= found.high)
+    stop.set()
+    killer.join()
+    assert killed[0] == KILLS
+    assert np.mean(hits) > 0.85 and unavailable < len(hits)
+    until = time.monotonic() + 60
+    while estimator.reach(Question(Everybody())).answered < 1:
+        assert time.monotonic() < until, "the counters did not come back within a minute"
+    counters.close()
+
+
+def test_a_corrupt_shard_is_lost_alone(sample, tmp_path):
+    folder, _ = sample
+    build(sorted((folder / "population").glob("*.parquet")), COLUMNS, tmp_path / "s", 200)
+    (tmp_path / "s" / "shard-002.parquet").write_bytes(b"no")
+    counters = OnRay(tmp_path / "s", 2)
+    assert list(counters.lost) == ["shard-002.parquet"]
+    found = Estimator(counters, seconds=30).reach(Question(Everybody()))
+    assert found.answered == pytest.approx(0.75, abs=0.02) and found.value == pytest.approx(8000)
+    counters.close()
+
+
+def test_more_counters_than_shards_are_an_error(sample):
+    with pytest.raises(AudienceError, match="1 to 4 counters, not 9"):
+        OnRay(sample[0] / "s", 9)

@@ -1,0 +1,100 @@
+"""In-target reach: corrected where tags lie, with an interval that holds the truth."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from examples.audience.join import Corrected, Source
+from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.methods import constrained_regression, holdout
+from examples.audience.reach.build import build
+from examples.audience.reach.columns import Columns
+from examples.audience.reach.counters import Local
+from examples.audience.reach.estimator import Estimator
+from examples.audience.reach.query import Everybody, In
+from examples.audience.reach.schema import AudienceError
+from loka_compile.sampling.intervals import Bootstrap
+
+NAMES = ("young", "middle", "old")
+SHARES = np.array([0.2, 0.5, 0.3])
+RIGHT = 0.6
+"""Of the tags; the others claim one of the two wrong categories."""
+
+
+def tags_of(truth, rng, coverage=0.8):
+    wrong = (truth + rng.integers(1, 3, len(truth))) % 3
+    claimed = np.where(rng.random(len(truth)) < RIGHT, truth, wrong)
+    return np.where(rng.random(len(truth)) < coverage, claimed, -1)
+
+
+def named(tags):
+    return pa.array([None if tag < 0 else NAMES[tag] for tag in tags.tolist()])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A sample with two tag columns, the truth of all rows, and campaigns of the first source."""
+    folder, rng = tmp_path_factory.mktemp("tags"), np.random.default_rng(0)
+    truth = rng.choice(3, 40_000, p=SHARES)
+    device = rng.choice(["phone", "web"], len(truth), p=[0.7, 0.3])
+    acme, other = tags_of(truth, rng), tags_of(truth, rng)
+    pq.write_table(pa.table({"acme": named(acme), "other": named(other), "device": device}), folder / "p.parquet")
+    build([folder / "p.parquet"], Columns(("acme", "other", "device")), folder / "s", 3000)
+    counts, reports = [], []
+    for _ in range(40):  # campaigns aimed at tags, not at the truth: Q stays what it is
+        share = rng.dirichlet(np.ones(4))
+        users = np.concatenate([rng.choice(np.flatnonzero(acme == a - 1), int(4000 * s)) for a, s in enumerate(share)])
+        counts.append(np.bincount(acme[users] + 1, minlength=4))
+        reports.append(np.bincount(truth[users], minlength=3) / len(users))
+    campaigns = Campaigns.of(counts, reports)
+    return Estimator(Local(folder / "s")), truth, device, (acme, other), campaigns
+
+
+def test_the_corrected_reach_holds_the_truth_where_tags_alone_do_not(made):
+    estimator, truth, device, _, campaigns = made
+    corrected = Corrected(estimator, [Source("acme", constrained_regression(campaigns))], NAMES)
+    for category, name in enumerate(NAMES):
+        for query, rows in ((Everybody(), np.ones(len(truth), bool)), (In("device", ("web",)), device == "web")):
+            there = ((truth == category) & rows).sum()
+            found = corrected.reach(query, name)
+            assert found.reach.low <= there <= found.reach.high
+            assert abs(found.reach.value - there) < 0.1 * there
+            assert found.sampling > 0 and found.quality > 0
+            if name != "old":
+                assert not found.tagged.low <= there <= found.tagged.high  # 3 tags in 10 are wrong, a fifth has none
+
+
+def test_both_uncertainties_are_in_the_interval(made):
+    estimator, _, _, _, campaigns = made
+    wide, narrow = (
+        Corrected(estimator, [Source("acme", constrained_regression(data, Bootstrap(100)))], NAMES).reach(
+            Everybody(), "old"
+        )
+        for data in (Campaigns(campaigns.mixes[:12], campaigns.reports[:12], campaigns.sizes[:12]), campaigns)
+    )
+    assert wide.quality > narrow.quality and wide.sampling == pytest.approx(narrow.sampling, rel=0.3)
+    half = narrow.reach.high - narrow.reach.value
+    assert half == pytest.approx(np.hypot(narrow.sampling, narrow.quality))
+
+
+def test_two_sources_are_combined(made):
+    estimator, truth, _, tags, _ = made
+    sources = [
+        Source(name, holdout(own[:5000] + 1, truth[:5000], 3, Bootstrap(60)))
+        for name, own in zip(("acme", "other"), tags, strict=True)
+    ]
+    found = Corrected(estimator, sources, NAMES, SHARES.tolist()).reach(In("acme", ("young",)), "young")
+    there = ((truth == 0) & (tags[0] == 0)).sum()
+    assert found.reach.low <= there <= found.reach.high
+
+
+def test_what_cannot_be_corrected_is_an_error(made):
+    estimator, _, _, _, campaigns = made
+    source = Source("acme", constrained_regression(campaigns, Bootstrap(5)))
+    with pytest.raises(AudienceError, match="no category 'yuong'; did you mean 'young'"):
+        Corrected(estimator, [source], NAMES).reach(Everybody(), "yuong")
+    with pytest.raises(AudienceError, match="with several the shares"):
+        Corrected(estimator, [source, source], NAMES)
+    with pytest.raises(AudienceError, match="'device' has the value 'phone', which is no category"):
+        Corrected(estimator, [Source("device", source.quality)], NAMES)

@@ -1,0 +1,47 @@
+"""A race whose two halves disagree was disturbed: its verdict is not kept where it may be the other one."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+
+from loka_compile.trial.laps import Times
+from loka_compile.trial.race import fastest_us
+
+
+@pytest.mark.parametrize(
+    ("halves", "fastest", "spread"),
+    [
+        (([10.0, 20.0], [10.1, 19.9]), [10.0, 19.9], 1.01),
+        (([10.0, 20.0], [15.0, 20.0]), [10.0, 20.0], 1.5),
+        (([10.0], [math.inf]), [10.0], math.inf),
+        (([], []), [], 1.0),
+    ],
+)
+def test_times_are_the_fastest_of_both_halves(halves, fastest, spread):
+    times = Times(halves)
+    assert times == fastest and times.spread == pytest.approx(spread)
+    assert times.steady == (spread < 1.03)
+
+
+def test_what_the_difference_could_turn_round_is_not_settled():
+    disturbed = Times(([10.0, 12.0], [14.0, 12.0]))
+    assert not disturbed.settles(1.2) and not disturbed.settles(0.8)
+    assert disturbed.settles(1.5) and disturbed.settles(0.5)
+    assert Times(([10.0, 10.1], [10.1, 10.0])).settles(1.01)  # either will do, and the machine was quiet
+
+
+def test_rounds_go_on_while_other_work_is_in_the_way():
+    """Calls that take 1 ms, and 3 ms more in the first odd round alone; then they are steady, and the race is over."""
+    calls: list[int] = []
+
+    def call(x):
+        calls.append(len(calls))
+        time.sleep(0.004 if len(calls) in (3, 4) else 0.001)
+        return (x,)
+
+    times = fastest_us([call, lambda x: time.sleep(0.01) or (x,)], [torch.ones(2)], ())
+    assert times.settles(times[1] / times[0]) and 900 < times[0] < 4000
