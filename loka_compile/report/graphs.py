@@ -23,6 +23,7 @@ from loka_compile.report.texts import Texts
 
 _SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "b8"}
 _SHORT |= {"float8_e4m3fn": "e4m3", "float8_e5m2": "e5m2", "complex": "c"}
+_OPERATOR = type(torch.ops.aten.relu.default)
 _COLUMNS = ("target", "module", "type", "bytes", "line", "site", "phase", "made", "inputs", "origins")
 
 
@@ -140,7 +141,7 @@ def snapshot(
 
 def _target(node: fx.Node) -> str:
     if node.op == "call_function":
-        name = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else _plain_name(node.target)
+        name = str(node.target) if isinstance(node.target, _OPERATOR) else _plain_name(node.target)
         return name.removesuffix(".default")
     return f"{node.op} {node.target}" if node.op in ("call_method", "call_module", "get_attr") else node.op
 

@@ -7,21 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from loka_compile import __version__
 from loka_compile.inspect.explanation import Explanation
 from loka_compile.report.texts import number
 from loka_compile.spec.options import Options
 from loka_compile.spec.processor import processor
 
-_LIBRARIES = ("torch", "triton", "torchao", "fbgemm-gpu-genai")
+_LIBRARIES = ("loka-compile", "torch", "triton", "torchao", "fbgemm-gpu-genai")
 
 
 def made_with() -> dict[str, str]:
     """Versions and processor."""
-    found = {"loka": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            found[name.removesuffix("-compile")] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found | {"processor": str(processor())}

@@ -14,11 +14,11 @@ L.compare = (root, report) => {
   const [a, b] = [site(0), site(1)];
   const of = (side, show) => (change) => { const found = side(change); return found ? show(found) : "–"; };
   const pair = (name, show, width, right) => [["A", a], ["B", b]].map(([letter, side]) => ({
-    name: `${name} ${letter}`, width, right, text: of(side, show), class: (change) => (a(change) && b(change) && show(a(change)) !== show(b(change)) ? "changed" : ""),
+    name: `${name} ${letter}`, width, right, text: of(side, show), class: (change) => (!right && a(change) && b(change) && show(a(change)) !== show(b(change)) ? "changed" : ""),
     value: right ? (change) => { const found = side(change); return found ? { "after": found.time_after_us, MERE: L.number(found.mere) }[name] : null; } : undefined,
   }));
   const table = new L.Table([
-    { name: "", title: "what differs", width: "minmax(150px, 1fr)", text: (change) => L.CHANGES[change[3]] },
+    { name: "", title: "what differs", width: "minmax(175px, 1fr)", text: (change) => L.CHANGES[change[3]] },
     { name: "site", width: "minmax(220px, 3fr)", text: (change) => change[0] },
     ...pair("choice", L.choice, "minmax(140px, 1.4fr)"), ...pair("runs as", (found) => found.runs_as || found.outcome, "minmax(110px, 1fr)"),
     ...pair("MERE", (found) => L.fixed(found.mere, 4), "84px", true), ...pair("after", (found) => L.us(found.time_after_us), "84px", true),

@@ -5,7 +5,7 @@ L.start = () => {
   L.theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const kinds = { compilation: "what was compiled", plan: "a plan; nothing was compiled", profile: "a profile; nothing was decided", preview: "a preview: modelled, not measured", comparison: "two reports compared" };
   L.show(document.getElementById("title"), report.title);
-  L.show(document.getElementById("subtitle"), `loka report · ${kinds[report.kind]} · ${report.made.when} · loka ${report.made.loka}, torch ${report.made.torch || "–"}`);
+  L.show(document.getElementById("subtitle"), `loka report · ${kinds[report.kind]} · ${report.made.when} · loka ${report.made.loka || "–"}, torch ${report.made.torch || "–"}`);
   const there = L.views.filter((view) => view.there());
   const tabs = document.getElementById("tabs");
   const main = document.getElementById("main");

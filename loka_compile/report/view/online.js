@@ -16,7 +16,7 @@ L.online = (root, session) => {
 };
 
 L.drift = (session, seen) => {
-  const [width, height, left, bottom] = [1100, 300, 60, 46];
+  const [width, height, left, bottom] = [1340, 340, 60, 46];
   const last = Math.max(1, session.calls, ...seen.flatMap(([, found]) => found.map((each) => each[0])), ...session.events.map((event) => event[0]));
   const errors = seen.flatMap(([, found]) => found.map((each) => L.number(each[1]))).filter((mere) => mere > 0 && Number.isFinite(mere));
   const top = Math.max(L.number(session.max_mere) * 1.5, ...errors) * 1.2;

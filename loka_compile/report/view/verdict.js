@@ -16,7 +16,7 @@ L.verdict = (report) => {
   if (raced.length) {
     // The words are trial/race.py's; any others are shown as they are.
     const won = raced[0].match(/^(at least )?(\d+\.\d+x) the unplanned graph's speed/);
-    cards.push(card("whole graph, against the same graph with nothing lowered", won ? `${won[1] ? "≥ " : ""}${won[2]}` : "kept as it was",
+    cards.push(card("whole graph, against the same graph with nothing lowered", won ? `${won[1] ? "≥ " : ""}${won[2]}` : said.lowered ? "see below" : "nothing lowered",
       [L.h("span", { class: "level" }, "raced"), ` ${raced.join("; ")}`], won ? "good" : "", true));
   }
   if (ratio) cards.push(card(`GEMMs, ${L.us(said.gemm_before_us)} → ${L.us(said.gemm_after_us)}`, `${ratio.toFixed(2)}x`,
