@@ -16,6 +16,7 @@ from torch import fx
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.spec.plan import Plan
+from loka_compile.spec.sizes import Sizes
 
 Found = TypeVar("Found")
 Looked = TypeVar("Looked", contravariant=True)
@@ -60,11 +61,12 @@ class PassResult:
 @dataclass(frozen=True)
 class Context:
     """What a pass may know: the plan, the device type (`cpu`, `cuda`) of the graph it works on, and, on a Dynamo graph,
-    whether it will be differentiated."""
+    whether it will be differentiated. by_onednn: whether a float32 product of these sizes is faster by oneDNN here."""
 
     plan: Plan
     device: str = "cpu"
     training: bool = False
+    by_onednn: Callable[[Sizes], bool] = lambda sizes: False
 
 
 class Pass(Protocol[Looked]):

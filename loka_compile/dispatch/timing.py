@@ -26,6 +26,7 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times, loops, progress
 from loka_compile.dispatch.cost import Cost, casts
 from loka_compile.dispatch.loops import Extra, Loop
+from loka_compile.kernels.gemm import float_mm
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.quantize import quantize as quantization
 from loka_compile.spec.decision import Candidate
@@ -42,6 +43,10 @@ FAR = 20.0
 """One that takes so many times as long in its second run is not run again."""
 LONG_US, GENERATED_US = 1_000, 20_000
 """Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
+SMALL, FEW = 4_000_000, 8
+"""Float32 products of fewer operations, or with fewer rows, columns or terms, are PyTorch's."""
+FASTER, CALL_US = 1.1, 15.0
+"""What oneDNN's has to win by, and what calling an operator of ours takes beyond."""
 LOST, LAUNCH_US, THIN = 30.0, 10.0, 64
 """A kernel that takes so many times as long as the GEMM as it is, and not for its launch alone, is not timed at larger
 sizes of its kind: those with a dimension below THIN, or those without."""
@@ -56,9 +61,28 @@ def keep_us(site: Site, sizes: Sizes) -> float:
 
 
 def _alone_us(site: Site, sizes: Sizes) -> float:
-    a, b, out = _operands(sizes, site.dtype, site.dtype)
-    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))  # noqa: E731
-    return kept_times.remembered(kept_times.key("keep", site.dtype, sizes), measure)
+    if site.dtype == torch.float32 and float_mm_pays(sizes):
+        return _float_mm_us(sizes)
+    return _matmul_us(site.dtype, sizes)
+
+
+def _matmul_us(dtype: torch.dtype, sizes: Sizes) -> float:
+    a, b, out = _operands(sizes, dtype, dtype)
+    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(dtype)))  # noqa: E731
+    return kept_times.remembered(kept_times.key("keep", dtype, sizes), measure)
+
+
+def float_mm_pays(sizes: Sizes) -> bool:
+    """Whether a float32 product is faster by oneDNN than by PyTorch, by more than an operator of ours costs."""
+    if sizes.batch != 1 or min(sizes.M, sizes.N, sizes.K) < FEW or sizes.flops < SMALL or not float_mm.runs_here():
+        return False
+    return _float_mm_us(sizes) * FASTER + CALL_US < _matmul_us(torch.float32, sizes)
+
+
+def _float_mm_us(sizes: Sizes) -> float:
+    a, b, _ = _operands(sizes, torch.float32, torch.float32)
+    call = lambda: float_mm.product(float_mm.FloatMm(a(), b()))  # noqa: E731
+    return kept_times.remembered(kept_times.key("float_mm", sizes), lambda: _best_us(call))
 
 
 def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
