@@ -94,10 +94,10 @@ class Calls:
 
     def run(self, *args: Any) -> Any:
         if (usual := self._usual) is not None:  # a small graph's call takes 100 us, so this is kept short
-            parameters, session, code = usual
+            parameters, session, planned = usual
             known = tuple([id(args[i]) for i in self._places.parameters]) == parameters and session.owner.alive
-            if known and not session.lowers and code.edition in session.valid:
-                return code.call(*args)
+            if known and not session.lowers and planned.edition in session.valid:
+                return planned.call(*args)
         if self._fakes and any(map(compat.is_fake, args)):
             return self._first[1](*args)
         use = self._use(args)
