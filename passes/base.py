@@ -16,6 +16,7 @@ from torch import fx
 from loka_compile.graph.facts import Reading
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.spec.plan import Plan
+from loka_compile.spec.sizes import Sizes
 
 Found = TypeVar("Found")
 Looked = TypeVar("Looked", contravariant=True)
@@ -66,11 +67,13 @@ class Context:
 
     device: the type ("cpu", "cuda") of the graph's tensors.
     training: whether a Dynamo graph will be differentiated; joint and post_grad graphs show their gradients themselves.
+    by_onednn: whether a float32 product of these sizes is faster by oneDNN on this machine.
     """
 
     plan: Plan
     device: str = "cpu"
     training: bool = False
+    by_onednn: Callable[[Sizes], bool] = lambda sizes: False
 
 
 class Pass(Protocol[Looked]):

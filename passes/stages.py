@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import fx
 
+from loka_compile.dispatch import timing
 from loka_compile.dispatch.pin import check_model
 from loka_compile.graph.sites import annotate
 from loka_compile.passes import GraphPass, PassResult, Pipeline
 from loka_compile.passes.base import Context, run
 from loka_compile.spec.plan import Plan
+from loka_compile.spec.target import TARGETS
 
 Watch = Callable[[str, fx.Graph, Callable[[], PassResult]], None]
 """Called with a pass's name, the graph, and a function that runs the pass on it. A record compares the graph before and
@@ -41,6 +43,8 @@ class Stages:
 
     def _run(self, passes: tuple[GraphPass, ...], graph: fx.Graph, watch: Watch | None) -> None:
         context = Context(self.plan, self.device)
+        if self.device == "cpu" and TARGETS[self.plan.target].measured:
+            context = replace(context, by_onednn=timing.float_mm_pays)
         for each in passes:
             if watch is None:
                 run(each, graph, context)

@@ -27,6 +27,7 @@ from loka_compile.dispatch.cost import Asked, Cost, Needed, Times, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.operands import operands, random, unit_scales
 from loka_compile.dispatch.steady import HERE, ON_A_BUSY_MACHINE, SHORT_US, Us, is_noisy, steady, timed_us
+from loka_compile.kernels.gemm import float_mm
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.spec.decision import Candidate
 from loka_compile.spec.recipes import Recipe
@@ -42,6 +43,10 @@ FAR = 20.0
 """One that takes so many times as long in its second run is not run again."""
 LONG_US, GENERATED_US = 1_000, 20_000
 """Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
+SMALL, FEW = 4_000_000, 8
+"""Float32 products of fewer operations, or with fewer rows, columns or terms, are PyTorch's."""
+FASTER, CALL_US = 1.1, 15.0
+"""What oneDNN's has to win by, and what calling an operator of ours takes beyond."""
 LOST, LAUNCH_US, THIN = 30.0, 10.0, 64
 """A kernel that takes so many times as long as the GEMM as it is, and not for its launch alone, is not timed at larger
 sizes of its kind: those with a dimension below THIN, or those without."""
@@ -56,13 +61,32 @@ def keep_us(site: Site, sizes: Sizes) -> float:
 
 
 def _alone_us(site: Site, sizes: Sizes) -> float:
-    a, b, out = operands(sizes, site.dtype, site.dtype)
-    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(site.dtype)))  # noqa: E731
-    return kept_times.remembered(_alone_key(site, sizes), measure)
+    if site.dtype == torch.float32 and float_mm_pays(sizes):
+        return _float_mm_us(sizes)
+    return _matmul_us(site.dtype, sizes)
 
 
-def _alone_key(site: Site, sizes: Sizes) -> str:
-    return kept_times.key("keep", site.dtype, sizes)
+def _matmul_us(dtype: torch.dtype, sizes: Sizes) -> float:
+    a, b, out = operands(sizes, dtype, dtype)
+    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(dtype)))  # noqa: E731
+    return kept_times.remembered(_alone_key(dtype, sizes), measure)
+
+
+def _alone_key(dtype: torch.dtype, sizes: Sizes) -> str:
+    return kept_times.key("keep", dtype, sizes)
+
+
+def float_mm_pays(sizes: Sizes) -> bool:
+    """Whether a float32 product is faster by oneDNN than by PyTorch, by more than an operator of ours costs."""
+    if sizes.batch != 1 or min(sizes.M, sizes.N, sizes.K) < FEW or sizes.flops < SMALL or not float_mm.runs_here():
+        return False
+    return _float_mm_us(sizes) * FASTER + CALL_US < _matmul_us(torch.float32, sizes)
+
+
+def _float_mm_us(sizes: Sizes) -> float:
+    a, b, _ = operands(sizes, torch.float32, torch.float32)
+    call = lambda: float_mm.product(float_mm.FloatMm(a(), b()))  # noqa: E731
+    return kept_times.remembered(kept_times.key("float_mm", sizes), lambda: _best_us(call))
 
 
 def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
@@ -179,7 +203,7 @@ def _was_busy(asked: Asked, kernels: _Kernels) -> bool:
     site, sizes = asked.site, asked.sizes
     timed = [fit for fit in asked.fits if fit.candidate in kernels.us]
     names = [_kernel_key(site, sizes, fit.recipe, fit.provider) for fit in timed]
-    names += [_alone_key(site, sizes), *map(_loop_key, kernels.loops)]
+    names += [_alone_key(site.dtype, sizes), *map(_loop_key, kernels.loops)]
     return not kept_times.noisy().isdisjoint(names)
 
 

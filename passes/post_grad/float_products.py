@@ -1,0 +1,65 @@
+"""float_products: on a CPU, a float32 product runs by oneDNN where that is faster than PyTorch's own, as measured.
+
+No number changes but by how sums are rounded. It serves what the plan keeps, and graphs without a plan.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from loka_compile.graph.sites import SITE_META, operands
+from loka_compile.graph.splice import splice
+from loka_compile.kernels.gemm.float_mm import float_mm
+from loka_compile.passes.base import Context, PassResult, Rewrite, rejected, site_of
+from loka_compile.spec.sizes import Sizes
+
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+
+@dataclass(frozen=True)
+class FloatProducts:
+    name: ClassVar[str] = "float_products"
+    runs_on: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
+        rewrites, rejects = [], []
+        for node in [n for target in PRODUCTS for n in graph.find_nodes(op="call_function", target=target)]:
+            if node.meta["val"].dtype != torch.float32:
+                continue
+            if reason := check(node, context):
+                rejects.append(rejected(node, reason))
+            else:
+                rewrites.append(Rewrite(site_of(node), "float32 by oneDNN, which is faster here, as measured"))
+                _rewrite(node)
+        graph.lint()
+        return PassResult(tuple(rewrites), tuple(rejects))
+
+
+def check(node: fx.Node, context: Context) -> str:
+    """Why PyTorch's product stays; empty if oneDNN's takes its place."""
+    lhs, rhs, _, _, _ = operands(node)
+    (m, k), n = lhs.meta["val"].shape, rhs.meta["val"].shape[1]
+    if not all(isinstance(size, int) for size in (m, n, k)):
+        return f"float32 by oneDNN is for fixed sizes, it has {m} x {n} x {k}"
+    if not context.by_onednn(Sizes(1, m, n, k)):
+        return "float32 by oneDNN is not faster at its sizes"
+    return ""
+
+
+def _rewrite(node: fx.Node) -> None:
+    lhs, rhs, bias, alpha, beta = operands(node)
+    meta = {SITE_META: node.meta[SITE_META]} if SITE_META in node.meta else {}
+    written = functools.partial(_written, alpha=alpha, beta=beta)
+    node.replace_all_uses_with(splice(node, written, [lhs, rhs, bias], **meta))
+    node.graph.erase_node(node)
+
+
+def _written(a: Any, b: Any, bias: Any, *, alpha: float, beta: float) -> Any:
+    out = float_mm(a, b)
+    out = out if alpha == 1 else alpha * out
+    return out if bias is None else out + (bias if beta == 1 else beta * bias)
