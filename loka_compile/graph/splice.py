@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from loka_compile import compat
+from loka_compile.graph.traced import traced
 from loka_compile.kernels.op import Op
 
 _INHERITED = ("nn_module_stack", "fwd_nn_module_stack", "stack_trace", "seq_nr", "partitioner_tag", "source_fn_stack")
@@ -28,33 +27,18 @@ def splice(before: fx.Node, function: Callable[..., Any], args: Sequence[Any], *
     """
     graph = before.graph
     nodes = [arg for arg in args if isinstance(arg, fx.Node)]
-    values = [node.meta["val"] for node in nodes]
-
-    def on_tensors(*tensors: Any) -> Any:
-        given = iter(tensors)
-        made = function(*(next(given) if isinstance(arg, fx.Node) else arg for arg in args))
-        return (
-            tuple(made) if isinstance(made, tuple) else made
-        )  # a plain tuple: torch would trace a NamedTuple as a node
-
-    with compat.tracing_fakes(values):
-        traced = make_fx(on_tensors, decomposition_table=compat.decomposition_table())(*values)
-
-    for node in traced.graph.find_nodes(op="get_attr"):
-        name = getattr(function, "__name__", function)
-        raise TypeError(f"{name} makes a tensor constant ({node.target}); pass it as an argument")
-
+    made, values = traced(function, args, [node.meta["val"] for node in nodes])
     inherited = {name: before.meta[name] for name in _INHERITED if name in before.meta}
-    placeholders = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    placeholders = [node for node in made.nodes if node.op == "placeholder"]
     env = dict(zip(placeholders, nodes, strict=True))
     with graph.inserting_before(before):
-        for node in traced.graph.nodes:
+        for node in made.nodes:
             if node.op == "placeholder":
                 continue
             if node.op == "output":
                 return map_arg(node.args[0], env.__getitem__)
             env[node] = graph.node_copy(node, env.__getitem__)
-            env[node].meta.update(inherited, **meta)
+            env[node].meta.update(inherited, val=values[node], **meta)
     raise AssertionError("a traced graph has an output")
 
 
@@ -65,7 +49,8 @@ def put(before: fx.Node, call: Op[fx.Node, Any], **meta: Any) -> Any:
 
 def splice_call(before: fx.Node, call: Op[fx.Node, Any], function: Callable[[Any], Any], **meta: Any) -> Any:
     """`splice` a function of a call; the function is given the call with tensors in place of nodes."""
-    return splice(before, lambda *args: function(call.bind(*args)), call.args, **meta)
+    kind = type(call)
+    return splice(before, lambda *args: function(kind.bind(*args)), call.args, **meta)
 
 
 def hand_over(call: fx.Node, values: Sequence[Any]) -> None:

@@ -95,8 +95,10 @@ def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: d
     dtype, scaling = recipe.operand("rhs", site.gradient == "rhs")
     b, b_scale = _quantized(node, rhs, dtype, scaling, -2, (k, n), shared)
 
+    out_dtype = site.dtype
+
     def product(a: Any, a_scale: Any, b: Any, b_scale: Any) -> Any:
-        out = ScaledGemm(a, a_scale, b, b_scale, site.dtype, provider)()
+        out = ScaledGemm(a, a_scale, b, b_scale, out_dtype, provider)()
         return out[..., :-n].contiguous() if n else out  # contiguous, like the GEMM's result
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})

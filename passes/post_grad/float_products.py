@@ -1,6 +1,7 @@
 """float_products: on a CPU, a float32 product runs by oneDNN where that is faster than PyTorch's own, as measured.
 
-No number changes but by how sums are rounded. It serves what the plan keeps, and graphs without a plan.
+No number changes but by how sums are rounded. It serves what the plan keeps, and graphs without a plan. Where PyTorch's
+product is as fast, nothing is said: that is no refusal.
 """
 
 from __future__ import annotations
@@ -31,24 +32,20 @@ class FloatProducts:
         for node in [n for target in PRODUCTS for n in graph.find_nodes(op="call_function", target=target)]:
             if node.meta["val"].dtype != torch.float32:
                 continue
-            if reason := check(node, context):
-                rejects.append(rejected(node, reason))
-            else:
+            if (sizes := sizes_of(node)) is None:
+                rejects.append(rejected(node, "float32 by oneDNN is for fixed sizes"))
+            elif context.by_onednn(sizes):
                 rewrites.append(Rewrite(site_of(node), "float32 by oneDNN, which is faster here, as measured"))
                 _rewrite(node)
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))
 
 
-def check(node: fx.Node, context: Context) -> str:
-    """Why PyTorch's product stays; empty if oneDNN's takes its place."""
+def sizes_of(node: fx.Node) -> Sizes | None:
+    """The product's sizes; None if one of them is symbolic."""
     lhs, rhs, _, _, _ = operands(node)
     (m, k), n = lhs.meta["val"].shape, rhs.meta["val"].shape[1]
-    if not all(isinstance(size, int) for size in (m, n, k)):
-        return f"float32 by oneDNN is for fixed sizes, it has {m} x {n} x {k}"
-    if not context.by_onednn(Sizes(1, m, n, k)):
-        return "float32 by oneDNN is not faster at its sizes"
-    return ""
+    return Sizes(1, m, n, k) if all(isinstance(size, int) for size in (m, n, k)) else None
 
 
 def _rewrite(node: fx.Node) -> None:

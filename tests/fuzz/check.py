@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.fuzz import twins
 from tests.fuzz.judge import Choice, Judge, Verdict
-from tests.fuzz.values import differ
+from tests.fuzz.values import differ, new_in_float64
 
 LARGER = 19
 """Rows of a second call, where sizes are dynamic."""
@@ -99,6 +99,7 @@ def _skips(source: str, model: nn.Module, args: Sequence[Any], judge: Judge) -> 
     source = re.sub(r"torch\.b?float(16|32)", "torch.float64", source)
     wide = load(re.sub(r"\.(float|half|bfloat16)\(\)", ".double()", source))
 
+    @new_in_float64()
     def outputs(done: Any = None, stack: str = "") -> list[Tensor]:
         twin = wide.Net().double().train(model.training)
         twin.load_state_dict(copy.deepcopy(model).double().state_dict())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,24 +51,30 @@ def _base(x: Tensor) -> Tensor:
     return x.detach().as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0).clone()
 
 
+@contextlib.contextmanager
+def new_in_float64() -> Iterator[None]:
+    """Tensors that are made without naming a dtype are of float64, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def run(call: Callable[..., Any], inputs: Sequence[Any], training: bool) -> list[Tensor | None]:
     """Outputs, the inputs as they were written, and gradients."""
     args, leaves = copies(inputs, training)
     torch.manual_seed(1)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.set_grad_enabled(training):
-            outs = [each for each in call(*args) if isinstance(each, Tensor)]
-            weights = torch.Generator().manual_seed(2)
-            loss = [
-                (o * torch.randn(o.shape, generator=weights)).sum()
-                for o in outs
-                if o.requires_grad and o.is_floating_point()
-            ]
-            gradients = torch.autograd.grad(sum(loss), leaves, allow_unused=True) if loss and leaves else []
-    finally:
-        torch.set_default_dtype(before)
+    with new_in_float64(), torch.set_grad_enabled(training):
+        outs = [each for each in call(*args) if isinstance(each, Tensor)]
+        weights = torch.Generator().manual_seed(2)
+        loss = [
+            (o * torch.randn(o.shape, generator=weights)).sum()
+            for o in outs
+            if o.requires_grad and o.is_floating_point()
+        ]
+        gradients = torch.autograd.grad(sum(loss), leaves, allow_unused=True) if loss and leaves else []
     return [*outs, *(x for x in args if isinstance(x, Tensor)), *gradients]
 
 
