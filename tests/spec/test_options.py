@@ -140,7 +140,7 @@ def test_a_bad_value_never_passes(name, value):
     except OptionsError as error:
         assert name in str(error)
     else:  # the few good ones among them: a path, a known name, a schedule of none, a switch
-        assert isinstance(value, bool if name in ("race", "guard_segments") else str)
+        assert isinstance(value, bool if name in ("race", "guard_segments", "lower_choices") else str)
         value = None if value is False else value
         assert (getattr(options, name) or None) == (value or None)
 
