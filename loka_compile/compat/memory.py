@@ -12,14 +12,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Memory = weakref.ref[Any]
 
 
 def memory_of(tensor: Tensor, died: Callable[[Memory], None] | None = None) -> Memory:
-    """A weak reference to a tensor's memory, or to the tensor where it has none of its own (a sparse one). `died` is
-    called when nobody has the memory any more: the tensor is gone, or `.data` is other memory."""
+    """A weak reference to a tensor's memory, or to the tensor where it has none of its own (sparse, a subclass).
+
+    `died` is called when nobody has the memory any more: the tensor is gone, or `.data` is other memory."""
     return weakref.ref(_holder(tensor), died)
 
 
@@ -28,6 +29,8 @@ def is_memory_of(memory: Memory, tensor: Tensor) -> bool:
 
 
 def _holder(tensor: Tensor) -> Any:
+    if type(tensor) not in (Tensor, nn.Parameter):  # a subclass around other tensors says nothing of their memory
+        return tensor
     try:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):

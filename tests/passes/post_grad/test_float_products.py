@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from loka_compile.kernels.gemm import float_mm
-from loka_compile.passes.base import Context, run
+from loka_compile.passes.base import Context, PassResult, run
 from loka_compile.passes.post_grad.float_products import FloatProducts
 from loka_compile.spec.plan import Plan
 
@@ -30,13 +30,12 @@ def test_a_training_step_runs_by_onednn_and_gives_the_same():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_what_stays_says_why():
+def test_what_stays_is_refused_only_where_its_sizes_are_not_known():
     def both(x, y):
         return x @ y.t(), x.bfloat16() @ y.t().bfloat16()
 
     gm = make_fx(both, tracing_mode="fake")(torch.randn(4, 16), torch.randn(8, 16))
-    [reject] = run(FloatProducts(), gm.graph, FASTER).rejects
-    assert reject.reason == "float32 by oneDNN is not faster at its sizes"
+    assert run(FloatProducts(), gm.graph, FASTER) == PassResult()
     gm = make_fx(lambda x, y: x @ y, tracing_mode="symbolic")(torch.randn(40, 16), torch.randn(16, 8))
     [reject] = run(FloatProducts(), gm.graph, FASTER).rejects
     assert "is for fixed sizes" in reject.reason
