@@ -53,7 +53,7 @@ class Ride:
 
 @dataclass(frozen=True)
 class Problem:
-    """sites: the choices of each, at least one. forms: microseconds of each. rides: forms that may be made on the way."""
+    """sites: the choices of each, at least one. forms: their microseconds. rides: forms that may take another time."""
 
     sites: Mapping[str, Sequence[Choice]]
     forms: Mapping[Hashable, float]
