@@ -1,11 +1,11 @@
 """The choice for all sites of a graph at once: least total time, where sites share the casts of their operands.
 
-Choosing site by site is greedy: it charges every site the whole cast of a tensor that three of them read, and keeps
-all three. Here a form (one tensor in one format) is paid once, by whoever uses it:
+Choosing site by site is greedy: it charges each of three readers of a tensor the whole cast, and keeps all three. Here
+a form (one tensor in one format) is paid once, by whoever uses it:
 
     minimize  sum over sites of time(choice) + weight * noise(choice)  +  sum over forms in use of time(form)
 
-A form may ride: it has another price, nearly none, where a certain site is run by a kernel that can make it on the way.
+A form may ride: it has another price, nearly none, where a certain site is run by a kernel that makes it on the way.
 
 The trick: where every site has two choices, a minimum cut finds the optimum (project selection). A site is a node
 between source and sink. Cutting it from the source costs its time as it stays, cutting it from the sink its time as it
@@ -13,8 +13,8 @@ moves. A form is a node whose cut to the sink costs its cast. An edge that canno
 
 With three choices or more the problem is NP-hard (facility location). So parts of the graph that share no form are
 solved apart. A part with few shared forms is solved exactly: once the set of open forms is fixed, every site takes its
-own cheapest choice. Any other part is improved by cuts: in each, every site may stay or move to one kind of choice,
-until no cut helps. It starts from the greedy choice among others, so it is never worse than that.
+own cheapest choice. Any other part is improved by cuts in which every site may stay or move to one kind of choice, from
+the greedy choice and other starts, until no cut helps.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class Ride:
 
 @dataclass(frozen=True)
 class Problem:
-    """sites: what each can choose from, at least one thing. forms: microseconds of each form. rides: those that have
-    another time where a site's kernel makes them."""
+    """sites: the choices of each, at least one. forms: their microseconds. rides: forms that may take another time."""
 
     sites: Mapping[str, Sequence[Choice]]
     forms: Mapping[Hashable, float]
@@ -78,7 +77,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Point:
-    """An assignment on the frontier: at some price of noise, no other costs less in time and noise together."""
+    """An assignment on the frontier: at some price of noise, no other costs less, time and noise together."""
 
     picks: Mapping[str, int]
     us: float
@@ -212,8 +211,7 @@ def _forms(part: _Part, picks: Mapping[str, int]) -> frozenset[Hashable]:
 
 
 def _rides_with(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> bool:
-    """Whether a cut can express the rides. It can where a form is cheaper if the site that it rides on does the same
-    (stays or moves) as the sites that want the form."""
+    """Whether a cut can express the rides: each form is cheaper if the site it rides on does what its users do."""
     with_staying = (part.rides[form] for form in _forms(part, stay) if form in part.rides)
     with_moving = (part.rides[form] for form in _forms(part, move) if form in part.rides)
     return all(prices[stay[on]] <= prices[move[on]] for on, prices in with_staying) and all(
@@ -247,11 +245,10 @@ def _best_within(part: _Part, open_forms: frozenset[Hashable]) -> dict[str, int]
 
 
 def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[str, int]:
-    """The cheapest assignment in which every site stays or moves.
+    """The cheapest assignment in which every site stays or moves: those on the source's side of the cut move.
 
-    After the cut, sites on the source's side move and the others stay. It is exact under two conditions. No form is
-    used by staying and by moving sites alike; such a form counts as paid for. And forms ride as `_rides_with` wants it;
-    others count as if the site that they ride on did the same as the sites that want them.
+    Exact if no form is used by staying and by moving sites alike (it counts as paid for), and if forms ride as
+    `_rides_with` wants it (others count as if the site they ride on did the same as the sites that want them).
     """
     staying, moving = _forms(part, stay), _forms(part, move)
     whole = lambda price: round(price / GRAIN)  # noqa: E731
@@ -277,8 +274,7 @@ def _cut(part: _Part, stay: Mapping[str, int], move: Mapping[str, int]) -> dict[
 
 
 def _expand(part: _Part) -> dict[str, int]:
-    """Moves of many sites at once towards one kind of choice, until none helps. The best of several starts: each site's
-    own cheapest choice, and all sites alike in every kind of choice."""
+    """Moves of many sites to one kind of choice, until none helps; from each site's own cheapest, and all alike."""
     longest = max(len(choices) for choices in part.sites.values())
     alone = lambda forms: sum(part.forms[form] for form in forms)  # noqa: E731
     by_itself = {s: min(range(len(c)), key=lambda i: c[i][0] + alone(c[i][1])) for s, c in part.sites.items()}
