@@ -63,9 +63,9 @@ def criteria(results: dict[str, object]) -> dict[str, bool | None]:
     """What it must show, by sentence; None where there was nothing to compare with."""
     models = results["models"].items()
     judged: dict[str, bool | None] = {
-        f"geometric mean over Inductor at least {MIN_SPEEDUP:g}x":
-            results["loka_over_inductor_geometric_mean"] >= MIN_SPEEDUP
-    }  # fmt: skip
+        f"geometric mean over Inductor at least {MIN_SPEEDUP:g}x": results["loka_over_inductor_geometric_mean"]
+        >= MIN_SPEEDUP
+    }
     for name, variants in models:
         raced = [v for v in variants.values() if v["ms"] is not None]
         rivals = [v for v in raced if v["kind"] == "uniform" and v["within_budget"]]

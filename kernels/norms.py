@@ -29,8 +29,11 @@ LONGEST_ROW = 32768
 
 @dataclass(frozen=True)
 class RowNorm:
-    """What an op does with each row, a part of the declarations of those that do it. dtype: of the result. save: what
-    a backward needs is written too. Words and blocks as above, unless the op says more."""
+    """The arguments that ops on rows share; part of their declarations.
+
+    norm, block, activation: as in the module's docstring, unless the op says more. dtype: of the result. eps: added to
+    the variance or mean square. save: also write what a backward needs.
+    """
 
     norm: str
     block: int

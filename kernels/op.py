@@ -237,7 +237,7 @@ def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
 
 
 def _part(hint: Any) -> Any:
-    """The dataclass that is a field's type, or None."""
+    """The dataclass that a field's type is, or None."""
     kind = get_origin(hint) or hint  # Epilogue of Epilogue[T]
     return kind if is_dataclass(kind) else None
 
@@ -259,7 +259,7 @@ def _flat(call: Any) -> Iterator[Any]:
 
 
 def _placed(kind: Any, given: Iterator[Any]) -> Any:
-    """With the arguments that come next, in the op's order."""
+    """An instance of `kind` from the next arguments in the op's order, its parts included."""
     parts = _parts(kind)
     names = [field.name for field, _ in _own(kind)]
     return kind(*[_placed(parts[name], given) if name in parts else next(given) for name in names])

@@ -76,8 +76,8 @@ class Provider:
         return ""
 
     def same_as(self, target: Target) -> str:
-        """Name of the provider whose very kernels it runs there, "" if they are its own. Nobody asks it then, not even
-        where speed is no matter; a plan that names it is followed."""
+        """The provider whose very kernels it runs on this target; "" if they are its own. Then it is not tried here,
+        not even if speed does not matter; a plan that names it is followed."""
         return ""
 
     def product(

@@ -1,12 +1,14 @@
-"""GEMMs whose result decides a choice: which expert, which bucket, which item. A rounded result picks another one where
-two are near one another, and then what comes out is not a little off, it is something else.
+"""GEMMs whose result decides a choice: which expert, which bucket, which item.
 
-Found from the operators that choose: indices (topk, sort, argmax, max along a dimension), buckets, numbers made whole,
-and comparisons whose outcome is used as such. An activation compares too, yet what it gives goes on evenly at the place
-that it compares with (`where(x > 0, x, 0.01 * x)`, `x * (x > 0)`), and what a backward alone reads is no choice.
+If two candidates are nearly equal, a rounded result picks the other one. The output is then not a little off but
+something else.
 
-Those are the GEMMs in front of a choice with no other one in between, and those in front of them that nothing else
-reads: both linears of a router, and not the layers that the experts read as well.
+Operators that choose are: indices (topk, sort, argmax, max along a dimension), buckets, floats made integers, and
+comparisons whose outcome is used as such. An activation compares too, but its value is continuous where it compares
+(`where(x > 0, x, 0.01 * x)`, `x * (x > 0)`). A comparison that only a backward reads is no choice.
+
+The GEMMs found are those before a choice with no other GEMM between, and those before them that nothing else reads:
+both linears of a router, but not the layers that the experts read as well.
 """
 
 from __future__ import annotations
@@ -24,25 +26,52 @@ from loka_compile import compat
 aten = torch.ops.aten
 
 WITH_INDICES = {
-    aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.nanmedian, aten.kthvalue, aten.mode, aten.cummax,
-    aten.cummin, aten.max_pool1d_with_indices, aten.max_pool2d_with_indices,
-}  # fmt: skip
-"""Whose second result says which, beside the values, which go on evenly."""
+    aten.topk,
+    aten.sort,
+    aten.max,
+    aten.min,
+    aten.median,
+    aten.nanmedian,
+    aten.kthvalue,
+    aten.mode,
+    aten.cummax,
+    aten.cummin,
+    aten.max_pool1d_with_indices,
+    aten.max_pool2d_with_indices,
+}
+"""Operators whose second result is indices. Their first, the values, is continuous."""
 PICKING = {
-    aten.argmax, aten.argmin, aten.argsort, aten.bucketize, aten.searchsorted, aten.multinomial, aten.nonzero,
-    aten.histc, aten.round, aten.floor, aten.ceil, aten.trunc,
-}  # fmt: skip
+    aten.argmax,
+    aten.argmin,
+    aten.argsort,
+    aten.bucketize,
+    aten.searchsorted,
+    aten.multinomial,
+    aten.nonzero,
+    aten.histc,
+    aten.round,
+    aten.floor,
+    aten.ceil,
+    aten.trunc,
+}
+"""Operators whose only result is a choice."""
 COMPARING = {aten.gt, aten.ge, aten.lt, aten.le, aten.eq, aten.ne}
 LOGIC = {
-    aten.logical_and, aten.logical_or, aten.logical_not, aten.logical_xor, aten.bitwise_and, aten.bitwise_or,
-    aten.bitwise_not, aten.bitwise_xor,
-}  # fmt: skip
+    aten.logical_and,
+    aten.logical_or,
+    aten.logical_not,
+    aten.logical_xor,
+    aten.bitwise_and,
+    aten.bitwise_or,
+    aten.bitwise_not,
+    aten.bitwise_xor,
+}
 PRODUCTS = ("attention", "convolution", "rnn", "lstm", "gru")
-"""In the names of operators that multiply like a GEMM."""
+"""Parts of the names of operators that multiply like a GEMM."""
 
 
 def choices(graph: fx.Graph, gemms: Collection[fx.Node]) -> dict[fx.Node, str]:
-    """Of the GEMMs of an inference or joint graph those that decide a choice, with the name of the operator."""
+    """GEMMs of an inference or joint graph that decide a choice -> the name of the operator that chooses."""
     forward = _forward(graph)
     within = {gemm for gemm in gemms if gemm in forward}
     products = {node for node in graph.nodes if node in within or _is_product(node)}
@@ -60,7 +89,7 @@ def choices(graph: fx.Graph, gemms: Collection[fx.Node]) -> dict[fx.Node, str]:
 
 
 def _forward(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that no gradient goes into."""
+    """Nodes that depend on no gradient."""
     behind = set(compat.gradients_of_outputs(graph))
     for node in graph.nodes:
         if not behind.isdisjoint(node.all_input_nodes) and node.op != "output":
@@ -69,18 +98,22 @@ def _forward(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _packet(node: fx.Node) -> Any:
+    """The node's operator without its overload; None for other nodes."""
     return getattr(node.target, "overloadpacket", None)
 
 
 def _name(node: fx.Node) -> str:
+    """The plain name of the node's operator."""
     return str(getattr(_packet(node), "__name__", node.name)).rpartition(".")[2]
 
 
 def _is_product(node: fx.Node) -> bool:
+    """Whether the node multiplies like a GEMM, but is none."""
     return node.op == "call_function" and any(name in _name(node) for name in PRODUCTS)
 
 
 def _chooses(node: fx.Node, forward: set[fx.Node], products: set[fx.Node]) -> bool:
+    """Whether the node is a choice that the forward reads."""
     packet = _packet(node)
     users = [user for user in node.users if user in forward]
     if packet in WITH_INDICES:
@@ -107,13 +140,13 @@ def _is_bool(node: fx.Node) -> bool:
 
 
 def _tells(comparison: fx.Node, mask: fx.Node, forward: set[fx.Node], products: set[fx.Node]) -> bool:
-    """Whether the outcome of a comparison of floats, or what logic makes of it, is used for more than an activation."""
+    """Whether the outcome of a comparison of floats, or logic on it, is used for more than an activation."""
     left, right = comparison.args[:2]
     if not (isinstance(left, fx.Node) and _is_float(left)):
         return False
     equal, infinite = _packet(comparison) in (aten.eq, aten.ne), isinstance(right, float) and math.isinf(right)
     if infinite or (equal and not isinstance(right, fx.Node)):
-        return False  # a rounded value is as infinite, and as much a zero, as it was
+        return False  # rounding keeps infinities and zeros
     for user in mask.users:
         if user not in forward:
             continue
@@ -129,7 +162,7 @@ def _tells(comparison: fx.Node, mask: fx.Node, forward: set[fx.Node], products: 
 
 
 def _goes_on(comparison: fx.Node, mask: fx.Node, user: fx.Node, products: set[fx.Node]) -> bool:
-    """Whether what a mask is used in gives the same on both sides of what was compared."""
+    """Whether `user` gives the same value on both sides of the comparison that made its mask."""
     left, right = comparison.args[:2]
     if user.target is aten.where.self and user.args[0] is mask:
         branches = user.args[1:3]
@@ -158,7 +191,7 @@ def _constant(value: Any) -> Any:
 
 
 def _before(node: fx.Node, products: set[fx.Node]) -> set[fx.Node]:
-    """The node, all that it is computed from, and the nearest products in front of it."""
+    """The node, the nodes it is computed from, and the nearest products before it."""
     seen, left = {node}, [node]
     while left:
         for source in left.pop().all_input_nodes:
@@ -170,7 +203,7 @@ def _before(node: fx.Node, products: set[fx.Node]) -> set[fx.Node]:
 
 
 def _behind(gemm: fx.Node, forward: set[fx.Node], products: set[fx.Node]) -> Iterator[fx.Node]:
-    """The nearest products behind a GEMM, and the graph's output where it gets there without one."""
+    """The nearest products after a GEMM, and the output if a path reaches it without a product."""
     seen, left = {gemm}, [gemm]
     while left:
         for user in left.pop().users:

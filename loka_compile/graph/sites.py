@@ -86,7 +86,7 @@ def annotate(graph: fx.Graph) -> list[Gemm]:
 
 
 def _with_choices(graph: fx.Graph, gemms: list[Gemm]) -> list[Gemm]:
-    """Whose result decides a choice, and by which operator."""
+    """The GEMMs; those that decide a choice with the name of the operator that chooses."""
     found = choices(graph, [gemm.node for gemm in gemms])
     decides = {node: name for node, name in found.items() if not is_backward(node)}
     return [

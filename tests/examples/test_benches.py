@@ -127,5 +127,7 @@ def test_other_engines(tmp_path):
     result = bench(tmp_path, "bench_dispatch.py", "--quick", "--models", "dlrm", "--no-uniform", "--threads", "1")
     variants = result["models"]["dlrm"]
     assert {"inductor", "eager", "loka", "PyTorch dynamic, x86"} < set(variants) and "bf16" not in variants
-    assert all((variant["error"] is not None) != variant["skipped"].startswith("not installed")
-               for variant in variants.values())  # fmt: skip
+    assert all(
+        (variant["error"] is not None) != variant["skipped"].startswith("not installed")
+        for variant in variants.values()
+    )

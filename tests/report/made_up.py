@@ -24,18 +24,36 @@ def large(sites: int = 2000, nodes: int = 20_000, nested: bool = True) -> dict[s
     after = _snapshot("after", modules, nodes, texts, "precision")
     stages = [
         {
-            "name": name, "graph": "graph_0", "kind": "inference", "rewrites": done, "refusals": [], "diff": "",
-            "added": 0, "removed": 0,
+            "name": name,
+            "graph": "graph_0",
+            "kind": "inference",
+            "rewrites": done,
+            "refusals": [],
+            "diff": "",
+            "added": 0,
+            "removed": 0,
         }
         for name, done in (("share", []), ("precision", [[texts(s["key"]), texts("int8"), texts("")] for s in found]))
-    ]  # fmt: skip
+    ]
     verdict = {
-        "target": "cpu", "origin": "made up", "sites": sites, "lowered": sites // 2, "missing": 0, "warnings": [],
-        "notes": [], "raced": ["1.40x the unplanned graph's speed, measured here"], "gemm_before_us": 100.0 * sites,
-        "gemm_after_us": 70.0 * sites, "gemm_timed": sites, "time_sources": ["measured on this CPU"],
-        "worst_mere": 0.15, "worst_site": found[1]["key"], "budget": {"mere": 0.2, "sqnr_db": 20.0, "speedup": 1.05},
-        "device": "cpu", "graphs": {"graph_0": "inference"},
-    }  # fmt: skip
+        "target": "cpu",
+        "origin": "made up",
+        "sites": sites,
+        "lowered": sites // 2,
+        "missing": 0,
+        "warnings": [],
+        "notes": [],
+        "raced": ["1.40x the unplanned graph's speed, measured here"],
+        "gemm_before_us": 100.0 * sites,
+        "gemm_after_us": 70.0 * sites,
+        "gemm_timed": sites,
+        "time_sources": ["measured on this CPU"],
+        "worst_mere": 0.15,
+        "worst_site": found[1]["key"],
+        "budget": {"mere": 0.2, "sqnr_db": 20.0, "speedup": 1.05},
+        "device": "cpu",
+        "graphs": {"graph_0": "inference"},
+    }
     kernels = [[f"cpp_fused_{i}", "cpp", 1, f"void kernel_{i}(float* x) {{}}\n"] for i in range(nodes // PER_SITE)]
     graph = {"name": "graph_0", "training": False, "snapshots": [before, after], "kernels": kernels}
     parts = {"verdict": verdict, "sites": found, "graphs": [graph], "stages": stages}
@@ -61,30 +79,63 @@ def _site(i: int, key: str, module: str, texts: Texts) -> dict[str, Any]:
             ]
             candidates.append([*row, chosen])
     stats = {
-        "rows": 4096, "values": 1 << 20, "zero_rows": i % 5, "non_finite": 0, "fp16_overflows": 0, "mean": 0.01,
-        "std": 1.0, "kurtosis": 3.1, "amax": 5.5, "least": -5.5, "fp8_underflow": 0.001, "dynamic_range": 22.0,
-        "quantiles": [[0.5, 0.67], [0.9, 1.6], [0.99, 2.6], [0.999, 3.3]], "model": "gaussian", "fallback": "",
-    }  # fmt: skip
+        "rows": 4096,
+        "values": 1 << 20,
+        "zero_rows": i % 5,
+        "non_finite": 0,
+        "fp16_overflows": 0,
+        "mean": 0.01,
+        "std": 1.0,
+        "kurtosis": 3.1,
+        "amax": 5.5,
+        "least": -5.5,
+        "fp8_underflow": 0.001,
+        "dynamic_range": 22.0,
+        "quantiles": [[0.5, 0.67], [0.9, 1.6], [0.99, 2.6], [0.999, 3.3]],
+        "model": "gaussian",
+        "fallback": "",
+    }
     speedup, features = 100 / (40 + i % 50), 64 + i % 512
     done = [texts(each) for each in ("precision", "inference", "int8_rowwise by aten", "loka.frozen_int_mm")]
     refused = [texts(each) for each in ("precision", "inference", f"addmm_{i}", "kept, as planned")]
     reason = f"fastest within budget, {speedup:.2f}x" if lowered else "no candidate within budget"
     either = lambda yes, no=None: yes if lowered else no  # noqa: E731
     return {
-        "key": key, "module": module, "role": "output", "op": "addmm",
+        "key": key,
+        "module": module,
+        "role": "output",
+        "op": "addmm",
         "shape": f"(4096, {features}) @ ({features}, 256)",
-        "dtype": "float32", "flops": 2 * 4096 * 256 * features, "source": "model.py:42", "epilogue": "activation",
-        "graphs": ["graph_0"], "recipe": either("int8_rowwise", "keep"), "provider": either("aten", ""),
-        "runs_as": either("loka.frozen_int_mm", ""), "outcome": either("lowered", "kept"),
-        "mere": either(0.003 * (1 + i % 50)), "sqnr_db": either(40.0), "median_rel": either(0.002),
-        "time_before_us": 100.0, "time_after_us": either(100 / speedup, 100.0), "speedup": either(speedup, 1.0),
-        "time_source": texts("measured on this CPU"), "reason": texts(reason), "ranges": [], "candidates": candidates,
-        "done": either([done], []), "refusals": either([], [refused]),
+        "dtype": "float32",
+        "flops": 2 * 4096 * 256 * features,
+        "source": "model.py:42",
+        "epilogue": "activation",
+        "graphs": ["graph_0"],
+        "recipe": either("int8_rowwise", "keep"),
+        "provider": either("aten", ""),
+        "runs_as": either("loka.frozen_int_mm", ""),
+        "outcome": either("lowered", "kept"),
+        "mere": either(0.003 * (1 + i % 50)),
+        "sqnr_db": either(40.0),
+        "median_rel": either(0.002),
+        "time_before_us": 100.0,
+        "time_after_us": either(100 / speedup, 100.0),
+        "speedup": either(speedup, 1.0),
+        "time_source": texts("measured on this CPU"),
+        "reason": texts(reason),
+        "ranges": [],
+        "candidates": candidates,
+        "done": either([done], []),
+        "refusals": either([], [refused]),
         "operands": {
-            "calls": 3, "lhs": stats, "rhs": stats, "real": {"int8_rowwise": 0.02}, "drawn": {"int8_rowwise": 0.021},
+            "calls": 3,
+            "lhs": stats,
+            "rhs": stats,
+            "real": {"int8_rowwise": 0.02},
+            "drawn": {"int8_rowwise": 0.021},
             "segments": {},
         },
-    }  # fmt: skip
+    }
 
 
 def _snapshot(name: str, modules: list[str], nodes: int, texts: Texts, made_by: str) -> dict[str, Any]:

@@ -51,8 +51,11 @@ def call(args):
 def test_kernels_and_the_order_they_run_in():
     kernels, launches = kernels_in(CPP)
     assert [kernels[place].name for place in launches] == [
-        "aten.addmm", "cpp_fused_relu_0", "loka.frozen_mm", "cpp_fused_add_mul_1"
-    ]  # fmt: skip
+        "aten.addmm",
+        "cpp_fused_relu_0",
+        "loka.frozen_mm",
+        "cpp_fused_add_mul_1",
+    ]
     assert {kernel.name: (kernel.kind, kernel.calls) for kernel in kernels}["aten.addmm"] == ("library", 1)
     assert "in_ptr0" in next(kernel for kernel in kernels if kernel.name == "cpp_fused_relu_0").code
 
