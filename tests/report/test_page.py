@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from loka_compile.report.page import SCRIPTS, STYLES, embedded, html
+from loka_compile.spec.plan import Plan
+from loka_compile.trial.race import _won
 from tests.report.conftest import EVIL
 from tests.report.made_up import large
 
@@ -122,6 +124,13 @@ def test_no_text_is_under_11_pixels():
     }
     assert min(sizes) >= 11
     assert not any("font-size" in (VIEW / name).read_text() for name in SCRIPTS)
+
+
+@pytest.mark.parametrize("at_least", [True, False])
+def test_the_words_of_a_race_are_those_the_verdict_looks_for(at_least):
+    looked_for = re.search(r"raced\[0\]\.match\(/(.*?)/\)", (VIEW / "verdict.js").read_text())[1]
+    raced = _won(Plan("cpu", {}), [1.4], 0, at_least, "measured here").raced
+    assert re.match(looked_for, raced)[2] == "1.40x"
 
 
 def node():
