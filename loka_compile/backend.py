@@ -63,6 +63,7 @@ def compile_graph(
     gm: fx.GraphModule, example_inputs: Sequence[Any], mode: str | None, options: dict[str, Any] | None
 ) -> Callable[..., Any]:
     """The compilation of one graph, from its options to what is called."""
+    compat.say_if_untested()
     device, root = device_of(example_inputs), compat.name_root(gm)
     chosen = planning.read(Options.of(mode, options), device)
     asked_with = mode, options or {}

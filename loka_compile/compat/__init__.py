@@ -54,7 +54,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.memory import Memory, is_memory_of, memory_of
-from loka_compile.compat.moved import tag_of_out
+from loka_compile.compat.moved import say_if_untested, tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
@@ -141,6 +141,7 @@ __all__ = [
     "region_here",
     "running_fakes",
     "saved_tensors_are_hooked",
+    "say_if_untested",
     "specialize",
     "start_compiler",
     "static_inputs",

@@ -9,12 +9,25 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 import torch
 
+TESTED = "2.13"
+"""The version on which the whole suite of tests runs; of the others docs/versions.md says what has run."""
 _LOOPS = "_body", "_sizes", "group", "read_writes", "unmet_dependencies"
 """What SchedulerNode.recompute_size_and_body sets anew, torch 2.11 to 2.14."""
+
+
+@functools.cache
+def say_if_untested(version: str = torch.__version__) -> None:
+    """One warning a process where the version that runs is not the one that everything is tested on."""
+    if not version.startswith(f"{TESTED}."):
+        logging.getLogger("loka").warning(
+            "loka is tested on torch %s; on %s only parts of its tests have run (docs/versions.md)", TESTED, version
+        )
 
 
 def loops_of(node: Any) -> Any:

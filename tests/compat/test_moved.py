@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from loka_compile.compat.moved import fsdp_groups, loops_of, put_back
+from loka_compile.compat.moved import fsdp_groups, loops_of, put_back, say_if_untested
 
 
 class Cache:
@@ -30,3 +30,11 @@ def test_groups_of_fsdp_by_either_name() -> None:
     assert fsdp_groups(SimpleNamespace(_fsdp_param_groups=["a", "b"])) == ("a", "b")
     assert fsdp_groups(SimpleNamespace(_fsdp_param_group="a")) == ("a",)
     assert fsdp_groups(SimpleNamespace(_fsdp_param_group=None)) == ()
+
+
+def test_a_version_that_is_not_tested_is_said_once(caplog) -> None:
+    say_if_untested.cache_clear()
+    for version in ("2.13.1+cpu", "2.14.1", "2.14.1"):
+        say_if_untested(version)
+    [record] = caplog.records
+    assert "on 2.14.1 only parts" in record.getMessage()
