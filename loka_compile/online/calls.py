@@ -139,11 +139,11 @@ class Calls:
         """Who has not called this graph before. The session may be one of another graph, for other sizes."""
         self._uses = {key: use for key, use in self._uses.items() if use.session.owner.alive}
         parameters, weights = ([args[i] for i in places] for places in (self._places.parameters, self._places.weights))
-        session = self._sessions.find(parameters)
+        session = self._sessions.find(parameters, len(weights))
         if session is None:
             session = self._first[0] if self._fakes and not self._uses else self._sessions.new()
             session.owner = Owner(weights, *self._places.among_weights(self._written))
-            self._sessions.keep(parameters, session)
+            self._sessions.keep(parameters, len(weights), session)
         use = self._uses[tuple(map(id, parameters))] = Use(session)
         self._show_waiting(use, args)
         return use

@@ -35,18 +35,20 @@ class Sessions:
 
     def new(self) -> Session:
         """One that nobody has yet. On disk those of one structure are told apart by the order in which they come."""
-        others = sum(key[:2] == self._key(()) for key in _sessions)
+        others = sum(key[:2] == self._key((), 0)[:2] for key in _sessions)
         name = f"{self._structure}-{others}" if others else self._structure
         return Session(Memory(name), self.options)
 
-    def find(self, parameters: Sequence[Tensor]) -> Session | None:
-        return _sessions.get(self._key(parameters))
+    def find(self, parameters: Sequence[Tensor], weights: int) -> Session | None:
+        """The session of who has these parameters. weights: how many the graph takes, parameters and others: numbers
+        that a module holds are weights of one graph and constants of the next."""
+        return _sessions.get(self._key(parameters, weights))
 
-    def keep(self, parameters: Sequence[Tensor], session: Session) -> None:
-        _sessions[self._key(parameters)] = session
+    def keep(self, parameters: Sequence[Tensor], weights: int, session: Session) -> None:
+        _sessions[self._key(parameters, weights)] = session
 
-    def _key(self, parameters: Sequence[Tensor]) -> tuple[Any, ...]:
-        return (self._structure, self.options.fingerprint, *map(id, parameters))
+    def _key(self, parameters: Sequence[Tensor], weights: int) -> tuple[Any, ...]:
+        return (self._structure, self.options.fingerprint, weights, *map(id, parameters))
 
 
 def forget_sessions() -> None:

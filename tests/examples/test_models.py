@@ -100,15 +100,13 @@ def test_a_gate_that_is_sure_picks_one_expert():
     torch.testing.assert_close(model(*batch), model.towers[0](model.experts[1](x)).squeeze(1))
 
 
-def test_a_rehearsal_of_the_benchmark(tmp_path, fresh_dynamo, monkeypatch):
+def test_a_rehearsal_of_the_benchmark(tmp_path, fresh_dynamo):
     try:
         movielens.folder()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    # Not torchao's variants: whether it is installed, and how fast it compiles, is not what is tested.
-    monkeypatch.setattr(bench_dispatch.importlib.util, "find_spec", lambda name: None)
     path = tmp_path / "results.json"
-    bench_dispatch.main(["--quick", "--models", "dlrm", "--json", str(path)])
+    bench_dispatch.main(["--quick", "--models", "dlrm", "--engines", "--json", str(path)])  # no other engines
     results = json.loads(path.read_text())
     assert {"batch", "rounds", "threads", "torch", "times", "criteria"} <= set(results)
     assert results["loka_over_inductor_geometric_mean"] > 0

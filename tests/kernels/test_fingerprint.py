@@ -60,9 +60,9 @@ def test_a_frozen_weight_is_quantized_anew_in_time():
     weight = torch.nn.Parameter(torch.randn(100, 96))
     a = torch.randn(4, 96).bfloat16()
     before = frozen_mm(a, weight, True)
-    sampled = frozen._sampled(weight)()
+    sampled = frozen._bits(weight, frozen._places(weight))
     written_unseen(weight)
-    assert frozen._sampled(weight)() == sampled
+    assert frozen._bits(weight, frozen._places(weight)) == sampled
     blocks = -(-weight.numel() // BLOCK)
     outs = [frozen_mm(a, weight, True) for _ in range(blocks * LOOK_EVERY)]
     wanted = a @ weight.detach().bfloat16().t()
