@@ -147,6 +147,8 @@ def _tells(comparison: fx.Node, mask: fx.Node, forward: set[fx.Node], products: 
     equal, infinite = _packet(comparison) in (aten.eq, aten.ne), isinstance(right, float) and math.isinf(right)
     if infinite or (equal and not isinstance(right, fx.Node)):
         return False  # rounding keeps infinities and zeros
+    if _packet(comparison) is aten.le and _packet(left) is aten.relu and right == 0:
+        return False  # a ReLU's gradient, which torch.func.grad writes into the forward
     for user in mask.users:
         if user not in forward:
             continue
