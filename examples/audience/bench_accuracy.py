@@ -28,6 +28,7 @@ from examples.audience import data
 from examples.audience.reach.build import build
 from examples.audience.reach.columns import Columns, encoded
 from examples.audience.reach.counters import Local
+from examples.audience.reach.design import drawn_trial
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.query import And, In, Query
 from examples.audience.reach.schema import Schema
@@ -71,25 +72,18 @@ def populations(folder: Path, rows: int) -> dict[str, Callable[[], Population]]:
 
 def queries(codes: dict[str, np.ndarray], schema: Schema, count: int, seed: int) -> list[tuple[Query, np.ndarray]]:
     """Queries and the rows [N] bool each matches, spread over the bands."""
-    rng, found = np.random.default_rng(seed), []
-    names, rows = [each.name for each in schema.features], len(next(iter(codes.values())))
+    rng, found, rows = np.random.default_rng(seed), [], len(next(iter(codes.values())))
     wanted = {band: count // len(BANDS) for band in BANDS}
     for _ in range(200 * count):
         if not any(wanted.values()):
             break
-        person, chosen = rng.integers(rows), rng.choice(len(names), rng.integers(1, 6), replace=False)
-        parts, there = [], np.ones(rows, bool)
-        for name in (names[i] for i in chosen):
-            size = len(schema.feature(name).values)
-            values = {int(codes[name][person]), *rng.integers(0, size, rng.integers(0, max(1, size // 3) + 1)).tolist()}
-            if len(values) == size:
-                continue
-            parts.append(In(name, tuple(schema.feature(name).values[value] for value in sorted(values))))
-            there &= np.isin(codes[name], list(values))
-        share = there.mean()
-        band = next((each for each in BANDS if each[0] <= share < each[1]), None)
-        if parts and band and wanted[band]:
+        trial = drawn_trial(codes, schema, rng)
+        there = np.all([np.isin(codes[name], own) for name, own in trial], axis=0) if trial else np.ones(rows, bool)
+        band = next((each for each in BANDS if each[0] <= there.mean() < each[1]), None)
+        if trial and band and wanted[band]:
             wanted[band] -= 1
+            values = {name: schema.feature(name).values for name, _ in trial}
+            parts = (In(name, tuple(values[name][code] for code in own)) for name, own in trial)
             found.append((And(tuple(parts)), there))
     return found
 

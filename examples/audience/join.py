@@ -15,13 +15,12 @@ import numpy as np
 
 from examples.audience.quality.combine import combined
 from examples.audience.quality.result import Quality
-from examples.audience.reach.answer import Reach
+from examples.audience.reach.answer import Reach, Z
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.query import And, In, Query
 from examples.audience.reach.schema import AudienceError, Schema, nearest
 from examples.audience.reach.shard import Chance
 
-Z = 1.959963984540054
 MAX_COMBINATIONS = 512
 
 

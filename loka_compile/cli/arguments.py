@@ -56,11 +56,16 @@ def add_model(command: argparse.ArgumentParser) -> None:
         metavar="MODULE:FACTORY",
         help="a callable without arguments that returns (model, inputs); inputs are a tuple, or a dict of keywords",
     )
+    add_source(command)
+    command.add_argument("--json", metavar="FILE", help="write the result there too")
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """Whether a step of training is compiled, and where the plan comes from."""
     command.add_argument("--training", action="store_true", help="compile forward and backward")
     source = command.add_mutually_exclusive_group()
     source.add_argument("--plan", metavar="FILE", help="follow this plan")
     source.add_argument("--profile", metavar="FILE", help="make the plan from this profile")
-    command.add_argument("--json", metavar="FILE", help="write the result there too")
 
 
 def find_here() -> None:

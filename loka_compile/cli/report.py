@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from loka_compile.cli.arguments import CommandError, Commands, compiled_of, one_line, options_of, write
+from loka_compile.cli.arguments import CommandError, Commands, add_source, compiled_of, one_line, options_of, write
 
 
 def add(commands: Commands) -> None:
@@ -15,10 +15,7 @@ def add(commands: Commands) -> None:
     what = f"a model's factory, as for explain; or {files}. Two of them are compared"
     report.add_argument("what", metavar="MODULE:FACTORY | FILE", nargs="+", help=what)
     report.add_argument("--target", action="append", help="hardware the plan is for; two of them are compared")
-    source = report.add_mutually_exclusive_group()
-    source.add_argument("--plan", metavar="FILE", help="follow this plan")
-    source.add_argument("--profile", metavar="FILE", help="make the plan from this profile")
-    report.add_argument("--training", action="store_true", help="compile forward and backward")
+    add_source(report)
     report.add_argument("--out", metavar="FILE", default="report.html", help="the page (default: report.html)")
     report.add_argument("--json", metavar="FILE", help="write its data there too")
     report.add_argument("--model-explorer", metavar="DIR", help="write graphs and node data for Model Explorer there")

@@ -20,7 +20,7 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.facts import Reading
 from loka_compile.spec.options import Options
-from loka_compile.trial.race import HERE, ON_A_BUSY_MACHINE, Raced, all_kept, can_race, digest_of, fastest_us
+from loka_compile.trial.race import Raced, all_kept, can_race, digest_of, fastest_us, where_taken
 
 CLEARLY = 1.03
 """How many times faster eager has to be."""
@@ -47,15 +47,14 @@ def eager_or_compiled(
     if reason := _reason_against(reading, inputs):
         return replace(raced, eager=f"not raced against eager: {reason}")
     key = f"race eager {digest_of([raced.plan], 0, inputs)} {hashlib.sha256(gm.code.encode()).hexdigest()[:24]}"
-    ratio, where = kept_times.recall(key), HERE
+    ratio, busy = kept_times.recall(key), False
     if ratio is None:
         ratio, settled, busy = _times_faster(raced, gm, inputs, written)
         if settled:
             kept_times.remember(key, ratio, busy)
-        where = ON_A_BUSY_MACHINE if busy else HERE
     if ratio < CLEARLY:
         return raced
-    said = f"run op by op, as in eager: {ratio:.2f}x the speed of the code generated for it, {where}"
+    said = f"run op by op, as in eager: {ratio:.2f}x the speed of the code generated for it, {where_taken(busy)}"
     plan = replace(all_kept(raced.plan, said), raced=said)
     return Raced(plan, (gm.forward, []))
 

@@ -101,7 +101,7 @@ def never_slower(
         if ran.saves is not None and ran.settled:
             kept_times.remember(f"race {digests[0]} saves", max(ran.saves, 0.0))  # less than nothing is not kept
         ratios = ran.ratios
-    where = _where(ran.us) if ran is not None else HERE
+    where = where_taken(ran is not None and ran.us.noisy)
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
     if ratios[best] >= 1:
         floored = kept_times.recall(f"race {digests[best]} against a floor") if ran is None else ran.against_floor
@@ -183,8 +183,8 @@ def _margin(plan: Plan, finalist: Plan) -> float:
     return MARGIN + (QUIET * min(1.0, max(0.0, math.log2(after / before))) if before and after else 0.0)
 
 
-def _where(us: Times) -> str:
-    return ON_A_BUSY_MACHINE if us.noisy else HERE
+def where_taken(busy: bool) -> str:
+    return ON_A_BUSY_MACHINE if busy else HERE
 
 
 def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool, where: str) -> Plan:
@@ -236,10 +236,8 @@ def simplified_or_written(
         said = f"{ratio:.2f}x the speed of the graph as it was written"
         if kept_times.recall(f"{key} against a floor"):
             said = f"at least {said}, whose library calls alone take as long"
-        plan = replace(
-            plan,
-            raced="; ".join(filter(None, (plan.raced, f"simplified, {said}, {ON_A_BUSY_MACHINE if busy else HERE}"))),
-        )
+        said = f"simplified, {said}, {where_taken(busy)}"
+        plan = replace(plan, raced="; ".join(filter(None, (plan.raced, said))))
         return replace(raced, plan=plan), ratio
     return Raced(kept, build(kept) if as_written is None else as_written), ratio
 

@@ -52,18 +52,21 @@ def conjunction(query: Query, schema: Schema) -> Trial | None:
 
 def drawn_trials(codes: Mapping[str, np.ndarray], schema: Schema, count: int, seed: int = 0) -> tuple[Trial, ...]:
     """Conjunctions of one to five criteria, each around the values of one row of the pilot; codes [N] by feature."""
-    rng, names, made = np.random.default_rng(seed), [each.name for each in schema.features], []
-    for _ in range(count):
-        row = rng.integers(len(codes[names[0]]))
-        trial = []
-        for name in sorted(rng.choice(names, min(len(names), rng.integers(1, 6)), replace=False).tolist()):
-            size = levels(schema, name)
-            values = {int(codes[name][row]), *rng.integers(0, size, rng.integers(0, max(1, size // 3) + 1)).tolist()}
-            if len(values - {-1}) < size:
-                trial.append((name, tuple(sorted(values - {-1}))))
-        if trial:
-            made.append(tuple(trial))
-    return tuple(made)
+    rng = np.random.default_rng(seed)
+    made = [drawn_trial(codes, schema, rng) for _ in range(count)]
+    return tuple(trial for trial in made if trial)
+
+
+def drawn_trial(codes: Mapping[str, np.ndarray], schema: Schema, rng: np.random.Generator) -> Trial:
+    """One of them; empty where every criterion that was drawn would hold for everybody."""
+    names = [each.name for each in schema.features]
+    row, trial = rng.integers(len(codes[names[0]])), []
+    for name in sorted(rng.choice(names, min(len(names), rng.integers(1, 6)), replace=False).tolist()):
+        size = levels(schema, name)
+        values = {int(codes[name][row]), *rng.integers(0, size, rng.integers(0, max(1, size // 3) + 1)).tolist()}
+        if len(values - {-1}) < size:
+            trial.append((name, tuple(sorted(values - {-1}))))
+    return tuple(trial)
 
 
 def counted(trials: Sequence[Trial], codes: Mapping[str, np.ndarray]) -> np.ndarray:

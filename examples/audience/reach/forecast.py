@@ -8,12 +8,11 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from examples.audience.reach.answer import Reach
+from examples.audience.reach.answer import Reach, Z
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.schema import AudienceError
 
 LEAST_DAYS = 14
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ again when another day comes or goes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,23 +51,26 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     if math.prod(shape) >= 2**62:
         raise AudienceError(f"the cover {list(cover)} has {math.prod(shape):.1e} combinations; leave a feature out")
     limit = np.uint64(min(1.0, rate * SPARE) * (2**64 - 2**12))
-    kept: list[pa.Table] = []
+    rows: pa.Table | None = None
     sizes: dict[int, int] = {}
     first = 0
     tables = {name: np.zeros(size, np.int64) for name, size in shapes(design).items()}
     trials = np.zeros(len(design.trials), np.int64)
     for batch in batches(path, columns):
-        table, own = _rows(batch, file, first, columns, schema, seed)
-        _count(table, design, tables)
-        trials += counted(design.trials, _codes(table, schema))
+        codes = encoded(batch, schema)
+        table, own = _rows(batch, codes, file, first, columns, schema, seed)
+        _count(codes, design, tables)
+        trials += counted(design.trials, codes)
         first += len(batch)
-        strata = _combined(table, cover, shape)
+        strata = _combined(codes, cover, shape, len(batch))
         for number, count in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
             sizes[number] = sizes.get(number, 0) + count
         table = table.append_column("key", pa.array(own)).append_column("stratum", pa.array(strata))
-        kept = [pa.concat_tables([*kept, table.filter(pa.array(_small(strata, own, limit, columns)))])]
-        kept = [kept[0].filter(pa.array(_small(*_keyed(kept[0]), limit, columns)))]
-    rows = kept[0].take(np.lexsort(_keyed(kept[0])[::-1]))
+        table = table.filter(pa.array(_small(strata, own, limit, columns)))
+        rows = table if rows is None else pa.concat_tables([rows, table])
+        rows = rows.filter(pa.array(_small(*_keyed(rows), limit, columns)))
+    assert rows is not None  # a file without rows was an error in the first pass
+    rows = rows.take(np.lexsort(_keyed(rows)[::-1]))
     numbers = np.array(sorted(sizes), np.int64)
     counts = np.array([sizes[number] for number in numbers.tolist()])
     stratum, key = _keyed(rows)
@@ -77,19 +80,23 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     complete = np.where(held > 0, np.maximum(last, limit - np.uint64(1)), limit - np.uint64(1))
     complete[held == counts] = np.uint64(2**64 - 1)
     rows = rows.set_column(rows.column_names.index("stratum"), "stratum", pa.array(position))
-    codes = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
-    return Part(file, codes.astype(np.int32), counts, complete, rows, tables, trials)
+    strata = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
+    return Part(file, strata.astype(np.int32), counts, complete, rows, tables, trials)
 
 
 def _rows(
-    batch: pa.Table, file: str, first: int, columns: Columns, schema: Schema, seed: int
+    batch: pa.Table,
+    codes: Mapping[str, np.ndarray],
+    file: str,
+    first: int,
+    columns: Columns,
+    schema: Schema,
+    seed: int,
 ) -> tuple[pa.Table, keys.Keys]:
     """Codes, numbers, measures and user of the rows, and their keys."""
-    codes = encoded(batch, schema)
     found = {feature.name: codes[feature.name] for feature in schema.features}
     for number in schema.numbers:
         found[number.name] = floats(batch[number.name])
-        found[f"bucket {number.name}"] = codes[number.name]
     for measure in schema.measures:
         found[f"measure {measure}"] = floats(batch[measure])
     if columns.user is None:
@@ -98,17 +105,8 @@ def _rows(
     return pa.table(found), own
 
 
-def _codes(table: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
-    """Name -> codes [N]; of a number those of its buckets."""
-    of = {each.name: each.name for each in schema.features} | {
-        each.name: f"bucket {each.name}" for each in schema.numbers
-    }
-    return {name: table[column].to_numpy() for name, column in of.items()}
-
-
-def _count(table: pa.Table, design: Design, tables: dict[str, np.ndarray]) -> None:
+def _count(codes: Mapping[str, np.ndarray], design: Design, tables: dict[str, np.ndarray]) -> None:
     """Add the rows to the tables of each feature given those it depends on."""
-    codes = _codes(table, design.schema)
     for name, found in tables.items():
         names = (*design.given[name], name)
         axes = [np.where(codes[n] < 0, size - 1, codes[n]) for n, size in zip(names, found.shape, strict=True)]
@@ -116,13 +114,11 @@ def _count(table: pa.Table, design: Design, tables: dict[str, np.ndarray]) -> No
         found += np.bincount(cells, minlength=found.size).reshape(found.shape)
 
 
-def _combined(table: pa.Table, cover: Sequence[str], shape: Sequence[int]) -> np.ndarray:
+def _combined(codes: Mapping[str, np.ndarray], cover: Sequence[str], shape: Sequence[int], rows: int) -> np.ndarray:
     """The number of each row's stratum, [N] int64, lexicographic in the cover's order."""
-    found = np.zeros(len(table), np.int64)
+    found = np.zeros(rows, np.int64)
     for name, size in zip(cover, shape, strict=True):
-        column = f"bucket {name}" if f"bucket {name}" in table.column_names else name
-        codes = table[column].to_numpy().astype(np.int64)
-        found = found * size + np.where(codes < 0, size - 1, codes)
+        found = found * size + np.where(codes[name] < 0, size - 1, codes[name])
     return found
 
 

@@ -160,8 +160,7 @@ class Front:
     def _plain(self, reach: Reach) -> dict[str, Any]:
         """JSON has no infinities: an end that is unknown is null."""
         self.answered.set(reach.answered)
-        ends = {name: value for name, value in asdict(reach).items()}
-        return {name: value if math.isfinite(value) else None for name, value in ends.items()}
+        return {name: value if math.isfinite(value) else None for name, value in asdict(reach).items()}
 
     def _post(self, name: str, run: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint: body read within its limit, the work in a thread, errors as JSON with the status they have."""
