@@ -40,12 +40,12 @@ def traced(
         key = _same(function), given, _forms(values), _state()
     except _Unknown:
         return _with_values(_trace(function, args, values))
-    if key in _known:
-        graph = _known[key] = _known.pop(key)  # the latest
-        return graph, _run(graph, values)
+    if (known := _known.pop(key, None)) is not None:  # one step, as graphs are compiled in several threads
+        _known[key] = known  # the latest
+        return known, _run(known, values)
     graph, found = _with_values(_trace(function, args, values))
     if len(_known) >= MOST:
-        _known.pop(next(iter(_known)))
+        _known.pop(next(iter(_known)), None)
     _known[key] = graph
     return graph, found
 
