@@ -127,7 +127,7 @@ def _windowed(
 
 
 def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
-    """Linears before another product, and layer norms, with zeros for biases. Inside of vmap or grad nothing is read."""
+    """Zeros for the biases of linears before a product and of layer norms. Inside of vmap or grad nothing is read."""
     gm = wide(gm)
     feeding: set[fx.Node] = set()
     for node in reversed(gm.graph.nodes):
