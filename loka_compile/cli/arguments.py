@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 Commands = Any
-"""What argparse's add_subparsers returns; it has no public name."""
+"""The type that argparse's add_subparsers returns; it has no public name."""
 
 
 class CommandError(Exception):

@@ -1,4 +1,4 @@
-"""What torch.compile returned, and what it was given."""
+"""The callable that torch.compile returned, and the model it was given."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from loka_compile.spec.options import Options
 
 
 def decision(key: str, together: Together, ranges: tuple[Range, ...], options: Options) -> Decision:
-    """What a plan says of one site. ranges: its choices by rows, where they depend on the batch."""
+    """A plan's decision for one site. ranges: its choices by rows, where they depend on the batch."""
     site, pick = together.sites[key], together.picks[key]
     if site.empty:
         return Decision(site.site, KEPT, "the GEMM is empty", ranges=ranges)

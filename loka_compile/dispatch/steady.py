@@ -21,7 +21,7 @@ SHORT_US = 1_000.0
 """Runs of less are not watched. A scheduler lets a thread run for longer."""
 HERE = "measured on this CPU"
 ON_A_BUSY_MACHINE = "measured on this CPU while it was busy with other work"
-"""Where a time comes from."""
+"""The source of a time."""
 
 
 class Us(float):
@@ -52,7 +52,7 @@ def timed_us(run: Callable[[], Any], watched: bool = True) -> Us:
 
 
 def steady(measure: Callable[[], float]) -> Us:
-    """What `measure` gives, measured once more where it is noisy; the smaller of the two, noisy if both are."""
+    """The result of `measure`. If it is noisy it is measured once more: the smaller time, noisy if both are."""
     first = measure()
     if not is_noisy(first):
         return Us(first)

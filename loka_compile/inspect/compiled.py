@@ -1,4 +1,4 @@
-"""What is kept of each compiled graph, and finding the graphs of a `torch.compile` result again."""
+"""The records of compiled graphs, and how to find the graphs of a `torch.compile` result again."""
 
 from __future__ import annotations
 

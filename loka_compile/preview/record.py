@@ -116,7 +116,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _custom(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """What the operator's body launches; the operator itself where that cannot be told."""
+        """Record the launches of the operator's body; the operator itself if they cannot be told."""
         name = func._schema.name
         body = BODIES.get(name) or torch_calls.custom_op_body(func)
         before, note = len(self.kernels), "opaque: FLOPs unknown"

@@ -44,7 +44,7 @@ ONEDNN_LEVELS: dict[str, tuple[str, ...]] = {
     "AVX512_CORE_FP16": (*_VNNI, "avx512_bf16", "avx_vnni", "avx512_fp16"),
     "AVX10_1_512": (*_VNNI, "avx512_bf16", "avx_vnni", "avx512_fp16"),
 }
-"""What a value of ONEDNN_MAX_CPU_ISA leaves; any other value leaves everything."""
+"""The instruction sets that a value of ONEDNN_MAX_CPU_ISA leaves; any other value leaves all."""
 ATEN_LEVELS: dict[str, tuple[str, ...]] = {"default": (), "avx2": ("avx2", "avx_vnni"), "sve256": ARM}
 
 

@@ -22,10 +22,10 @@ STEADY = 1.03
 
 
 class Times(list[float]):
-    """Of each graph the fastest call. spread: how many times longer it took in the slower half, at most."""
+    """The fastest call of each graph. spread: how many times longer it took in the slower half, at most."""
 
     def __init__(self, halves: Sequence[Sequence[float]]) -> None:
-        """Of each half of the rounds, the fastest call of each graph. A half without rounds tells nothing."""
+        """The fastest call of each graph in each half of the rounds. A half without rounds tells nothing."""
         super().__init__(min(each) for each in zip(*halves, strict=True))
         pairs = [(min(each), max(each)) for each in zip(*halves, strict=True)]
         self.spread = max((high / low if low else math.inf for low, high in pairs), default=1.0)
