@@ -21,7 +21,7 @@ from loka_compile.spec.target import Target
 
 @dataclass(frozen=True)
 class Rates:
-    """A kernel's attained rates. flops: FLOP/s. bandwidth: bytes/s of device memory. launch: seconds before it starts."""
+    """A kernel's attained rates. flops: FLOP/s. bandwidth: bytes/s of device memory. launch: seconds to start it."""
 
     flops: float
     bandwidth: float
