@@ -72,7 +72,7 @@ class _Interpreter(fx.Interpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = self.functions.get(target)
-        if own is None or _sized_by_others(self.node):
+        if own is None or (own is _blocks and _sized_by_others(self.node)):
             return super().call_function(target, args, kwargs)
         return own(target, *args, **kwargs)
 
