@@ -1,5 +1,6 @@
 "use strict";
 // Numbers as people read them.
+L.finite = (value) => { const found = L.number(value); return Number.isFinite(found) ? found : null; };
 L.number = (value) => (typeof value === "string" ? { inf: Infinity, "-inf": -Infinity }[value] ?? NaN : value);
 
 L.fixed = (value, digits) => {
@@ -22,6 +23,7 @@ L.short = (value) => {
 L.us = (value) => {
   value = L.number(value);
   if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return value === Infinity ? "∞" : String(value);
   if (value >= 1e6) return `${(value / 1e6).toFixed(2)} s`;
   return value >= 1e4 ? `${(value / 1e3).toFixed(1)} ms` : value >= 99.95 ? `${value.toFixed(0)} µs` : `${value.toFixed(1)} µs`;
 };
@@ -34,7 +36,7 @@ L.bytes = (value) => {
 };
 
 L.times = (value) => (value === null || value === undefined ? "–" : `${L.fixed(value, 2)}x`);
-L.percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
+L.percent = (value) => (value === Infinity ? "∞" : `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`);
 L.count = (value) => value.toLocaleString("en");
 L.choice = (site) => (site.provider ? `${site.recipe}/${site.provider}` : site.recipe);
 
