@@ -146,6 +146,22 @@ def test_a_graph_that_one_side_has_alone_is_reached(opened):  # noqa: F811
     assert page.input_value("#view-graphs .toolbar select >> nth=0") == "1"
 
 
+def test_a_name_that_forward_and_backward_share_leads_to_its_own_part(opened):  # noqa: F811
+    made = small()
+    made["strings"] += ["forward", "backward"]
+    after = made["graphs"][0]["snapshots"][1]
+    after["phase"] = [len(made["strings"]) - (2 if i < 20 else 1) for i in range(40)]
+    after["names"][5] = after["names"][25] = "twice"
+    after["target"][25] = after["target"][5]
+    page = opened(compared({**made, "title": "one"}, {**made, "title": "two"}))
+    page.click("#tab-graphs")
+    for _ in range(3):
+        page.click(".panel:nth-child(1) button:has-text('Unfold')")
+    click(page, ".panel:nth-child(1) .unit[data-unit='5']")
+    linked = page.eval_on_selector_all(".panel:nth-child(2) .unit.linked", "all => all.map(u => u.dataset.unit)")
+    assert linked == ["5"]
+
+
 def test_the_graph_is_searched_as_all_else_and_says_what_it_has_not(opened):  # noqa: F811
     made = small()
     made["graphs"][0]["snapshots"][0]["names"][7] = "taken_away"

@@ -40,9 +40,10 @@ L.percent = (value) => (value === Infinity ? "∞" : `${(100 * value).toFixed(va
 L.count = (value) => value.toLocaleString("en");
 L.choice = (site) => (site.provider ? `${site.recipe}/${site.provider}` : site.recipe);
 
-// Okabe and Ito's colours, which colour-blind people tell apart; every use has a text or a sign beside it.
-L.colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a900", "#7f6fbf"];
-L.grey = "#8d949c";
+// Six of Okabe and Ito's colours and two more, which colour-blind people tell apart (held by a test); every use has a text
+// or a sign beside it.
+L.colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a0522d", "#9048fc"];
+L.grey = "#646b73";
 
 L.signs = {
   lowered: "●", planned: "●", kept: "○", missing: "✖", refused: "◇", gone: "◌", pending: "…", absent: "–", profiled: "·",

@@ -97,7 +97,9 @@ L.twins = (panel, at, other) => {
   let found = [];
   if (panel.report !== other.report) {
     const site = text(snapshot.site[at]);
-    found = same(snapshot.names[at]).filter((place) => panel.target(at) === other.target(place));
+    const phase = text(snapshot.phase[at]); // forward and backward may each have a node of one name
+    const alike = (place) => panel.target(at) === other.target(place) && phase === other.text(other.snapshot.phase[place]);
+    found = other.snapshot.names.flatMap((name, place) => (name === snapshot.names[at] && alike(place) ? [place] : []));
     if (!found.length && site) found = other.snapshot.site.flatMap((each, place) => (other.text(each) === site ? [place] : []));
   } else if (panel.isAfter && other.snapshot.name === "before") found = snapshot.origins[at].map(text).flatMap(same);
   else if (other.isAfter) found = other.byOrigin.get(snapshot.names[at]) || [];

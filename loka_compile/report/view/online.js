@@ -2,7 +2,7 @@
 // An online session over its calls: the errors that lowered sites were seen with, the budget, and what happened.
 L.view("online", "Online", () => L.report.online.length > 0, (root) => L.report.online.forEach((session) => L.online(root, session)));
 
-L.EVENTS = { planned: ["●", "#0072b2"], demoted: ["▼", "#d55e00"], grown: ["▲", "#7f6fbf"], "started over": ["↺", "#e69f00"] };
+L.EVENTS = { planned: ["●", "#0072b2"], demoted: ["▼", "#d55e00"], grown: ["▲", "#9048fc"], "started over": ["↺", "#e69f00"] };
 
 L.online = (root, session) => {
   const seen = Object.entries(session.seen);

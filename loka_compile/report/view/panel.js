@@ -90,7 +90,7 @@ L.Panel = class {
     below.sort((a, b) => a.top - b.top || b.h - a.h);
     const [width, height] = [made.root.w + 12, made.root.h + 12];
     const svg = L.svg("svg", { width: width * this.scale, height: height * this.scale, viewBox: `0 0 ${width} ${height}`, role: "tree", "aria-label": this.snapshot.name },
-      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#8d949c" }))),
+      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#646b73" }))),
       below.map((box) => this.unit(box)), edges, above.map((box) => this.unit(box)));
     const [left, top] = [this.canvas.scrollLeft, this.canvas.scrollTop];
     const focused = this.canvas.contains(document.activeElement) ? document.activeElement.dataset.unit : undefined;
