@@ -15,7 +15,7 @@ L.compare = (root, report) => {
   const of = (side, show) => (change) => { const found = side(change); return found ? show(found) : "–"; };
   const pair = (name, show, width, right) => [["A", a], ["B", b]].map(([letter, side]) => ({
     name: `${name} ${letter}`, width, right, text: of(side, show), class: (change) => (!right && a(change) && b(change) && show(a(change)) !== show(b(change)) ? "changed" : ""),
-    value: right ? (change) => { const found = side(change); return found ? { "after": found.time_after_us, MERE: L.number(found.mere) }[name] : null; } : undefined,
+    value: right ? (change) => { const found = side(change); return found ? { "after": L.number(found.time_after_us), MERE: L.number(found.mere) }[name] : null; } : undefined,
   }));
   const table = new L.Table([
     { name: "", title: "what differs", width: "minmax(175px, 1fr)", text: (change) => L.CHANGES[change[3]] },

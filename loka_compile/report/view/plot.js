@@ -5,6 +5,9 @@ L.scale = (low, high, from, to) => {
   return (value) => from + ((Math.log10(value) - a) / (b - a || 1)) * (to - from);
 };
 
+// The least and the largest of any number of values: as arguments of one call, 100,000 are too many.
+L.extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
 L.decades = (low, high) => {
   const ticks = [];
   const steps = Math.log10(high / low) > 2.2 ? [1] : [1, 2, 5];

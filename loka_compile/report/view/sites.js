@@ -14,9 +14,9 @@ L.siteColumns = (report) => {
     { name: "runs as", width: "minmax(150px, 1.2fr)", text: (s) => s.runs_as || (s.outcome === "kept" ? "–" : s.outcome.toUpperCase()), class: (s) => `outcome-${s.outcome}` },
     { name: "MERE", width: "72px", right: true, text: (s) => L.fixed(s.mere, 4), value: (s) => L.number(s.mere), title: "mean relative error with a floor" },
     { name: "SQNR", width: "64px", right: true, text: (s) => L.fixed(s.sqnr_db, 1), value: (s) => L.number(s.sqnr_db), title: "signal over noise in dB" },
-    { name: "before", width: "84px", right: true, text: (s) => L.us(s.time_before_us), value: (s) => s.time_before_us, title: "one call of the GEMM as the model has it" },
-    { name: "after", width: "84px", right: true, text: (s) => L.us(s.time_after_us), value: (s) => s.time_after_us, title: "one call as chosen, casts included" },
-    { name: "x", width: "66px", right: true, text: (s) => L.times(s.speedup), value: (s) => s.speedup, title: "before over after" },
+    { name: "before", width: "84px", right: true, text: (s) => L.us(s.time_before_us), value: (s) => L.number(s.time_before_us), title: "one call of the GEMM as the model has it" },
+    { name: "after", width: "84px", right: true, text: (s) => L.us(s.time_after_us), value: (s) => L.number(s.time_after_us), title: "one call as chosen, casts included" },
+    { name: "x", width: "66px", right: true, text: (s) => L.times(s.speedup), value: (s) => L.number(s.speedup), title: "before over after" },
     { name: "reason", width: "minmax(150px, 2fr)", text: (s) => text(s.reason) },
   ];
 };

@@ -20,8 +20,8 @@ L.Table = class {
     this.root.style.setProperty("--table-width", `${least}px`);
     this.scroll.addEventListener("keydown", (event) => this.key(event));
     addEventListener("resize", () => this.draw());
-    addEventListener("beforeprint", () => this.draw(true));
-    addEventListener("afterprint", () => this.draw());
+    addEventListener("printing", () => this.draw(true));
+    addEventListener("printed", () => this.draw());
   }
 
   set(items) {

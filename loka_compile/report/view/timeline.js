@@ -2,7 +2,7 @@
 // A preview: one step, kernel by kernel, all sides to one scale; modelled unless it says measured.
 L.view("preview", "Preview", () => L.report.previews.length > 0, (root) => L.report.previews.forEach((preview) => L.preview(root, preview)));
 
-L.KINDS = { product8: ["product, 8 bits", "#009e73"], product16: ["product, 16 or 32 bits", "#0072b2"], quantize: ["quantize", "#e69f00"], other: ["other", "#8d949c"] };
+L.KINDS = { product8: ["product, 8 bits", "#009e73"], product16: ["product, 16 or 32 bits", "#0072b2"], quantize: ["quantize", "#e69f00"], other: ["other", "#646b73"] };
 
 L.preview = (root, preview) => {
   const shown = preview.sides.filter((side) => side.kernels.length);

@@ -46,11 +46,11 @@ L.recipes = (report) => {
 // Where the time goes, and what was won: the sites that take most of it.
 L.savings = (report) => {
   const lowered = (site) => ["lowered", "planned"].includes(site.outcome);
-  const timed = report.sites.filter((site) => site.time_before_us && site.outcome !== "absent");
+  const timed = report.sites.filter((site) => L.finite(site.time_before_us) && site.outcome !== "absent");
   if (!timed.length) return null;
   const most = [...timed].sort((a, b) => b.time_before_us - a.time_before_us).slice(0, 12);
   const longest = most[0].time_before_us;
-  const after = (site) => (lowered(site) && site.time_after_us ? site.time_after_us : site.time_before_us);
+  const after = (site) => (lowered(site) && L.finite(site.time_after_us) ? site.time_after_us : site.time_before_us);
   return L.h("div", null, L.h("h2", null, "Where the GEMMs' time goes"),
     L.h("p", { class: "soft small" }, "Grey: as the model has it. Blue: as chosen. The sites that take most of it first."),
     L.h("div", { class: "bars" }, most.map((site) => [
