@@ -13,6 +13,7 @@ from loka_compile.report.texts import Texts
 from loka_compile.spec.plan import PlanError, parse_plan
 
 EXPECTED = "expected a plan or a preview (JSON), a profile (safetensors), or a report's JSON"
+EXPECTED_TOO = f"{EXPECTED}; on the command line also MODULE:FACTORY, the module as in an import"
 _LISTS = ("strings", "sites", "graphs", "stages", "previews", "online")
 _PARTS = {"kind": str, "title": str, "made": dict, **dict.fromkeys(_LISTS, list)}
 
@@ -23,7 +24,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ReportError(f"cannot read {name}: {error.strerror or error}") from error
+        raise ReportError(f"cannot read {name}: {error.strerror or error}; {EXPECTED_TOO}") from error
     if data.lstrip()[:1] not in (b"{", b"[") or b"\0" in data[:8]:  # not a length that looks like a brace
         return _profile(data, name)
     try:

@@ -50,18 +50,21 @@ L.graphView = (root, report, right) => {
     if (panel) owner.pick(panel, panel.byName.get(name), true);
   };
   const search = L.h("input", {
-    type: "search", placeholder: "Find an operation or a module ( / )", "aria-label": "Find in the graph",
-    onkeydown: (event) => { if (event.key === "Enter") seek(event.target.value); },
+    type: "search", placeholder: "Find an operation or a module: Enter ( / )", "aria-label": "Find in the graph",
+    onkeydown: (event) => { if (event.key === "Enter") L.show(missed, seek(event.target.value.toLowerCase()) ? "" : "Nothing found"); },
+    oninput: () => L.show(missed),
   });
+  const missed = L.h("span", { class: "soft small", "aria-live": "polite" });
   let last = -1;
   const seek = (words) => {
     const panel = panels[1];
     const { names } = panel.snapshot;
-    const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.includes(words);
+    const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.toLowerCase().includes(words);
     for (let step = 1; step <= names.length; step += 1) {
       const at = (last + step) % names.length;
-      if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
+      if (hit(at)) { last = at; owner.pick(panel, at, true); return true; }
     }
+    return false;
   };
   L.toSite = (key) => {
     const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
@@ -78,7 +81,7 @@ L.graphView = (root, report, right) => {
     L.select("colour by", L.OVERLAYS, owner.overlay, (value) => { owner.overlay = value; hues.clear(); draw(); }),
     L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { owner.showInputs = event.target.checked; draw(); } }), "edges from inputs"),
     L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(report.graphs.indexOf(panels[0].graph)); } }), right === report ? "before and after" : "A and B"),
-    search), legend, place);
+    search, missed), legend, place);
   show(0);
 };
 
