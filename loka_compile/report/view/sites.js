@@ -28,8 +28,8 @@ L.profileColumns = (report, text) => {
   const recipes = [...new Set(report.sites.flatMap((site) => site.candidates.map((each) => text(each[0]))))];
   return [{ name: "", title: "nothing is decided", width: "24px", text: () => "·" },
     { name: "site", width: "minmax(120px, 1.2fr)", text: (s) => s.key.replace(/:output$/, "") },
-    { name: "shape", spare: true, width: "minmax(178px, 1fr)", text: (s) => s.shape, value: (s) => s.flops, title: "batch (M, K) @ (K, N); sorted by FLOPs" },
-    ...recipes.map((name) => ({ name, title: `MERE of ${name}`, width: "116px", right: true, text: (s) => L.fixed(error(s, name), 4), value: (s) => L.number(error(s, name)) }))];
+    { name: "shape", spare: true, width: "minmax(190px, 1fr)", text: (s) => s.shape, value: (s) => s.flops, title: "batch (M, K) @ (K, N); sorted by FLOPs" },
+    ...recipes.map((name) => ({ name, title: `MERE of ${name}`, width: `${Math.max(80, 8 * name.length + 16)}px`, right: true, text: (s) => L.fixed(error(s, name), 4), value: (s) => L.number(error(s, name)) }))];
 };
 
 L.sites = (root, report) => {
