@@ -16,6 +16,7 @@ from loka_compile.spec.plan import PlanError, parse_plan
 _MARK = b"\xef\xbb\xbf"
 """Of the order of bytes: some editors put it before UTF-8."""
 EXPECTED = "expected a plan or a preview (JSON), a profile (safetensors), or a report's JSON"
+EXPECTED_TOO = f"{EXPECTED}; on the command line also MODULE:FACTORY, the module as in an import"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ReportError(f"cannot read {name}: {error.strerror or error}") from error
+        raise ReportError(f"cannot read {name}: {error.strerror or error}; {EXPECTED_TOO}") from error
     start = data[:64].removeprefix(_MARK).lstrip()[:1]
     if start not in (b"{", b"[") or b"\0" in data[:8]:  # not a length that looks like a brace
         return _profile(data, name)

@@ -10,7 +10,7 @@ from loka_compile.report.errors import ReportError
 
 STYLES = ("base.css", "table.css", "graph.css", "print.css")
 _VIEWS = "base format table plot verdict site sites tree layout overlay panel node graph passes timeline online compare"
-SCRIPTS = tuple(f"{name}.js" for name in f"{_VIEWS} main".split())
+SCRIPTS = tuple(f"{name}.js" for name in f"{_VIEWS} words main".split())
 """In the order in which they stand in the page."""
 
 

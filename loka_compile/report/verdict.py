@@ -46,6 +46,7 @@ def of_explanation(
         "device": device,
         "origin": explained.origin,
         "graphs": explained.graphs,
+        "inputs": explained.inputs,
         "budget": _budget(options) if options is not None else None,
         "raced": list(dict.fromkeys(filter(None, raced))),
         "gemm_before_us": number(float(before)) if timed else None,

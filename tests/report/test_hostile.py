@@ -173,7 +173,7 @@ def test_the_graph_is_searched_as_all_else_and_says_what_it_has_not(opened):  # 
         assert names(page, panel, ".unit.selected"), words
     page.fill("#view-graph input[type=search]", "nowhere")
     page.press("#view-graph input[type=search]", "Enter")
-    assert "Nothing here is called nowhere." in page.inner_text(".aside")
+    assert "Nothing here is called nowhere." in page.inner_text("body")
 
 
 def test_all_views_are_printed_in_ink(opened):  # noqa: F811

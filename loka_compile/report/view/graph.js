@@ -53,9 +53,11 @@ L.graphView = (root, report, right) => {
     if (panel) owner.pick(panel, panel.byName.get(name), true);
   };
   const search = L.h("input", {
-    type: "search", placeholder: "Find an operation or a module ( / )", "aria-label": "Find in the graph",
-    onkeydown: (event) => { if (event.key === "Enter") seek(event.target.value); },
+    type: "search", placeholder: "Find an operation or a module: Enter ( / )", "aria-label": "Find in the graph",
+    onkeydown: (event) => { if (event.key === "Enter") L.show(missed, seek(event.target.value) ? "" : `Nothing here is called ${event.target.value}.`); },
+    oninput: () => L.show(missed),
   });
+  const missed = L.h("span", { class: "soft small", "aria-live": "polite" });
   let last = -1;
   const seek = (words) => {
     for (const panel of [panels[1], panels[0]]) { // what a pass took away is in the first alone
@@ -63,11 +65,11 @@ L.graphView = (root, report, right) => {
       const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.toLowerCase().includes(words.toLowerCase());
       for (let step = 1; step <= names.length; step += 1) {
         const at = (last + step) % names.length;
-        if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
+        if (hit(at)) { last = at; owner.pick(panel, at, true); return true; }
       }
       if (!owner.both) break;
     }
-    L.show(aside, L.h("p", { class: "soft", role: "status" }, `Nothing here is called ${words}.`));
+    return false;
   };
   L.toSite = (key) => {
     const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
@@ -86,7 +88,7 @@ L.graphView = (root, report, right) => {
     L.select("colour by", L.OVERLAYS, owner.overlay, (value) => { owner.overlay = value; hues.clear(); draw(); }),
     L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { owner.showInputs = event.target.checked; draw(); } }), "edges from inputs"),
     L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(shown); } }), right === report ? "before and after" : "A and B"),
-    search), legend, place);
+    search, missed), legend, place);
   show(0);
 };
 

@@ -51,10 +51,9 @@ L.start = () => {
   });
   const theme = () => L.theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
   document.getElementById("theme").addEventListener("click", theme);
-  const help = L.h("dialog", { id: "help" }, L.h("h2", null, "Keys"), L.h("dl", { class: "facts" },
-    [["1 – 9", "a view"], ["/", "search"], ["↑ ↓ or j k, Enter", "rows of a table; unfold one"], ["Tab, Enter", "boxes of a graph; fold, unfold or select one"], ["t", "dark or light"], ["Esc", "leave a search, or this"]]
-      .map(([keys, what]) => [L.h("dt", null, L.h("kbd", null, keys)), L.h("dd", null, what)])));
+  const help = L.help();
   document.body.append(help);
+  document.getElementById("about").addEventListener("click", () => help.showModal());
   addEventListener("keydown", (event) => {
     const writing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (event.key === "Escape" && writing) event.target.blur();

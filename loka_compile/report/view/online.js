@@ -11,7 +11,7 @@ L.online = (root, session) => {
     L.h("div", { class: "cards" }, card("calls since the plan", L.count(session.calls), ""), card("measured again", L.count(session.measured), ""),
       card("measuring takes", L.percent(L.number(session.overhead)), `of the calls' time; budget ${L.percent(L.number(session.budget))}`),
       card("demoted", session.events.filter((event) => event[1] === "demoted").length, "sites that left their error budget")),
-    seen.length || session.events.length ? L.drift(session, seen) : "",
+    seen.length ? L.drift(session, seen) : L.h("p", { class: "soft" }, "No lowered site was measured again so far, so no errors are drawn."),
     L.h("h3", null, "What happened"), L.h("ul", { class: "notes" }, session.events.map(([calls, kind, words]) => L.h("li", null, L.h("strong", { style: { color: "inherit" } }, `${L.EVENTS[kind][0]} ${kind}`), ` at call ${L.count(calls)}: ${words}`))));
 };
 

@@ -61,7 +61,7 @@ L.Panel = class {
 
   label(unit) {
     const found = this.overlay.of(this.placesOf(unit));
-    if (typeof unit === "number") return [cut(this.target(unit), 34), cut(this.text(this.snapshot.type[unit]), 34), found && cut(found.text, 44)].filter(Boolean);
+    if (typeof unit === "number") return [cut(this.target(unit), 34), cut(this.text(this.snapshot.type[unit]), 34) + (this.text(this.snapshot.phase[unit]) === "backward" ? " · backward" : ""), found && cut(found.text, 44)].filter(Boolean);
     const kind = L.own(this.snapshot.classes, unit.path);
     const name = `${unit.open ? "▾" : "▸"} ${unit.name}${kind ? ` · ${kind}` : ""}`;
     return [cut(name, 48), `${L.count(unit.count)} ${unit.kind === "inputs" ? "tensor" : "operation"}${unit.count > 1 ? "s" : ""}`, found && cut(found.text, 44)].filter(Boolean);
