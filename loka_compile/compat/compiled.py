@@ -18,6 +18,11 @@ def user_options(compiled: Any) -> tuple[str | None, dict[str, Any]] | None:
     return wrapper.kwargs.get("mode"), dict(wrapper.kwargs.get("options") or {})
 
 
+def backend_name(compiled: Any) -> str:
+    """The name of the backend that torch.compile was given; "" if this is no torch.compile result."""
+    return str(getattr(_backend_of(compiled), "compiler_name", ""))
+
+
 def _backend_of(compiled: Any) -> Any | None:
     """Follow a compiled module or function to torch's _TorchCompileWrapper, by `_torchdynamo_orig_backend`."""
     context = getattr(compiled, "dynamo_ctx", None)
