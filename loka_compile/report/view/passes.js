@@ -12,7 +12,7 @@ L.passes = (root, report) => {
     const all = [stage.name, ...stage.rewrites.flat().map(text), ...stage.refusals.flat().map(text)].join(" ").toLowerCase();
     return all.includes(state.words.toLowerCase());
   };
-  const elsewhere = (stage) => !stage.rewrites.length && stage.refusals.length > 0 && stage.refusals.every((each) => text(each[2]).startsWith("runs on ")); // passes/base.py's words
+  const elsewhere = (stage) => !stage.rewrites.length && stage.refusals.length > 0 && stage.refusals.every((each) => !text(each[0]) && !text(each[1])); // of the pass as a whole: it serves another device
   const idle = (stage) => elsewhere(stage) || (!stage.rewrites.length && !stage.refusals.length);
   const most = Math.max(1, ...report.stages.map((stage) => stage.added + stage.removed));
   const update = () => {
