@@ -127,3 +127,12 @@ def test_a_gemm_that_takes_no_time_is_not_said_to_be_faster_by_so_much(times):
     times |= {"keep": 0.0, "bf16/aten": 3.0}
     decision = decide(profiled(dtype=torch.float32), "cpu", recipes=("bf16",))
     assert decision.reason == "3 us, and the GEMM as it is takes less than can be timed"
+
+
+@pytest.mark.parametrize("target", ["cpu", "h100"])
+def test_float64_is_kept_unless_speed_does_not_matter(times, target):
+    times |= {"int8_rowwise/aten": 1.0}
+    known = profiled(dtype=torch.float64)
+    decision = decide(known, target, recipes=("int8_rowwise",))
+    assert decision.chosen == KEPT and "its operands are float64" in decision.reason
+    assert decide(known, target, recipes=("int8_rowwise",), min_speedup=0).lowered
