@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
@@ -33,9 +33,10 @@ MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
 """A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
-WATCHED_US = 5.0
-"""What a call takes that is served online under a plan that lowers something: whose weights these are, when to measure
-again. A small graph's call takes a hundred or so."""
+WATCHED_US, WATCHED_WEIGHT_US = 8.0, 0.4
+"""What a call takes online, under a plan that lowers something, to know whose weights these are and when to measure
+again; and on top of it for each weight. (Measured on an AMD Zen 5: 10 to 12 us with four weights around a call of 85 us;
+4.5 and 0.2 alone, with everything in the cache.)"""
 LITTLE, FEW = 0.02, 4.0
 """LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
 FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
@@ -74,7 +75,7 @@ def never_slower(
     """The fastest of the plans and its compiled graph; or, where all lose, every site kept and the unplanned graph.
 
     plans: the one that was made, then its finalists, which have to win by MARGIN. written: places of the inputs that
-    the graph writes. floor: of the unplanned graph. watched: online, where a call of what is lowered takes WATCHED_US
+    the graph writes. floor: of the unplanned graph. watched: online, where a call of what is lowered takes watched_us
     more. Nothing races where a plan was given, where it lowers nothing or is for hardware that is not here, where speed
     is no matter (min_speedup 0), and without real inputs.
     """
@@ -83,7 +84,7 @@ def never_slower(
         return Raced(plan, build(plan))
     digests = [f"{digest_of(plans, index, inputs)}{' watched' * watched}" for index in range(len(plans))]
     known = [kept_times.recall(f"race {digest}") for digest in digests]
-    more_us = WATCHED_US if watched else 0.0
+    more_us = watched_us(inputs) if watched else 0.0
     ran = _run(plans, build, inputs, device, written, floor, more_us) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
@@ -106,6 +107,11 @@ def never_slower(
         lost += "too little for a race to tell"
     kept = all_kept(plan, lost)
     return Raced(kept, ran.built[-1], ran.us[-1]) if ran is not None else Raced(kept, build(kept))
+
+
+def watched_us(inputs: Sequence[Any]) -> float:
+    """Microseconds that watching adds to a call with these inputs."""
+    return WATCHED_US + WATCHED_WEIGHT_US * sum(isinstance(each, nn.Parameter) for each in inputs)
 
 
 @dataclass(frozen=True)

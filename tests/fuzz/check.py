@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.fuzz import twins
 from tests.fuzz.judge import Choice, Judge, Verdict
 from tests.fuzz.values import differ, new_in_float64
-from tests.fuzz.wide import EpsOfFloat32
+from tests.fuzz.wide import EpsOf
 
 LARGER = 19
 """Rows of a second call, where sizes are dynamic."""
@@ -97,6 +97,7 @@ def _skips(source: str, model: nn.Module, args: Sequence[Any], judge: Judge) -> 
     """The graphs without some branches against the program's modules without them, in float64."""
     if not judge.skips:
         return
+    written_in = torch.float64 if "torch.float64" in source else torch.float32
     source = re.sub(r"torch\.b?float(16|32)", "torch.float64", source)
     wide = load(re.sub(r"\.(float|half|bfloat16)\(\)", ".double()", source))
 
@@ -109,7 +110,7 @@ def _skips(source: str, model: nn.Module, args: Sequence[Any], judge: Judge) -> 
         torch.manual_seed(1)
         doubles = [x.detach().double() if x.is_floating_point() else x for x in args]
         given = (x.clone().requires_grad_(of.requires_grad) for x, of in zip(doubles, args, strict=True))
-        with EpsOfFloat32():
+        with EpsOf(written_in):
             return tensors(twin(*given))
 
     plain, own = outputs(), judge.results[""]

@@ -69,15 +69,19 @@ def _with_eps(node: fx.Node) -> None:
         node.args, node.kwargs = (), {**given, "eps": torch.finfo(computed).eps}
 
 
-class EpsOfFloat32(TorchFunctionMode):
-    """Norms without an eps of their own have float32's: modules in float64 then compute what the graph does."""
+class EpsOf(TorchFunctionMode):
+    """Norms without an eps of their own have this dtype's: modules in float64 then compute what the graph does."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.eps = torch.finfo(dtype).eps
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func in RMS and len(args) < 4 and kwargs.get("eps") is None:
-            kwargs["eps"] = torch.finfo(torch.float32).eps
+            kwargs["eps"] = self.eps
         return func(*args, **kwargs)
 
 
