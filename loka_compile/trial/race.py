@@ -35,8 +35,8 @@ QUIET = 0.01
 """A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
 WATCHED_US, WATCHED_WEIGHT_US = 8.0, 0.4
 """What a call takes online, under a plan that lowers something, to know whose weights these are and when to measure
-again; and on top of it for each weight. (Measured on an AMD Zen 5: 10 to 12 us with four weights around a call of 85 us;
-4.5 and 0.2 alone, with everything in the cache.)"""
+again; and on top of it for each weight. (Measured on an AMD Zen 5: 10 to 12 us with four weights around a call of 85
+us; 4.5 and 0.2 alone, with everything in the cache.)"""
 LITTLE, FEW = 0.02, 4.0
 """LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
 FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
