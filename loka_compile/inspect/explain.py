@@ -16,7 +16,7 @@ from loka_compile.inspect.notes import notes, refusals_of, skipped, statuses
 from loka_compile.inspect.records import Record, rebuild
 from loka_compile.inspect.row import Outcome, Row
 from loka_compile.kernels.providers import EMULATED, runner
-from loka_compile.spec.decision import KEEP, Decision
+from loka_compile.spec.decision import KEEP, Candidate, Decision
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Site
@@ -128,9 +128,19 @@ def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
         time_after_us=score.time_us,
         time_source=score.time_source or before.time_source,
         reason=decision.reason,
-        rejected=tuple((str(candidate), reason) for candidate, reason in decision.rejected),
+        rejected=tuple((str(candidate), reason) for candidate, reason in _nearest_first(decision)),
         ranges=_ranges(decision, decision.site),
     )
+
+
+def _nearest_first(decision: Decision) -> list[tuple[Candidate, str]]:
+    """The refused candidates: those that were timed, then those whose error is known, then those that cannot run."""
+
+    def distance(refused: tuple[Candidate, str]) -> tuple[bool, bool]:
+        score = decision.scores.get(str(refused[0]))
+        return score is None or score.time_us is None, score is None
+
+    return sorted(decision.rejected, key=distance)
 
 
 def _ranges(decision: Decision, site: Site) -> tuple[str, ...]:
