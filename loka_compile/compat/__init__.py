@@ -14,6 +14,7 @@
     fakes.py      fake tensors and symbolic sizes
     memory.py     weak references that let a tensor be swapped
     anew.py       compiling a Dynamo graph when it is called
+    before_writes.py   what the backward needs of inputs that the forward writes
     compiled.py   what torch.compile returned
     errors.py     errors that leave a compilation as they were raised
     sharded.py    parameters under FSDP2
@@ -25,6 +26,7 @@ are imported inside the functions: importing this package costs nothing.
 """
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
+from loka_compile.compat.before_writes import save_from_before
 from loka_compile.compat.compiled import (
     backend_name,
     compile_apart,
@@ -148,6 +150,7 @@ __all__ = [
     "recording",
     "region_here",
     "running_fakes",
+    "save_from_before",
     "saved_tensors_are_hooked",
     "say_if_untested",
     "specialize",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from loka_compile.compat.before_writes import save_from_before
 from loka_compile.compat.faster_draws import drawing_many
 from loka_compile.compat.faster_masks import storing_masks
 from loka_compile.compat.few_files import in_few_files
@@ -59,6 +60,12 @@ def graph_pass(function: GraphPass, uuid: str) -> Any:
     return LokaPass()
 
 
+def _joint_hooks(joint: GraphPass, uuid: str) -> dict[str, Any]:
+    """Before Inductor's own passes on the joint graph, and behind them, as these make nodes anew."""
+    before, behind = graph_pass(joint, f"joint-{uuid}"), graph_pass(save_from_before, "save-from-before")
+    return {"joint_custom_pre_pass": before, "joint_custom_post_pass": behind}
+
+
 def _inside_of_a_graph() -> bool:
     """Whether Inductor is at a graph inside of another one: what runs its passes calls itself for those, or AOTAutograd
     calls it (_recursive_joint_graph_passes, _recursive_post_grad_passes, run_joint_graph_passes_on_hops, in 2.13)."""
@@ -93,10 +100,7 @@ def compile_inductor(
         with _artifacts_into(artifacts), _loops_left_whole(), drawing_many(), storing_masks(), in_few_files():
             return compile_fx_inner(*args, **kwargs)
 
-    hooks = {
-        "joint_custom_pre_pass": graph_pass(joint, f"joint-{uuid}"),
-        "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}"),
-    }
+    hooks = {**_joint_hooks(joint, uuid), "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}")}
     compiler_started()
     with _artifacts_into(artifacts), _tracing_apart(), in_few_files():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
@@ -269,7 +273,7 @@ def capture(
         setattr(boxed, "_boxed_call", True)  # noqa: B010  # AOTAutograd's mark for that convention
         return boxed
 
-    hooks = {"joint_custom_pre_pass": graph_pass(joint, "capture"), "force_disable_caches": True}
+    hooks = {**_joint_hooks(joint, "capture"), "force_disable_caches": True}
     settings = functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
     with settings, _tracing_apart():
         return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})

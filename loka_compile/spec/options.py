@@ -31,7 +31,7 @@ STAGES = ("simplify", "raising", "joint", "post_grad")
 MOD_NAMES = ("no_bias", "block_norm", "hard_swish")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 # Inductor's hooks that loka's own passes go in through.
-RESERVED_INDUCTOR_KEYS = ("joint_custom_pre_pass", "post_grad_custom_pre_pass")
+RESERVED_INDUCTOR_KEYS = ("joint_custom_pre_pass", "joint_custom_post_pass", "post_grad_custom_pre_pass")
 ON_OTHER_HARDWARE = ("refuse", "redispatch")
 
 
