@@ -83,20 +83,21 @@ def read(path: Path) -> Purchases:
 def semi_synthetic(users: Tensor, converts: Tensor, scale: float, seed: int = 0) -> Tensor:
     """Seconds until each row converts, inf for rows that do not: delays with CDNOW's real gaps, hence semi-synthetic.
 
-    Every user is dealt a customer of CDNOW who came back at least once, and each conversion takes one of that
-    customer's gaps: slow people stay slow, so delays depend on features. Gaps are whole days in the file; each is
-    spread evenly over its last day. scale: what a day becomes, in days.
+    Every user is dealt to a class of customers who came back about equally often (once, 2 or 3 times, 4 to 7, ...), in
+    proportion to the customers in it, and each conversion takes a gap of somebody in that class: people who buy seldom
+    stay slow, so delays depend on who it is. Gaps are whole days in the file; each is spread evenly over its last day.
+    scale: what a day becomes, in days.
     """
     bought = purchases()
     real = bought.gap < NEVER
     customers, gaps = bought.customers[real], bought.gap[real]
-    order = torch.argsort(customers, stable=True)
-    counts = customers[order].unique_consecutive(return_counts=True)[1]
-    ends = counts.cumsum(0)
+    _, place, counts = customers.unique(return_inverse=True, return_counts=True)
+    frequency = torch.log2(counts.double()).long()  # of each customer
+    gaps = gaps[torch.argsort(frequency[place], stable=True)]
+    sizes = frequency[place].bincount()  # gaps in each class
     generator = torch.Generator().manual_seed(seed)
-    known, place = users.unique(return_inverse=True)
-    dealt = torch.randint(len(counts), (len(known),), generator=generator)[place]
-    drawn = torch.rand(len(users), dtype=torch.float64, generator=generator)
-    chosen = ends[dealt] - 1 - (drawn * counts[dealt]).long()
-    days = gaps[order][chosen] - torch.rand(len(users), dtype=torch.float64, generator=generator)
-    return (days * DAY * scale).where(converts > 0.5, NEVER)
+    known, who = users.unique(return_inverse=True)
+    dealt = frequency[torch.randint(len(frequency), (len(known),), generator=generator)][who]
+    drawn = torch.rand(2, len(users), dtype=torch.float64, generator=generator)
+    chosen = (sizes.cumsum(0) - sizes)[dealt] + (drawn[0] * sizes[dealt]).long()
+    return ((gaps[chosen] - drawn[1]) * DAY * scale).where(converts > 0.5, NEVER)

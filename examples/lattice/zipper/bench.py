@@ -1,0 +1,152 @@
+"""Zipper against single windows, their ensemble, FNW, ES-DFM and an oracle, test-then-train on streams with late
+labels.
+
+    python -m examples.lattice.zipper.bench [--problems movielens cdnow] [--seeds 5] [--json FILE] [--plot FILE]
+    python -m examples.lattice.zipper.bench --criteo data.txt    # for who holds Criteo's conversion log
+
+Share closed is (arm - base) / (oracle - base) of the seeds' means, with the base "pretrained, then fixed" (as the
+papers have it) or "vanilla". On MovieLens delays are CDNOW's gaps: semi-synthetic. A seed changes weights, order, the
+hash that assigns windows, and on MovieLens the delays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from examples.lattice.zipper import arms, problems
+from examples.lattice.zipper.arms import ORACLE, PRETRAINED, VANILLA, ZIPPER, Problem, Settings
+from examples.lattice.zipper.windows import Windows
+from examples.metrics import quality
+
+SETTINGS = Settings(chunk=64, batch=64, rate=2e-3)
+QUICK = slice(0, 4000)
+
+
+def main(argv: list[str] | None = None) -> dict[str, object]:
+    options = parse(argv)
+    results: dict[str, object] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "seeds": options.seeds,
+    }
+    console = Console(width=140)
+    for name in options.problems:
+        figures: dict[str, list[dict[str, float]]] = {}
+        for seed in track(range(options.seeds), name, console=Console(stderr=True)):
+            problem = load(name, seed, options)
+            labels = problem.labels()
+            for arm, logits in arms.run(problem, SETTINGS, seed).items():
+                figures.setdefault(arm, []).append(quality(logits, labels))
+        found = summary(figures)
+        rates = [float((problem.log.delays() <= window).float().mean()) for window in problem.windows.seconds]
+        results[name] = {
+            "problem": problem.name,
+            "windows": problem.windows.seconds,
+            "shares": problem.windows.shares,
+            "converted": rates,
+            "arms": found,
+            "runs": figures,
+        }
+        console.print(table(f"{problem.name}, {options.seeds} seeds", found))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(results, options)
+    return results
+
+
+def load(name: str, seed: int, options: argparse.Namespace) -> Problem:
+    rows = QUICK if options.quick else slice(None)
+    if name == "criteo":
+        problem = problems.criteo_log(options.criteo)
+    else:
+        problem = {"movielens": problems.movielens_with_delays, "cdnow": problems.cdnow}[name](seed, rows)
+    if options.shares:
+        problem = replace(problem, windows=Windows(problem.windows.seconds, tuple(options.shares)))
+    return problem
+
+
+def summary(figures: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """By arm: mean and deviation of AUC, log loss and NE, share closed, and how many seeds Zipper was better in."""
+    means = {arm: {name: fmean(run[name] for run in runs) for name in runs[0]} for arm, runs in figures.items()}
+    found = {}
+    for arm, runs in figures.items():
+        found[arm] = {**means[arm], **{f"{name} sd": pstdev([run[name] for run in runs]) for name in runs[0]}}
+        for base in (PRETRAINED, VANILLA):
+            for name in ("auc", "logloss"):
+                gap = means[ORACLE][name] - means[base][name]
+                closed = (means[arm][name] - means[base][name]) / gap if gap else float("nan")
+                found[arm][f"{name} closed from {base}"] = closed
+        pairs = list(zip(runs, figures[ZIPPER], strict=True))
+        found[arm]["zipper wins auc"] = sum(zipper["auc"] > run["auc"] for run, zipper in pairs)
+        found[arm]["zipper wins logloss"] = sum(zipper["logloss"] < run["logloss"] for run, zipper in pairs)
+    return found
+
+
+def table(title: str, found: dict[str, dict[str, float]]) -> Table:
+    shown = Table(title=title)
+    shown.add_column("arm")
+    for column in ("AUC", "NE", "AUC closed: pretrained", "vanilla", "NE closed: pretrained", "vanilla", "Zipper wins"):
+        shown.add_column(column, justify="right")
+    for arm, of in found.items():
+        shown.add_row(
+            arm,
+            f"{of['auc']:.4f} ± {of['auc sd']:.4f}",
+            f"{of['ne']:.4f} ± {of['ne sd']:.4f}",
+            *(
+                f"{of[f'{name} closed from {base}']:.0%}"
+                for name in ("auc", "logloss")
+                for base in (PRETRAINED, VANILLA)
+            ),
+            f"{of['zipper wins auc']}, {of['zipper wins logloss']}",
+        )
+    return shown
+
+
+def plot(results: dict[str, object], options: argparse.Namespace) -> None:
+    """AUC of every seed, one panel a problem."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(options.problems), figsize=(6 * len(options.problems), 4), squeeze=False)
+    for panel, name in zip(panels[0], options.problems, strict=True):
+        runs = results[name]["runs"]
+        for place, (arm, of) in enumerate(runs.items()):
+            panel.scatter(
+                [run["auc"] for run in of], [place] * len(of), color="tab:red" if arm == ZIPPER else "tab:blue"
+            )
+        panel.set_yticks(range(len(runs)), list(runs))
+        panel.set_title(results[name]["problem"])
+        panel.set_xlabel("AUC, one dot a seed")
+    figure.tight_layout()
+    figure.savefig(options.plot, dpi=120)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", choices=("movielens", "cdnow"), default=["movielens", "cdnow"])
+    parser.add_argument("--criteo", type=Path, help="Criteo's conversion log; instead of the other problems")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--shares", type=float, nargs="+", help="of the impressions that each window gets")
+    parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--plot", type=Path, help="where to draw them")
+    options = parser.parse_args(argv)
+    if options.criteo:
+        options.problems = ["criteo"]
+    return options
+
+
+if __name__ == "__main__":
+    main()
