@@ -80,19 +80,19 @@ def read(path: Path) -> Purchases:
     return Purchases(*(column[order] for column in columns))
 
 
-def semi_synthetic(users: Tensor, converts: Tensor, scale: float, seed: int = 0) -> Tensor:
+def semi_synthetic(users: Tensor, converts: Tensor, scale: float, seed: int = 0, by_frequency: bool = False) -> Tensor:
     """Seconds until each row converts, inf for rows that do not: delays with CDNOW's real gaps, hence semi-synthetic.
 
-    Every user is dealt to a class of customers who came back about equally often (once, 2 or 3 times, 4 to 7, ...), in
-    proportion to the customers in it, and each conversion takes a gap of somebody in that class: people who buy seldom
-    stay slow, so delays depend on who it is. Gaps are whole days in the file; each is spread evenly over its last day.
-    scale: what a day becomes, in days.
+    Each conversion takes one of all gaps. by_frequency: every user is dealt to a class of customers who came back about
+    equally often (once, 2 or 3 times, 4 to 7, ...), in proportion to the customers in it, and takes gaps of that class:
+    people who buy seldom are slow, so delays depend on who it is. Gaps are whole days in the file; each is spread
+    evenly over its last day. scale: what a day becomes, in days.
     """
     bought = purchases()
     real = bought.gap < NEVER
     customers, gaps = bought.customers[real], bought.gap[real]
     _, place, counts = customers.unique(return_inverse=True, return_counts=True)
-    frequency = torch.log2(counts.double()).long()  # of each customer
+    frequency = torch.log2(counts.double()).long() * by_frequency  # of each customer
     gaps = gaps[torch.argsort(frequency[place], stable=True)]
     sizes = frequency[place].bincount()  # gaps in each class
     generator = torch.Generator().manual_seed(seed)

@@ -22,13 +22,15 @@ from examples.lattice.zipper.model import Heads
 from examples.lattice.zipper.stream import Source, Stream
 from examples.lattice.zipper.windows import Windows
 
-PRETRAINED, VANILLA, FNW, ES_DFM, ENSEMBLE, ZIPPER, ORACLE = (
+PRETRAINED, VANILLA, FNW, ES_DFM, ENSEMBLE, EVEN, ZIPPER, NESTED, ORACLE = (
     "pretrained, then fixed",
     "vanilla",
     "FNW",
     "ES-DFM",
     "ensemble of windows",
+    "Zipper, even shares",
     "Zipper",
+    "Zipper, nested heads",
     "oracle (sees the future)",
 )
 
@@ -98,7 +100,11 @@ def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
         found[name] = _test_then_train(problem, settings, first, schedule, last, loss)
     found[ES_DFM] = _es_dfm(problem, settings, first, helper)
     seeded = Windows(windows.seconds, windows.shares, seed)
+    found[EVEN] = _test_then_train(problem, settings, first, Joiner(log, Windows(windows.seconds, (), seed)), last)
     found[ZIPPER] = _test_then_train(problem, settings, first, Joiner(log, seeded), last)
+    nested = _fresh(problem, len(windows), nested=True)
+    _pretrain(problem, settings, nested, _fresh(problem, 2))
+    found[NESTED] = _test_then_train(problem, settings, nested, Joiner(log, seeded), last)
     return found
 
 
@@ -110,8 +116,8 @@ def window_name(seconds: float) -> str:
     return f"window {seconds:g} s"
 
 
-def _fresh(problem: Problem, heads: int) -> Heads:
-    return Heads(problem.cardinalities, problem.bags, heads)
+def _fresh(problem: Problem, heads: int, nested: bool = False) -> Heads:
+    return Heads(problem.cardinalities, problem.bags, heads, nested=nested)
 
 
 def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> None:

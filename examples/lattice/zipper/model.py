@@ -11,7 +11,10 @@ from examples.models.wukong import mlp
 
 
 class Heads(nn.Module):
-    """One backbone, K linear heads: ids (B, F) and bag (B, most) to logits (B, K)."""
+    """One backbone, K linear heads: ids (B, F) and bag (B, most) to logits (B, K).
+
+    nested: heads share the last one's chance, see `nest`. The paper has plain heads; this is ours [I].
+    """
 
     def __init__(
         self,
@@ -21,14 +24,25 @@ class Heads(nn.Module):
         *,
         width: int = 8,
         hidden: tuple[int, ...] = (128, 64),
+        nested: bool = False,
     ) -> None:
         super().__init__()
+        self.nested = nested
         self.tokens = Tokens(cardinalities, bag, width)
         self.backbone = nn.Sequential(mlp((len(cardinalities) + 1) * width, *hidden, dropout=0.0), nn.ReLU())
         self.heads = nn.Linear(hidden[-1], heads)
 
     def forward(self, ids: Tensor, bag: Tensor) -> Tensor:
-        return self.heads(self.backbone(self.tokens(ids, bag).flatten(1)))
+        logits = self.heads(self.backbone(self.tokens(ids, bag).flatten(1)))
+        return nest(logits) if self.nested else logits
+
+
+def nest(logits: Tensor) -> Tensor:
+    """(B, K) to logits of chances that grow with the window: P_K = sigmoid(z_K), P_j = sigmoid(z_j) P_{j+1}.
+
+    So a short window's label says something of the chance to convert at all, and something of how soon."""
+    chances = nn.functional.logsigmoid(logits).flip(1).cumsum(1).flip(1)  # log P, (B, K)
+    return chances - torch.log(-torch.expm1(chances.clamp(max=-1e-7)))
 
 
 def plain(logits: Tensor, labels: Tensor) -> Tensor:

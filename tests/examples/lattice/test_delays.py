@@ -51,18 +51,31 @@ def test_an_empty_log_is_an_error(tmp_path):
         delays.read(path)
 
 
-def test_delays_are_gaps_of_customers_who_come_as_often(monkeypatch, tmp_path):
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """Customer 2 came back after 20 days; customer 3 after 28 and after 2."""
     path = tmp_path / "log.txt"
     path.write_text(LOG.replace("19970131", "19970210") + " 00003 19970310 1 5.0\n 00003 19970312 1 5.0\n")
-    log = delays.read(path)  # customer 2 came back after 20 days; customer 3 after 28 and after 2
+    log = delays.read(path)
     monkeypatch.setattr(delays, "purchases", lambda: log)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_delays_are_real_gaps(by_frequency):
     users = torch.arange(50).repeat_interleave(40)
     converts = (torch.arange(2000) % 2).float()
-    found = semi_synthetic(users, converts, scale=0.5, seed=3) / (DAY * 0.5)
+
+    def drawn(seed):
+        return semi_synthetic(users, converts, 0.5, seed, by_frequency) / (DAY * 0.5)
+
+    found = drawn(3)
     assert bool((found.isinf() == (converts == 0)).all())
     days = found.ceil().where(converts > 0.5, 0.0)
     assert set(days.unique().tolist()) == {0, 2, 20, 28}
     by_user = [set(days[users == user].unique().tolist()) - {0} for user in range(50)]
-    assert all(gaps in ({20.0}, {2.0, 28.0}) for gaps in by_user) and {20.0} in by_user and {2.0, 28.0} in by_user
-    assert torch.equal(found, semi_synthetic(users, converts, scale=0.5, seed=3) / (DAY * 0.5))
-    assert not torch.equal(found, semi_synthetic(users, converts, scale=0.5, seed=4) / (DAY * 0.5))
+    if by_frequency:  # of customers who come back as often
+        assert {frozenset(gaps) for gaps in by_user} == {frozenset({20.0}), frozenset({2.0, 28.0})}
+    else:
+        assert all(gaps == {2.0, 20.0, 28.0} for gaps in by_user)
+    assert torch.equal(found, drawn(3)) and not torch.equal(found, drawn(4))

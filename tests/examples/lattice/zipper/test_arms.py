@@ -45,7 +45,9 @@ def test_every_arm_predicts_every_row(found):
         "FNW",
         "ES-DFM",
         "ensemble of windows",
+        "Zipper, even shares",
         "Zipper",
+        "Zipper, nested heads",
         "oracle (sees the future)",
     }
 
@@ -53,6 +55,7 @@ def test_every_arm_predicts_every_row(found):
 def test_where_the_world_turns_fresh_labels_win_and_the_oracle_most(found):
     stale = found["window 6.66667 min"]
     assert found["oracle (sees the future)"] > found["Zipper"] > stale + 0.05
+    assert found["Zipper, nested heads"] > stale + 0.05
     assert found["ES-DFM"] > stale + 0.05 and found["oracle (sees the future)"] > found["pretrained, then fixed"] + 0.1
 
 
@@ -106,13 +109,15 @@ def test_share_closed_and_wins():
         "pretrained, then fixed": [{"auc": 0.5, "logloss": 0.7}] * 2,
         "vanilla": [{"auc": 0.55, "logloss": 0.9}] * 2,
         "Zipper": [{"auc": 0.62, "logloss": 0.66}, {"auc": 0.64, "logloss": 0.64}],
+        "Zipper, nested heads": [{"auc": 0.6, "logloss": 0.66}] * 2,
         "oracle (sees the future)": [{"auc": 0.7, "logloss": 0.6}] * 2,
     }
     found = bench.summary(runs)
     assert found["Zipper"]["auc closed from pretrained, then fixed"] == pytest.approx(0.65)
     assert found["Zipper"]["auc closed from vanilla"] == pytest.approx(0.08 / 0.15)
     assert found["Zipper"]["logloss closed from pretrained, then fixed"] == pytest.approx(0.5)
-    assert found["vanilla"]["zipper wins auc"] == 2 and found["oracle (sees the future)"]["zipper wins auc"] == 0
+    assert found["vanilla"]["auc under Zipper"] == 2 and found["oracle (sees the future)"]["auc under Zipper"] == 0
+    assert found["Zipper"]["logloss under Zipper, nested heads"] == 0 and found["Zipper"]["auc under Zipper"] == 0
 
 
 @pytest.mark.slow
@@ -120,4 +125,4 @@ def test_the_bench_rehearses(tmp_path):
     options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
     bench.main(options)
     found = json.loads((tmp_path / "r.json").read_text())
-    assert len(found["movielens"]["arms"]) == len(found["cdnow"]["arms"]) == 10 and (tmp_path / "r.png").exists()
+    assert len(found["movielens"]["arms"]) == len(found["cdnow"]["arms"]) == 12 and (tmp_path / "r.png").exists()

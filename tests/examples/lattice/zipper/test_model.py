@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from examples.lattice.zipper.model import es_dfm, fnw, plain
+from examples.lattice.zipper.model import es_dfm, fnw, nest, plain
 
 TRUE, EARLY = 0.3, 0.1  # P(converts), P(converts within the wait); the rest of them comes later
 LOGIT = torch.tensor([0.4], dtype=torch.float64)
@@ -39,3 +39,13 @@ def test_fnw_is_at_rest_where_the_model_is_right():
     naive = torch.logit(torch.tensor([TRUE], dtype=torch.float64)).requires_grad_()
     (1.0 * plain(naive, torch.zeros(1).double()) + TRUE * plain(naive, torch.ones(1).double())).backward()
     assert naive.grad.item() > 0.05  # without weights it is pulled below
+
+
+def test_nested_heads_are_chances_that_grow_with_the_window():
+    logits = torch.tensor([[0.3, -1.0, 2.0], [-40.0, 3.0, -50.0], [60.0, 60.0, 60.0]], dtype=torch.float64)
+    found = nest(logits)
+    chances, each = found.sigmoid(), logits.sigmoid()
+    expected = torch.stack([each.prod(1), each[:, 1:].prod(1), each[:, 2]], dim=1)
+    torch.testing.assert_close(chances[:2], expected[:2], rtol=1e-9, atol=0)
+    assert bool(found.isfinite().all()) and bool((found.diff(dim=1) >= 0).all())
+    torch.testing.assert_close(found[:2, 2], logits[:2, 2])
