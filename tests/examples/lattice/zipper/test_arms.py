@@ -98,7 +98,7 @@ def test_cdnow_as_a_problem(tmp_path):
     ]
     path.write_text("names\n" + "\n".join(lines))
     problem = problems.cdnow(bought=delays.read(path))
-    assert len(problem.log) == 15 and problem.start == 4
+    assert len(problem.log) == 15 and problem.start == 7
     assert (problem.log.delays() <= problem.windows.seconds[1]).sum() == 0  # 31 days and more
     assert (problem.log.delays() <= problem.windows.longest).sum() == 5
     assert bool((problem.ids < torch.tensor(problem.cardinalities)).all())
