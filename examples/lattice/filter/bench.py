@@ -11,17 +11,17 @@ commonest words of a review are features, three objectives are tasks. Bio: 74 nu
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -31,6 +31,7 @@ from examples.lattice.data import Data, Rows
 from examples.lattice.filter import choose
 from examples.lattice.filter.fronts import fronts
 from examples.lattice.filter.importance import Importances, columns_of, permutation_importances
+from examples.lattice.kept import Kept
 from examples.metrics import auc
 
 WORDS, HIDDEN, BATCH, RATE = 600, 32, 256, 2e-3
@@ -92,7 +93,7 @@ def fit(problem: Problem, columns: Tensor, seed: int, epochs: int) -> nn.Module:
     torch.manual_seed(seed)
     inputs, labels = problem.train[0][:, columns], problem.train[1]
     model = nn.Sequential(nn.Linear(len(columns), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, labels.shape[1]))
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
     known = ~labels.isnan()
     for _ in range(epochs):
         for rows in torch.randperm(len(labels)).split(BATCH):
@@ -129,29 +130,26 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
     if options.time:
         return timed()
-    results: dict[str, object] = {"torch": torch.__version__, "seeds": options.seeds}
+    kept = Kept(options.json, {"budgets": BUDGETS, "epochs": EPOCHS, "hidden": HIDDEN, "quick": options.quick})
     for name in options.problems:
-        found: dict[str, list[list[float]]] = {}
-        for seed in track(range(options.seeds), name, console=Console(stderr=True)):
+        for seed in kept.left(name, options.seeds):
             problem = {"clothing": clothing, "bio": bio}[name](seed, options.quick)
             every, epochs = torch.arange(len(problem.names)), EPOCHS[name]
             model = fit(problem, every, seed, epochs)
-            found.setdefault("all features", []).append(judge(problem, model, every))
+            run = {"all features": judge(problem, model, every)}
             importances = permutation_importances(
                 model, problem.held[:1], problem.held[1], columns_of(problem.names, 0), seed=seed
             )
             for budget in BUDGETS[name]:
-                for way, kept in ways(importances, budget, seed, problem.tasks).items():
-                    columns = torch.from_numpy(np.sort(kept))
-                    scores = judge(problem, fit(problem, columns, seed, epochs), columns)
-                    found.setdefault(f"{budget}: {way}", []).append(scores)
-        results[name] = {"tasks": problem.tasks, "features": len(problem.names), "auc": found}
-        Console(width=140).print(table(name, problem, found))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                for way, chosen in ways(importances, budget, seed, problem.tasks).items():
+                    columns = torch.from_numpy(np.sort(chosen))
+                    run[f"{budget}: {way}"] = judge(problem, fit(problem, columns, seed, epochs), columns)
+            kept.more[name] = {"tasks": problem.tasks, "features": len(problem.names)}
+            kept.add(name, seed, run)
+        Console(width=140).print(table(name, kept.more[name], kept.runs(name, options.seeds)))
     if options.plot:
-        plot(results, options)
-    return results
+        plot(kept, options)
+    return kept.more
 
 
 def timed() -> dict[str, object]:
@@ -159,10 +157,12 @@ def timed() -> dict[str, object]:
     rng, seconds = np.random.default_rng(0), {}
     for name, shared in (("independent tasks", 0.0), ("tasks that agree", 3.0)):
         scores = shared * rng.normal(size=(12_000, 1)) + rng.normal(size=(12_000, 20))
-        start = time.perf_counter(), time.process_time()
-        count = int(fronts(scores).max()) + 1
-        seconds[name] = {"wall": time.perf_counter() - start[0], "cpu": time.process_time() - start[1], "fronts": count}
-        print(f"12,000 x 20, {name}: {seconds[name]}")
+        for library in ("numpy", "moocore") if importlib.util.find_spec("moocore") else ("numpy",):
+            start = time.perf_counter(), time.process_time()
+            count = int(fronts(scores, library=library).max()) + 1
+            took = {"wall": time.perf_counter() - start[0], "cpu": time.process_time() - start[1], "fronts": count}
+            seconds[f"{name}, {library}"] = took
+            print(f"12,000 x 20, {name}, {library}: {took}")
     return seconds
 
 
@@ -171,11 +171,11 @@ def lost(runs: list[list[float]], every: list[list[float]]) -> list[float]:
     return [max(b - a for a, b in zip(run, best, strict=True)) for run, best in zip(runs, every, strict=True)]
 
 
-def table(name: str, problem: Problem, found: dict[str, list[list[float]]]) -> Table:
+def table(name: str, of: dict[str, Any], found: dict[str, list[list[float]]]) -> Table:
     seeds = len(found["all features"])
-    shown = Table(title=f"{name}: AUC with the features kept of {len(problem.names)}, {seeds} seeds")
+    shown = Table(title=f"{name}: AUC with the features kept of {of['features']}, {seeds} seeds")
     shown.add_column("budget: way")
-    for column in (*problem.tasks, "worst task's loss against all features"):
+    for column in (*of["tasks"], "worst task's loss against all features"):
         shown.add_column(column, justify="right")
     for way, runs in found.items():
         worst = lost(runs, found["all features"])
@@ -187,7 +187,7 @@ def table(name: str, problem: Problem, found: dict[str, list[list[float]]]) -> T
     return shown
 
 
-def plot(results: dict[str, object], options: argparse.Namespace) -> None:
+def plot(kept: Kept, options: argparse.Namespace) -> None:
     """The worst task's loss against the budget, one line a way."""
     import matplotlib
 
@@ -196,7 +196,7 @@ def plot(results: dict[str, object], options: argparse.Namespace) -> None:
 
     figure, panels = pyplot.subplots(1, len(options.problems), figsize=(6 * len(options.problems), 4), squeeze=False)
     for panel, name in zip(panels[0], options.problems, strict=True):
-        found = results[name]["auc"]
+        found = kept.runs(name, options.seeds)
         lines: dict[str, list[tuple[int, float]]] = {}
         for key, runs in found.items():
             if key != "all features":
@@ -216,7 +216,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--time", action="store_true", help="time the sorting alone")
     parser.add_argument("--quick", action="store_true", help="few rows and features: a rehearsal, no result")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument(
+        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
+    )
     parser.add_argument("--plot", type=Path, help="where to draw them")
     return parser.parse_args(argv)
 

@@ -10,16 +10,15 @@ arm's transfer is its gain over the teacher's; KTAP's ratio is its transfer over
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from examples.lattice.kept import Kept
 from examples.lattice.ktap.movielens import Stream, stream, study, teach, through_the_store
 from examples.lattice.ktap.record import Knowledge
 from examples.lattice.ktap.student import Use
@@ -47,38 +46,31 @@ def judge(found: Stream, logits: Tensor) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    runs: dict[str, list[dict[str, float]]] = {}
-    curve: dict[str, list[dict[str, float]]] = {}
-    for seed in track(range(1, options.seeds + 1), "seeds", console=Console(stderr=True)):
+    kept = Kept(options.json, {"ttl": TTL, "quick": options.quick})
+    for seed in kept.left("arms", options.seeds):
         found = stream(seed, 4000 if options.quick else None)
         teacher = teach(found, seed)
         given = through_the_store(found, teacher, TTL, 1.0, seed)
         last = slice(found.second, None)
         with torch.no_grad():
             _, logits = teacher(found.ids[last], found.rows.bag[last], found.counters[last])
-        runs.setdefault(TEACHER, []).append(judge(found, logits))
-        for arm, use in ARMS.items():
-            runs.setdefault(arm, []).append(judge(found, study(found, given, use, seed)))
-        for name, of in stores(found, teacher, seed, options.quick).items():
+        run = {TEACHER: judge(found, logits)}
+        run |= {arm: judge(found, study(found, given, use, seed)) for arm, use in ARMS.items()}
+        curve = {}
+        for name, of in {} if options.no_curve else stores(found, teacher, seed, options.quick).items():
             score = judge(found, study(found, of, Use(), seed))
-            curve.setdefault(name, []).append({**score, "hits": float(of.hit.float().mean())})
-    results: dict[str, object] = {
-        "torch": torch.__version__,
-        "seeds": options.seeds,
-        "runs": runs,
-        "curve": curve,
-        "transfer": transfer(runs),
-    }
-    console = Console(width=120)
-    console.print(table(runs), curves(curve, runs))
-    console.print(
-        f"KTAP's transfer over that of soft labels alone: {results['transfer'][KTAP] / results['transfer'][LABELS]:.2f}"
-    )
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            curve[name] = {**score, "hits": float(of.hit.float().mean())}
+        kept.add("arms", seed, run)
+        kept.add("curve", seed, curve)
+    runs, curves_ = kept.runs("arms", options.seeds), kept.runs("curve", options.seeds)
+    console, shares = Console(width=120), transfer(runs)
+    console.print(table(runs), curves(curves_, runs))
+    console.print(f"KTAP's transfer over that of soft labels alone: {shares[KTAP] / shares[LABELS]:.2f}")
+    kept.more = {"torch": torch.__version__, "transfer": shares}
+    kept.write()
     if options.plot:
-        plot(curve, runs, options.plot)
-    return results
+        plot(curves_, runs, options.plot)
+    return kept.more
 
 
 def stores(found: Stream, teacher: torch.nn.Module, seed: int, quick: bool) -> dict[str, Knowledge]:
@@ -148,8 +140,11 @@ def plot(curve: dict[str, list[dict[str, float]]], runs: dict[str, list[dict[str
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--no-curve", action="store_true", help="the arms at one time to live alone")
     parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument(
+        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
+    )
     parser.add_argument("--plot", type=Path, help="where to draw the curve")
     return parser.parse_args(argv)
 

@@ -92,7 +92,7 @@ def teach(found: Stream, seed: int, epochs: int = 2) -> Teacher:
     """A teacher trained on the first part."""
     torch.manual_seed(seed)
     teacher = Teacher(found.cardinalities, found.bag)
-    optimizer = torch.optim.Adam(teacher.parameters(), RATE)
+    optimizer = torch.optim.Adam(teacher.parameters(), RATE, fused=True)
     for part in batches(torch.arange(found.first), epochs):
         _, logits = teacher(found.ids[part], found.rows.bag[part], found.counters[part])
         step(optimizer, binary_cross_entropy_with_logits(logits, found.rows.labels[part]))
@@ -130,7 +130,7 @@ def study(found: Stream, knowledge: Knowledge, use: Use, seed: int, epochs: int 
     """Logits (n, TASKS) of the last part, of a student that has learned from the second with what it was given."""
     torch.manual_seed(seed)
     student = Student(found.cardinalities, found.bag, TASKS, WIDTH, use)
-    optimizer = torch.optim.Adam(student.parameters(), RATE)
+    optimizer = torch.optim.Adam(student.parameters(), RATE, fused=True)
     for part in batches(torch.arange(found.first, found.second), epochs):
         given = knowledge[part - found.first]
         logits = student(found.ids[part], found.rows.bag[part], given.embedding, given.hit)

@@ -9,19 +9,19 @@ to the groups. Feedback's delays are assumptions: at once, but a week for "helpf
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from examples.lattice import data
 from examples.lattice.data import Data, Rows
+from examples.lattice.kept import Kept
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.describe import Weights
 from examples.lattice.partitioner.groups import Key
@@ -62,7 +62,7 @@ def by_domain(scores: dict[Key, float]) -> dict[int, float]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    results: dict[str, object] = {"torch": torch.__version__, "seeds": options.seeds, "flops": FLOPS}
+    kept = Kept(options.json, {"flops": FLOPS, "limits": asdict(LIMITS), "epochs": EPOCHS, "quick": options.quick})
     for name in options.problems:
         found = load(name, options.quick)
         keys = [key for key in groups.keys_of(found) if _enough(found, key)]
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         chosen = partition(portfolios, LIMITS, Weights())
         console = Console(width=140, soft_wrap=True)
         console.print(chosen.explain(), highlight=False)
-        runs: dict[str, list[dict[int, float]]] = {}
-        for seed in track(range(options.seeds), name, console=Console(stderr=True)):
+        for seed in kept.left(name, options.seeds):
+            run: dict[str, dict[str, float]] = {}
             ways: dict[str, list[Group]] = {
                 "partitioner": list(chosen.groups),
                 "all in one": [tuple(range(len(keys)))],
@@ -81,16 +81,14 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             for way, grouped in ways.items():
                 budgets = capacity(portfolios, grouped, FLOPS)
                 scores = groups.evaluate(found, keys, grouped, budgets, seed, EPOCHS[name])
-                runs.setdefault(way, []).append(by_domain(scores))
-        results[name] = {
-            "groups": [[portfolios[i].name for i in group] for group in chosen.groups],
-            "explain": chosen.explain().splitlines(),
-            "runs": runs,
-        }
-        console.print(table(found, runs, len(chosen.groups)))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return results
+                run[way] = {found.domains[domain]: mean for domain, mean in by_domain(scores).items()}
+            kept.more[name] = {
+                "groups": [[portfolios[i].name for i in group] for group in chosen.groups],
+                "explain": chosen.explain().splitlines(),
+            }
+            kept.add(name, seed, run)
+        console.print(table(found.name, kept.runs(name, options.seeds), len(chosen.groups)))
+    return kept.more
 
 
 def _enough(found: Data, key: Key) -> bool:
@@ -99,11 +97,11 @@ def _enough(found: Data, key: Key) -> bool:
     return len(labels) >= 50 and 0 < float(labels.mean()) < 1
 
 
-def table(found: Data, runs: dict[str, list[dict[int, float]]], count: int) -> Table:
-    domains = sorted(next(iter(runs.values()))[0])
-    shown = Table(title=f"{found.name}: AUC by domain, {len(next(iter(runs.values())))} seeds, {count} groups")
+def table(name: str, runs: dict[str, list[dict[str, float]]], count: int) -> Table:
+    domains = list(next(iter(runs.values()))[0])
+    shown = Table(title=f"{name}: AUC by domain, {len(next(iter(runs.values())))} seeds, {count} groups")
     shown.add_column("way")
-    for column in (*(found.domains[d] for d in domains), "average", "worst"):
+    for column in (*domains, "average", "worst"):
         shown.add_column(column, justify="right")
     for way, seeds in runs.items():
         each = [[run[d] for run in seeds] for d in domains]
@@ -117,7 +115,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", nargs="+", choices=tuple(DELAYS), default=list(DELAYS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument(
+        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
+    )
     return parser.parse_args(argv)
 
 

@@ -73,7 +73,7 @@ def fit(data: Data, keys: Sequence[Key], hidden: int, seed: int, epochs: int) ->
     """A model of these portfolios, trained on the rows of their domains."""
     torch.manual_seed(seed)
     model = Shared(data, len(keys), hidden)
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
     own = torch.isin(data.train.domain, torch.tensor([key.domain for key in keys]))
     rows = data.train[own]
     for _ in range(epochs):

@@ -126,7 +126,7 @@ def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads)
     delays = problem.log.until(problem.opening).delays()[: problem.mature]
     targets = torch.stack([(delays <= window).float() for window in problem.windows.seconds], dim=1)
     delayed, real = _helper_labels(delays, problem.windows)
-    optimizer = torch.optim.Adam([*first.parameters(), *helper.parameters()], settings.rate)
+    optimizer = torch.optim.Adam([*first.parameters(), *helper.parameters()], settings.rate, fused=True)
     for _ in range(settings.epochs):
         for part in torch.randperm(problem.mature).split(settings.batch):
             inputs = problem.ids[part], problem.bag[part]

@@ -13,17 +13,16 @@ log loss.
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from examples.lattice.kept import Kept
 from examples.lattice.zipper import arms, problems
 from examples.lattice.zipper.arms import NESTED, ORACLE, PRETRAINED, VANILLA, ZIPPER, Problem, Settings
 from examples.lattice.zipper.windows import Windows
@@ -36,35 +35,24 @@ NAMES = ("movielens", "movielens-by-frequency", "cdnow")
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    results: dict[str, object] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "seeds": options.seeds,
-    }
+    kept = Kept(options.json, {"settings": asdict(SETTINGS), "shares": options.shares, "quick": options.quick})
     console = Console(width=140)
     for name in options.problems:
-        figures: dict[str, list[dict[str, float]]] = {}
-        for seed in track(range(1, options.seeds + 1), name, console=Console(stderr=True)):
+        for seed in kept.left(name, options.seeds):
             problem = load(name, seed, options)
             labels = problem.labels()
-            for arm, logits in arms.run(problem, SETTINGS, seed).items():
-                figures.setdefault(arm, []).append(quality(logits, labels))
-        found = summary(figures)
-        rates = [float((problem.log.delays() <= window).float().mean()) for window in problem.windows.seconds]
-        results[name] = {
-            "problem": problem.name,
-            "windows": problem.windows.seconds,
-            "shares": problem.windows.shares,
-            "converted": rates,
-            "arms": found,
-            "runs": figures,
-        }
-        console.print(table(f"{problem.name}, {options.seeds} seeds", found))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            run = {arm: quality(logits, labels) for arm, logits in arms.run(problem, SETTINGS, seed).items()}
+            rates = [float((problem.log.delays() <= window).float().mean()) for window in problem.windows.seconds]
+            kept.more[name] = {**asdict(problem.windows), "problem": problem.name, "converted": rates}
+            kept.add(name, seed, run)
+        found = summary(kept.runs(name, options.seeds))
+        kept.more[name]["arms"] = found
+        console.print(table(f"{kept.more[name]['problem']}, {options.seeds} seeds", found))
+    kept.more |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    kept.write()
     if options.plot:
-        plot(results, options)
-    return results
+        plot(kept, options)
+    return kept.more
 
 
 def load(name: str, seed: int, options: argparse.Namespace) -> Problem:
@@ -130,7 +118,7 @@ def table(title: str, found: dict[str, dict[str, float]]) -> Table:
     return shown
 
 
-def plot(results: dict[str, object], options: argparse.Namespace) -> None:
+def plot(kept: Kept, options: argparse.Namespace) -> None:
     """AUC of every seed, one panel a problem."""
     import matplotlib
 
@@ -139,7 +127,7 @@ def plot(results: dict[str, object], options: argparse.Namespace) -> None:
 
     figure, panels = pyplot.subplots(1, len(options.problems), figsize=(6 * len(options.problems), 4), squeeze=False)
     for panel, name in zip(panels[0], options.problems, strict=True):
-        runs = results[name]["runs"]
+        runs = kept.runs(name, options.seeds)
         for place, (arm, of) in enumerate(runs.items()):
             panel.scatter(
                 [run["auc"] for run in of],
@@ -147,7 +135,7 @@ def plot(results: dict[str, object], options: argparse.Namespace) -> None:
                 color="tab:red" if arm in (ZIPPER, NESTED) else "tab:blue",
             )
         panel.set_yticks(range(len(runs)), list(runs))
-        panel.set_title(results[name]["problem"])
+        panel.set_title(kept.more[name]["problem"])
         panel.set_xlabel("AUC, one dot a seed")
     figure.tight_layout()
     figure.savefig(options.plot, dpi=120)
@@ -160,7 +148,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--shares", type=float, nargs="+", help="of the impressions that each window gets")
     parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument(
+        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
+    )
     parser.add_argument("--plot", type=Path, help="where to draw them")
     options = parser.parse_args(argv)
     if options.criteo:

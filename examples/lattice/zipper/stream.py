@@ -41,7 +41,7 @@ class Stream:
         rate: float = 1e-3,
     ) -> None:
         self.source, self.module, self.loss, self.batch = source, module, loss, batch
-        self.optimizer = torch.optim.Adam(module.parameters(), rate)
+        self.optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
         self.waiting = source.advance(float("-inf"))
         self.steps = 0
 

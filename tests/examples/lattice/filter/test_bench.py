@@ -17,7 +17,7 @@ def test_it_rehearses(tmp_path):
     bench.main(["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")])
     found = json.loads((tmp_path / "r.json").read_text())
     for name in ("clothing", "bio"):
-        assert len(found[name]["auc"]) == 1 + 3 * 8 and (tmp_path / "r.png").exists()
+        assert len(found["runs"][name]["1"]) == 1 + 3 * 8 and (tmp_path / "r.png").exists()
 
 
 def test_the_task_that_lost_most_counts():

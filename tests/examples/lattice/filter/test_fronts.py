@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 
 import numpy as np
@@ -82,7 +83,6 @@ def test_what_cannot_be_sorted_is_refused():
     assert fronts(np.zeros((0, 4))).tolist() == []
 
 
-@pytest.mark.slow
 def test_twelve_thousand_features_by_twenty_tasks_in_a_minute():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(12_000, 1))
@@ -90,5 +90,6 @@ def test_twelve_thousand_features_by_twenty_tasks_in_a_minute():
         start = time.process_time()
         rank = fronts(scores, library="numpy")
         assert time.process_time() - start < 60
-        assert rank.min() == 0
+        if importlib.util.find_spec("moocore"):
+            assert rank.tolist() == fronts(scores, library="moocore").tolist()
     assert rank.max() > 5  # importances that agree give many fronts

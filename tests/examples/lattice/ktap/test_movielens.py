@@ -75,4 +75,4 @@ def test_transfer_is_the_share_of_the_teachers_gain():
 def test_the_bench_rehearses(tmp_path):
     bench.main(["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")])
     found = json.loads((tmp_path / "r.json").read_text())
-    assert set(found["runs"]) == {*bench.ARMS, "the teacher"} and (tmp_path / "r.png").exists()
+    assert set(found["runs"]["arms"]["1"]) == {*bench.ARMS, "the teacher"} and (tmp_path / "r.png").exists()

@@ -124,5 +124,5 @@ def test_share_closed_and_wins():
 def test_the_bench_rehearses(tmp_path):
     options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
     bench.main(options)
-    found = json.loads((tmp_path / "r.json").read_text())
+    found = json.loads((tmp_path / "r.json").read_text())["more"]
     assert len(found["movielens"]["arms"]) == len(found["cdnow"]["arms"]) == 12 and (tmp_path / "r.png").exists()
