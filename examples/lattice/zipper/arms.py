@@ -1,0 +1,222 @@
+"""What is compared: Zipper, each single window, their ensemble, FNW, ES-DFM, and an oracle that sees the future.
+
+The protocol is that of the streaming literature (test, then train). All arms start from one model, trained on the first
+part of the stream with labels that were complete at its end. Then the clock moves on: an impression is predicted when
+it happens, by a model that has trained on whatever its arm's stream had released until then. All are judged by the
+label of the longest window.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from examples.lattice.zipper import model, schedules
+from examples.lattice.zipper.joiner import Joiner, Released
+from examples.lattice.zipper.log import Log
+from examples.lattice.zipper.model import Heads
+from examples.lattice.zipper.stream import Source, Stream
+from examples.lattice.zipper.windows import Windows
+
+PRETRAINED, VANILLA, FNW, ES_DFM, ENSEMBLE, EVEN, ZIPPER, NESTED, ORACLE = (
+    "pretrained, then fixed",
+    "vanilla",
+    "FNW",
+    "ES-DFM",
+    "ensemble of windows",
+    "Zipper, even shares",
+    "Zipper",
+    "Zipper, nested heads",
+    "oracle (sees the future)",
+)
+
+
+NOTHING_YET = float("-inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A log and the features of its impressions; rows before `start` are for pretraining."""
+
+    name: str
+    log: Log
+    ids: Tensor
+    bag: Tensor
+    cardinalities: tuple[int, ...]
+    bags: int
+    windows: Windows
+    start: int
+
+    @property
+    def opening(self) -> float:
+        """When the stream starts."""
+        return float(self.log.times[self.start])
+
+    @property
+    def mature(self) -> int:
+        """How many rows, the first, had their longest window closed by then."""
+        return int(torch.searchsorted(self.log.times + self.windows.longest, self.opening, right=True))
+
+    def labels(self) -> Tensor:
+        """What all arms are judged by, for the rows from `start` on."""
+        return (self.log.delays()[self.start :] <= self.windows.longest).float()
+
+
+@dataclass(frozen=True)
+class Settings:
+    chunk: int = 128  # impressions that are predicted together
+    batch: int = 128
+    rate: float = 1e-3
+    epochs: int = 2  # of pretraining
+
+
+def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
+    """Logits by arm for the rows from `start` on."""
+    torch.manual_seed(seed)
+    windows, log = problem.windows, problem.log
+    first, helper = _fresh(problem, len(windows)), _fresh(problem, 2)
+    _pretrain(problem, settings, first, helper)
+    last = len(windows) - 1
+    found = {
+        PRETRAINED: _test_then_train(
+            problem, settings, first, schedules.single(log.until(NOTHING_YET), windows.longest, last), last
+        )
+    }
+    for head, window in enumerate(windows.seconds):
+        schedule = schedules.single(log, window, head)
+        found[window_name(window)] = _test_then_train(problem, settings, first, schedule, head)
+    chances = [found[window_name(window)].double().sigmoid() for window in windows.seconds]
+    found[ENSEMBLE] = torch.stack(chances).mean(0).logit().float()
+    wait = windows.seconds[0]
+    for name, schedule, loss in (
+        (VANILLA, schedules.elapsed(log, wait, windows.longest, last), model.plain),
+        (FNW, schedules.immediate(log, windows.longest, last), model.fnw),
+        (ORACLE, schedules.future(log, windows.longest, last), model.plain),
+    ):
+        found[name] = _test_then_train(problem, settings, first, schedule, last, loss)
+    found[ES_DFM] = _es_dfm(problem, settings, first, helper)
+    seeded = Windows(windows.seconds, windows.shares, seed)
+    found[EVEN] = _test_then_train(problem, settings, first, Joiner(log, Windows(windows.seconds, (), seed)), last)
+    found[ZIPPER] = _test_then_train(problem, settings, first, Joiner(log, seeded), last)
+    nested = _fresh(problem, len(windows), nested=True)
+    _pretrain(problem, settings, nested, _fresh(problem, 2))
+    found[NESTED] = _test_then_train(problem, settings, nested, Joiner(log, seeded), last)
+    return found
+
+
+def window_name(seconds: float) -> str:
+    """'window 1.5 h', 'window 7 d'."""
+    for unit, size in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"window {seconds / size:g} {unit}"
+    return f"window {seconds:g} s"
+
+
+def _fresh(problem: Problem, heads: int, nested: bool = False) -> Heads:
+    return Heads(problem.cardinalities, problem.bags, heads, nested=nested)
+
+
+def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> None:
+    """On the rows whose longest window had closed when the stream starts: `first` learns every window's label,
+    `helper` ES-DFM's two."""
+    delays = problem.log.until(problem.opening).delays()[: problem.mature]
+    targets = torch.stack([(delays <= window).float() for window in problem.windows.seconds], dim=1)
+    delayed, real = _helper_labels(delays, problem.windows)
+    optimizer = torch.optim.Adam([*first.parameters(), *helper.parameters()], settings.rate, fused=True)
+    for _ in range(settings.epochs):
+        for part in torch.randperm(problem.mature).split(settings.batch):
+            inputs = problem.ids[part], problem.bag[part]
+            loss = model.plain(first(*inputs), targets[part])
+            loss = loss + _helper_loss(helper(*inputs), delayed[part], real[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def _helper_labels(delays: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Converted after the wait; never converted, nan where it had converted before the wait was over."""
+    wait = windows.seconds[0]
+    late = (delays > wait) & (delays <= windows.longest)
+    return late.float(), (delays > windows.longest).float().masked_fill(delays <= wait, float("nan"))
+
+
+def _helper_loss(logits: Tensor, delayed: Tensor, real: Tensor) -> Tensor:
+    known = ~real.isnan()
+    loss = model.plain(logits[:, 0], delayed)
+    return loss + model.plain(logits[known, 1], real[known]) if bool(known.any()) else loss
+
+
+def _test_then_train(
+    problem: Problem,
+    settings: Settings,
+    first: Heads,
+    source: Released | Source,
+    head: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = model.plain,
+) -> Tensor:
+    """Logits of one arm that takes a copy of `first` along its stream."""
+    module = copy.deepcopy(first)
+
+    def of(samples: Released) -> Tensor:
+        logits = module(problem.ids[samples.rows], problem.bag[samples.rows])
+        return loss(logits.gather(1, samples.heads[:, None]).squeeze(1), samples.labels)
+
+    return _follow(problem, settings, [_stream(problem, settings, source, module, of)], module, head)
+
+
+def _es_dfm(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> Tensor:
+    """The helper goes on learning from impressions whose longest window has closed; the model uses it as it is then."""
+    module, aide = copy.deepcopy(first), copy.deepcopy(helper)
+    windows, last = problem.windows, len(problem.windows) - 1
+    delays = problem.log.delays()  # asked only for rows whose longest window has closed
+    wait = windows.seconds[0]
+
+    def of(samples: Released) -> Tensor:
+        inputs = problem.ids[samples.rows], problem.bag[samples.rows]
+        with torch.no_grad():
+            delayed, real = aide(*inputs).sigmoid().T
+        return model.es_dfm(module(*inputs)[:, last], samples.labels, delayed, real)
+
+    def of_helper(samples: Released) -> Tensor:
+        labels = _helper_labels(delays[samples.rows], windows)
+        return _helper_loss(aide(problem.ids[samples.rows], problem.bag[samples.rows]), *labels)
+
+    mature = schedules.single(problem.log, windows.longest, 0)
+    schedule = schedules.elapsed(problem.log, wait, windows.longest, last)
+    streams = [
+        _stream(problem, settings, mature, aide, of_helper),
+        _stream(problem, settings, schedule, module, of),
+    ]
+    return _follow(problem, settings, streams, module, last)
+
+
+def _stream(
+    problem: Problem,
+    settings: Settings,
+    source: Released | Source,
+    module: Heads,
+    loss: Callable[[Released], Tensor],
+) -> Stream:
+    """A stream that begins where pretraining ended, with what was released but not learned by then."""
+    if isinstance(source, Released):
+        source = schedules.Replay(source)
+    stream = Stream(source, module, loss, settings.batch, settings.rate)
+    released = source.advance(problem.opening)
+    stream.waiting = released[released.rows >= problem.mature]
+    return stream
+
+
+def _follow(problem: Problem, settings: Settings, streams: list[Stream], module: Heads, head: int) -> Tensor:
+    """Moves the clock chunk by chunk: streams train on what was released before a chunk, then it is predicted."""
+    found = []
+    for rows in torch.arange(problem.start, len(problem.log)).split(settings.chunk):
+        now = float(problem.log.times[rows[0]])
+        for stream in streams:
+            stream.until(now)
+        with torch.no_grad():
+            found.append(module(problem.ids[rows], problem.bag[rows])[:, head])
+    return torch.cat(found)

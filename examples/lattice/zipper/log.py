@@ -1,0 +1,107 @@
+"""An event-time log: impressions and conversions in the order in which they happened, and a reader with a clock.
+
+Whoever trains on delayed labels gets events from a `Reader` only. It hands out what happened up to its clock, each
+event once, so what has not happened yet cannot be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from examples.lattice.data import DataError
+
+ARRAYS = ("times", "keys", "converted", "of")
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """N impressions and C conversions.
+
+    times      (N,) float64  seconds, never decreasing; an impression's row number is its place here
+    keys       (N, 2) int64  user and item
+    converted  (C,) float64  seconds, never decreasing
+    of         (C,) int64    the impression that converted; one converts at most once
+    """
+
+    times: Tensor
+    keys: Tensor
+    converted: Tensor
+    of: Tensor
+
+    def __post_init__(self) -> None:
+        if bool((self.times.diff() < 0).any()) or bool((self.converted.diff() < 0).any()):
+            raise DataError("a log is in the order of time: sort impressions and conversions first")
+        if len(self.times) != len(self.keys) or len(self.converted) != len(self.of):
+            raise DataError(
+                f"{len(self.times)} impressions have {len(self.keys)} keys, {len(self.converted)} conversions "
+                f"{len(self.of)} impressions: expected one each"
+            )
+        if len(self.of) and (bool((self.of < 0).any()) or int(self.of.max()) >= len(self.times)):
+            raise DataError(f"a conversion names an impression that is not among the {len(self.times)} of the log")
+        if len(self.of.unique()) < len(self.of) or bool((self.converted < self.times[self.of]).any()):
+            raise DataError("an impression converts twice, or before it was made")
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def until(self, now: float) -> Log:
+        """The log as it stood at `now`."""
+        seen, there = self.times <= now, self.converted <= now
+        return Log(self.times[seen], self.keys[seen], self.converted[there], self.of[there])
+
+    def delays(self) -> Tensor:
+        """(N,) seconds from impression to conversion, inf where the log has none: what only the future knows."""
+        found = torch.full((len(self),), float("inf"), dtype=torch.float64)
+        found[self.of] = self.converted - self.times[self.of]
+        return found
+
+    def save(self, path: Path) -> None:
+        save_file({name: getattr(self, name).contiguous() for name in ARRAYS}, path)
+
+    @staticmethod
+    def load(path: Path) -> Log:
+        if not path.is_file():
+            raise DataError(f"{path} is missing: Log.save writes it")
+        found = load_file(path)
+        if set(found) != set(ARRAYS):
+            raise DataError(f"{path} holds {', '.join(sorted(found))}; a log holds {', '.join(sorted(ARRAYS))}")
+        return Log(**found)
+
+
+def log_of(times: Tensor, keys: Tensor, delays: Tensor) -> Log:
+    """A log of impressions with known delays (inf: never); `times` in order."""
+    of = delays.isfinite().nonzero().squeeze(1)
+    converted = times.double()[of] + delays[of]
+    order = torch.argsort(converted, stable=True)
+    return Log(times.double(), keys, converted[order], of[order])
+
+
+class Reader:
+    """Follows a log by the clock: every event once, none before its time."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.clock = float("-inf")
+
+    def advance(self, now: float) -> tuple[slice, Tensor, Tensor]:
+        """Moves the clock to `now`: rows of the new impressions, and the new conversions' impressions and times."""
+        if not now >= self.clock:
+            raise ValueError(f"the clock stands at {self.clock}, it cannot go back to {now}")
+        seen, there = (
+            torch.searchsorted(events, torch.tensor([self.clock, now], dtype=torch.float64), right=True).tolist()
+            for events in (self._log.times, self._log.converted)
+        )
+        self.clock = now
+        new = slice(*there)
+        return slice(*seen), self._log.of[new], self._log.converted[new]
+
+    def impressions(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Keys and times of rows that have been handed out."""
+        if rows.stop > 0 and float(self._log.times[rows.stop - 1]) > self.clock:
+            raise ValueError(f"row {rows.stop - 1} has not happened yet at {self.clock}")
+        return self._log.keys[rows], self._log.times[rows]

@@ -1,0 +1,86 @@
+"""Streams to compare on: MovieLens with CDNOW's delays (semi-synthetic), CDNOW itself, Criteo for who holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from examples import movielens
+from examples.lattice import data
+from examples.lattice.delays import Purchases, purchases, semi_synthetic
+from examples.lattice.held import criteo
+from examples.lattice.zipper.arms import Problem
+from examples.lattice.zipper.log import log_of
+from examples.lattice.zipper.windows import DAY, HOUR, Windows
+
+PRETRAINED = 0.3  # the first part of a stream, for pretraining
+FIELDS = ("age", "gender", "occupation", "year")
+SCALE = 1 / 60  # a day of CDNOW in MovieLens, in days: the median gap, 34 days, becomes 14 hours
+SHARES = (1.0, 1.0, 4.0)
+"""Of the impressions, what each window gets. Chosen, as windows and rates were, on seed 0, which no table has."""
+RATING = (6 * HOUR, DAY, 7 * DAY)
+BUYING = (7 * DAY, 30 * DAY, 60 * DAY)
+CLICKING = (HOUR, DAY, 30 * DAY)
+
+
+def movielens_with_delays(seed: int = 0, rows: slice = slice(None), by_frequency: bool = False) -> Problem:
+    """Semi-synthetic: films, users and likes (four stars or more) of MovieLens, delays from CDNOW's gaps.
+
+    Features are what is known at once: the counters of earlier likes (taste, acclaim) would see labels before their
+    time. Users and films keep the files' numbers, so that newcomers can be learned along the stream."""
+    found = data.movielens().everything()[rows]
+    columns = [movielens.FIELDS.index(field) for field in FIELDS]
+    ids = torch.cat([found.users[:, None], found.items[:, None], found.ids[:, columns]], dim=1)
+    delays = semi_synthetic(found.users, found.labels[:, 0], SCALE, seed, by_frequency)
+    log = log_of(found.times, torch.stack([found.users, found.items], dim=1), delays)
+    name = f"MovieLens, delays of CDNOW{' by frequency' if by_frequency else ''} (semi-synthetic)"
+    start = round(len(log) * PRETRAINED)
+    bags = int(found.bag.max()) + 1
+    return Problem(name, log, ids, found.bag, _sizes(ids), bags, Windows(RATING, SHARES), start)
+
+
+def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = None) -> Problem:
+    """Real delays: will this customer buy again within 60 days?
+
+    A purchase is an impression, the customer's next one its conversion. Nothing is drawn, whatever the seed."""
+    found = purchases() if bought is None else bought
+    ids = torch.stack(
+        [
+            found.customers,
+            found.cds.long().clamp(max=20),
+            _octave(found.dollars),
+            found.before.clamp(max=63),
+            _octave(found.since),
+            found.days.long() % 7,
+        ],
+        dim=1,
+    )[rows]
+    # Days are all the file has: everything of a day would be predicted before any of it is learned anyway.
+    times = found.days.double()[rows] * DAY
+    keys = torch.stack([found.customers, found.before], dim=1)[rows]
+    log = log_of(times, keys, found.gap[rows] * DAY)
+    bag = torch.zeros(len(ids), 1, dtype=torch.int64)
+    start = len(log) // 2  # all customers came in the first three months: later on two windows have closed
+    return Problem("CDNOW (real delays)", log, ids, bag, _sizes(ids), 1, Windows(BUYING, SHARES), start)
+
+
+def criteo_log(path: Path) -> Problem:
+    """Criteo's conversion log, for who holds it."""
+    found = criteo(path)
+    rows = found.data.everything()
+    log = log_of(rows.times, torch.stack([rows.users, rows.items], dim=1), found.delay)
+    numbers = (rows.dense.clamp(-3, 3) * 4 + 13).long()  # buckets, as the model takes ids only
+    ids = torch.cat([rows.ids, numbers], dim=1)
+    start = round(len(log) * PRETRAINED)
+    return Problem("Criteo (real delays)", log, ids, rows.bag, _sizes(ids), 1, Windows(CLICKING, SHARES), start)
+
+
+def _octave(amounts: Tensor) -> Tensor:
+    """0 for less than 1, then two buckets an octave, at most 24."""
+    return (2 * torch.log2(amounts.double().clamp(min=1.0)) + (amounts >= 1)).long().clamp(max=24)
+
+
+def _sizes(ids: Tensor) -> tuple[int, ...]:
+    return tuple((ids.amax(0) + 1).tolist())

@@ -1,0 +1,73 @@
+"""What the baselines train on and when: each gives a schedule for a log, and `Replay` hands it out by the clock.
+
+`single`, `immediate` and `elapsed` know at `ready` only what had happened by then, which a test holds for all but
+`future`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from examples.lattice.zipper.joiner import Released
+from examples.lattice.zipper.log import Log
+
+
+def single(log: Log, window: float, head: int) -> Released:
+    """Every impression when the window closes, labelled by it."""
+    label = (log.delays() <= window).float()
+    return _sorted(log.times + window, torch.arange(len(log)), label, head)
+
+
+def immediate(log: Log, attribution: float, head: int) -> Released:
+    """Every impression at once as a negative, and once more as a positive when it converts: what FNW trains on."""
+    return elapsed(log, 0.0, attribution, head)
+
+
+def elapsed(log: Log, wait: float, attribution: float, head: int) -> Released:
+    """Every impression after `wait`, labelled by what came until then, and once more as a positive if it converts
+    later: what ES-DFM trains on."""
+    delays = log.delays()
+    first = _sorted(log.times + wait, torch.arange(len(log)), (delays <= wait).float(), head)
+    late = ((delays > wait) & (delays <= attribution)).nonzero().squeeze(1)
+    again = _sorted(log.times[late] + delays[late], late, torch.ones(len(late)), head, later=True)
+    both = zip(_columns(first), _columns(again), strict=True)
+    joined = Released(*(torch.cat(pair) for pair in both))
+    return joined[torch.argsort(joined.ready, stable=True)]
+
+
+def future(log: Log, attribution: float, head: int) -> Released:
+    """Every impression at once with the label it will have: no stream can do this; it is the mark to reach."""
+    return _sorted(log.times, torch.arange(len(log)), (log.delays() <= attribution).float(), head)
+
+
+class Replay:
+    """A schedule by the clock, each sample once; its state is its clock."""
+
+    def __init__(self, schedule: Released) -> None:
+        self._schedule = schedule
+        self.clock = float("-inf")
+
+    def advance(self, now: float) -> Released:
+        if not now >= self.clock:
+            raise ValueError(f"the clock stands at {self.clock}, it cannot go back to {now}")
+        edges = torch.tensor([self.clock, now], dtype=torch.float64)
+        start, end = torch.searchsorted(self._schedule.ready, edges, right=True).tolist()
+        self.clock = now
+        return self._schedule[start:end]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"clock": torch.tensor([self.clock], dtype=torch.float64)}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        self.clock = float(state["clock"])
+
+
+def _sorted(ready: Tensor, rows: Tensor, labels: Tensor, head: int, later: bool = False) -> Released:
+    heads = torch.full_like(rows, head)
+    found = Released(ready.double(), rows, heads, labels, torch.full((len(rows),), later))
+    return found[torch.argsort(found.ready, stable=True)]
+
+
+def _columns(released: Released) -> tuple[Tensor, ...]:
+    return released.ready, released.rows, released.heads, released.labels, released.later

@@ -1,0 +1,90 @@
+"""Trains a model on a stream of released samples, one pass, and stops and goes on anywhere.
+
+Released samples wait until a batch is full; a step then takes it, and no sample is used twice. `save` and `resume`
+carry the source's state, what waits, the weights and the optimizer, in one safetensors file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from examples.lattice.zipper.joiner import Released
+
+COLUMNS = ("ready", "rows", "heads", "labels", "later")
+
+
+class Source(Protocol):
+    """What is released by the clock: a `Joiner` or a `Replay`."""
+
+    def advance(self, now: float) -> Released: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def resume(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Stream:
+    """loss(samples) -> Tensor computes a batch's loss; `until(now)` trains on all full batches released by `now`."""
+
+    def __init__(
+        self,
+        source: Source,
+        module: nn.Module,
+        loss: Callable[[Released], Tensor],
+        batch: int = 128,
+        rate: float = 1e-3,
+    ) -> None:
+        self.source, self.module, self.loss, self.batch = source, module, loss, batch
+        self.optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
+        self.waiting = source.advance(float("-inf"))
+        self.steps = 0
+
+    def until(self, now: float) -> None:
+        new = self.source.advance(now)
+        columns = ((getattr(self.waiting, name), getattr(new, name)) for name in COLUMNS)
+        samples = Released(*(torch.cat(pair) for pair in columns))
+        full = len(samples) // self.batch * self.batch
+        for start in range(0, full, self.batch):
+            loss = self.loss(samples[start : start + self.batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.steps += 1
+        self.waiting = samples[full:]
+
+    def save(self, path: Path) -> None:
+        """Everything that the rest of the run depends on, written whole or not at all."""
+        tensors = {f"source.{name}": value for name, value in self.source.state().items()}
+        tensors |= {f"waiting.{name}": getattr(self.waiting, name) for name in COLUMNS}
+        tensors |= {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors["steps"] = torch.tensor(self.steps)
+        beside = path.with_suffix(".part")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, beside)
+        beside.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Goes on where `save` was called; source, module and loss must be made as they were then."""
+        tensors = load_file(path)
+        self.source.resume(_under(tensors, "source"))
+        waiting = _under(tensors, "waiting")
+        self.waiting = Released(*(waiting[name] for name in COLUMNS))
+        self.module.load_state_dict(_under(tensors, "module"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(tensors, "optimizer").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.steps = int(tensors["steps"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,62 @@
+"""Which window an impression's label waits for.
+
+Each impression gets one of K attribution windows by a hash of (user, item, time), mapped through a distribution that
+one can tune; the default is uniform. The hash is ours (splitmix64): the paper names none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Attribution windows in seconds, shortest first; `shares` of the impressions that go to each (uniform by default).
+
+    The last is the longest: its head is the one that serves, the paper's "oracle" head.
+    """
+
+    seconds: tuple[float, ...] = (90 * MINUTE, DAY, 7 * DAY)
+    shares: tuple[float, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.seconds or self.seconds[0] <= 0 or any(np.diff(self.seconds) <= 0):
+            raise ValueError(f"windows are positive and grow, got {self.seconds}")
+        if self.shares and (len(self.shares) != len(self.seconds) or min(self.shares) < 0 or sum(self.shares) <= 0):
+            raise ValueError(f"expected {len(self.seconds)} shares of which none is negative, got {self.shares}")
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    @property
+    def longest(self) -> float:
+        return self.seconds[-1]
+
+    def assign(self, keys: Tensor, times: Tensor) -> Tensor:
+        """(N,) the window of each impression; depends on its own key, time and the seed alone."""
+        shares = np.array(self.shares or (1.0,) * len(self))
+        edges = np.cumsum(shares / shares.sum())[:-1]
+        return torch.from_numpy(np.searchsorted(edges, uniform(keys, times, self.seed), side="right"))
+
+
+def uniform(keys: Tensor, times: Tensor, seed: int) -> np.ndarray:
+    """(N,) numbers in [0, 1), a hash of each row's keys and time."""
+    mixed = np.full(len(keys), seed, dtype=np.uint64)
+    for column in (*keys.T, times.double().contiguous().view(torch.int64)):
+        mixed = _splitmix(mixed ^ _splitmix(column.numpy().astype(np.uint64)))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _splitmix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64; products wrap around."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,124 @@
+"""Importances: those of the definition, whatever the calls' size; noise is measured; a compiled model gives the
+same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from examples.apart import APART
+from examples.lattice.filter.importance import Feature, columns_of, permutation_importances
+
+COUNT = 400
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(COUNT, 4, generator=generator)
+    ids = torch.randint(3, (COUNT, 2), generator=generator)
+    table = torch.tensor([-2.0, 0.0, 2.0])
+
+    def predict(dense, ids):
+        return torch.stack([3 * dense[:, 0] + dense[:, 1], table[ids[:, 0]] + dense[:, 1]], dim=1)
+
+    labels = torch.rand(COUNT, 2, generator=generator).lt(predict(dense, ids).sigmoid()).float()
+    features = (*columns_of(("a", "b", "c", "d"), 0), Feature("id", 1, (0,)), Feature("both ids", 1))
+    return predict, (dense, ids), labels, features
+
+
+def slowly(predict, inputs, labels, features, repeats, seed):
+    """One call a feature and repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    permutations = [torch.randperm(COUNT, generator=generator) for _ in range(repeats)]
+    known = ~labels.isnan()
+
+    def loss(*inputs):
+        each = binary_cross_entropy_with_logits(
+            predict(*inputs).double(), labels.nan_to_num().double(), reduction="none"
+        )
+        return torch.stack([each[known[:, task], task].mean() for task in range(labels.shape[1])])
+
+    found = []
+    for feature in features:
+        rises = []
+        for order in permutations:
+            mixed = [column.clone() for column in inputs]
+            columns = list(feature.columns) or list(range(inputs[feature.input].shape[1]))
+            mixed[feature.input][:, columns] = inputs[feature.input][order][:, columns]
+            rises.append(loss(*mixed) - loss(*inputs))
+        found.append(torch.stack(rises).mean(0))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("batch", [1, 64, 399, 400, 401, 1000, 10**5])
+def test_importances_are_those_of_one_feature_at_a_time(problem, batch):
+    predict, inputs, labels, features = problem
+    if batch == 1:
+        inputs, labels, features = tuple(x[:400] for x in inputs), labels, features[:1]
+    found = permutation_importances(predict, inputs, labels, features, repeats=2, batch=batch, seed=3)
+    torch.testing.assert_close(found.mean, slowly(predict, inputs, labels, features, 2, 3))
+
+
+def test_rows_of_other_domains_do_not_count(problem):
+    predict, inputs, labels, features = problem
+    labels = labels.clone()
+    labels[::2, 0], labels[::3, 1] = torch.nan, torch.nan
+    found = permutation_importances(predict, inputs, labels, features, repeats=1, batch=777)
+    torch.testing.assert_close(found.mean, slowly(predict, inputs, labels, features, 1, 0))
+
+
+def test_what_matters_stands_out_of_the_noise(problem):
+    predict, inputs, labels, features = problem
+    found = permutation_importances(predict, inputs, labels, features, repeats=3)
+    matters = found.mean > 4 * found.sigma
+    names = {feature.name: matters[place].tolist() for place, feature in enumerate(features)}
+    assert names == {
+        "a": [True, False],
+        "b": [True, True],
+        "c": [False, False],
+        "d": [False, False],
+        "id": [False, True],
+        "both ids": [False, True],
+    }
+    assert found.mean[2].tolist() == [0, 0] and found.sigma[2].tolist() == [0, 0]
+
+
+def test_sigma_is_the_error_of_the_mean(problem):
+    """Over samples of rows, the importances scatter as sigma says."""
+    predict, _, _, features = problem
+    means, sigmas = [], []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        dense = torch.randn(COUNT, 4, generator=generator)
+        ids = torch.randint(3, (COUNT, 2), generator=generator)
+        labels = torch.rand(COUNT, 2, generator=generator).lt(predict(dense, ids).sigmoid()).float()
+        found = permutation_importances(predict, (dense, ids), labels, features[:1], seed=seed)
+        means.append(found.mean[0, 0])
+        sigmas.append(found.sigma[0, 0])
+    assert torch.stack(sigmas).mean() == pytest.approx(torch.stack(means).std(), rel=0.25)
+
+
+@pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
+def test_a_model_under_loka_sees_one_shape(problem):
+    _, inputs, labels, features = problem
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    shapes = []
+
+    def seen(*inputs):
+        shapes.append(inputs[0].shape)
+        return compiled(*inputs)
+
+    compiled = torch.compile(model, backend="loka", options={"recipes": ()}, **APART)
+    under = permutation_importances(seen, inputs[:1], labels, features[:4], batch=256)
+    plain = permutation_importances(model, inputs[:1], labels, features[:4], batch=256)
+    torch.testing.assert_close(under.mean, plain.mean, atol=1e-6, rtol=1e-4)
+    assert set(shapes) == {(256, 4)}
+
+
+def test_nothing_to_do_is_refused(problem):
+    predict, inputs, labels, _ = problem
+    with pytest.raises(ValueError, match="got 400 rows and 0 features"):
+        permutation_importances(predict, inputs, labels, ())

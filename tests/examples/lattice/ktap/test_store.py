@@ -1,0 +1,87 @@
+"""One set of tests for both stores: a dictionary with a clock, and a real Redis server."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from examples.lattice.ktap.store import InProcess, StoreError
+
+
+class Timed:
+    """A store, and how to let time pass for it."""
+
+    def __init__(self, store, wait):
+        self.store, self.wait = store, wait
+
+
+@pytest.fixture(params=["in process", "redis"])
+def timed(request):
+    if request.param == "in process":
+        now = [100.0]
+        yield Timed(InProcess(clock=lambda: now[0]), lambda seconds: now.__setitem__(0, now[0] + seconds))
+    else:
+        server = request.getfixturevalue("redis_server")
+        from examples.lattice.ktap.redis_store import OnRedis
+
+        store = OnRedis(server.url, seconds=30)
+        store._client.flushdb()
+        yield Timed(store, time.sleep)
+        store.close()
+
+
+def test_values_come_back_in_the_order_asked_for_and_misses_are_none(timed):
+    timed.store.put([b"a", b"b"], [b"1", b"\x00\xff"], 60)
+    assert timed.store.get([b"b", b"nothing", b"a", b"b"]) == [b"\x00\xff", None, b"1", b"\x00\xff"]
+    assert timed.store.get([]) == []
+    timed.store.put([], [], 60)
+
+
+def test_a_value_is_gone_when_its_time_is_over(timed):
+    timed.store.put([b"long"], [b"1"], 60)
+    timed.store.put([b"short"], [b"2"], 0.4)
+    timed.wait(0.05)
+    assert timed.store.get([b"long"]) == [b"1"]
+    timed.wait(0.6)
+    assert timed.store.get([b"long", b"short"]) == [b"1", None]
+
+
+def test_writing_again_replaces_value_and_time(timed):
+    timed.store.put([b"a"], [b"1"], 0.4)
+    timed.store.put([b"a"], [b"2"], 60)
+    timed.wait(0.6)
+    assert timed.store.get([b"a"]) == [b"2"]
+
+
+def test_more_keys_than_one_call_takes(timed):
+    keys = [str(i).encode() for i in range(2500)]
+    timed.store.put(keys, keys, 60)
+    assert timed.store.get(keys[::-1]) == keys[::-1]
+
+
+def test_what_cannot_be_written_is_refused(timed):
+    with pytest.raises(ValueError, match="got 2 keys and 1 values"):
+        timed.store.put([b"a", b"b"], [b"1"], 60)
+    with pytest.raises(ValueError, match="positive, got 0"):
+        timed.store.put([b"a"], [b"1"], 0)
+
+
+def test_the_oldest_written_go_first_when_it_is_full():
+    store = InProcess(capacity=2)
+    for key in (b"a", b"b", b"a", b"c"):
+        store.put([key], [key], 60)
+    assert store.get([b"a", b"b", b"c"]) == [b"a", None, b"c"] and len(store) == 2
+    with pytest.raises(ValueError, match="at least 1"):
+        InProcess(capacity=0)
+
+
+def test_a_server_that_is_not_there_is_a_store_error():
+    pytest.importorskip("redis")
+    from examples.lattice.ktap.redis_store import OnRedis
+
+    store = OnRedis("redis://127.0.0.1:1/0", seconds=0.5)
+    with pytest.raises(StoreError, match="did not answer for 1 keys"):
+        store.get([b"a"])
+    with pytest.raises(StoreError, match="did not take 1 values"):
+        store.put([b"a"], [b"1"], 1)

@@ -1,0 +1,72 @@
+"""The teacher works in the background, drops what it cannot keep up with, and survives its own failures."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from examples.lattice.ktap.record import decode, key
+from examples.lattice.ktap.store import InProcess
+from examples.lattice.ktap.teacher import Background, write
+
+WIDTH, TASKS = 2, 1
+
+
+def score(pairs):
+    both = torch.tensor(pairs, dtype=torch.float32)
+    return both, both.sum(dim=1, keepdim=True)
+
+
+def test_what_is_written_can_be_read_for_its_time():
+    now = [0.0]
+    store = InProcess(clock=lambda: now[0])
+    write(store, [(1, 2), (3, 4)], score, computed=10.0, ttl=5.0)
+    found, _ = decode(store.get([key(3, 4), key(1, 2)]), WIDTH, TASKS, [11.0, 11.0])
+    assert found.embedding.tolist() == [[3, 4], [1, 2]] and found.logits.tolist() == [[7], [3]]
+    now[0] = 5.0
+    assert store.get([key(1, 2)]) == [None]
+
+
+def test_pairs_are_scored_in_the_background():
+    store = InProcess()
+    teacher = Background(store, score, clock=lambda: 7.0, batch=3)
+    teacher.ask([(user, 0) for user in range(10)] + [(0, 0)])
+    assert teacher.idle(60) and teacher.scored == 10 and not teacher.failures
+    found, _ = decode(store.get([key(user, 0) for user in range(10)]), WIDTH, TASKS, [7.5] * 10)
+    assert bool(found.hit.all())
+    teacher.stop()
+
+
+def test_of_too_many_the_oldest_are_dropped_and_asking_never_blocks():
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(pairs):
+        entered.set()
+        assert go.wait(60)
+        return score(pairs)
+
+    store = InProcess()
+    teacher = Background(store, slow, clock=lambda: 7.0, batch=1, most=3)
+    teacher.ask([(100, 0)])
+    assert entered.wait(60)
+    teacher.ask([(user, 0) for user in range(10)])
+    go.set()
+    assert teacher.idle(60) and teacher.dropped == 7
+    values = store.get([key(user, 0) for user in (100, *range(10))])
+    assert [value is not None for value in values] == [True] + [False] * 7 + [True] * 3
+    teacher.stop()
+
+
+def test_a_bad_batch_does_not_end_it():
+    def sometimes(pairs):
+        if pairs[0][0] == 0:
+            raise RuntimeError("out of memory")
+        return score(pairs)
+
+    store = InProcess()
+    teacher = Background(store, sometimes, clock=lambda: 7.0, batch=1)
+    teacher.ask([(0, 0), (1, 0)])
+    assert teacher.idle(60) and list(teacher.failures) == ["RuntimeError: out of memory"]
+    assert store.get([key(1, 0)]) != [None] and teacher.scored == 1
+    teacher.stop()

@@ -1,0 +1,60 @@
+"""Models of groups: sizes within their budgets, losses of their own rows, and conflicts that gradients show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from examples.lattice.data import Data, Rows
+from examples.lattice.partitioner import groups
+from examples.lattice.partitioner.describe import cosine
+from examples.lattice.partitioner.groups import Key
+
+
+def opposed(count: int = 2000) -> Data:
+    """Three domains: what the first two like the third dislikes."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 9, (count, 2), generator=generator)
+    domain = torch.randint(3, (count,), generator=generator)
+    likes = (ids[:, 0] <= 4) ^ (domain == 2)
+    labels = (torch.rand(count, generator=generator) < 0.1 + 0.8 * likes).float()[:, None]
+    zeros = torch.zeros(count, dtype=torch.int64)
+    rows = Rows(ids, zeros[:, None], torch.zeros(count, 0), domain, labels, zeros, zeros, ids[:, 0])
+    cut = count * 3 // 4
+    return Data("opposed", rows[:cut], rows[cut:], ("a", "b"), (9, 9), 1, (), ("x", "y", "z"), ("liked",))
+
+
+@pytest.mark.parametrize("flops", [2_000.0, 30_000.0, 500_000.0])
+@pytest.mark.parametrize("heads", [1, 6])
+def test_a_backbone_fits_its_flops_and_one_wider_does_not(flops, heads):
+    found = opposed(8)
+    hidden = groups.hidden_for(found, flops, heads)
+    assert groups.flops_of(found, hidden, heads) <= flops < groups.flops_of(found, hidden + 1, heads)
+
+
+def test_a_loss_counts_each_portfolios_own_rows():
+    found = opposed(200)
+    keys = groups.keys_of(found)
+    assert [groups.name_of(found, key) for key in keys] == ["x: liked", "y: liked", "z: liked"]
+    model = groups.Shared(found, 3, 8)
+    rows, logits = found.train, model(found.train.ids, found.train.bag)
+    own = logits.gather(1, rows.domain[:, None]).squeeze(1)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(own, rows.labels[:, 0])
+    torch.testing.assert_close(groups.loss_of(model, rows, keys), expected)
+
+
+def test_gradients_of_portfolios_that_want_the_opposite_point_apart():
+    found = opposed()
+    keys = groups.keys_of(found)
+    x, y, z = (each.gradient for each in groups.describe(found, keys, 30_000.0, [0.0], 0))
+    assert cosine(x, y) > max(cosine(x, z), cosine(y, z))
+    scores = groups.evaluate(found, keys, [(0, 1), (2,)], [20_000.0, 10_000.0], 0, 15)
+    assert set(scores) == set(keys) and min(scores.values()) > 0.8
+
+
+def test_portfolios_count_their_ids_and_positives():
+    found = opposed(400)
+    each = groups.describe(found, [Key(0, 0)], 5_000.0, [60.0], 0)[0]
+    own = found.train[found.train.domain == 0]
+    assert each.items.get_estimate() == len(own.items.unique()) and each.delay == 60
+    assert each.revenue == float(own.labels.sum()) and each.flops == 5_000

@@ -1,0 +1,101 @@
+"""Groups: the most alike first, never beyond a limit, and every merge and split has its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples.lattice.partitioner.describe import Portfolio, Weights, cosine, likeness, sketch
+from examples.lattice.partitioner.partition import Limits, between, capacity, cost, partition
+
+BY_GRADIENT = Weights(0, 0, 1)
+FREE = Limits(least=-1.0, conflict=-2.0)
+
+
+def portfolio(name: str, direction: tuple[float, ...], **changed) -> Portfolio:
+    plain = Portfolio(name, sketch([1]), sketch([1]), 0.0, 1.0, 1.0, torch.tensor(direction))
+    return replace(plain, **changed)
+
+
+ABCD = [
+    portfolio("a", (1.0, 0.0), revenue=6.0, flops=4.0),
+    portfolio("b", (1.0, 0.1), revenue=2.0, flops=2.0),
+    portfolio("c", (0.0, 1.0), flops=3.0),
+    portfolio("d", (0.1, 1.0)),
+]
+DIRECTIONS = st.tuples(*[st.floats(-1, 1).map(lambda x: round(x, 2))] * 3)
+MANY = st.lists(st.tuples(DIRECTIONS, st.floats(1, 5)), min_size=1, max_size=7)
+
+
+def test_the_most_alike_merge_first_and_each_step_says_why():
+    found = partition(ABCD, replace(FREE, least=0.5), BY_GRADIENT)
+    assert found.groups == ((0, 1), (2, 3)) and found.flops == (4.5, 3.25)
+    merges = [step for step in found.steps if step.merged]
+    assert {step.left + step.right for step in merges} == {("a", "b"), ("c", "d")}
+    assert "the most alike of 2 pairs that may merge (4 may not), saves" in merges[0].reason
+    [apart] = [step for step in found.steps if not step.merged]
+    assert apart.left == ("a", "b") and apart.right == ("c", "d") and "not alike enough, 0.10 < 0.50" in apart.reason
+    assert "a + b | c + d: apart, alike 0.10 (IDs 1.00, timing 1.00, gradients +0.10); not alike" in found.explain()
+
+
+def test_each_limit_is_kept_and_named():
+    dear = partition(ABCD, replace(FREE, group=4.4), BY_GRADIENT)
+    assert (0, 1) not in dear.groups and max(dear.flops) <= 4.4
+    assert any("one model would cost" in step.reason for step in dear.steps if not step.merged)
+    enough = partition(ABCD, replace(FREE, total=9.3), BY_GRADIENT)
+    assert len(enough.groups) == 3 and sum(enough.flops) <= 9.3
+    assert all("nothing need merge" in step.reason for step in enough.steps if not step.merged)
+    opposed = [*ABCD, portfolio("e", (-1.0, 0.0))]
+    torn = partition(opposed, Limits(least=-1.0), BY_GRADIENT)
+    assert not any({0, 4} <= set(group) for group in torn.groups)
+    assert any("gradients of a and e oppose each other, -1.00 < -0.20: split or untie" in s.reason for s in torn.steps)
+
+
+def test_without_limits_all_merge_and_alone_none():
+    assert partition(ABCD, FREE, Weights()).groups == ((0, 1, 2, 3),)
+    assert partition(ABCD[:1], Limits(), Weights()).groups == ((0,),)
+    assert len(partition(ABCD, Limits(least=1.1), Weights()).groups) == 4
+    with pytest.raises(ValueError, match="no portfolio"):
+        partition([], Limits(), Weights())
+
+
+@given(MANY, st.floats(2, 12), st.floats(-1, 1))
+def test_a_partition_keeps_its_limits_and_nothing_more_could_merge(given_, group, least):
+    portfolios = [portfolio(str(i), direction, flops=flops) for i, (direction, flops) in enumerate(given_)]
+    limits = Limits(group=group, least=least)
+    found = partition(portfolios, limits, BY_GRADIENT)
+    assert sorted(i for each in found.groups for i in each) == list(range(len(portfolios)))
+    pairs = {
+        (i, j): likeness(portfolios[i], portfolios[j], BY_GRADIENT) for i, j in combinations(range(len(portfolios)), 2)
+    }
+    for each in found.groups:
+        assert len(each) == 1 or cost(portfolios, each, limits.extra) <= group
+        assert all(pairs[pair].gradient >= limits.conflict for pair in combinations(each, 2))
+    for a, b in combinations(found.groups, 2):
+        opposed = any(pairs[min(i, j), max(i, j)].gradient < limits.conflict for i in a for j in b)
+        unlike = between(pairs, a, b).total < least
+        assert opposed or unlike or cost(portfolios, a + b, limits.extra) > group
+    assert len(found.steps) == len(portfolios) - len(found.groups) + len(found.groups) * (len(found.groups) - 1) // 2
+
+
+@given(st.lists(DIRECTIONS, min_size=2, max_size=6, unique=True))
+def test_linkage_is_the_mean_over_pairs(directions):
+    portfolios = [portfolio(str(i), direction) for i, direction in enumerate(directions)]
+    found = partition(portfolios, FREE, BY_GRADIENT)
+    where = {portfolio.name: i for i, portfolio in enumerate(portfolios)}
+    for step in found.steps:
+        cosines = [
+            cosine(portfolios[where[a]].gradient, portfolios[where[b]].gradient) for a in step.left for b in step.right
+        ]
+        assert step.merged and step.likeness.total == pytest.approx(sum(cosines) / len(cosines), abs=1e-9)
+
+
+def test_capacity_goes_by_revenue():
+    assert capacity(ABCD, [(0, 1), (2, 3)], 100.0) == (80.0, 20.0)
+    free = [replace(each, revenue=0.0) for each in ABCD]
+    assert capacity(free, [(0,), (1, 2, 3)], 100.0) == (50.0, 50.0)

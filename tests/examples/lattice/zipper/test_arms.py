@@ -1,0 +1,128 @@
+"""The comparison, on a small stream where freshness is everything and where it is nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from examples.lattice import delays
+from examples.lattice.zipper import arms, bench, problems
+from examples.lattice.zipper.arms import Problem, Settings, window_name
+from examples.lattice.zipper.log import log_of
+from examples.lattice.zipper.windows import Windows
+from examples.metrics import auc
+
+COUNT, WINDOWS = 3000, Windows((5.0, 20.0, 400.0))
+SETTINGS = Settings(chunk=32, batch=32, rate=3e-2)
+
+
+def drifting(turns: float) -> Problem:
+    """Items whose chance to convert turns around every `turns` seconds; conversions take up to 40 seconds."""
+    generator = torch.Generator().manual_seed(0)
+    times = torch.arange(COUNT).double()
+    ids = torch.randint(1, 9, (COUNT, 1), generator=generator)
+    phase = ((times // turns) % 2).bool()
+    likes = (ids[:, 0] <= 4) ^ phase
+    converts = torch.rand(COUNT, generator=generator) < 0.1 + 0.8 * likes
+    waits = (torch.rand(COUNT, generator=generator) * 40).double().where(converts, float("inf"))
+    log = log_of(times, torch.cat([ids, ids], dim=1), waits)
+    return Problem("drifting", log, ids, torch.zeros(COUNT, 1, dtype=torch.int64), (9,), 1, WINDOWS, 900)
+
+
+@pytest.fixture(scope="module")
+def found():
+    problem = drifting(1200.0)
+    return {name: auc(logits, problem.labels()) for name, logits in arms.run(problem, SETTINGS, 0).items()}
+
+
+def test_every_arm_predicts_every_row(found):
+    windows = {"window 5 s", "window 20 s", "window 6.66667 min"}
+    assert set(found) == windows | {
+        "pretrained, then fixed",
+        "vanilla",
+        "FNW",
+        "ES-DFM",
+        "ensemble of windows",
+        "Zipper, even shares",
+        "Zipper",
+        "Zipper, nested heads",
+        "oracle (sees the future)",
+    }
+
+
+def test_where_the_world_turns_fresh_labels_win_and_the_oracle_most(found):
+    stale = found["window 6.66667 min"]
+    assert found["oracle (sees the future)"] > found["Zipper"] > stale + 0.05
+    assert found["Zipper, nested heads"] > stale + 0.05
+    assert found["ES-DFM"] > stale + 0.05 and found["oracle (sees the future)"] > found["pretrained, then fixed"] + 0.1
+
+
+def test_pretraining_ends_where_the_stream_begins():
+    problem = drifting(1200.0)
+    assert problem.opening == 900 and problem.mature == 501  # of second 500: its window closes as the stream starts
+    learned = []
+
+    class Noted(arms.Stream):
+        def __init__(self, *of):
+            super().__init__(*of)
+            loss = self.loss
+            self.loss = lambda samples: learned.extend(samples.rows.tolist()) or loss(samples)
+
+    original, arms.Stream = arms.Stream, Noted
+    try:
+        torch.manual_seed(0)
+        first = arms._fresh(problem, 3)
+        arms._test_then_train(problem, SETTINGS, first, arms.schedules.single(problem.log, 5.0, 0), 0)
+    finally:
+        arms.Stream = original
+    assert learned == list(range(501, 501 + len(learned))) and len(learned) > 2400  # no row twice, none left out
+
+
+def test_names_of_windows():
+    assert [window_name(seconds) for seconds in (5.0, 90.0, 5400.0, 604800.0)] == [
+        "window 5 s",
+        "window 1.5 min",
+        "window 1.5 h",
+        "window 7 d",
+    ]
+
+
+def test_cdnow_as_a_problem(tmp_path):
+    path = tmp_path / "log.txt"
+    lines = [
+        f" {customer:05} 1997{month:02}{customer + 1:02} 1 {10 * month}.00"
+        for customer in range(5)
+        for month in (1, 2, 9)
+    ]
+    path.write_text("names\n" + "\n".join(lines))
+    problem = problems.cdnow(bought=delays.read(path))
+    assert len(problem.log) == 15 and problem.start == 7
+    assert (problem.log.delays() <= problem.windows.seconds[1]).sum() == 0  # 31 days and more
+    assert (problem.log.delays() <= problem.windows.longest).sum() == 5
+    assert bool((problem.ids < torch.tensor(problem.cardinalities)).all())
+
+
+def test_share_closed_and_wins():
+    runs = {
+        "pretrained, then fixed": [{"auc": 0.5, "logloss": 0.7}] * 2,
+        "vanilla": [{"auc": 0.55, "logloss": 0.9}] * 2,
+        "Zipper": [{"auc": 0.62, "logloss": 0.66}, {"auc": 0.64, "logloss": 0.64}],
+        "Zipper, nested heads": [{"auc": 0.6, "logloss": 0.66}] * 2,
+        "oracle (sees the future)": [{"auc": 0.7, "logloss": 0.6}] * 2,
+    }
+    found = bench.summary(runs)
+    assert found["Zipper"]["auc closed from pretrained, then fixed"] == pytest.approx(0.65)
+    assert found["Zipper"]["auc closed from vanilla"] == pytest.approx(0.08 / 0.15)
+    assert found["Zipper"]["logloss closed from pretrained, then fixed"] == pytest.approx(0.5)
+    assert found["vanilla"]["auc under Zipper"] == 2 and found["oracle (sees the future)"]["auc under Zipper"] == 0
+    assert found["Zipper"]["logloss under Zipper, nested heads"] == 0 and found["Zipper"]["auc under Zipper"] == 0
+
+
+@pytest.mark.slow
+def test_the_bench_rehearses(tmp_path):
+    options = ["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]
+    bench.main(options)
+    found = json.loads((tmp_path / "r.json").read_text())["more"]
+    assert len(found["movielens"]["arms"]) == len(found["cdnow"]["arms"]) == 12 and (tmp_path / "r.png").exists()

@@ -1,0 +1,71 @@
+"""The log: in order, whole, and asked for nothing that has not happened."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+
+from examples.lattice.data import DataError
+from examples.lattice.zipper.log import Log, Reader, log_of
+from tests.examples.lattice.zipper.logs import clocks, logs
+
+KEYS = torch.zeros(2, 2, dtype=torch.int64)
+
+
+def seconds(*values: float):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@given(logs(), clocks)
+def test_a_reader_hands_out_every_event_once_and_none_before_its_time(log, stops):
+    reader, rows, converted = Reader(log), 0, []
+    for now in [*stops, 100.0]:
+        new, of, times = reader.advance(now)
+        assert new.start == rows and len(of) == len(times)
+        rows = new.stop
+        assert bool((log.times[:rows] <= now).all()) and bool((log.times[rows:] > now).all())
+        assert bool((times <= now).all())
+        converted += of.tolist()
+    assert rows == len(log) and converted == log.of.tolist()
+
+
+def test_a_reader_refuses_to_go_back_and_to_show_what_is_to_come():
+    reader = Reader(log_of(seconds(1, 5), KEYS, seconds(2, 2)))
+    reader.advance(3.0)
+    assert reader.impressions(slice(0, 1))[1].tolist() == [1]
+    with pytest.raises(ValueError, match=r"row 1 has not happened yet at 3\.0"):
+        reader.impressions(slice(0, 2))
+    with pytest.raises(ValueError, match=r"stands at 3\.0, it cannot go back to 2\.0"):
+        reader.advance(2.0)
+
+
+@given(logs())
+def test_delays_come_back(log):
+    again = log_of(log.times, log.keys, log.delays())
+    assert torch.equal(again.converted, log.converted) and torch.equal(again.delays(), log.delays())
+
+
+def test_a_log_survives_a_file(tmp_path):
+    log = log_of(seconds(1, 5), KEYS, seconds(float("inf"), 2))
+    log.save(tmp_path / "log.safetensors")
+    again = Log.load(tmp_path / "log.safetensors")
+    assert again.times.tolist() == [1, 5] and again.converted.tolist() == [7] and again.of.tolist() == [1]
+    with pytest.raises(DataError, match="is missing"):
+        Log.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"times": seconds(5, 1)}, "in the order of time"),
+        ({"of": torch.tensor([2])}, "not among the 2"),
+        ({"of": torch.tensor([0, 1])}, "1 conversions 2 impressions"),
+        ({"converted": seconds(0)}, "before it was made"),
+        ({"converted": seconds(6, 7), "of": torch.tensor([0, 0])}, "converts twice"),
+    ],
+)
+def test_a_log_that_cannot_be_is_refused(changed, error):
+    columns = {"times": seconds(1, 5), "keys": KEYS, "converted": seconds(6), "of": torch.tensor([0])}
+    with pytest.raises(DataError, match=error):
+        Log(**{**columns, **changed})
