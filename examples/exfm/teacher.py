@@ -51,8 +51,11 @@ class Teacher(Wukong):
         x = torch.cat([self.table(ids + self.starts), self.bag(bag).unsqueeze(1)], dim=1)
         for layer in self.layers:
             x = layer(x)
-        embedding = self.head[:-1](x.flatten(1))
-        return self.head[-1](embedding).squeeze(1), embedding
+        *hidden, last = self.head
+        embedding = x.flatten(1)
+        for layer in hidden:
+            embedding = layer(embedding)
+        return last(embedding).squeeze(1), embedding
 
 
 def described(schema: Schema, size: TeacherSize) -> dict[str, Any]:

@@ -88,10 +88,8 @@ class Scorer:
         weights, said = self.snapshots.read(version)
         if self.model is None:
             self.model, _, _ = teacher.built(said)
-            self.model.load_state_dict(weights)
-            self.run = self.prepare(self.model) if self.prepare else self.model
-        else:
-            self.model.load_state_dict(weights)
+        self.model.load_state_dict(weights)
+        self.run = self.prepare(self.model) if self.prepare else self.model
         self.version = version
 
 
