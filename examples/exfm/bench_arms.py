@@ -26,14 +26,14 @@ from examples.exfm.teacher import SIZES
 DAY = 24 * 3600
 STUDENTS = {
     "movielens": (
-        StudentSpec("drama", "drama", "early", batch=64),
-        StudentSpec("action", "action", "retrieval", batch=64),
-        StudentSpec("comedy", "comedy", "late", batch=64),
+        StudentSpec("drama", "drama", "early"),
+        StudentSpec("action", "action", "retrieval"),
+        StudentSpec("comedy", "comedy", "late"),
     ),
     "drift": (
-        StudentSpec("feed", "feed", "late", batch=64),
-        StudentSpec("stories", "stories", "early", batch=64),
-        StudentSpec("search", "search", "retrieval", batch=64),
+        StudentSpec("feed", "feed", "late"),
+        StudentSpec("stories", "stories", "early"),
+        StudentSpec("search", "search", "retrieval"),
     ),
 }
 
