@@ -17,6 +17,7 @@ from typing import Any
 from examples.exfm import evaluate as evaluation
 from examples.exfm import score as scoring
 from examples.exfm import train as training
+from examples.exfm.das.lowered import HOW, Lowered
 from examples.exfm.das.scorers import Local, Scorer, Scorers
 from examples.exfm.das.service import Settings
 from examples.exfm.errors import ExfmError
@@ -65,7 +66,7 @@ def score(options: argparse.Namespace) -> None:
     """DAS and the teacher, from the log to joined rows."""
     source = log.Log(options.work / "log")
     size = SIZES[options.size]
-    settings = Settings(delay=round(options.delay * DAY), patience=options.patience)
+    settings = Settings(delay=round(options.delay * DAY), patience=options.patience, batch=options.batch)
     keep = 2 + round(options.delay)
     plan = scoring.Plan(options.work, size, settings, keep=keep, seed=options.seed, speed=options.speed)
     say = _Saying()
@@ -128,14 +129,15 @@ def students_of(options: argparse.Namespace) -> tuple[StudentSpec, ...]:
 
 def _scorers(options: argparse.Namespace, folder: Path) -> Scorers:
     """In this process, or Ray's actors."""
+    prepare = None if options.how == "eager" else Lowered(options.how, options.batch)
     if not options.actors:
-        return Local(Scorer(folder))
+        return Local(Scorer(folder, prepare))
     import ray
 
     from examples.exfm.das.ray_scorers import OnRay
 
     ray.init(include_dashboard=False, log_to_driver=False)
-    return OnRay(folder, options.actors)
+    return OnRay(folder, options.actors, prepare=prepare)
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -193,6 +195,8 @@ def _data(parser: argparse.ArgumentParser) -> None:
 
 def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="days that the teacher in use lags")
+    parser.add_argument("--how", choices=HOW, default="eager", help="the teacher runs: loka is under a plan")
+    parser.add_argument("--batch", type=int, default=512, help="examples scored together")
     parser.add_argument("--actors", type=int, default=0, help="Ray actors that score; 0 for this process")
     parser.add_argument("--patience", type=float, help="seconds that a row waits for its score; forever by default")
 

@@ -16,7 +16,7 @@ from examples.exfm.distil.step import optimizer_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.teacher import Teacher, TeacherSize, described
 
-BATCH = 256
+BATCH = 64
 RATE, TABLE_RATE = 1e-3, 3e-3
 
 
