@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+
 from loka_compile.dispatch.epilogue import fuses, takes_epilogue
 from loka_compile.kernels.providers import EMULATED, PROVIDERS, reasons_against
 from loka_compile.spec.decision import Candidate
@@ -79,6 +81,9 @@ def fit(candidate: Candidate, site: Site, target: Target, for_speed: bool = True
     found = Fit(candidate, site, provider.multiple(recipe, target), fusing, fusing and takes_epilogue(site))
     if site.decides and not lower_choices:
         why = f"its result decides what {site.decides} picks, and a rounded one picks another (lower_choices=False)"
+        return replace(found, against=(why,), whatever_its_error=True)
+    if site.dtype == torch.float64 and for_speed:
+        why = "its operands are float64, which nobody writes who can do with less"
         return replace(found, against=(why,), whatever_its_error=True)
     same = recipe.dtype == site.dtype or (recipe.scaling == "none" and site.dtype.itemsize <= recipe.itemsize)
     fused_as_it_is = recipe.dtype == site.dtype and fusing and site.epilogue

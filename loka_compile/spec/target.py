@@ -43,9 +43,12 @@ class Target:
         return self.name
 
 
-def _gpu(name: str, tf32: float, bf16: float, fp8: float, bandwidth: float, memory: int, **more: bool) -> Target:
+def _gpu(
+    name: str, fp64: float, tf32: float, bf16: float, fp8: float, bandwidth: float, memory: int, **more: bool
+) -> Target:
     """Peaks in TFLOP/s, bandwidth in TB/s, memory in GB as the vendors' sheets have it."""
     peak = {
+        torch.float64: fp64,
         torch.float32: tf32,
         torch.bfloat16: bf16,
         torch.float16: bf16,
@@ -61,16 +64,16 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "cpu", launch=0.0, alignment=1),
-        _gpu("h100", 494, 989, 1979, 3.35, 80, fp8_block=True),
-        _gpu("h200", 494, 989, 1979, 4.8, 141, fp8_block=True),
-        _gpu("b200", 1125, 2250, 4500, 7.67, 180),
-        _gpu("mi300x", 653, 1307, 2614, 5.3, 192),
-        _gpu("mi350x", 1150, 2300, 4600, 8.0, 288),
+        _gpu("h100", 67, 494, 989, 1979, 3.35, 80, fp8_block=True),
+        _gpu("h200", 67, 494, 989, 1979, 4.8, 141, fp8_block=True),
+        _gpu("b200", 37, 1125, 2250, 4500, 7.67, 180),
+        _gpu("mi300x", 163, 653, 1307, 2614, 5.3, 192),
+        _gpu("mi350x", 72, 1150, 2300, 4600, 8.0, 288),
     )
 }
 """Every target loka knows, by name."""
 
 
 def target_of(device: str) -> Target:
-    """What a graph on this device type can do here: the measured target, with the device's own limits."""
+    """The measured target of this device type, with the limits of the device that is here."""
     return TARGETS["cpu"] if device == "cpu" else Target(device, device)

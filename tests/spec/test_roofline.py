@@ -37,4 +37,4 @@ def test_an_expression_in_the_batch_is_the_number_at_each_batch():
 
 def test_a_dtype_without_a_peak_has_no_rates():
     with pytest.raises(KeyError):
-        rates_of(TARGETS["h100"], torch.float64)
+        rates_of(TARGETS["h100"], torch.complex64)
