@@ -16,7 +16,9 @@ from examples.exfm.distil.step import optimizer_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.teacher import Teacher, TeacherSize, described
 
-BATCH = 64
+BATCH = 256
+"""Of 64 and 256 the better one on MovieLens, by the NE of scores that were given before labels came: 0.897 against
+0.91 or so. Small batches fit who is there today, which a snapshot of yesterday does not help."""
 RATE, TABLE_RATE = 1e-3, 3e-3
 
 

@@ -47,7 +47,7 @@ def step(
     heads = student.heads(batch.ids, batch.bag)
     loss = student.loss(heads, batch.labels, batch.logit.sigmoid(), batch.scored, target)
     _descend(loss, optimizer)
-    return loss.item(), heads.serving.detach()
+    return loss.item()
 
 
 def optimizer_of(module: nn.Module, rate: float, table_rate: float) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from examples.exfm.parts import Parts
 from examples.exfm.score import rows_of, score
 from examples.exfm.stream.log import write
 from examples.exfm.students import ARMS, StudentSpec
-from examples.exfm.train import predictions_of, train
+from examples.exfm.train import Trainee, features_of, predictions_of, train
 from tests.examples.exfm.test_score import LONGER, Killed, plan, source
 from tests.examples.exfm.world import TINY
 
@@ -49,9 +49,31 @@ def test_every_row_of_a_vertical_is_learned_once(work, straight):
     for spec in STUDENTS:
         own = rows.of(LONGER.schema.vertical(spec.vertical))
         mine = predicted.filter(pa.array([name == spec.name for name in predicted["student"].to_pylist()]))
-        assert mine["id"].to_pylist() == own.id.tolist() and len(set(own.id.tolist())) == len(own)
-        assert np.array_equal(mine["label"].to_numpy(), own.label)
+        label = dict(zip(own.id.tolist(), own.label.tolist(), strict=True))
+        assert len(label) == len(own) == len(mine)
+        assert dict(zip(mine["id"].to_pylist(), mine["label"].to_pylist(), strict=True)) == label
     assert seen[-1].rows == len(rows)
+
+
+def test_a_prediction_is_of_the_student_as_it_was_when_the_example_was_shown(work, straight):
+    """Learning behind, with all rows at hand from the start, gives the same predictions."""
+    rows = joined([each for _, each in rows_of(work)])
+    spec = STUDENTS[1]
+    own = rows.of(LONGER.schema.vertical(spec.vertical))
+    trainee = Trainee(spec, LONGER.schema, 0)
+    order = np.argsort(own.time, kind="stable")
+    said, learned = {}, 0
+    for row in order.tolist():
+        while learned + 64 <= len(own) and own.released[learned + 63] < own.time[row]:
+            trainee._step(own.take(slice(learned, learned + 64)))
+            learned += 64
+        with torch.no_grad():
+            said[int(own.id[row])] = float(trainee.student.eval()(*features_of(own.take(slice(row, row + 1))))[0])
+    assert learned > 300
+    found = pa.concat_tables(predictions_of(straight[0]))
+    found = found.filter(pa.array([name == spec.name for name in found["student"].to_pylist()]))
+    for id, logit in zip(found["id"].to_pylist(), found["logit"].to_pylist(), strict=True):
+        assert said[id] == pytest.approx(logit, abs=1e-4), id
 
 
 def same(one, other):

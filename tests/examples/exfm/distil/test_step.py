@@ -27,9 +27,7 @@ def test_a_step_is_the_three_steps(arm):
     before = copy.deepcopy((student, adapter))
     optimizer = optimizer_of(student, 0.1, 0.1)
     own = torch.optim.SGD(adapter.parameters(), lr=0.5) if adapter else None
-    loss, logits = step(student, optimizer, rows, adapter, own)
-    with torch.no_grad():
-        assert torch.equal(logits, before[0].eval()(rows.ids, rows.bag))
+    loss = step(student, optimizer, rows, adapter, own)
     target = None
     if adapter:
         assert not torch.equal(adapter.affine.weight, before[1].affine.weight)
@@ -53,7 +51,7 @@ def test_every_stage_learns(stage):
     student, adapter = StudentSpec("s", "feed", stage, seed=3).build(DRIFT.schema)
     optimizer, own = optimizer_of(student, 3e-3, 3e-2), torch.optim.Adam(adapter.parameters(), lr=1e-3)
     rows = [batch(hour) for hour in range(4)]
-    losses = [step(student, optimizer, each, adapter, own)[0] for _ in range(6) for each in rows]
+    losses = [step(student, optimizer, each, adapter, own) for _ in range(6) for each in rows]
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.1
     assert student(rows[0].ids, rows[0].bag).shape == (256,)
 
