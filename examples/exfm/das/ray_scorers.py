@@ -1,7 +1,8 @@
 """Scorers as Ray actors, on one machine or many. They hold nothing but what they can read again.
 
 A restarted actor runs its constructor once more and reads the snapshot that the next batch names. A batch that was
-under way in an actor that died is given to another, `retries` times; then its rows go on without a score. What travels
+under way in an actor that died is sent again, `retries` times, which by default is half a minute; then its rows go on
+without a score. What travels
 is Ray's own wire; the arrays lie in it as they are.
 """
 
@@ -18,6 +19,9 @@ from ray.exceptions import RayError
 
 from examples.exfm.das.scorers import Batch, Scored, Scorer
 from examples.exfm.errors import ExfmError
+
+FIRST_WAIT, LAST_WAIT = 0.05, 2.0
+"""Seconds before a batch is sent again: actors take a while to come back, and refuse at once until they have."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=0)
@@ -45,7 +49,7 @@ class OnRay:
         folder: Path,
         count: int = 2,
         limit: int = 8,
-        retries: int = 3,
+        retries: int = 20,
         prepare: Callable[..., Any] | None = None,
         threads: int | None = None,
     ) -> None:
@@ -54,6 +58,7 @@ class OnRay:
         self.actors = [Actor.remote(path, prepare, threads) for _ in range(count)]  # type: ignore[attr-defined]
         self.limit, self.retries = limit, retries
         self.under_way: dict[Any, tuple[Batch, int, int]] = {}  # reference -> batch, its actor, how often it was lost
+        self.later: list[tuple[float, Batch, int]] = []  # when to send a batch again, how often it was lost
         self.failed: list[Scored] = []
 
     def submit(self, batch: Batch) -> None:
@@ -63,33 +68,56 @@ class OnRay:
 
     def collect(self, seconds: float | None) -> list[Scored]:
         until = None if seconds is None else time.monotonic() + seconds
-        while self.under_way and not self.failed:
+        while (self.under_way or self.later) and not self.failed:
+            self._send_again()
             left = None if until is None else max(until - time.monotonic(), 0)
-            done, _ = ray.wait(list(self.under_way), timeout=left)
-            found = [each for reference in done if (each := self._answer(reference)) is not None]
-            if found or (left is not None and left <= 0):
+            found = self._answers(left)
+            if found:
                 return found
+            if left == 0:
+                break
         found, self.failed = self.failed, []
         return found
 
     @property
     def full(self) -> bool:
-        return len(self.under_way) >= self.limit
+        return len(self.under_way) + len(self.later) >= self.limit
 
     def close(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
 
+    def _answers(self, seconds: float | None) -> list[Scored]:
+        """What comes back within so long, or before a batch is to be sent again."""
+        until = min((due - time.monotonic() for due, _, _ in self.later), default=None)
+        known = [each for each in (seconds, until) if each is not None]
+        limit = max(min(known), 0) if known else None
+        if not self.under_way:
+            time.sleep(limit or 0)
+            return []
+        done, _ = ray.wait(list(self.under_way), timeout=limit)
+        return [each for reference in done if (each := self._answer(reference)) is not None]
+
     def _answer(self, reference: Any) -> Scored | None:
-        """What an actor said; None if it died, and its batch is on its way to another."""
+        """What an actor said; None if it died, and its batch will be sent again."""
         batch, _, lost = self.under_way.pop(reference)
         try:
             return ray.get(reference)
         except RayError as error:
-            if lost < self.retries:
-                self._send(batch, lost + 1)
-                return None
-            return Scored(batch.number, error=f"{type(error).__name__}, {lost + 1} times")
+            return self._lost(batch, lost, type(error).__name__)
+
+    def _lost(self, batch: Batch, lost: int, why: str) -> Scored | None:
+        """Send it again after a while, or give it up."""
+        if lost >= self.retries:
+            return Scored(batch.number, error=f"{why}, {lost + 1} times")
+        self.later.append((time.monotonic() + min(FIRST_WAIT * 2**lost, LAST_WAIT), batch, lost + 1))
+        return None
+
+    def _send_again(self) -> None:
+        now = time.monotonic()
+        due, self.later = [e for e in self.later if e[0] <= now], [e for e in self.later if e[0] > now]
+        for _, batch, lost in due:
+            self._send(batch, lost)
 
     def _send(self, batch: Batch, lost: int) -> None:
         """To the actor that has least to do; after a loss to the next one."""
@@ -101,4 +129,6 @@ class OnRay:
                 return
             except RayError:
                 continue  # it is being restarted and takes nothing
-        self.failed.append(Scored(batch.number, error="no scorer takes batches"))
+        given_up = self._lost(batch, lost, "no scorer takes batches")
+        if given_up is not None:
+            self.failed.append(given_up)

@@ -45,7 +45,7 @@ def test_actors_score_as_this_process_does(folder):
 def test_killed_actors_cost_nothing_but_time(folder):
     chunks = list(DRIFT.events())
     here = joined(through(das(folder, batch=32), chunks))
-    scorers = OnRay(folder, 2, retries=50)
+    scorers = OnRay(folder, 2, retries=60)
     killed, stop = [0], threading.Event()
 
     def kill():
