@@ -1,0 +1,1 @@
+"""ExFM: one large teacher for many students, over a stream. See README.md."""

@@ -1,0 +1,162 @@
+"""Arms against each other: the same rows, the same seeds, one thing changed at a time.
+
+A cell is a way of teaching (arm, beta, alpha, weight, the teacher's delay). All cells of a vertical learn from the
+same rows in the same order from the same first weights, so cells are compared seed by seed, which leaves out what a
+seed does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from examples.exfm import files
+from examples.exfm.evaluate import by_student
+from examples.exfm.stream.events import Schema
+from examples.exfm.students import StudentSpec
+from examples.exfm.train import train
+
+TABLE = {"arm": "arm", "delay": "delay", "beta": "β", "alpha": "α", "weight": "w"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """delay: days that the teacher lags. An arm without a teacher has one cell, whatever the other dials."""
+
+    arm: str
+    delay: float = 0.0
+    beta: float = 1.0
+    alpha: float = 1.0
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        if self.arm == "none":
+            return "none"
+        dials = [f"{TABLE[name]}={value:g}" for name, value in self.dials.items() if name != "delay" and value != 1]
+        return ", ".join([self.arm, f"{self.delay:g} d", *dials])
+
+    @property
+    def dials(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("delay", "beta", "alpha", "weight")}
+
+
+Found = dict[Cell, dict[int, float]]
+"""NE by seed."""
+
+
+def grid(
+    arms: Iterable[str],
+    delays: Iterable[float] = (0.0,),
+    betas: Iterable[float] = (1.0,),
+    alphas: Iterable[float] = (1.0,),
+    weights: Iterable[float] = (1.0,),
+) -> list[Cell]:
+    """Every combination that means something, once: no teacher has no dials, a shared head no beta."""
+    cells = []
+    for arm in arms:
+        for delay in delays:
+            for beta in betas:
+                for alpha in alphas:
+                    for weight in weights:
+                        cell = Cell(arm, delay, 1.0 if arm == "shared" else beta, alpha, weight)
+                        cells.append(Cell("none") if arm == "none" else cell)
+    return list(dict.fromkeys(cells))
+
+
+def compare(
+    works: Mapping[float, Path],
+    schema: Schema,
+    base: Sequence[StudentSpec],
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    skip: int,
+) -> dict[str, Found]:
+    """By vertical, the NE of every cell and seed. works: the folder whose joined rows have scores of a teacher that
+    lags so many days; base: a student a vertical; what an earlier run has done is not done again."""
+    found: dict[str, Found] = {spec.vertical: {} for spec in base}
+    for delay, work in works.items():
+        mine = [cell for cell in cells if cell.delay == delay or (cell.arm == "none" and delay == min(works))]
+        for seed in seeds:
+            named = {f"{s.vertical}/{cell}": (s, cell) for s in base for cell in mine}
+            specs = [
+                replace(s, name=name, arm=c.arm, beta=c.beta, alpha=c.alpha, weight=c.weight, seed=seed)
+                for name, (s, c) in named.items()
+            ]
+            if not specs:
+                continue
+            out = work / "arms" / f"seed-{seed}-{_digest(specs)}"
+            train(work, schema, specs, out, every=10**9)
+            for name, of in by_student(out, skip).items():
+                spec, cell = named[name]
+                found[spec.vertical].setdefault(cell, {})[seed] = of["total"]["ne"]
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of NE, relative, one cell against another, over the seeds that both have. sure: how many standard errors from
+    0."""
+
+    mean: float
+    error: float
+    seeds: int
+
+    @property
+    def sure(self) -> float:
+        return abs(self.mean) / self.error if self.error else float("inf")
+
+
+def difference(found: Found, cell: Cell, over: Cell) -> Difference:
+    """Below 0 the cell is better."""
+    seeds = sorted(set(found[cell]) & set(found[over]))
+    changes = [found[cell][seed] / found[over][seed] - 1 for seed in seeds]
+    error = stdev(changes) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
+    return Difference(fmean(changes), error, len(seeds))
+
+
+def orders(found: Found, delay: float, cells: Sequence[Cell]) -> list[tuple[str, bool, Difference]]:
+    """No distillation > shared > Auxiliary Head >= with Student Adapter in NE: which of the three hold, and by how
+    much."""
+    at = {cell.arm: cell for cell in cells if cell.delay == delay or cell.arm == "none"}
+    said = []
+    for worse, better in (("none", "shared"), ("shared", "auxiliary"), ("auxiliary", "adapter")):
+        if worse in at and better in at:
+            change = difference(found, at[better], at[worse])
+            said.append((f"{better} better than {worse}", change.mean < 0, change))
+    return said
+
+
+def _digest(specs: Sequence[StudentSpec]) -> str:
+    """Another set of students goes to another folder."""
+    return files.checksum(json.dumps([asdict(spec) for spec in specs]).encode())[:12]
+
+
+def markdown(found: Mapping[str, Found]) -> str:
+    """One line a cell and vertical: NE over seeds, and against no distillation."""
+    lines = ["| vertical | taught | NE, mean | from .. to | against none | orders of its error |", "| --- " * 6 + "|"]
+    for vertical, cells in found.items():
+        for cell, of in cells.items():
+            line = (
+                f"| {vertical} | {cell} | {fmean(of.values()):.4f} | {min(of.values()):.4f} .. {max(of.values()):.4f} "
+            )
+            if cell.arm != "none" and Cell("none") in cells:
+                change = difference(cells, cell, Cell("none"))
+                line += f"| {change.mean:+.2%} ± {change.error:.2%} | {change.sure:.1f} |"
+            else:
+                line += "| | |"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def as_json(found: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """Rows of plain data."""
+    return [
+        {"vertical": vertical, **vars(cell), "seed": seed, "ne": ne}
+        for vertical, cells in found.items()
+        for cell, of in cells.items()
+        for seed, ne in of.items()
+    ]

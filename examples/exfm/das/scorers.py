@@ -1,0 +1,124 @@
+"""Who runs the teacher. `Local` does in this process; ray_scorers.py has actors; both keep one contract.
+
+A scorer holds no state that it cannot read again: a batch names the snapshot that it is to be scored by.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from examples.exfm import teacher
+from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.errors import ExfmError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Examples to score by a snapshot: ids (N, fields), bag (N, most)."""
+
+    number: int
+    version: int
+    ids: NDArray[np.int32]
+    bag: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A batch's logits (N,) and embeddings (N, E), or why there are none. calls: examples that the teacher ran on for
+    it, so more than N if it had to be run again."""
+
+    number: int
+    logit: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float16] | None = None
+    error: str = ""
+    calls: int = 0
+
+
+class Scorers(Protocol):
+    def submit(self, batch: Batch) -> None:
+        """Take a batch. Only if not `full`."""
+        ...
+
+    def collect(self, seconds: float | None) -> list[Scored]:
+        """What has come back; waits up to `seconds` for something if anything is under way, None: as long as it
+        takes."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether another batch has to wait: what bounds the memory of what is under way."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Run = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Scorer:
+    """One copy of the teacher, with the weights of one snapshot at a time.
+
+    prepare: called with the model when it is built, gives what is run in its place (lowered.py); None: the model
+    itself.
+    """
+
+    def __init__(self, folder: Path, prepare: Callable[[teacher.Teacher], Run] | None = None) -> None:
+        self.snapshots, self.prepare = Snapshots(folder), prepare
+        self.version = -1
+        self.model: teacher.Teacher | None = None
+        self.run: Run | None = None
+
+    @torch.no_grad()
+    def score(self, version: int, ids: NDArray[np.int32], bag: NDArray[np.int32]) -> tuple[NDArray, NDArray]:
+        """Logits and embeddings. Raises SnapshotError where the snapshot cannot be read."""
+        if version != self.version:
+            self._load(version)
+        logit, embedding = self.run(torch.from_numpy(ids).long(), torch.from_numpy(bag).long())
+        return logit.float().numpy(), embedding.half().numpy()
+
+    def _load(self, version: int) -> None:
+        weights, said = self.snapshots.read(version)
+        if self.model is None:
+            self.model, _, _ = teacher.built(said)
+        self.model.load_state_dict(weights)
+        self.run = self.prepare(self.model) if self.prepare else self.model
+        self.version = version
+
+
+class Local:
+    """Scores in this process, when a batch is collected. limit: batches that may be under way."""
+
+    def __init__(self, scorer: Scorer, limit: int = 4) -> None:
+        self.scorer, self.limit = scorer, limit
+        self.waiting: deque[Batch] = deque()
+
+    def submit(self, batch: Batch) -> None:
+        if self.full:
+            raise ExfmError(f"{self.limit} batches are under way already: collect before submitting more")
+        self.waiting.append(batch)
+
+    def collect(self, seconds: float | None) -> list[Scored]:
+        done = []
+        while self.waiting:
+            batch = self.waiting.popleft()
+            try:
+                logit, embedding = self.scorer.score(batch.version, batch.ids, batch.bag)
+                done.append(Scored(batch.number, logit, embedding, calls=len(logit)))
+            except ExfmError as error:
+                done.append(Scored(batch.number, error=str(error)))
+        return done
+
+    @property
+    def full(self) -> bool:
+        return len(self.waiting) >= self.limit
+
+    def close(self) -> None:
+        self.waiting.clear()

@@ -1,0 +1,171 @@
+"""From the event log to joined rows: DAS, the teacher that scores, and the teacher that learns, in the stream's order.
+
+A folder of work holds everything: `snapshots/`, `rows/` (the joined rows, for students), `checkpoints/score/`. Killed
+at any moment and started again, it goes on and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.exfm import checkpoint, files
+from examples.exfm.checkpoint import Checkpoint
+from examples.exfm.counters import Counters
+from examples.exfm.das.rows import Rows, joined
+from examples.exfm.das.scorers import Local, Scorer, Scorers
+from examples.exfm.das.service import Das, Settings
+from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.learner import Learner
+from examples.exfm.parts import Parts
+from examples.exfm.stream.events import Events
+from examples.exfm.stream.log import Position, Source
+from examples.exfm.stream.pace import pace
+from examples.exfm.teacher import SIZES, TeacherSize
+
+REPORT = "score.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once."""
+
+    work: Path
+    size: TeacherSize = SIZES["small"]
+    settings: Settings = field(default_factory=Settings)
+    every: int = 16
+    period: int = 24 * 3600
+    keep: int = 8
+    seed: int = 0
+    speed: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a chunk: the stream's time, chunks and rows so far."""
+
+    now: int
+    chunks: int
+    rows: int
+
+
+def score(
+    source: Source,
+    plan: Plan,
+    scorers: Callable[[Path], Scorers] | None = None,
+    each: Callable[[Progress], None] = lambda progress: None,
+) -> Counters:
+    """Run to the end of the source; what happened. scorers: given the snapshots' folder, who runs the teacher."""
+    return Run(source, plan, (scorers or local)(plan.work / "snapshots")).to_the_end(each)
+
+
+def local(folder: Path) -> Scorers:
+    return Local(Scorer(folder))
+
+
+class Run:
+    """One process's run. What it holds beyond the checkpoint's interval is lost with it and made again."""
+
+    def __init__(self, source: Source, plan: Plan, scorers: Scorers) -> None:
+        self.source, self.plan = source, plan
+        self.snapshots = Snapshots(plan.work / "snapshots", plan.keep)
+        self.parts, self.folder = Parts(plan.work / "rows"), plan.work / "checkpoints" / "score"
+        self.learner = Learner(source.schema, plan.size, self.snapshots, plan.period, plan.seed)
+        self.das = Das(source.schema, scorers, self.snapshots.at, plan.size.embedding, plan.settings)
+        self.position: Position | None = None
+        self.held: list[Rows] = []
+        self.chunks = self.rows = self.saved = self.written = 0
+        self.seconds, self.done = 0.0, False
+        self._resume()
+
+    def to_the_end(self, each: Callable[[Progress], None]) -> Counters:
+        begun, before = time.perf_counter(), self.seconds
+        if not self.done:
+            for events, position in self._chunks():
+                self._take(events)
+                self.position = position
+                self.chunks += 1
+                if self.chunks % self.plan.every == 0:
+                    self.seconds = before + time.perf_counter() - begun
+                    self._save(done=False)
+                each(Progress(self.das.now, self.chunks, self.rows))
+            self.seconds = before + time.perf_counter() - begun
+            self._save(done=True)
+        self.das.scorers.close()
+        self._report()
+        return self.das.counters
+
+    def _chunks(self) -> Iterator[tuple[Events, Position]]:
+        return pace(self.source.chunks(self.position), self.plan.speed)
+
+    def _take(self, events: Events) -> None:
+        """One chunk: the teacher of the day before is published before anything of the new day is scored."""
+        self.learner.publish_if_due(max(int(events.logged[0]), self.das.now))
+        self.das.push(events)
+        rows = self.das.release()
+        self.learner.learn(rows)
+        self.rows += len(rows)
+        if len(rows):
+            self.held.append(rows)
+
+    def _save(self, done: bool) -> None:
+        """A part of rows and the checkpoint behind it."""
+        self.das.drain()
+        if self.held:
+            self.parts.prepare(self.written, joined(self.held).to_table())
+            self.written, self.held = self.written + 1, []
+        said = {
+            "position": self.position,
+            "chunks": self.chunks,
+            "rows": self.rows,
+            "parts": self.written,
+            "seconds": self.seconds,
+            "done": done,
+            "counters": self.das.counters.to_json(),
+        }
+        tensors = {**self.learner.tensors(), **checkpoint.arrays(self.das.arrays(), "das.")}
+        checkpoint.save(self.folder, Checkpoint(self.saved, tensors, said))
+        self.saved += 1
+        self.parts.commit(self.written)
+        self.snapshots.rotate(self.das.now - self.plan.settings.delay)
+
+    def _resume(self) -> None:
+        last = checkpoint.load(self.folder, self.das.counters)
+        if last is None:
+            self.parts.commit(0)
+            return
+        said = last.said
+        damage = self.das.counters
+        self.das.counters = Counters.from_json(said["counters"])
+        for name, count in damage.counts.items():
+            self.das.counters.add(name, count, damage.named[-1])
+        self.position, self.done, self.seconds = said["position"], said["done"], said["seconds"]
+        self.chunks, self.rows, self.written = said["chunks"], said["rows"], said["parts"]
+        self.saved = last.number + 1
+        self.learner.restore(last.tensors)
+        self.das.restore({name: each.numpy() for name, each in last.part("das.").items()})
+        self.parts.commit(self.written)
+
+    def _report(self) -> None:
+        """What the evaluation will want to know."""
+        counters, source = self.das.counters, getattr(self.source, "counters", None)
+        body = {
+            "counters": dict(sorted(counters.counts.items())),
+            "source": dict(source.counts) if source is not None else {},
+            "named": list(counters.named) + (list(source.named) if source is not None else []),
+            "rows": self.rows,
+            "chunks": self.chunks,
+            "seconds": self.seconds,
+            "teacher_steps": self.learner.steps,
+            "teacher_parameters": sum(each.numel() for each in self.learner.model.parameters()),
+        }
+        files.write(self.plan.work / REPORT, json.dumps(body, indent=1).encode() + b"\n")
+
+
+def rows_of(work: Path, start: int = 0, counters: Counters | None = None) -> Iterator[tuple[int, Rows]]:
+    """The joined rows so far, a part at a time."""
+    for number, table in Parts(work / "rows").tables(start, counters):
+        yield number, Rows.from_table(table)

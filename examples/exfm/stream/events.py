@@ -1,0 +1,178 @@
+"""Events in columns: impressions, and the labels that come later.
+
+An example (a user saw an item) is logged once by each vertical that it is traffic of, always under the same id. Its
+label is one event of its own. Every event has two times, in seconds since 1970: `logged`, when the log took it, which
+never decreases along the log, and `time`, when it happened by the clock of whoever sent it, which may be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from examples.exfm.errors import ExfmError
+
+IMPRESSION, LABEL = 0, 1
+MOST_VERTICALS = 63
+"""An example's verticals are the bits of one int64."""
+SCHEMA = "schema.json"
+COLUMNS = {"kind": "uint8", "id": "int64", "logged": "int64", "time": "int64", "vertical": "int8", "label": "float32"}
+"""The columns of one number an event, and their types, in NumPy's words and in Arrow's."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """fields: names of the ids of an example; cardinalities: ids of each, 0 for unknown; bag: ids of the bag, 0 fills
+    it up; most: places in a bag; verticals: their names, by number."""
+
+    fields: tuple[str, ...]
+    cardinalities: tuple[int, ...]
+    bag: int
+    most: int
+    verticals: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.fields) != len(self.cardinalities):
+            raise ExfmError(f"{len(self.fields)} fields have {len(self.cardinalities)} cardinalities: give one each")
+        if not 1 <= len(self.verticals) <= MOST_VERTICALS:
+            raise ExfmError(f"a log has 1 to {MOST_VERTICALS} verticals, not {len(self.verticals)}")
+
+    def vertical(self, name: str) -> int:
+        """The number of a vertical."""
+        if name not in self.verticals:
+            raise ExfmError(f"there is no vertical {name!r}; there are {', '.join(self.verticals)}")
+        return self.verticals.index(name)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SCHEMA).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Schema:
+        try:
+            body = json.loads((folder / SCHEMA).read_text(encoding="utf-8"))
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in body.items()})
+        except FileNotFoundError:
+            raise ExfmError(f"{folder} holds no log: it has no {SCHEMA}; make one with `replay`") from None
+        except (ValueError, TypeError) as error:
+            raise ExfmError(f"{folder / SCHEMA} cannot be read: {error}; make the log again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """N events.
+
+    kind      (N,) uint8     IMPRESSION or LABEL
+    id        (N,) int64     of the example
+    logged    (N,) int64     seconds
+    time      (N,) int64     seconds
+    vertical  (N,) int8      whose traffic; -1 for a label
+    label     (N,) float32   NaN for an impression
+    ids       (N, fields) int32, bag (N, most) int32    0 for a label
+    """
+
+    kind: NDArray[np.uint8]
+    id: NDArray[np.int64]
+    logged: NDArray[np.int64]
+    time: NDArray[np.int64]
+    vertical: NDArray[np.int8]
+    label: NDArray[np.float32]
+    ids: NDArray[np.int32]
+    bag: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, rows: Any) -> Events:
+        """Some of them, by slice, mask or numbers."""
+        return Events(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    def to_table(self) -> pa.Table:
+        columns = {name: pa.array(getattr(self, name)) for name in COLUMNS}
+        columns |= {name: wide(getattr(self, name)) for name in ("ids", "bag")}
+        return pa.table(columns)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Events:
+        """Raises ExfmError for a table that lacks a column or has one of another type."""
+        holes = [name for name in table.column_names if table[name].null_count]
+        if holes:
+            raise ExfmError(f"these are no events: {', '.join(holes)} has values that are missing")
+        try:
+            narrow = [table[name].to_numpy().astype(kind, copy=False) for name, kind in COLUMNS.items()]
+            return cls(*narrow, flat(table["ids"]), flat(table["bag"]))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ExfmError(f"these are no events: {error}; columns are {', '.join(table.column_names)}") from None
+
+
+def concat(parts: Sequence[Events]) -> Events:
+    """One after another; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Events(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Events)))
+
+
+def impressions(
+    ids: NDArray[Any],
+    bag: NDArray[Any],
+    *,
+    id: NDArray[Any],
+    time: NDArray[Any],
+    vertical: NDArray[Any],
+    logged: NDArray[Any] | None = None,
+) -> Events:
+    """Impressions, logged when they happen unless said otherwise."""
+    n = len(id)
+    logged = time if logged is None else logged
+    return Events(
+        np.full(n, IMPRESSION, np.uint8),
+        id.astype(np.int64),
+        logged.astype(np.int64),
+        time.astype(np.int64),
+        vertical.astype(np.int8),
+        np.full(n, np.nan, np.float32),
+        ids.astype(np.int32),
+        bag.astype(np.int32),
+    )
+
+
+def labels(schema: Schema, *, id: NDArray[Any], time: NDArray[Any], label: NDArray[Any]) -> Events:
+    """Labels, logged when they are known."""
+    n = len(id)
+    return Events(
+        np.full(n, LABEL, np.uint8),
+        id.astype(np.int64),
+        time.astype(np.int64),
+        time.astype(np.int64),
+        np.full(n, -1, np.int8),
+        label.astype(np.float32),
+        np.zeros((n, len(schema.fields)), np.int32),
+        np.zeros((n, schema.most), np.int32),
+    )
+
+
+def in_order(parts: Sequence[Events]) -> Events:
+    """All of them in the order of `logged`; of one second in the order given."""
+    whole = concat(parts)
+    return whole.take(np.argsort(whole.logged, kind="stable"))
+
+
+def wide(values: NDArray[Any]) -> pa.FixedSizeListArray:
+    """(N, K) as an Arrow column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
+def flat(column: pa.ChunkedArray) -> NDArray[Any]:
+    """An Arrow column of lists of one length as (N, K)."""
+    size = column.type.list_size
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # combined from no or several parts
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
+    return whole.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)

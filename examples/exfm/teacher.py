@@ -1,0 +1,77 @@
+"""The teacher: a Wukong, larger than any student, that gives a logit and an embedding."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.exfm.errors import ExfmError
+from examples.exfm.stream.events import Schema
+from examples.models.wukong import Wukong
+from examples.training import ID_DROPOUT
+
+
+@dataclass(frozen=True)
+class TeacherSize:
+    """Of a Wukong. The last of `head` is the width of the embedding."""
+
+    width: int = 32
+    layers: int = 2
+    tokens: int = 16
+    k: int = 16
+    hidden: tuple[int, ...] = (256, 256)
+    head: tuple[int, ...] = (256, 32)
+    dropout: float = 0.1
+
+    @property
+    def embedding(self) -> int:
+        return self.head[-1]
+
+
+SIZES = {
+    "tiny": TeacherSize(8, 1, 4, 4, (16,), (16, 4), 0.0),
+    "small": TeacherSize(),
+    "large": TeacherSize(64, 3, 24, 24, (1024, 1024), (1024, 64)),
+}
+
+
+class Teacher(Wukong):
+    """ids (B, fields) and bag (B, most) of int64 to logits (B,) and embeddings (B, E), what the last layer reads."""
+
+    def __init__(self, schema: Schema, size: TeacherSize) -> None:
+        hidden = tuple(ID_DROPOUT.get(name, 0.0) for name in schema.fields)
+        super().__init__(schema.cardinalities, schema.bag, id_dropout=hidden, **asdict(size))
+
+    def forward(self, ids: Tensor, bag: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training:
+            ids = ids.masked_fill(torch.rand_like(ids, dtype=torch.float) < self.id_dropout, 0)
+        x = torch.cat([self.table(ids + self.starts), self.bag(bag).unsqueeze(1)], dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        *hidden, last = self.head
+        embedding = x.flatten(1)
+        for layer in hidden:
+            embedding = layer(embedding)
+        return last(embedding).squeeze(1), embedding
+
+
+def described(schema: Schema, size: TeacherSize) -> dict[str, Any]:
+    """What a snapshot says of its model, as JSON."""
+    return {"schema": asdict(schema), "size": asdict(size)}
+
+
+def built(said: dict[str, Any]) -> tuple[Teacher, Schema, TeacherSize]:
+    """The model that a snapshot describes, with weights of its own."""
+    try:
+        schema = Schema(**{name: _tuple(value) for name, value in said["schema"].items()})
+        size = TeacherSize(**{name: _tuple(value) for name, value in said["size"].items()})
+    except (KeyError, TypeError) as error:
+        raise ExfmError(f"a snapshot does not say what model it is of: {error}; publish it again") from None
+    return Teacher(schema, size).eval(), schema, size
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,58 @@
+"""Events go through Arrow and back, and what is no events is an error."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from examples.exfm.errors import ExfmError
+from examples.exfm.stream.drift import Drift
+from examples.exfm.stream.events import IMPRESSION, LABEL, Events, Schema, concat, in_order
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
+        for x, y in zip(*(vars(e).values() for e in (a, b)), strict=True)
+    )
+
+
+def test_through_arrow_and_back():
+    events = concat(list(Drift(hours=3, rate=20).events()))
+    assert {IMPRESSION, LABEL} == set(events.kind.tolist())
+    again = Events.from_table(events.to_table())
+    assert same(again, events) and [x.dtype for x in vars(again).values()] == [x.dtype for x in vars(events).values()]
+    assert len(Events.from_table(events.take(slice(0, 0)).to_table())) == 0
+
+
+def test_what_is_no_events_is_an_error():
+    table = next(iter(Drift(hours=1, rate=5).events())).to_table()
+    with pytest.raises(ExfmError, match="no events"):
+        Events.from_table(table.drop_columns(["logged"]))
+    holes = table.set_column(table.column_names.index("id"), "id", pa.array([None] * len(table), pa.int64()))
+    with pytest.raises(ExfmError, match="id has values that are missing"):
+        Events.from_table(holes)
+
+
+def test_order_is_that_of_the_log_and_of_one_second_that_given():
+    first, second = list(Drift(hours=2, rate=50).events())[:2]
+    mixed = in_order([second, first])
+    assert (np.diff(mixed.logged) >= 0).all() and len(mixed) == len(first) + len(second)
+    again = in_order([mixed, mixed])
+    assert again.id[0] == again.id[1] == mixed.id[0] or again.logged[0] == again.logged[1]
+
+
+def test_a_schema_says_what_is_wrong(tmp_path):
+    schema = Drift().schema
+    schema.save(tmp_path)
+    assert Schema.load(tmp_path) == schema and schema.vertical("stories") == 1
+    with pytest.raises(ExfmError, match="no vertical 'news'"):
+        schema.vertical("news")
+    with pytest.raises(ExfmError, match="1 to 63 verticals, not 0"):
+        Schema(("a",), (1,), 1, 1, ())
+    with pytest.raises(ExfmError, match="cardinalities"):
+        Schema(("a",), (1, 2), 1, 1, ("x",))
+    (tmp_path / "schema.json").write_text("{")
+    with pytest.raises(ExfmError, match="make the log again"):
+        Schema.load(tmp_path)
+    with pytest.raises(ExfmError, match="holds no log"):
+        Schema.load(tmp_path / "none")

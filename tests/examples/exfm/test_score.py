@@ -1,0 +1,145 @@
+"""The run from the log to joined rows: the teacher learns and scores in the stream's order, and a crash costs
+nothing."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from examples.exfm import checkpoint, files
+from examples.exfm.das.rows import joined
+from examples.exfm.das.service import Settings
+from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.parts import Parts
+from examples.exfm.score import Plan, rows_of, score
+from examples.exfm.stream.events import IMPRESSION, LABEL, Events
+from examples.exfm.stream.log import Log, write
+from tests.examples.exfm.world import DRIFT, HOUR, TINY
+
+LONGER = replace(DRIFT, hours=16, rate=120)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    write(folder, LONGER.schema, LONGER.events())
+    return folder
+
+
+def plan(work, **changes):
+    return Plan(work, TINY, Settings(batch=128), every=3, period=2 * HOUR, keep=3, **changes)
+
+
+def source(log):
+    return Log(log, chunk_rows=150, span=1)
+
+
+@pytest.fixture(scope="module")
+def straight(log, tmp_path_factory):
+    work = tmp_path_factory.mktemp("straight")
+    seen = []
+    counters = score(source(log), plan(work), each=seen.append)
+    return work, counters, seen
+
+
+def all_of(work):
+    return joined([rows for _, rows in rows_of(work)])
+
+
+def test_rows_come_out_once_and_most_with_a_score(straight):
+    work, counters, seen = straight
+    rows = all_of(work)
+    assert sorted(rows.id[rows.first].tolist()) == list(range(16 * 120))
+    assert counters["teacher_calls"] == rows.scored[rows.first].sum() < 16 * 120
+    assert counters["teacher_calls"] + counters["no_teacher"] == 16 * 120
+    assert 0.5 < rows.scored.mean() < 1 and len(set(rows.version[rows.scored].tolist())) == 5
+    assert seen[-1].rows == len(rows) and [each.chunks for each in seen] == list(range(1, len(seen) + 1))
+
+
+def test_a_score_never_comes_from_a_teacher_that_knew_the_label(straight):
+    rows = all_of(straight[0])
+    rows = rows.take(rows.scored)
+    assert (rows.trained_until < rows.scored_at).all()
+    first = rows.take(rows.first)
+    assert (first.trained_until < first.released).all()
+
+
+def test_snapshots_rotate(straight):
+    assert len(Snapshots(straight[0] / "snapshots").index()) == 3
+
+
+def test_a_second_run_does_nothing_more(straight, log):
+    work, _, _ = straight
+    before = {path: path.stat().st_mtime_ns for path in (work / "rows").iterdir()}
+    seen = []
+    again = score(source(log), plan(work), each=seen.append)
+    assert not seen and again.counts == straight[1].counts
+    assert before == {path: path.stat().st_mtime_ns for path in (work / "rows").iterdir()}
+
+
+def same_files(one, other):
+    names = sorted(path.name for path in (one / "rows").iterdir())
+    assert names == sorted(path.name for path in (other / "rows").iterdir())
+    for number, rows in rows_of(one):
+        [(_, again)] = [each for each in rows_of(other, number) if each[0] == number]
+        for name, values in rows.arrays().items():
+            assert np.array_equal(values, again.arrays()[name], equal_nan=values.dtype.kind == "f"), (number, name)
+    [mine], [theirs] = ([checkpoint.load(each / "checkpoints" / "score")] for each in (one, other))
+    for name, tensor in mine.tensors.items():
+        assert np.array_equal(tensor.numpy(), theirs.tensors[name].numpy(), equal_nan=tensor.is_floating_point()), name
+    assert {**mine.said, "seconds": 0} == {**theirs.said, "seconds": 0}
+
+
+class Killed(BaseException):
+    """As a signal would: nothing of the program's own catches it."""
+
+
+def kill_at(monkeypatch, moment):
+    """Dies before or after the moment-th file operation, whichever it is; counts them."""
+    count = [0]
+
+    def dying(function):
+        def call(*args, **kwargs):
+            count[0] += 1
+            if count[0] == moment:
+                raise Killed
+            found = function(*args, **kwargs)
+            count[0] += 1
+            if count[0] == moment:
+                raise Killed
+            return found
+
+        return call
+
+    for owner, name in ((files, "write"), (Parts, "prepare"), (Parts, "commit"), (Snapshots, "rotate")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+    return count
+
+
+def test_killed_around_every_kind_of_file_operation_it_ends_with_the_same_bits(straight, log, tmp_path, monkeypatch):
+    """Twelve runs killed one after another, each at another operation than the last, and one that ends."""
+    kills = 0
+    for moment in (1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 10_000):
+        with monkeypatch.context() as patch:
+            kill_at(patch, moment)
+            try:
+                score(source(log), plan(tmp_path))
+            except Killed:
+                kills += 1
+    assert kills == 11
+    same_files(straight[0], tmp_path)
+
+
+def test_a_corrupt_hour_is_counted_and_the_run_goes_on(straight, log, tmp_path):
+    shutil.copytree(log, tmp_path / "log")
+    victim = sorted((tmp_path / "log").glob("*.parquet"))[4]
+    victim.write_bytes(victim.read_bytes()[:-10])
+    damaged = source(tmp_path / "log")
+    counters = score(damaged, plan(tmp_path / "work"))
+    assert damaged.counters["corrupt_file"] == 1
+    rows, events = all_of(tmp_path / "work"), Events.from_table(pq.read_table(log / victim.name))
+    shown, told = (set(events.id[events.kind == kind].tolist()) for kind in (IMPRESSION, LABEL))
+    assert set(range(16 * 120)) - set(rows.id.tolist()) == shown | told and victim.name in damaged.counters.named[0]
+    assert counters["examples"] == 16 * 120 - len(shown)
