@@ -107,5 +107,9 @@ def stretched(model: Model, expected: Sequence[Expected], sampled: Sequence[Cell
     for stretch in STRETCHES[::-1]:
         low, high = interval(value, spread * stretch, model.population)
         needed[(low <= truth) & (truth <= high)] = stretch
-    quantile = by_decade(model.decade(value), needed, lambda own: float(np.quantile(own, 0.95)), 1.0)
-    return replace(model, stretch=quantile)
+    return replace(model, stretch=by_decade(model.decade(value), needed, _enough, 1.0))
+
+
+def _enough(needed: np.ndarray) -> float:
+    """What a further question needs no more than with 95 %, if it is drawn as these were."""
+    return float(np.quantile(needed, min(1.0, 0.95 * (len(needed) + 1) / len(needed)), method="higher"))

@@ -76,6 +76,11 @@ class Model:
         return float(self.counts.sum())
 
     @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Of each feature of the cover, the code of every stratum."""
+        return {name: np.ascontiguousarray(self.strata[:, i]) for i, name in enumerate(self.design.cover)}
+
+    @cached_property
     def _asked(self) -> dict[tuple[Atom, ...], Expected]:
         """Of the last questions."""
         return {}
@@ -144,7 +149,7 @@ class Model:
         number, width = np.zeros(len(self.strata), np.int64), 0
         for name, codes in asked.features:
             if name in self.design.cover:
-                column = self.strata[:, self.design.cover.index(name)]
+                column = self._columns[name]
                 cell = signatures(codes, int(column.max()) + 1 + max(map(max, filter(None, codes)), default=0))
                 number |= cell.argmax(0)[column] << width
                 width += len(codes)
@@ -161,7 +166,7 @@ class Model:
             names = (*self.design.given[name], name)
             table = self.tables[names]
             share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
-            at = tuple(self.strata[:, cover.index(each)] for each in names[:-1])
+            at = tuple(self._columns[each] for each in names[:-1])
             own = np.broadcast_to(share[at], (len(self.strata), share.shape[-1])).T
             found = (found[:, None] * own[None]).reshape(-1, len(self.strata))
         cells = np.stack([np.bincount(number, each, 2**width) for each in found])
