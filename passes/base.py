@@ -103,7 +103,7 @@ DynamoPass: TypeAlias = Pass[Reading]
 def run(each: Pass[Looked], looked_at: Looked, context: Context) -> PassResult:
     """Run a pass if it serves the graph's device; if it does not, that is its one refusal."""
     if context.device not in each.runs_on:
-        reason = f"runs on {', '.join(each.runs_on)}, this graph is on {context.device}"
+        reason = f"serves {' and '.join(each.runs_on)}, and the tensors of this graph are on {context.device}"
         return PassResult(rejects=(Reject(each.name, "", "", reason),))
     result = each(looked_at, context)
     return replace(result, rejects=tuple(replace(reject, pass_name=each.name) for reject in result.rejects))

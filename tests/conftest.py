@@ -37,6 +37,15 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def no_grad():
+    """As a compiled graph calls the ops that have no gradient."""
+    import torch
+
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):
     """The tests have the machine for themselves, as far as loka can tell: times are kept however busy it is."""

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from loka_compile.kernels.providers import PROVIDERS
+from loka_compile.passes import PIPELINE
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -34,3 +37,10 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_pass_and_every_provider_has_a_row() -> None:
+    for page, names in (("passes.md", PIPELINE.names), ("dispatch.md", PROVIDERS)):
+        rows = re.findall(r"^\| (`[^|]*`) \|", (ROOT / "docs" / page).read_text(), re.M)
+        told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+        assert set(names) <= told, f"docs/{page} has no row for {', '.join(set(names) - told)}"

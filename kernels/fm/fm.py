@@ -165,7 +165,7 @@ def empty(call: Fm[Tensor]) -> Tensor:
     return call.x.new_empty((call.x.shape[0], *call.y.shape[-2:]))
 
 
-fm_op = declare(Fm, empty, run)
+declare(Fm, empty, run)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -181,7 +181,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *(None if one is None or each is None else each.to(one.dtype) for one, each in pairs), None, None
 
 
-fm_op.register_autograd(_gradients, setup_context=_save)
+torch.library.register_autograd("loka::fm", _gradients, setup_context=_save)
 
 
 def specimens(arch: str) -> list[Specimen]:

@@ -171,7 +171,7 @@ def _empty(call: Gdpa[Tensor]) -> Tensor:
     return torch.empty_like(call.q)
 
 
-gdpa_op = declare(Gdpa, _empty, _run)
+declare(Gdpa, _empty, _run)
 
 
 class GdpaGradients(NamedTuple, Generic[T]):
@@ -220,4 +220,4 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *GdpaBackward(grad, Gdpa(*ctx.saved_tensors, *ctx.rest))(), *[None] * 8
 
 
-gdpa_op.register_autograd(_gradients, setup_context=_save)
+torch.library.register_autograd("loka::gdpa", _gradients, setup_context=_save)

@@ -22,6 +22,9 @@ Source: LoKA's recipes (papers.md 1.4) at the field's shapes (7.6), scales as in
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -29,6 +32,7 @@ from loka_compile.kernels.gemm.product import reference as product
 from loka_compile.kernels.gemm.triton_gemm_launch import launches, prepared, scalings
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norms import ACTIVATIONS, FLOATS, FP8, HALVES, activate
+from loka_compile.kernels.op import Op, T, declare
 
 # ---------------------------------------------------------------- the specification
 
@@ -79,24 +83,33 @@ def check(
 # ---------------------------------------------------------------- the op
 
 
-@torch.library.custom_op("loka::triton_gemm", mutates_args=())
-def triton_gemm(
-    a: Tensor,
-    a_scale: Tensor | None,
-    b: Tensor,
-    b_scale: Tensor | None,
-    bias: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype,
-    deterministic: bool,
-) -> Tensor:
-    if not a.is_cuda:
-        return reference(a, a_scale, b, b_scale, bias, activation, out_dtype)
-    check(a, a_scale, b, b_scale, bias, activation, out_dtype)
-    out = a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)
-    a, b = prepared(a, b)
-    bias = None if bias is None else bias.contiguous()
-    made = launches(a, a_scale, b, b_scale, bias, out, activation, deterministic, arch_of(a))
+@dataclass(frozen=True)
+class TritonGemm(Op[T, T]):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "triton_gemm"
+    a: T
+    a_scale: T | None
+    b: T
+    b_scale: T | None
+    bias: T | None
+    activation: str
+    out_dtype: torch.dtype
+    deterministic: bool
+
+
+def empty(call: TritonGemm[Tensor]) -> Tensor:
+    check(*call.args[:-1])
+    return call.a.new_empty((*call.a.shape[:-1], call.b.shape[-1]), dtype=call.out_dtype)
+
+
+def run(call: TritonGemm[Tensor]) -> Tensor:
+    if not call.a.is_cuda:
+        return reference(*call.args[:-1])
+    out = empty(call)
+    a, b = prepared(call.a, call.b)
+    bias = None if call.bias is None else call.bias.contiguous()
+    made = launches(a, call.a_scale, b, call.b_scale, bias, out, call.activation, call.deterministic, arch_of(call.a))
     if made[0].constants["ATOMIC"]:
         out.zero_()
     for each in made:
@@ -104,16 +117,4 @@ def triton_gemm(
     return out
 
 
-@triton_gemm.register_fake
-def _(
-    a: Tensor,
-    a_scale: Tensor | None,
-    b: Tensor,
-    b_scale: Tensor | None,
-    bias: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype,
-    deterministic: bool,
-) -> Tensor:
-    check(a, a_scale, b, b_scale, bias, activation, out_dtype)
-    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=out_dtype)
+triton_gemm = declare(TritonGemm, empty, run)

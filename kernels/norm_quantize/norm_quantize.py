@@ -197,7 +197,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return made.out.reshape(x.shape), grad_weight, grad_bias, *[None] * 7
 
 
-norm_quantize.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("loka::norm_quantize", _backward, setup_context=_keep)
 
 
 def empty_outputs(call: NormQuantize[Tensor]) -> Normed[Tensor]:

@@ -43,7 +43,7 @@ INTEGER_FLOOR = 1e-30
 LARGEST = {torch.int8: 127.0, torch.uint8: 255.0, torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """The magnitude to which amax is mapped, by dtype. int8 leaves out -128, to stay symmetric."""
 NARROWER = {"row7": 64.0, "shifted": 127.0}
-"""That magnitude by scaling, where the scaling decides."""
+"""The largest magnitude by scaling, if the scaling decides it."""
 SHIFT = 128
 """The number that `shifted` adds to a signed byte."""
 

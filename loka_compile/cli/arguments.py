@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 Commands = Any
-"""What argparse's add_subparsers returns; it has no public name."""
+"""The type that argparse's add_subparsers returns; it has no public name."""
 
 
 class CommandError(Exception):
@@ -108,7 +108,7 @@ def plan_in(path: str) -> Any:
 
 def write(path: str, text: str) -> None:
     try:
-        Path(path).write_text(text)
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from loka_compile.cli.arguments import CommandError, Commands, add_source, compiled_of, one_line, options_of, write
 
+OF_A_FACTORY = ("target", "plan", "profile", "training")
+"""Options that say how a model is compiled."""
+
 
 def add(commands: Commands) -> None:
     report = commands.add_parser("report", help="write a page that shows a compilation, or compares two")
@@ -59,6 +62,9 @@ def _reports(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     module, colon, _ = what.partition(":")
     if not colon or Path(what).exists() or "/" in module:
+        if given := [f"--{name}" for name in OF_A_FACTORY if getattr(arguments, name)]:
+            names = ", ".join(given)
+            raise CommandError(f"{what} is a file, for which {names} means nothing; that goes with MODULE:FACTORY")
         return [files.read(what)]
     targets = arguments.target or [None]
     return [_of_factory(what, target, arguments, document, len(targets) > 1) for target in targets]

@@ -25,7 +25,14 @@ are imported inside the functions: importing this package costs nothing.
 """
 
 from loka_compile.compat.anew import Anew, Holds, compiling_anew, unknown_sizes
-from loka_compile.compat.compiled import compile_apart, compile_calls, is_compiled, original_of, user_options
+from loka_compile.compat.compiled import (
+    backend_name,
+    compile_apart,
+    compile_calls,
+    is_compiled,
+    original_of,
+    user_options,
+)
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
 from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
@@ -88,6 +95,7 @@ __all__ = [
     "Holds",
     "Memory",
     "Region",
+    "backend_name",
     "calls_graphs",
     "capture",
     "checkpoint_region",

@@ -12,7 +12,7 @@ from loka_compile.compat.few_files import in_few_files
 
 
 class Serializable(SerializableCallable):
-    """What compile_fx returned for a graph, in a class of the caller's own.
+    """The result of compile_fx for a graph, in a class of the caller's own.
 
     A saved one names the module of its class, which is imported when it is loaded.
     """

@@ -49,7 +49,7 @@ class Anew:
         ]
 
     def holds(self) -> Holds:
-        """What was asked of the sizes meanwhile, on top of what Dynamo guards (ShapeEnv.produce_guards)."""
+        """Guards on the sizes that were added meanwhile, beyond Dynamo's own (ShapeEnv.produce_guards)."""
         from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
         if not self._new:
@@ -185,7 +185,7 @@ def _is_tracing_here() -> bool:
 
 @contextlib.contextmanager
 def _saving_as_it_is() -> Iterator[None]:
-    """What autograd saves meanwhile goes through no hooks: a checkpoint around the call counts what is saved."""
+    """Autograd saves tensors without hooks meanwhile, because a checkpoint around the call counts what is saved."""
     autograd, hooks = torch._C._autograd, []
     while (top := autograd._top_saved_tensors_default_hooks(True)) is not None:
         hooks.append(top)

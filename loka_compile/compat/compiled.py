@@ -1,4 +1,4 @@
-"""What torch.compile returned, and what it was given."""
+"""The callable that torch.compile returned, and the model it was given."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def user_options(compiled: Any) -> tuple[str | None, dict[str, Any]] | None:
     if wrapper is None or not hasattr(wrapper, "kwargs"):
         return None
     return wrapper.kwargs.get("mode"), dict(wrapper.kwargs.get("options") or {})
+
+
+def backend_name(compiled: Any) -> str:
+    """The name of the backend that torch.compile was given; "" if this is no torch.compile result."""
+    return str(getattr(_backend_of(compiled), "compiler_name", ""))
 
 
 def _backend_of(compiled: Any) -> Any | None:

@@ -42,7 +42,7 @@ _HEADERS = "".join(
 
 @dataclass(frozen=True)
 class Kernel:
-    """What `async_compile.cpp_pybinding` was asked for in a generated module: code, and the types of its arguments.
+    """A request to `async_compile.cpp_pybinding` in a generated module: code, and the types of its arguments.
 
     name: of its function, which tells it from every other kernel and way to compile it.
     """
@@ -146,7 +146,7 @@ def compiling_side_by_side() -> Iterator[None]:
 
 
 def _compiled(kernels: Sequence[Kernel], submit: Any, threads: int) -> dict[Kernel, Callable[[], Any]]:
-    """What loads each, once it is compiled."""
+    """A loader for each, to be called once it is compiled."""
     ready: dict[Kernel, Callable[[], Any]] = {}
     new = [kernel for kernel in kernels if not kernel.link.exists()]
     for kernel in kernels:

@@ -1,4 +1,4 @@
-"""What PyTorch spells otherwise from version to version: each looked up here, and nowhere else, by what is there.
+"""Names that PyTorch changes from version to version. Each is looked up here, and nowhere else, by what is there.
 
 | what | torch 2.11, 2.12 | torch 2.13, 2.14 |
 | --- | --- | --- |
@@ -18,7 +18,7 @@ import torch
 TESTED = "2.13"
 """The version on which the whole suite of tests runs; of the others docs/versions.md says what has run."""
 _LOOPS = "_body", "_sizes", "group", "read_writes", "unmet_dependencies"
-"""What SchedulerNode.recompute_size_and_body sets anew, torch 2.11 to 2.14."""
+"""The attributes that SchedulerNode.recompute_size_and_body sets anew, torch 2.11 to 2.14."""
 
 
 @functools.cache

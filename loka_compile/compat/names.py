@@ -102,7 +102,7 @@ NAMES: dict[str, str] = {
 HEADERS: dict[str, str] = {
     "torch/csrc/inductor/cpp_prefix.h": "uint32_to_uniform_float normalized_rand_cpu",
 }
-"""Of torch's include folder -> names in C++ that code of ours calls."""
+"""A header in torch's include folder -> names in it that C++ code of ours calls."""
 
 
 def missing() -> list[str]:

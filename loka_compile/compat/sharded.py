@@ -1,4 +1,4 @@
-"""What FSDP2 puts in the place of a module's parameters while it is called. Seen in torch 2.11 to 2.14."""
+"""The tensors that FSDP2 puts in place of a module's parameters while it is called. Seen in torch 2.11 to 2.14."""
 
 from __future__ import annotations
 

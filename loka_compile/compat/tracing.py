@@ -139,7 +139,7 @@ def saved_tensors_are_hooked() -> bool:
 
 
 def checkpoint_region() -> Any | None:
-    """What a checkpoint's forward and its recomputation have in common, inside of either; None outside.
+    """A key that a checkpoint's forward and its recomputation share; None outside of both.
 
     The frame that the hooks of torch.utils.checkpoint close over (_checkpoint_hook, _recomputation_hook, seen with
     torch 2.13).

@@ -1,4 +1,4 @@
-"""What a candidate costs at a site: its kernel, and the casts of its operands, which other sites may share.
+"""The cost of a candidate at a site: its kernel, and the casts of its operands, which other sites may share.
 
 One tensor in one form (format, scaling, axis) is cast once for all sites that read it so, as precision.py does.
 
@@ -81,7 +81,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Times:
-    """What a clock answers.
+    """A clock's answer.
 
     keep_us: the GEMM as the model has it. costs: by candidate. source: where the times come from. lost: why a candidate
     need not be timed here.
@@ -98,7 +98,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Needed:
-    """A cast that a recipe needs at a site. What it takes is for a clock to say.
+    """A cast that a recipe needs at a site. A clock says how long it takes.
 
     form, made_by, rides: as in `Cast`. elements: values to be cast, with the zeros that are added. fused: Inductor can
     cast them with what makes the tensor. late: an operand of grad_weight, whose scales span the batch. by_columns: it

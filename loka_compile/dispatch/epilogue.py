@@ -1,4 +1,4 @@
-"""What a fusing kernel's epilogue takes over: the norm or activation behind a product, and the cast of what it writes.
+"""The work that a fusing kernel's epilogue takes over: a norm or activation behind a product, and a cast of the result.
 
 A fusing kernel multiplies tile by tile. What it can do to a tile before it writes it depends on how much of the result
 the tile holds: an activation needs one value, a norm and a scale per row need whole rows.

@@ -45,7 +45,7 @@ class Screened:
 
 
 def screen(known: SiteProfile, fits: Iterable[Fit], options: Options) -> Screened:
-    """What the profile says of the candidates, each recipe looked up once."""
+    """The candidates' errors by the profile, each recipe looked up once."""
     by_candidate = {fit.candidate: fit for fit in fits}
     recipes = dict.fromkeys(candidate.recipe for candidate in by_candidate)
     scores = {recipe: _score(known, recipe) for recipe in recipes}

@@ -30,7 +30,7 @@ MEASURING = ("timing.py", "operands.py", "loops.py", "steady.py")
 
 
 def cache_dir() -> Path:
-    """Where measured times are kept: $LOKA_CACHE_DIR, else ~/.cache/loka."""
+    """The folder of measured times: $LOKA_CACHE_DIR, else ~/.cache/loka."""
     return Path(os.environ.get("LOKA_CACHE_DIR") or Path.home() / ".cache" / "loka")
 
 

@@ -44,7 +44,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Extra:
-    """What a loop takes, beyond another one where there is one."""
+    """A loop's time, or its time beyond another loop's."""
 
     loop: Loop
     beyond: Loop | None = None

@@ -162,7 +162,7 @@ def _rest(site: Site) -> str:
 
 
 def _all_as_one(known: Sequence[Knows], site: Site) -> Knows | None:
-    """What holds for all of them; None if there are none."""
+    """The value that holds for all of them; None if there are none."""
     if not known:
         return None
     decisions = [each for each in known if isinstance(each, Decision)]

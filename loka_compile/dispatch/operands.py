@@ -1,4 +1,4 @@
-"""What a kernel is run on when it is timed: random operands, scales, and memory for its result."""
+"""The operands of a kernel that is timed: random operands, scales, and memory for its result."""
 
 from __future__ import annotations
 

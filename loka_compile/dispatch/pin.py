@@ -25,7 +25,7 @@ OR_REDISPATCH = "; or let it be made anew from a profile: options={'profile': ..
 
 
 def pins(target: Target) -> Mapping[str, str]:
-    """What a plan made now for this target is pinned to."""
+    """The pins of a plan that is made now for this target."""
     hardware = cpu() if target.device == "cpu" else target.name
     return {HARDWARE: hardware, "torch": str(torch.__version__), "loka": metadata.version("loka-compile")}
 
@@ -78,7 +78,7 @@ def check_model(plan: Plan, sites: Sequence[Site]) -> None:
 
 
 def _expected(plan: Plan, sites: Sequence[Site]) -> str:
-    """What the plan was made for. Where the graph has no GEMM of its, that is another model, and not a version."""
+    """The model the plan was made for, in words. If no GEMM is in both, it is another model, not another version."""
     if any(site.key in plan.decisions for site in sites):
         return "the plan was made for another version of the model (~ has changed, + is new):"
     its = ", ".join(_few([key for key, each in plan.decisions.items() if each.site.role == "output"]))

@@ -1,4 +1,4 @@
-"""What is being done, for whoever waits for a plan.
+"""The work in progress, shown to whoever waits for a plan.
 
 On a terminal it is one line, rewritten in place and gone in the end. Elsewhere it goes to the logger `loka`: a line at
 level INFO every few seconds, and once, where a plan takes long, a warning that says what takes the time. Nothing is
@@ -32,7 +32,7 @@ log = logging.getLogger("loka")
 
 
 class _Shown(Protocol):
-    """Where progress is shown."""
+    """The place where progress is shown."""
 
     def say(self, text: str) -> None: ...
 
@@ -86,7 +86,7 @@ class _Log:
         if now - self.start >= LONG and not self.warned:
             self.warned = True
             log.warning(
-                "loka: the plan has taken %.0f s so far: %s. What is measured is kept in %s, so another process will "
+                "loka: the plan has taken %.0f s so far: %s. Measured times are kept in %s, so another process will "
                 "take less; one with a saved plan, loka.plan(compiled).save(path), measures nothing",
                 now - self.start,
                 self._spent(),

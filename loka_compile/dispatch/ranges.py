@@ -6,7 +6,7 @@ nothing changes where nothing was measured.
 
 All sites are chosen together at powers of two. Where two neighbours differ, bisection finds the batch at which the
 choice changes, so that few batches are looked at: each look costs a cut. Every change becomes a guard, and so one more
-compilation. Of many changes, those that are worth most are kept (`few`).
+compilation. If there are many changes, those worth most are kept (`few`).
 """
 
 from __future__ import annotations

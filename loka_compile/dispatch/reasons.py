@@ -15,7 +15,7 @@ from loka_compile.spec.options import Options
 
 
 def decision(key: str, together: Together, ranges: tuple[Range, ...], options: Options) -> Decision:
-    """What a plan says of one site. ranges: its choices by rows, where they depend on the batch."""
+    """A plan's decision for one site. ranges: its choices by rows, where they depend on the batch."""
     site, pick = together.sites[key], together.picks[key]
     if site.empty:
         return Decision(site.site, KEPT, "the GEMM is empty", ranges=ranges)
@@ -70,10 +70,10 @@ def _beaten(
     if us < best_us and scores[str(candidate)].noise > scores[str(pick)].noise:
         return f"{speed:.2f}x, but noisier than {pick}, and this site takes little of the time"
     if us < best_us <= us * FOREIGN and not PROVIDERS[candidate.provider].native:
-        return f"{us:.0f} us against {best_us:.0f} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
+        return f"{_us(us)} us against {_us(best_us)} by {pick}: another library has to win by {FOREIGN - 1:.0%}"
     if us < best_us:
-        return f"{us:.0f} us; {pick} is faster when the casts it shares with other sites are counted"
-    return f"slower than {pick}: {us:.0f} us against {best_us:.0f}"
+        return f"{_us(us)} us; {pick} is faster when the casts it shares with other sites are counted"
+    return f"slower than {pick}: {_us(us)} us against {_us(best_us)}"
 
 
 def _times(speed: float) -> str:

@@ -19,9 +19,18 @@ BUSY = 1.3
 """Wall time over what it would have been without waiting, from which on a time is noisy."""
 SHORT_US = 1_000.0
 """Runs of less are not watched. A scheduler lets a thread run for longer."""
+REPEATS = 7
+MIN_TOTAL_US, MAX_TOTAL_US = 10_000, 100_000
+"""A kernel is run REPEATS times, a short one for at least so long, a long one until that."""
+HOPELESS = 1.15
+"""A kernel that takes so many times what is to be beaten, without its casts, has no chance: noise is less."""
+FAR = 20.0
+"""One that takes so many times as long in its second run is not run again."""
+LONG_US, GENERATED_US = 1_000, 20_000
+"""Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
 HERE = "measured on this CPU"
 ON_A_BUSY_MACHINE = "measured on this CPU while it was busy with other work"
-"""Where a time comes from."""
+"""The source of a time."""
 
 
 class Us(float):
@@ -52,12 +61,40 @@ def timed_us(run: Callable[[], Any], watched: bool = True) -> Us:
 
 
 def steady(measure: Callable[[], float]) -> Us:
-    """What `measure` gives, measured once more where it is noisy; the smaller of the two, noisy if both are."""
+    """The result of `measure`. If it is noisy it is measured once more: the smaller time, noisy if both are."""
     first = measure()
     if not is_noisy(first):
         return Us(first)
     second = measure()
     return Us(min(first, second), is_noisy(second))
+
+
+def best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> Us:
+    """The best of a few runs, and of a few more where the machine was busy meanwhile."""
+    return steady(lambda: _fastest_us(run, beat_us))
+
+
+def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
+    """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
+
+    The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
+    Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
+    """
+    hopeless = max(HOPELESS**3 * beat_us, beat_us + GENERATED_US)
+    first = timed_us(run)
+    if first > hopeless and is_noisy(first):  # other work was in the way: that was no time of this kernel
+        first = timed_us(run)
+    if first > hopeless:
+        return first
+    times: list[float] = []
+    while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
+        sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
+    ):
+        times.append(timed_us(run, watched=first > SHORT_US))
+        behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
+        if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
+            break
+    return min(times)
 
 
 def _longest(before: dict[str, int], after: dict[str, int]) -> float:

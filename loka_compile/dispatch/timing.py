@@ -26,7 +26,7 @@ from loka_compile.dispatch.candidates import Fit
 from loka_compile.dispatch.cost import Asked, Cost, Needed, Times, casts
 from loka_compile.dispatch.loops import Extra, Loop
 from loka_compile.dispatch.operands import operands, random, unit_scales
-from loka_compile.dispatch.steady import HERE, ON_A_BUSY_MACHINE, SHORT_US, Us, is_noisy, steady, timed_us
+from loka_compile.dispatch.steady import HERE, HOPELESS, ON_A_BUSY_MACHINE, best_us, is_noisy
 from loka_compile.kernels.gemm import float_mm
 from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.spec.decision import Candidate
@@ -34,15 +34,6 @@ from loka_compile.spec.recipes import Recipe
 from loka_compile.spec.site import Site
 from loka_compile.spec.sizes import Sizes
 
-REPEATS = 7
-MIN_TOTAL_US, MAX_TOTAL_US = 10_000, 100_000
-"""A kernel is run REPEATS times, a short one for at least so long, a long one until that."""
-HOPELESS = 1.15
-"""A kernel that takes so many times what is to be beaten, without its casts, has no chance: noise is less."""
-FAR = 20.0
-"""One that takes so many times as long in its second run is not run again."""
-LONG_US, GENERATED_US = 1_000, 20_000
-"""Two runs of so long are no interruptions; a first run generates code, which takes less than that."""
 SMALL, FEW = 4_000_000, 8
 """Float32 products of fewer operations, or with fewer rows, columns or terms, are PyTorch's."""
 FASTER, CALL_US = 1.1, 15.0
@@ -68,7 +59,7 @@ def _alone_us(site: Site, sizes: Sizes) -> float:
 
 def _matmul_us(dtype: torch.dtype, sizes: Sizes) -> float:
     a, b, out = operands(sizes, dtype, dtype)
-    measure = lambda: _best_us(lambda: torch.matmul(a(), b(), out=out(dtype)))  # noqa: E731
+    measure = lambda: best_us(lambda: torch.matmul(a(), b(), out=out(dtype)))  # noqa: E731
     return kept_times.remembered(_alone_key(dtype, sizes), measure)
 
 
@@ -86,12 +77,12 @@ def float_mm_pays(sizes: Sizes) -> bool:
 def _float_mm_us(sizes: Sizes) -> float:
     a, b, _ = operands(sizes, torch.float32, torch.float32)
     call = lambda: float_mm.product(float_mm.FloatMm(a(), b()))  # noqa: E731
-    return kept_times.remembered(kept_times.key("float_mm", sizes), lambda: _best_us(call))
+    return kept_times.remembered(kept_times.key("float_mm", sizes), lambda: best_us(call))
 
 
 def call_us(name: str, make: Callable[[], Callable[[], Any]]) -> float:
     """Microseconds of what `make` returns, which the name tells."""
-    return kept_times.remembered(name, lambda: _best_us(make()))
+    return kept_times.remembered(name, lambda: best_us(make()))
 
 
 def lost(site: Site, sizes: Sizes, recipe: Recipe, provider: str) -> str:
@@ -215,7 +206,7 @@ def _kernel_us(site: Site, sizes: Sizes, recipe: Recipe, provider: str, beat_us:
 
     def measure() -> float:
         a, b, out = operands(sizes, lhs, rhs)
-        return _best_us(PROVIDERS[provider].timed(a, b, unit_scales(recipe, sizes), out, site.dtype), beat_us)
+        return best_us(PROVIDERS[provider].timed(a, b, unit_scales(recipe, sizes), out, site.dtype), beat_us)
 
     us = kept_times.remembered(_kernel_key(site, sizes, recipe, provider), measure)
     _note_lost(site, sizes, recipe, provider, us, beat_us)
@@ -273,34 +264,6 @@ def _measure(wanted: Iterable[Loop]) -> None:
             inputs = [loop.inputs(empty) for loop in several]
             ready = compat.compile_together([loop.function for loop in several], inputs)
             for index, loop in enumerate(several):
-                us = _best_us(ready(index, loop.inputs(random)))
+                us = best_us(ready(index, loop.inputs(random)))
                 kept_times.note(_loop_key(loop), us / loop.values, is_noisy(us))
         kept_times.save()
-
-
-def _best_us(run: Callable[[], Any], beat_us: float = float("inf")) -> Us:
-    """The best of a few runs, and of a few more where the machine was busy meanwhile."""
-    return steady(lambda: _fastest_us(run, beat_us))
-
-
-def _fastest_us(run: Callable[[], Any], beat_us: float) -> float:
-    """The best of a few runs (what else runs on the machine only ever adds); fewer where these are far behind.
-
-    The first does not count otherwise: oneDNN generates a kernel's code in it, milliseconds for a GEMM of microseconds.
-    Nor is a short kernel given up before it ran REPEATS times, as a run that was interrupted takes milliseconds.
-    """
-    hopeless = max(HOPELESS**3 * beat_us, beat_us + GENERATED_US)
-    first = timed_us(run)
-    if first > hopeless and is_noisy(first):  # other work was in the way: that was no time of this kernel
-        first = timed_us(run)
-    if first > hopeless:
-        return first
-    times: list[float] = []
-    while (len(times) < REPEATS and sum(times) < MAX_TOTAL_US) or (
-        sum(times) < MIN_TOTAL_US and len(times) < 10 * REPEATS
-    ):
-        times.append(timed_us(run, watched=first > SHORT_US))
-        behind, long = (HOPELESS**2, LONG_US) if len(times) > 1 else (FAR, GENERATED_US)
-        if min(times) > behind * beat_us and (len(times) >= REPEATS or min(times) > long):
-            break
-    return min(times)

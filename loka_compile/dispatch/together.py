@@ -43,7 +43,7 @@ class Together:
     picks: Picks
 
     def casts(self, key: str) -> Sequence[Cast]:
-        """What the pick of a site casts."""
+        """The casts that the pick of a site needs."""
         cost = self.sites[key].costs.get(self.picks[key])
         return cost.casts if cost is not None else ()
 

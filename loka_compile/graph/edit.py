@@ -48,9 +48,10 @@ def size_arg(reading: Reading, before: fx.Node, node: fx.Node, dim: int) -> Any:
 def replace(reading: Reading, old: fx.Node, new: fx.Node, alone: bool = False) -> fx.Node:
     """Let `new` replace `old`, which has the same values; returns the tensor that took its place.
 
-    `old` is erased, and with `alone=False` also the nodes that only it used. If the strides differ and a later node
-    could tell, `new` is copied into the strides of `old`. The caller has checked that nobody writes the memory
-    (Reading.reason_against).
+    `old` is erased, and with `alone=False` also the nodes that only it used. A node made for this takes the module's
+    name from `old`; one that others read already keeps its own, by which its sites are named. If the strides differ and
+    a later node could tell, `new` is copied into the strides of `old`. The caller has checked that nobody writes the
+    memory (Reading.reason_against).
     """
     have, want = reading.value(new), reading.value(old)
     if not same_sizes(have.stride(), want.stride()):
@@ -59,7 +60,8 @@ def replace(reading: Reading, old: fx.Node, new: fx.Node, alone: bool = False) -
             new = _laid_out(reading, old, new)
         else:
             _follow(reading, lies, new)
-    new.meta = {**old.meta, "example_value": new.meta["example_value"]}
+    if not new.users:
+        new.meta = {**old.meta, "example_value": new.meta["example_value"]}
     reading.stand_for(new, old)
     inputs = old.all_input_nodes
     old.replace_all_uses_with(new)

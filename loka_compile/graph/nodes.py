@@ -1,8 +1,9 @@
-"""Questions about single nodes of a graph in ATen operators: what a node is, and who reads it past views."""
+"""Questions about single nodes of a graph in ATen operators: what a node is, what lies behind its views, and who
+reads it past views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,16 @@ aten = torch.ops.aten
 
 VIEWS: set[Any] = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 FLIPS: set[Any] = {aten.permute.default, aten.t.default, aten.transpose.int}
+LAYOUT: set[Any] = {
+    *VIEWS,
+    *FLIPS,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.default,
+    aten.clone.default,
+}
+"""Operators that change how a tensor lies, and none of its values."""
 
 
 def is_backward(node: fx.Node) -> bool:
@@ -65,3 +76,41 @@ def read_by_products_only(node: fx.Node, is_left: Callable[[fx.Node, fx.Node], b
         return all(reads(user, user.users) if user.target in VIEWS else is_left(user, value) for user in users)
 
     return bool(node.users) and reads(node, node.users)
+
+
+def root(node: Any, through: Collection[Any] = LAYOUT) -> Any:
+    """The tensor behind views, permutes and contiguous copies, or behind the operators in `through`."""
+    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in through:
+        node = node.args[0]
+    return node
+
+
+def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
+    """(the matrix behind transposes of the last two dimensions, whether their number is odd)."""
+    flipped = False
+    while node.op == "call_function":
+        if _is_flip(node):
+            flipped = not flipped
+        elif not _keeps_shape(node):
+            break
+        node = node.all_input_nodes[0]
+    return node, flipped
+
+
+def _keeps_shape(node: fx.Node) -> bool:
+    """Whether the node is an expand or view to the shape its input has; `matmul` of batches leaves such nodes."""
+    if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
+        return False
+    return same_sizes(node.all_input_nodes[0].meta["val"].shape, node.meta["val"].shape)
+
+
+def _is_flip(node: fx.Node) -> bool:
+    """Whether the node transposes the last two dimensions and nothing else."""
+    if node.target not in FLIPS:
+        return False
+    dims, moved = node.all_input_nodes[0].meta["val"].dim(), cast(tuple[Any, ...], node.args[1:])
+    if node.target is aten.t.default:
+        return dims == 2
+    if node.target is aten.permute.default:
+        return dims >= 2 and [d % dims for d in moved[0]] == [*range(dims - 2), dims - 1, dims - 2]
+    return dims >= 2 and {d % dims for d in moved} == {dims - 2, dims - 1}

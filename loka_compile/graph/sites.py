@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, cast
@@ -21,8 +21,7 @@ from loka_compile import compat
 from loka_compile.graph.beside import sum_beside
 from loka_compile.graph.choices import choices
 from loka_compile.graph.epilogue import epilogue_of
-from loka_compile.graph.nodes import is_backward, read_by_products_only
-from loka_compile.graph.sizes import same_sizes
+from loka_compile.graph.nodes import is_backward, read_by_products_only, root, unflip
 from loka_compile.spec.site import Operand, Role, Site
 
 aten = torch.ops.aten
@@ -34,20 +33,6 @@ GEMMS: dict[Any, str] = {
     aten.baddbmm.default: "baddbmm",
 }
 """AOTAutograd has turned linear, matmul and einsum into one of these."""
-
-LAYOUT = {
-    aten.permute.default,
-    aten.t.default,
-    aten.transpose.int,
-    aten.view.default,
-    aten.reshape.default,
-    aten.expand.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.default,
-    aten.clone.default,
-    aten._unsafe_view.default,
-}
 
 _NONNEGATIVE = {
     aten.relu.default,
@@ -140,44 +125,6 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, fl
         return given[0], given[1], None, 1.0, 1.0
     alpha, beta = (cast(float, node.kwargs.get(name, 1.0)) for name in ("alpha", "beta"))
     return given[1], given[2], given[0], alpha, beta
-
-
-def root(node: Any, through: Collection[Any] = LAYOUT) -> Any:
-    """The tensor behind views, permutes and contiguous copies, or behind the operators in `through`."""
-    while isinstance(node, fx.Node) and node.op == "call_function" and node.target in through:
-        node = node.args[0]
-    return node
-
-
-def unflip(node: fx.Node) -> tuple[fx.Node, bool]:
-    """(the matrix behind transposes of the last two dimensions, whether their number is odd)."""
-    flipped = False
-    while node.op == "call_function":
-        if _is_flip(node):
-            flipped = not flipped
-        elif not _keeps_shape(node):
-            break
-        node = node.all_input_nodes[0]
-    return node, flipped
-
-
-def _keeps_shape(node: fx.Node) -> bool:
-    """Whether the node is an expand or view to the shape its input has; `matmul` of batches leaves such nodes."""
-    if node.target not in (aten.expand.default, aten.view.default, aten.reshape.default):
-        return False
-    return same_sizes(node.all_input_nodes[0].meta["val"].shape, node.meta["val"].shape)
-
-
-def _is_flip(node: fx.Node) -> bool:
-    """Whether the node transposes the last two dimensions and nothing else."""
-    if node.target not in (aten.t.default, aten.permute.default, aten.transpose.int):
-        return False
-    dims, moved = node.all_input_nodes[0].meta["val"].dim(), cast(tuple[Any, ...], node.args[1:])
-    if node.target is aten.t.default:
-        return dims == 2
-    if node.target is aten.permute.default:
-        return dims >= 2 and [d % dims for d in moved[0]] == [*range(dims - 2), dims - 1, dims - 2]
-    return dims >= 2 and {d % dims for d in moved} == {dims - 2, dims - 1}
 
 
 def module_name(node: fx.Node) -> str:

@@ -70,7 +70,7 @@ def _with_values(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, Any]]:
 
 
 def _run(graph: fx.Graph, values: Sequence[Any]) -> dict[fx.Node, Any]:
-    """What the nodes of a known graph give for these values."""
+    """The results of a known graph's nodes for these values."""
     given, found = iter(values), dict[fx.Node, Any]()
     with compat.tracing_fakes(values), torch.no_grad():
         for node in graph.nodes:
@@ -101,7 +101,7 @@ def _form(value: Any) -> Hashable:
 
 
 def _state() -> Hashable:
-    """What else decides which operators a function calls."""
+    """The global state that also decides which operators a function calls."""
     return compat.region_here(), torch.are_deterministic_algorithms_enabled()
 
 

@@ -1,4 +1,4 @@
-"""What is kept of each compiled graph, and finding the graphs of a `torch.compile` result again."""
+"""The records of compiled graphs, and how to find the graphs of a `torch.compile` result again."""
 
 from __future__ import annotations
 
@@ -233,9 +233,11 @@ def graphs_of(compiled: Any) -> list[CompiledGraph]:
 
     Raises ValueError if `compiled` was not made by torch.compile with loka, or has not run yet.
     """
-    asked = compat.user_options(compiled)
-    if asked is None:
-        raise ValueError(f'expected what torch.compile(..., backend="loka") returns, got {type(compiled).__name__}')
+    asked, backend = compat.user_options(compiled), compat.backend_name(compiled)
+    another = backend.isidentifier() and backend != "loka"  # a function's is no name, and may call loka
+    if asked is None or another:
+        came = f'that of backend="{backend}"' if another else type(compiled).__name__
+        raise ValueError(f'expected what torch.compile(..., backend="loka") returns, got {came}')
     original = compat.original_of(compiled)
     candidates = [graph for graph in _live if graph.asked == asked]
     found = [graph for graph in candidates if graph.shares_parameters(original)]

@@ -33,7 +33,7 @@ def explain(compiled: Any) -> Explanation:
 
 
 def explained(graphs: list[CompiledGraph], records: list[Record]) -> Explanation:
-    """What these graphs' records say."""
+    """The explanation of these graphs' records."""
     rows: list[Row] = []
     warnings: list[str] = []
     placed: set[Site] = set()
@@ -110,7 +110,7 @@ def _timed(row: Row, here: Site, timed: Site) -> Row:
 
 
 def _planned(key: str, decision: Decision, outcome: Outcome) -> Row:
-    """What the plan knows of a site."""
+    """The plan's row for a site."""
     score, before = decision.score, decision.before
     known = decision.lowered and str(decision.chosen) in decision.scores
     return Row(

@@ -1,4 +1,4 @@
-"""What was decided and done, site by site: as data, as plain text, and for a rich console."""
+"""Decisions and rewrites, site by site: as data, as plain text, and for a rich console."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was decided and done, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
+    """Decisions and rewrites, to be printed. graphs: name -> `inference` or `training`, empty for a plan alone.
     inputs: name -> what the graph is called with. notes: how races ended, and what online sessions say of
     themselves."""
 

@@ -1,4 +1,4 @@
-"""What passes did, and what they refused: for a GEMM's row, or as notes below the table where it is no GEMM's."""
+"""The passes' rewrites and refusals: those of a GEMM for its row, all others as notes below the table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def notes(graph: CompiledGraph, record: Record) -> Iterator[str]:
 
 
 def statuses(graphs: Sequence[CompiledGraph], records: Sequence[Record]) -> Iterator[str]:
-    """What online sessions say of themselves: one line a session, with all of its graphs, as it counts their calls
+    """The online sessions' states: one line a session, with all of its graphs, as it counts their calls
     together."""
     sessions: dict[Callable[[], str], list[str]] = {}
     for graph, record in zip(graphs, records, strict=True):

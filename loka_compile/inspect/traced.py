@@ -1,4 +1,4 @@
-"""What is written into torch's trace while compiling, under TORCH_TRACE: `tlparse` shows it by compile id."""
+"""Artifacts for torch's trace, written while compiling under TORCH_TRACE: `tlparse` shows them by compile id."""
 
 from __future__ import annotations
 

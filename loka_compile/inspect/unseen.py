@@ -1,4 +1,4 @@
-"""What loka did not see of a model: the code after a graph break, and GEMMs inside of other operators."""
+"""Parts of a model that loka did not see: the code after a graph break, and GEMMs inside of other operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPAQUE = {
 
 
 def unseen(gm: fx.GraphModule, opaque: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """What loka does not see of one Dynamo graph, in words. opaque: operator and module."""
+    """The parts of one Dynamo graph that loka does not see, in words. opaque: operator and module."""
     if broken := compat.graph_break_after(gm):
         yield f"ends at a graph break, {broken}; TORCH_LOGS=graph_breaks tells of what is not compiled"
     for op in dict.fromkeys(op for op, _ in opaque):

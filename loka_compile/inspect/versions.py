@@ -1,4 +1,4 @@
-"""What a compiled graph depends on besides model and options: our own source and the libraries' versions."""
+"""Versions that a compiled graph depends on: of our own source and the libraries' versions."""
 
 from __future__ import annotations
 

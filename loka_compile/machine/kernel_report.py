@@ -88,7 +88,7 @@ def row(module: str, specimen: Specimen, arch: str) -> Row:
 
 
 def faults(code: MachineCode, needs: Iterable[str], aligned: bool) -> tuple[str, ...]:
-    """What must not be in a default configuration. aligned: whether the operands allow wide accesses."""
+    """Faults that a default configuration must not have. aligned: whether the operands allow wide accesses."""
     narrow = sum(code.stores.get(width, 0) for width in ("8", "16"))
     share = {"wide_loads": code.wide_loads, "wide_stores": code.wide_stores}
     checks = {

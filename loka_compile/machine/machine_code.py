@@ -1,4 +1,4 @@
-"""What a launch of a Triton kernel compiles to for a GPU that is not here.
+"""The machine code of a Triton kernel's launch, for a GPU that is not here.
 
 `read(launch, "sm_90")` compiles the kernel exactly as launching it would (the same specialisation on multiples of 16
 and on 1, all pointers aligned) and reads the machine code: registers, spills, shared memory, tensor-core instructions,
@@ -23,7 +23,7 @@ from loka_compile.machine.instructions import Code
 from loka_compile.spec.chips import CHIPS, ISSUE, Chip
 
 FP8 = ("E4M3", "E5M2", "QGMMA", "QMMA", "fp8", "bf8", "f8f6f4")
-"""What the name of an FP8 tensor-core instruction holds one of."""
+"""The name of an FP8 tensor-core instruction holds one of these."""
 
 
 class CompileError(Exception):
@@ -195,7 +195,7 @@ def _tile(code: Code, work: ttir.Work, warps: int) -> tuple[int | None, int | No
 
 def _executed(code: Code, trips: list[float] | None) -> float | None:
     """Instructions a warp issues, every branch taken once: those of a loop as often as the loop of the source runs.
-    Of nested loops the outermost are matched; what is missing inside was unrolled."""
+    The outermost of nested loops are matched; loops that are missing inside were unrolled."""
     if trips is None:
         return None
     nest = code.nest(code.main_loop) if code.main_loop else []

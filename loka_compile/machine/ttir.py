@@ -76,7 +76,7 @@ class Work:
 
 
 def work(text: str, arguments: Mapping[str, object], programs: int) -> Work:
-    """What one program of `programs` does, by the numbers among its arguments."""
+    """The work of one program of `programs`, by the numbers among its arguments."""
     result = Work(flat="tt.flatten" in text)
     values: dict[str, int | None] = {
         f"%{name}": int(value) for name, value in arguments.items() if isinstance(value, int)

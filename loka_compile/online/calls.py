@@ -38,7 +38,7 @@ through the function; the last argument has gradients of the graph's outputs tha
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """What was compiled under one edition of a plan: for which sizes it holds, and calls of at most which size.
+    """The code compiled under one edition of a plan: the sizes it holds for, and the largest call it serves.
 
     plan: that of the session, which others who call the graph may take over.
     """
@@ -250,7 +250,7 @@ class Calls:
         show(use.shown[key])
 
     def _hide(self, use: Use, args: Sequence[Any]) -> None:
-        """What was compiled is not what runs any more."""
+        """Forget the compiled code: something else runs now."""
         self._usual = None
         for graph in use.shown.values():
             forget(graph)

@@ -1,4 +1,4 @@
-"""What happened to a session, to be looked at: events, and the errors that lowered sites were seen with over time."""
+"""The history of a session: events, and the errors that lowered sites were seen with over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an online session keeps on disk: demotions, which are never forgotten, and the profile learned so far.
+"""An online session's files on disk: demotions, which are never forgotten, and the profile learned so far.
 
 Both lie in `online/` of loka's cache folder, under a digest of the graph's structure, so a restarted process finds
 them. Delete the .json file to let its sites be lowered again.

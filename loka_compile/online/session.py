@@ -35,7 +35,7 @@ _editions = itertools.count(1)
 
 
 class Session:
-    """What is learned of one set of parameters in one graph, whatever the sizes of its inputs.
+    """The knowledge of one set of parameters in one graph, whatever the sizes of its inputs.
 
     Threads may use it at the same time; forked processes do not measure. edition: which plan is in force; code that was
     compiled under an edition in `valid` may run.

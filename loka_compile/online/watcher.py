@@ -100,7 +100,7 @@ class Watcher(Observer):
                 self._check(decision, lhs, rhs)
 
     def forget(self) -> None:
-        """What was seen so far is of other weights, or of much smaller calls."""
+        """Forget what was seen: it is of other weights, or of much smaller calls."""
         with self._lock:
             sites = [record.site for record in self.records.values()]
             self.records, self.strayed, self.tangents = {}, {}, {}
@@ -119,7 +119,7 @@ class Watcher(Observer):
             return ""
 
     def take_strayed(self) -> list[Strayed]:
-        """What strayed since the last time this was asked."""
+        """The sites that left their budgets since the last time this was asked."""
         with self._lock:
             strayed, self.strayed = list(self.strayed.values()), {}
             return strayed

@@ -22,7 +22,7 @@ from loka_compile.spec.target import TARGETS
 
 GPUS = tuple(name for name, target in TARGETS.items() if target.device == "cuda")
 SIDES = ("eager", "inductor", "loka", "torchao rowwise", "torchao tensorwise")
-"""What can be shown side by side; torchao's only where it is installed."""
+"""The sides that can be shown; torchao's only if it is installed."""
 
 
 _HIDDEN = {"sides": {"CUDA_VISIBLE_DEVICES": ""}, "plan": {"CUDA_VISIBLE_DEVICES": ""}}
@@ -48,7 +48,7 @@ def preview(
     measure: bool | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Preview:
-    """What a GPU would run for one step of `model`, kernel by kernel, and what that would take. No GPU is needed.
+    """The kernels that a GPU would run for one step of `model`, and their modelled times. No GPU is needed.
 
     model: a module or function, or "MODULE:FACTORY", which returns (model, inputs). inputs: a tuple, or a dict of
     keywords. target: one of GPUS. training: forward and backward, without the optimizer. against: the side the others

@@ -96,7 +96,7 @@ def save_rates(preview: Preview, path: str | Path) -> Rates:
 
 
 def load_rates(path: Any, target: str) -> Rates:
-    """What a calibration file says of a target. Raises CalibrationError."""
+    """A target's entry in a calibration file. Raises CalibrationError."""
     try:
         body = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:

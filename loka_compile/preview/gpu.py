@@ -11,7 +11,7 @@ from loka_compile.spec.chips import CHIPS, Chip
 from loka_compile.spec.target import TARGETS, Target
 
 ARCHS = {chip.target: chip.arch for chip in CHIPS.values() if chip.target} | {"h200": "sm_90"}
-"""What is compiled for a target."""
+"""The GPU that code is compiled for, by target."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Gpu:
 
     @property
     def capability(self) -> tuple[int, int]:
-        """What torch.cuda.get_device_capability returns. For an AMD GPU these are the first two digits of gfx942,
+        """The result of torch.cuda.get_device_capability. For an AMD GPU these are the first two digits of gfx942,
         gfx950."""
         digits = self.arch.removeprefix("sm_").removeprefix("gfx")
         return (int(digits[0]), int(digits[1])) if self.amd else (int(digits[:-1]), int(digits[-1]))
@@ -56,7 +56,7 @@ class Gpu:
 
     @property
     def properties(self) -> Any:
-        """What torch.cuda.get_device_properties returns."""
+        """The result of torch.cuda.get_device_properties."""
         return SimpleNamespace(
             name=self.name,
             major=self.major,

@@ -1,4 +1,4 @@
-"""What a launch would take: the roofline of spec/roofline.py, with the target's stated shares of its peaks.
+"""The modelled time of a launch: the roofline of spec/roofline.py, with the target's stated shares of its peaks.
 
 The kernels of a step follow one another. So the model sees passes over memory, launches and the width of operands, and
 is blind to how good a kernel is inside.
@@ -20,8 +20,8 @@ with CUDA Graphs", 2019, measured there on a V100)."""
 
 @dataclass(frozen=True)
 class Rates:
-    """What a target's times are modelled with. flops, bandwidth: shares of the peaks that are attained. launch: seconds
-    to start a kernel. origin: where the figures are from: vendor peaks, or the calibration file."""
+    """The numbers a target's times are modelled with. flops, bandwidth: shares of the peaks that are attained.
+    launch: seconds to start a kernel. origin: where the figures are from: vendor peaks, or the calibration file."""
 
     target: str
     flops: float

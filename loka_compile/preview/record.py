@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from loka_compile.graph.sites import SITE_META, module_name
 from loka_compile.kernels.launch import Launch
+from loka_compile.kernels.op import BODIES
 from loka_compile.machine.machine_code import CompileError
 from loka_compile.preview import launches, torch_calls
 from loka_compile.preview.result import Kernel
@@ -115,9 +116,9 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _custom(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """What the operator's body launches; the operator itself where that cannot be told."""
+        """Record the launches of the operator's body; the operator itself if they cannot be told."""
         name = func._schema.name
-        body = torch_calls.custom_op_body(func)
+        body = BODIES.get(name) or torch_calls.custom_op_body(func)
         before, note = len(self.kernels), "opaque: FLOPs unknown"
         if body is not None:
             try:

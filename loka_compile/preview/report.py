@@ -1,4 +1,4 @@
-"""What a preview found, and its tables: the sides beside each other, and each side's kernels in launch order."""
+"""A preview's result and its tables: the sides beside each other, and each side's kernels in launch order."""
 
 from __future__ import annotations
 

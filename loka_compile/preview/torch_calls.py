@@ -49,7 +49,7 @@ def settings() -> Iterator[None]:
 
 
 def custom_op_body(func: Any) -> Callable[..., Any] | None:
-    """What a torch.library.custom_op or triton_op runs on CUDA (torch._library.custom_ops.OPDEFS)."""
+    """The function that a torch.library.custom_op or triton_op runs on CUDA (torch._library.custom_ops.OPDEFS)."""
     from torch._library.custom_ops import OPDEFS
 
     definition = OPDEFS.get(func._schema.name)

@@ -36,7 +36,7 @@ class Source:
         return self.factory or getattr(self.model, "__name__", type(self.model).__name__)
 
     def packed(self, values: bool) -> dict[str, Any]:
-        """What `unpack` makes the model of, in another process. Raises TransportError."""
+        """The bytes from which `unpack` makes the model in another process. Raises TransportError."""
         main = getattr(sys.modules["__main__"], "__file__", None)
         body: dict[str, Any] = {"path": list(sys.path), "factory": self.factory, "cwd": os.getcwd()}
         if not self.factory:

@@ -50,7 +50,7 @@ def kind_of(site: Site, side: Literal["lhs", "rhs"]) -> Kind:
 
 
 def learn(kind: Kind, features: int, generator: torch.Generator) -> Any:
-    """What learns: `add(rows)` with (n, F) finite rows, then `result()`."""
+    """A learner: `add(rows)` with (n, F) finite rows, then `result()`."""
     if kind == "weight":
         return FlipFlop(features, generator)
     return GradientLearner(features) if kind == "gradient" else learner(features)

@@ -46,7 +46,7 @@ def chosen_recipes(recipes: Iterable[Recipe | str] | None) -> tuple[Recipe, ...]
 
 @dataclass
 class _Record:
-    """What has been seen of one site so far."""
+    """The observations of one site so far."""
 
     site: Site
     lhs: OperandStatistics

@@ -44,7 +44,7 @@ class Profile:
     source: Source | None = None
 
     def find(self, site: Site) -> SiteProfile | None:
-        """What is known of a graph's site; None also where the profile's site of that name is another GEMM."""
+        """The profile of a graph's site; None if there is none, or if the site of that name is another GEMM."""
         for key in (f"{site.key}@{site.source}", site.key):
             known = self.sites.get(key)
             if known is not None and known.site.same_gemm(site):

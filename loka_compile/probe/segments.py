@@ -97,7 +97,7 @@ class Labels:
 
 
 class Watch:
-    """What is known by segment: who was seen, and the labels of the call that is running.
+    """The segments seen so far, and the labels of the call that is running.
 
     rows: about how many are scored a call. production: shares as in `Source`.
     """

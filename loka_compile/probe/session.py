@@ -85,7 +85,7 @@ def probe(
 
 
 class Probe:
-    """What `loka.probe` gives; a probe is entered once."""
+    """The context manager that `loka.probe` returns; it is entered once."""
 
     def __init__(self, model: nn.Module, observer: Observer, call: Callable[..., Any] | None = None) -> None:
         self.model = model
@@ -121,7 +121,7 @@ class Probe:
 
     @property
     def profile(self) -> Profile:
-        """What was learned so far; final once the context is left. Raises ProbeError if there is nothing."""
+        """The profile so far; final once the context is left. Raises ProbeError if there is nothing."""
         if self._profile is not None:
             return self._profile
         if not self._observer.graphs_run:

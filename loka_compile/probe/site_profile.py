@@ -1,4 +1,4 @@
-"""What a probe learned of one GEMM, and how it is written into a profile file: JSON and named tensors."""
+"""A probe's knowledge of one GEMM, and how it is written into a profile file: JSON and named tensors."""
 
 from __future__ import annotations
 

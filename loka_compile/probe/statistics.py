@@ -30,7 +30,7 @@ E4M3_ZERO = 2.0**-10
 
 @dataclass(frozen=True)
 class OperandStats:
-    """What a probe saw of one operand.
+    """A probe's observations of one operand.
 
     rows: slices along the contraction, all of whose values share a scale in row scaling; zero_rows of them are all 0.
     values: elements; non_finite of them are inf or NaN, fp16_overflows are finite and beyond fp16's range.

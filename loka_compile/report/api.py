@@ -25,14 +25,14 @@ def report(compiled: Any, path: str | Path, *, against: Any = None, title: str =
     if against is not None:
         made = compared(document_of(against), made)
     path = Path(path)
-    path.write_text(as_json(made) if path.suffix == ".json" else html(made))
+    path.write_text(as_json(made) if path.suffix.lower() == ".json" else html(made), encoding="utf-8")
     return path
 
 
 def document_of(what: Any, title: str = "") -> dict[str, Any]:
     """The data of a report (schema.json)."""
     if isinstance(what, dict) and what.get("format") == document.FORMAT:
-        return what
+        return files.checked_report(what, "the report")
     if isinstance(what, str | Path):
         return files.read(what)
     if isinstance(what, Plan):

@@ -7,11 +7,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from loka_compile.report.compare import single
+from loka_compile.report.errors import ReportError
+from loka_compile.report.texts import finite
+
 _LOWERED = ("lowered", "planned")
 
 
 def as_json(reports: Sequence[Mapping[str, Any]]) -> str:
-    body = {"displayTimeUnit": "ns", "traceEvents": events(reports)}
+    """Raises ReportError where nothing has a time."""
+    found = events(reports)
+    if not found:
+        named = ", ".join(report["title"] for report in reports)
+        raise ReportError(f"no times in {named}: a trace shows a compilation, a plan or a preview that has some")
+    body = {"displayTimeUnit": "ns", "traceEvents": found}
     return json.dumps(body, allow_nan=False) + "\n"
 
 
@@ -19,7 +28,7 @@ def events(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A process a report or preview, a thread a side; times in µs, modelled or of single calls, as the names say."""
     found: list[dict[str, Any]] = []
     process = 0
-    for report in reports:
+    for report in single(reports):
         tracks = [
             (f"{preview['model']} on {preview['target']}, modelled", list(_sides(preview)))
             for preview in report["previews"]
@@ -51,9 +60,9 @@ def _gemms(report: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]
     for title, after in (("as the model has them", False), ("as chosen", True)):
         at, slices = 0.0, []
         for site in report["sites"]:
-            lowered = site["outcome"] in _LOWERED and isinstance(site["time_after_us"], float)
-            us = site["time_after_us"] if after and lowered else site["time_before_us"]
-            if not isinstance(us, float) or site["outcome"] == "absent":
+            chosen = finite(site["time_after_us"]) if after and site["outcome"] in _LOWERED else None
+            us = finite(site["time_before_us"]) if chosen is None else chosen
+            if us is None or site["outcome"] == "absent":
                 continue
             args = {key: site[key] for key in ("shape", "recipe", "provider", "runs_as", "outcome") if site[key]}
             slices.append({"name": site["key"], "cat": site["recipe"] or "gemm", "ts": at, "dur": us, "args": args})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from loka_compile.report import document
@@ -13,18 +13,34 @@ _CHOICES = ("recipe", "provider", "runs_as", "outcome", "shape", "dtype")
 _NUMBERS = ("mere", "sqnr_db", "time_before_us", "time_after_us")
 
 
+def single(reports: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A comparison is its two sides."""
+    return [each for report in reports for each in ([report["a"], report["b"]] if "a" in report else [report])]
+
+
 def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """A report of two reports."""
     for each in (a, b):
         if each["kind"] == "comparison":
             raise ReportError(f"{each['title']} is a comparison already: compare two reports of one thing each")
-    titles = [a["title"], b["title"]]
-    if titles[0] == titles[1]:
-        titles = [
-            f"{each['title']} ({(each['verdict'] or {}).get('target') or each['made']['when']})" for each in (a, b)
-        ]
+    titles = _titles(a, b)
     made = document.new("comparison", " against ".join(titles), Texts())
     return made | {"a": a, "b": b, "names": titles, "changes": changes(a, b)}
+
+
+def _titles(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Unlike, by the first thing that tells them apart: two commits write a report of one name."""
+    more = (
+        lambda each: "",
+        lambda each: (each["verdict"] or {}).get("target", ""),
+        lambda each: f"loka {each['made'].get('loka', '')}, torch {each['made'].get('torch', '')}",
+        lambda each: each["made"].get("when", ""),
+    )
+    for said in more:
+        found = [f"{each['title']} ({said(each)})" if said(each) else each["title"] for each in (a, b)]
+        if found[0] != found[1]:
+            return found
+    return [f"{a['title']} (first)", f"{b['title']} (second)"]
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[Any]]:
@@ -37,12 +53,30 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[Any]]:
             found.append([key, here, there, "only_a" if there < 0 else "only_b", []])
             continue
         old, new = a["sites"][here], b["sites"][there]
-        choices = [f"{name}: {old[name] or '–'} → {new[name] or '–'}" for name in _CHOICES if old[name] != new[name]]
-        numbers = [name for name in _NUMBERS if old[name] != new[name]]
+        known, other = _said(old, a["kind"], b["kind"]), _said(new, b["kind"], a["kind"])
+        both = [name for name in known if name in other and known[name] != other[name]]
+        choices = [f"{name}: {old[name] or '–'} → {new[name] or '–'}" for name in both if name in _CHOICES]
+        numbers = [name for name in both if name in _NUMBERS]
         found.append(
             [key, here, there, "changed" if choices else "renumbered" if numbers else "same", choices or numbers]
         )
     return found
+
+
+def _said(site: Mapping[str, Any], kind: str, other: str) -> dict[str, Any]:
+    """What a report of that kind says of a site, where another kind is beside it: a plan does not know what runs, nor a
+    profile what is chosen, and neither is a difference."""
+    said = {name: site[name] for name in (*_CHOICES, *_NUMBERS)}
+    if kind == other:
+        return said
+    unknown: tuple[str, ...] = tuple(name for name in _NUMBERS if said[name] is None)
+    if kind == "plan":
+        unknown += ("runs_as",)
+    elif kind == "profile":
+        unknown += ("recipe", "provider", "runs_as", "outcome")
+    if said["outcome"] == "planned":
+        said["outcome"] = "lowered"
+    return {name: value for name, value in said.items() if name not in unknown}
 
 
 def _places(report: Mapping[str, Any]) -> dict[str, int]:

@@ -50,9 +50,7 @@ def of_compiled(compiled: Any, title: str = "") -> dict[str, Any]:
         title or type(compat.original_of(compiled)).__name__,
         texts,
         verdict={"cost": _cost(graphs)}
-        | verdict.of_explanation(
-            told, found, (plan.raced for plan in plans), graphs[0].stages.device, graphs[0].options
-        ),
+        | verdict.of_explanation(told, found, map(_raced, graphs, plans), graphs[0].stages.device, graphs[0].options),
         sites=found,
         graphs=shown,
         stages=stages.of_records(records, texts),
@@ -63,7 +61,7 @@ def of_compiled(compiled: Any, title: str = "") -> dict[str, Any]:
 def of_plan(plan: Plan, title: str) -> dict[str, Any]:
     texts, told = Texts(), explain_plan(plan)
     found = sites.of_explanation(told, [plan], [], None, texts)
-    said = verdict.of_explanation(told, found, [plan.raced]) | {"pins": dict(plan.pins)}
+    said = verdict.of_explanation(told, found, [_there(plan.raced)]) | {"pins": dict(plan.pins)}
     return new("plan", title, texts, verdict=said, sites=found)
 
 
@@ -75,13 +73,21 @@ def of_profile(profile: Profile, title: str) -> dict[str, Any]:
     return new("profile", title, texts, verdict=said | {"warnings": []}, sites=found)
 
 
+def _raced(graph: CompiledGraph, plan: Plan) -> str:
+    """How the plan's race ended, and that it was run elsewhere if the plan was given."""
+    return _there(plan.raced) if graph.stages.pinned else plan.raced
+
+
+def _there(raced: str) -> str:
+    return f"{raced}; that was where the plan was made" if raced else ""
+
+
 def _cost(graphs: Sequence[CompiledGraph]) -> str:
     seconds = [graph.seconds for graph in graphs if graph.seconds]
-    return (
-        f"{sum(seconds):.1f} s to settle the plan, race it and compile {len(seconds)} graph{'s' * (len(seconds) > 1)}"
-        if seconds
-        else ""
-    )
+    if not seconds:
+        return ""
+    plan = "" if all(graph.stages.pinned for graph in graphs) else "settle the plan and "
+    return f"{sum(seconds):.1f} s to {plan}compile {len(seconds)} graph{'s' * (len(seconds) > 1)}"
 
 
 def _profile_of(graphs: Sequence[CompiledGraph]) -> Profile | None:

@@ -8,13 +8,15 @@ from typing import Any
 
 from loka_compile.probe.profile import ProfileError, parse_profile
 from loka_compile.report import document, previews
+from loka_compile.report.check import check
 from loka_compile.report.errors import ReportError
 from loka_compile.report.texts import Texts
 from loka_compile.spec.plan import PlanError, parse_plan
 
+_MARK = b"\xef\xbb\xbf"
+"""Of the order of bytes: some editors put it before UTF-8."""
 EXPECTED = "expected a plan or a preview (JSON), a profile (safetensors), or a report's JSON"
-_LISTS = ("strings", "sites", "graphs", "stages", "previews", "online")
-_PARTS = {"kind": str, "title": str, "made": dict, **dict.fromkeys(_LISTS, list)}
+EXPECTED_TOO = f"{EXPECTED}; on the command line also MODULE:FACTORY, the module as in an import"
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -23,11 +25,12 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ReportError(f"cannot read {name}: {error.strerror or error}") from error
-    if data.lstrip()[:1] not in (b"{", b"[") or b"\0" in data[:8]:  # not a length that looks like a brace
+        raise ReportError(f"cannot read {name}: {error.strerror or error}; {EXPECTED_TOO}") from error
+    start = data[:64].removeprefix(_MARK).lstrip()[:1]
+    if start not in (b"{", b"[") or b"\0" in data[:8]:  # not a length that looks like a brace
         return _profile(data, name)
     try:
-        text = data.decode()
+        text = data.removeprefix(_MARK).decode()
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{name} is not JSON ({error}): {EXPECTED}") from error
@@ -38,7 +41,7 @@ def read(path: str | Path) -> dict[str, Any]:
         except PlanError as error:
             raise ReportError(str(error)) from error
     if kind == document.FORMAT:
-        return _report(body, name)
+        return checked_report(body, name)
     if isinstance(body, list) or "sides" in body:
         return of_previews(body if isinstance(body, list) else [body], name)
     raise ReportError(f"{name} is neither of what is read: {EXPECTED}")
@@ -48,7 +51,9 @@ def of_previews(bodies: list[Any], name: str) -> dict[str, Any]:
     if not bodies:
         raise ReportError(f"{name} is empty: {EXPECTED}")
     parts = [previews.part_of(body, name) for body in bodies]
-    return document.new("preview", parts[0]["model"], Texts(), previews=parts)
+    made = document.new("preview", parts[0]["model"], Texts(), previews=parts)
+    check(made, name)
+    return made
 
 
 def _profile(data: bytes, name: str) -> dict[str, Any]:
@@ -58,14 +63,10 @@ def _profile(data: bytes, name: str) -> dict[str, Any]:
         raise ReportError(f"{error}; {EXPECTED}") from error
 
 
-def _report(body: dict[str, Any], name: str) -> dict[str, Any]:
+def checked_report(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """A report's own data, if it is whole."""
     if body.get("version") != document.VERSION:
         found = body.get("version")
-        raise ReportError(f"{name} has report version {found}, this loka reads {document.VERSION}: make it anew")
-    previews.checked(body, _PARTS, f"{name} is damaged")
-    last = len(body["strings"])
-    for site in body["sites"]:
-        previews.checked(site, {"key": str, "reason": int, "candidates": list}, f"{name} is damaged: a site")
-        if not 0 <= site["reason"] < last:
-            raise ReportError(f"{name} is damaged: {site['key']} has text {site['reason']} of {last}")
+        raise ReportError(f"{name} has report version {found!r}, this loka reads {document.VERSION}: make it anew")
+    check(body, name)
     return body

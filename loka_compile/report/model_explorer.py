@@ -11,16 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loka_compile.report.compare import single
+from loka_compile.report.errors import ReportError
+from loka_compile.report.texts import finite
+
 _PALE_TO_DARK = [{"stop": 0, "bgColor": "#eef4fa"}, {"stop": 1, "bgColor": "#0072b2"}]
 
 
 def save(reports: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Write graphs.json and a file of each kind of node data; returns what was written."""
+    """Write graphs.json and a file of each kind of node data; returns what was written. Raises ReportError where there
+    is no graph, which Model Explorer does not open."""
+    if not any(True for _ in _snapshots(reports)):
+        named = ", ".join(report["title"] for report in reports)
+        raise ReportError(
+            f"no graph in {named}: Model Explorer shows what was compiled, from a factory or a report of it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     files = {"graphs.json": graphs(reports)} | {f"{name}.json": data for name, data in node_data(reports).items()}
     written = []
     for name, body in files.items():
-        (folder / name).write_text(json.dumps(body, allow_nan=False))
+        (folder / name).write_text(json.dumps(body, allow_nan=False), encoding="utf-8")
         written.append(folder / name)
     return written
 
@@ -43,8 +53,9 @@ def node_data(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 
 def _snapshots(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """The id of a graph, its snapshot, its report."""
-    for place, report in enumerate(reports):
-        which = f"{'AB'[place]} " if len(reports) > 1 else ""
+    all_of_them = single(reports)
+    for place, report in enumerate(all_of_them):
+        which = f"{'AB'[place]} " if len(all_of_them) > 1 else ""
         for graph in report["graphs"]:
             for snapshot in graph["snapshots"]:
                 yield f"{which}{graph['name']} {snapshot['name']}", snapshot, report
@@ -99,10 +110,11 @@ def _values(report: Mapping[str, Any], snapshot: Mapping[str, Any]) -> dict[str,
         if site is None:
             continue
         lowered = site["outcome"] == "lowered"
-        us = site["time_after_us"] if after and lowered else site["time_before_us"]
-        if isinstance(us, float):
+        us = finite(site["time_after_us"] if after and lowered else site["time_before_us"])
+        if us is not None:
             time[ids[place]] = us
-        if after and lowered and isinstance(site["mere"], float):
-            error[ids[place]] = site["mere"]
+        mere = finite(site["mere"])
+        if after and lowered and mere is not None:
+            error[ids[place]] = mere
     written = {ids[place]: float(size) for place, size in enumerate(snapshot["bytes"]) if size}
     return {"error": error, "time": time, "bytes": written}

@@ -10,7 +10,7 @@ from loka_compile.report.errors import ReportError
 
 STYLES = ("base.css", "table.css", "graph.css", "print.css")
 _VIEWS = "base format table plot verdict site sites tree layout overlay panel node graph passes timeline online compare"
-SCRIPTS = tuple(f"{name}.js" for name in f"{_VIEWS} main".split())
+SCRIPTS = tuple(f"{name}.js" for name in f"{_VIEWS} words main".split())
 """In the order in which they stand in the page."""
 
 
@@ -22,16 +22,23 @@ def html(report: dict[str, Any]) -> str:
         raise ReportError("a report needs jinja2: pip install loka-compile[report]") from error
     made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = made.from_string(_text("page.html"))
-    return template.render(
-        title=report["title"],
-        styles=[_text(name) for name in STYLES],
-        scripts=[_text(name) for name in SCRIPTS],
-        data=embedded(report),
+    return _writable(
+        template.render(
+            title=report["title"],
+            styles=[_text(name) for name in STYLES],
+            scripts=[_text(name) for name in SCRIPTS],
+            data=embedded(report),
+        )
     )
 
 
 def as_json(report: dict[str, Any]) -> str:
-    return json.dumps(report, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _writable(json.dumps(report, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def _writable(text: str) -> str:
+    """Half of a surrogate pair, which JSON may hold and UTF-8 may not, as JSON writes it: \\ud800."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def embedded(report: dict[str, Any]) -> str:
@@ -41,4 +48,4 @@ def embedded(report: dict[str, Any]) -> str:
 
 
 def _text(name: str) -> str:
-    return (resources.files("loka_compile.report") / "view" / name).read_text()
+    return (resources.files("loka_compile.report") / "view" / name).read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,9 @@ def _kernel(kernel: Any, why: str, texts: Texts) -> dict[str, Any]:
     checked(kernel, _KERNEL, why)
     operands = f"{' '.join(map(str, kernel['inputs'][:4]))} → {' '.join(map(str, kernel['outputs'][:2]))}"
     us = kernel.get("us")
+    for key, value in (*((key, kernel[key]) for key in _NUMBERS), ("us", us)):
+        if isinstance(value, int | float) and not 0 <= value <= sys.float_info.max:
+            raise ReportError(f"{why}: {key!r} is {str(value)[:20]}")
     return {
         "name": texts(kernel["name"]),
         "op": texts(kernel["op"]),
@@ -64,8 +68,13 @@ def _kernel(kernel: Any, why: str, texts: Texts) -> dict[str, Any]:
         "us": number(float(kernel["modelled_us"])),
         "measured_us": number(float(us)) if isinstance(us, int | float) else None,
         "bound": texts(kernel["bound_by"]),
-        "spills": int(bool((kernel.get("resources") or {}).get("spills"))),
+        "spills": int(bool(_resources(kernel).get("spills"))),
     }
+
+
+def _resources(kernel: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = kernel.get("resources")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _what(kernel: Mapping[str, Any]) -> str:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from loka_compile.inspect.records import Record
+from loka_compile.passes import PIPELINE
+from loka_compile.passes.adapt.compskip import Skip
+from loka_compile.passes.adapt.mods import MODS
+from loka_compile.passes.adapt.windowed_attention import WindowedAttention
 from loka_compile.report.texts import Texts
 
 LONGEST = 1500
 """Lines of a diff that are shown."""
+
+
+@cache
+def purposes() -> dict[str, str]:
+    """What each pass is for, by its name: the first paragraph of its file."""
+    files = {each.name: type(each).__module__ for stage in (*PIPELINE.stages, MODS.values()) for each in stage}
+    files |= {each.name: each.__module__ for each in (Skip, WindowedAttention)}
+    heads = {name: sys.modules[file].__doc__ or "" for name, file in files.items()}
+    firsts = {name: " ".join(head.partition("\n\n")[0].split()) for name, head in heads.items()}
+    return {name: first.removeprefix(f"{name}: ") for name, first in firsts.items()}
 
 
 def of_records(records: Sequence[Record], texts: Texts) -> list[dict[str, Any]]:
@@ -23,6 +39,7 @@ def _stage(graph: str, stage: Any, texts: Texts) -> dict[str, Any]:
         "name": stage.name,
         "graph": graph,
         "kind": stage.graph,
+        "what": texts(purposes().get(stage.name, "")),
         "rewrites": [[texts(each.site), texts(each.did), texts(each.kernel)] for each in stage.rewrites],
         "refusals": [[texts(each.site), texts(each.node), texts(each.reason)] for each in stage.rejects],
         "diff": "\n".join([*lines[:LONGEST], *cut]),

@@ -31,5 +31,10 @@ def number(value: float | None) -> float | str | None:
     return float(f"{value:.6g}") if math.isfinite(value) else str(value)
 
 
+def finite(value: float | str | None) -> float | None:
+    """Of what `number` gave: it, where it can be added and drawn; None where it is not known, infinite or no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def numbers(values: dict[str, Any]) -> dict[str, Any]:
     return {key: number(value) if isinstance(value, float) else value for key, value in values.items()}

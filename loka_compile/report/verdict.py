@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from loka_compile.inspect.explanation import Explanation
-from loka_compile.report.texts import number
+from loka_compile.report.texts import finite, number
 from loka_compile.spec.options import Options
 from loka_compile.spec.processor import processor
 
@@ -37,15 +37,16 @@ def of_explanation(
     was compiled on, and with; of a plan alone nothing is known of them."""
     found = [site for site in sites if site["outcome"] != "absent"]
     lowered = [site for site in found if site["outcome"] in ("lowered", "planned")]
-    timed = [site for site in found if site["time_before_us"] is not None]
+    timed = [site for site in found if finite(site["time_before_us"]) is not None]
     before = sum(site["time_before_us"] for site in timed)
     after = sum(_counted(site) for site in timed)
-    worst = max((site for site in lowered if isinstance(site["mere"], float)), key=lambda s: s["mere"], default=None)
+    worst = max((site for site in lowered if site["mere"] is not None), key=_error, default=None)
     return {
         "target": explained.target,
         "device": device,
         "origin": explained.origin,
         "graphs": explained.graphs,
+        "inputs": explained.inputs,
         "budget": _budget(options) if options is not None else None,
         "raced": list(dict.fromkeys(filter(None, raced))),
         "gemm_before_us": number(float(before)) if timed else None,
@@ -64,10 +65,17 @@ def of_explanation(
 
 def _budget(options: Options) -> dict[str, Any]:
     allowed = options.error_budget
-    return {"mere": allowed.max_mere, "sqnr_db": allowed.min_sqnr_db, "speedup": options.min_speedup}
+    figures = {"mere": allowed.max_mere, "sqnr_db": allowed.min_sqnr_db, "speedup": options.min_speedup}
+    return {name: number(float(value)) for name, value in figures.items()}
 
 
 def _counted(site: Mapping[str, Any]) -> float:
     """A site that was not lowered takes its old time, whatever was planned."""
-    lowered = site["outcome"] in ("lowered", "planned") and site["time_after_us"] is not None
-    return float(site["time_after_us"] if lowered else site["time_before_us"])
+    after = finite(site["time_after_us"]) if site["outcome"] in ("lowered", "planned") else None
+    return float(site["time_before_us"] if after is None else after)
+
+
+def _error(site: Mapping[str, Any]) -> float:
+    """To find the worst: what is no number is worse than any."""
+    found = finite(site["mere"])
+    return float("inf") if found is None else found

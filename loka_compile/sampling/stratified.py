@@ -76,7 +76,7 @@ def stratified_sample(
 ) -> Sample:
     """`n` rows of a table, one (N,) integer column a feature, such that weighted totals are unbiased.
 
-    segments: names of features. Of every value of each, at least `min_per_segment` rows are drawn, or all there are.
+    segments: names of features. At least `min_per_segment` rows of every value of each are drawn, or all there are.
     A budget beyond N gives all rows.
     """
     table = feature_table(features)

@@ -3,7 +3,7 @@
     CompSkip(layers="blocks.*", skip={"even": ["attention"], "odd": ["pffn"]}, reuse={"odd": ["pool"]})
 
 Kunlun alternates so ("alternate", papers: CompSkip, static and per layer): even layers skip self-attention, odd layers
-skip the PFFN and reuse the summary of the layer before. What a schedule does to a graph is in passes/adapt/compskip.py.
+skip the PFFN and reuse the summary of the layer before. passes/adapt/compskip.py applies a schedule to a graph.
 """
 
 from __future__ import annotations

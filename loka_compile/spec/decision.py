@@ -31,7 +31,7 @@ KEPT = Candidate(KEEP)
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of a candidate at a site.
+    """A candidate at a site: its errors and its times.
 
     mere, sqnr_db, median_rel: errors on the site's real and drawn operands, the worse of both. time_us: of one call,
     casts included, None where it was not timed. time_source: where the time comes from.
@@ -59,7 +59,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was chosen for a site, from what, and why. `rejected` lists every other candidate with its reasons.
+    """The choice for a site and its reason. `rejected` lists every other candidate with its reasons.
 
     ranges: where the choice depends on the batch, all choices by number of rows, ascending from 0; `chosen` is that of
     the batch at hand. Rows are the product of the site's sizes that depend on the batch.
@@ -78,7 +78,7 @@ class Decision:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """What it is lowered to, here or at another batch."""
+        """Its lowered choices, here and at other batches."""
         recipes = [self.chosen.recipe, *(each.chosen.recipe for each in self.ranges)]
         return tuple(recipe for recipe in dict.fromkeys(recipes) if recipe != KEEP)
 

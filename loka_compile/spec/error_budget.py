@@ -27,4 +27,4 @@ class ErrorBudget:
 
 
 DEFAULT = ErrorBudget()
-"""What Dispatch allows unless the options say otherwise."""
+"""The budget unless the options say otherwise."""

@@ -1,4 +1,4 @@
-"""What a person may ask of loka: one frozen dataclass, checked the moment it is made."""
+"""All options of loka: one frozen dataclass, checked the moment it is made."""
 
 import functools
 import hashlib
@@ -37,8 +37,8 @@ ON_OTHER_HARDWARE = ("refuse", "redispatch")
 
 @functools.cache
 def pass_names() -> tuple[str, ...]:
-    """What `passes` can switch off. One pass a file: these are the files' names in the stages' folders, as the passes
-    themselves live in a layer above this one."""
+    """The passes that `passes` can switch off. One pass a file: these are the files' names in the stages' folders,
+    because the passes themselves live in a layer above this one."""
     found = importlib.util.find_spec("loka_compile.passes")
     folders = [] if found is None else [Path(each) for each in found.submodule_search_locations or ()]
     return tuple(sorted(file.stem for each in folders for stage in STAGES for file in (each / stage).glob("[!_]*.py")))

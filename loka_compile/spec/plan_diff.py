@@ -1,4 +1,4 @@
-"""What changed between two plans: sites that came or went, and choices that are no longer the same."""
+"""The difference of two plans: sites that came or went, and choices that are no longer the same."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ONEDNN_LEVELS: dict[str, tuple[str, ...]] = {
     "AVX512_CORE_FP16": (*_VNNI, "avx512_bf16", "avx_vnni", "avx512_fp16"),
     "AVX10_1_512": (*_VNNI, "avx512_bf16", "avx_vnni", "avx512_fp16"),
 }
-"""What a value of ONEDNN_MAX_CPU_ISA leaves; any other value leaves everything."""
+"""The instruction sets that a value of ONEDNN_MAX_CPU_ISA leaves; any other value leaves all."""
 ATEN_LEVELS: dict[str, tuple[str, ...]] = {"default": (), "avx2": ("avx2", "avx_vnni"), "sve256": ARM}
 
 
@@ -91,17 +91,14 @@ class Processor:
         return " ".join([self.name, *both])
 
 
+@functools.cache  # asked at every product, and the libraries read the environment once, too
 def processor() -> Processor:
     """This machine's, with the limits that the environment sets."""
-    return _processor(*(os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", *_ONEDNN)))
-
-
-_ONEDNN = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-
-
-@functools.cache
-def _processor(aten: str, onednn: str, dnnl: str) -> Processor:
+    aten, onednn, dnnl = (os.environ.get(name, "") for name in _LIMITS)
     return limited(_capabilities(), aten, onednn or dnnl)
+
+
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def limited(capabilities: Mapping[str, Any], aten: str = "", onednn: str = "") -> Processor:

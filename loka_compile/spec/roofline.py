@@ -21,7 +21,7 @@ from loka_compile.spec.target import Target
 
 @dataclass(frozen=True)
 class Rates:
-    """What a kernel attains. flops: FLOP/s. bandwidth: bytes/s of device memory. launch: seconds to start a kernel."""
+    """A kernel's attained rates. flops: FLOP/s. bandwidth: bytes/s of device memory. launch: seconds to start it."""
 
     flops: float
     bandwidth: float
@@ -41,13 +41,13 @@ class Rates:
         return _larger(self.compute(flops), self.memory(nbytes)) + kernels * self.launch
 
     def bound(self, flops: float, nbytes: float) -> str:
-        """What one launch spends most of its time on: `compute`, `memory` or `launch`."""
+        """The limit of one launch: `compute`, `memory` or `launch`."""
         compute, memory = self.compute(flops), self.memory(nbytes)
         return "launch" if max(compute, memory) < self.launch else "compute" if compute >= memory else "memory"
 
 
 def rates_of(target: Target, dtype: torch.dtype) -> Rates:
-    """What a kernel on operands of this dtype attains on this target. Raises KeyError for a dtype without a peak."""
+    """The rates of a kernel on operands of this dtype on this target. Raises KeyError for a dtype without a peak."""
     bandwidth = target.bandwidth * target.attained_bandwidth
     return Rates(target.peak[dtype] * target.attained_flops, bandwidth, target.launch)
 

@@ -72,5 +72,5 @@ TARGETS: dict[str, Target] = {
 
 
 def target_of(device: str) -> Target:
-    """What a graph on this device type can do here: the measured target, with the device's own limits."""
+    """The measured target of this device type, with the limits of the device that is here."""
     return TARGETS["cpu"] if device == "cpu" else Target(device, device)

@@ -20,7 +20,8 @@ from loka_compile import compat
 from loka_compile.dispatch import kept_times
 from loka_compile.graph.facts import Reading
 from loka_compile.spec.options import Options
-from loka_compile.trial.race import Raced, all_kept, can_race, digest_of, fastest_us, where_taken
+from loka_compile.trial.laps import fastest_us
+from loka_compile.trial.race import Raced, all_kept, can_race, digest_of, where_taken
 
 CLEARLY = 1.03
 """How many times faster eager has to be."""

@@ -58,7 +58,7 @@ def time_us(plan: Plan) -> float:
 
 
 def saves_us(plan: Plan) -> float:
-    """What its GEMMs take less than as they were, by single times; infinite where one is not known."""
+    """Microseconds that its GEMMs save, by single times; infinite if one is not known."""
     times = [(decision.before.time_us, decision.score.time_us) for decision in plan.lowered]
     return sum(math.inf if before is None or after is None else before - after for before, after in times)
 

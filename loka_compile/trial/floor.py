@@ -34,7 +34,7 @@ def library_us(graph: fx.Graph, inputs: Sequence[Any]) -> float:
 
 
 def _call_us(node: fx.Node, inputs: Sequence[Any]) -> float:
-    """Of one call, on zeros: what the values are does not matter."""
+    """The time of one call on zeros; the values do not matter."""
 
     def described(argument: fx.Node) -> Any:
         fake = argument.meta["val"]

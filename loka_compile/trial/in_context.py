@@ -76,7 +76,7 @@ def _casts(decision: Decision) -> bool:
 
 
 def _moves(plan: Plan, step: Step, unplanned: Step) -> Iterator[Plan]:
-    """What is worth a try from here."""
+    """The plans that are worth a try from here."""
     gains = [(_gain(family, step, unplanned), family) for family in families(plan)]
     losing = [decision for gain, family in gains if gain <= 0 for decision in family]
     if losing:

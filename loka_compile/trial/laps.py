@@ -1,4 +1,4 @@
-"""How sure the times of a race are.
+"""The rounds of a race, and how sure its times are.
 
 Its rounds are two races, the even ones and the odd ones. On a quiet machine the fastest times of both agree within a
 percent. Where they do not, other work was in the way: rounds go on for longer, and a verdict that such a difference
@@ -7,10 +7,20 @@ could turn round holds for this process alone and is taken again by the next one
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-from loka_compile.dispatch.steady import is_noisy
+import torch
+from torch import Tensor
+
+from loka_compile import compat
+from loka_compile.dispatch import progress
+from loka_compile.dispatch.steady import Us, is_noisy, timed_us
+from loka_compile.graph.rerun import own_inputs
 
 ROUNDS, MAX_ROUNDS = 5, 31
 ENOUGH_SECONDS, DISTURBED_SECONDS = 1.0, 4.0
@@ -22,10 +32,10 @@ STEADY = 1.03
 
 
 class Times(list[float]):
-    """Of each graph the fastest call. spread: how many times longer it took in the slower half, at most."""
+    """The fastest call of each graph. spread: how many times longer it took in the slower half, at most."""
 
     def __init__(self, halves: Sequence[Sequence[float]]) -> None:
-        """Of each half of the rounds, the fastest call of each graph. A half without rounds tells nothing."""
+        """The fastest call of each graph in each half of the rounds. A half without rounds tells nothing."""
         super().__init__(min(each) for each in zip(*halves, strict=True))
         pairs = [(min(each), max(each)) for each in zip(*halves, strict=True)]
         self.spread = max((high / low if low else math.inf for low, high in pairs), default=1.0)
@@ -44,7 +54,45 @@ class Times(list[float]):
         return self.steady or not 1 / self.spread < ratio < self.spread
 
 
-def go_on(fastest: Times, rounds: int, most: int, seconds: float) -> bool:
+def fastest_us(
+    calls: Sequence[Callable[..., Any]],
+    inputs: list[Any],
+    written: Collection[int],
+    most: int = MAX_ROUNDS,
+    least: int = ROUNDS,
+) -> Times:
+    """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
+
+    Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
+    two graphs, one five times as fast, that they were alike (seen).
+    """
+    order = random.Random(0)
+    halves, rounds = ([Us(math.inf)] * len(calls), [Us(math.inf)] * len(calls)), 0
+    with torch.random.fork_rng(compat.cuda_devices(inputs)):
+        progress.say(f"racing {len(calls)} graphs")
+        for call in calls:  # the first call generates code, quantizes weights, and does not count
+            _step(call, own_inputs(inputs, written))
+        start = time.perf_counter()
+        while rounds < least or _go_on(Times(halves), rounds, most, time.perf_counter() - start):
+            half = halves[rounds % 2]
+            for index in order.sample(range(len(calls)), len(calls)):
+                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
+                half[index] = min(half[index], us)
+            rounds += 1
+    return Times(halves)
+
+
+def _step(call: Callable[..., Any], inputs: list[Any]) -> None:
+    """One call, in training with its backward. The gradients are dropped."""
+    outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
+    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    if outputs and wanted:
+        torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
+    if compat.cuda_devices(inputs):
+        torch.cuda.synchronize()
+
+
+def _go_on(fastest: Times, rounds: int, most: int, seconds: float) -> bool:
     """Whether another round may tell more of which graph is the fastest."""
     if fastest.steady or most <= ROUNDS:
         return rounds < most and seconds < ENOUGH_SECONDS and _close(fastest, CLEAR)

@@ -181,7 +181,7 @@ def named_as_here(options: Options, gm: fx.GraphModule, inputs: Sequence[Any], r
 
 
 def lost(given: Plan | Profile, written: Trial, simpler: Trial) -> str:
-    """What a simpler graph loses; empty if nothing.
+    """The decisions that a simpler graph loses; empty if none.
 
     It loses GEMMs that the profile or the pinned plan does not know any more (a pinned plan would be refused then), or
     GEMMs that the plan lowers, here or at another batch.

@@ -12,11 +12,8 @@ even compiled.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import math
-import random
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,13 +23,11 @@ from torch import Tensor
 
 from loka_compile import compat
 from loka_compile.dispatch import kept_times, progress
-from loka_compile.dispatch.steady import Us, timed_us
-from loka_compile.graph.rerun import own_inputs
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial.finalists import saves_us, time_us
-from loka_compile.trial.laps import CLEAR, MAX_ROUNDS, ROUNDS, Times, go_on
+from loka_compile.trial.laps import CLEAR, ROUNDS, Times, fastest_us
 
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
@@ -44,9 +39,6 @@ again. A small graph's call takes a hundred or so."""
 LITTLE, FEW = 0.02, 4.0
 """LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
 FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
-
-HERE = "measured here"
-ON_A_BUSY_MACHINE = "measured here while the machine was busy with other work"
 
 Built = tuple[Callable[..., Any], list[Any]]
 """A compiled callable and its artifacts."""
@@ -168,7 +160,7 @@ def _run(
                 return _Ran(built, us, [floor() / (each + more_us) for each in us], True)
         built.append(_told(build, kept))
     with compat.outside_compilation():
-        us = _race([call for call, _ in built], values, written)
+        us = fastest_us([call for call, _ in built], values, written)
     return _Ran(built, us, [us[-1] / (each + more_us) for each in us[:-1]], False)
 
 
@@ -184,7 +176,7 @@ def _margin(plan: Plan, finalist: Plan) -> float:
 
 
 def where_taken(busy: bool) -> str:
-    return ON_A_BUSY_MACHINE if busy else HERE
+    return "measured here while the machine was busy with other work" if busy else "measured here"
 
 
 def _won(plan: Plan, ratios: Sequence[float], best: int, at_least: bool, where: str) -> Plan:
@@ -227,7 +219,7 @@ def simplified_or_written(
         else:
             as_written = _told(build, kept)
             with compat.outside_compilation():
-                times = _race([simplified, as_written[0]], values, written)
+                times = fastest_us([simplified, as_written[0]], values, written)
             ratio, busy = times[1] / times[0], times.noisy
             settled = times.settles(ratio)
         if settled:
@@ -264,46 +256,3 @@ def digest_of(plans: Sequence[Plan], index: int, inputs: Sequence[Any]) -> str:
     ]
     raced = plans[0].target, choices, index, sizes, torch.is_grad_enabled()
     return hashlib.sha256(repr(raced).encode()).hexdigest()[:24]
-
-
-def _race(calls: Sequence[Callable[..., Any]], inputs: list[Any], written: Collection[int]) -> Times:
-    """Microseconds of each graph, until one is clearly the fastest or enough is known."""
-    return fastest_us(calls, inputs, written)
-
-
-def fastest_us(
-    calls: Sequence[Callable[..., Any]],
-    inputs: list[Any],
-    written: Collection[int],
-    most: int = MAX_ROUNDS,
-    least: int = ROUNDS,
-) -> Times:
-    """Microseconds of each graph at its fastest; they take turns, in orders drawn anew.
-
-    Other work only adds time, and on a machine full of it mostly to whoever waits for threads: medians then told of
-    two graphs, one five times as fast, that they were alike (seen).
-    """
-    order = random.Random(0)
-    halves, rounds = ([Us(math.inf)] * len(calls), [Us(math.inf)] * len(calls)), 0
-    with torch.random.fork_rng(compat.cuda_devices(inputs)):
-        progress.say(f"racing {len(calls)} graphs")
-        for call in calls:  # the first call generates code, quantizes weights, and does not count
-            _step(call, own_inputs(inputs, written))
-        start = time.perf_counter()
-        while rounds < least or go_on(Times(halves), rounds, most, time.perf_counter() - start):
-            half = halves[rounds % 2]
-            for index in order.sample(range(len(calls)), len(calls)):
-                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
-                half[index] = min(half[index], us)
-            rounds += 1
-    return Times(halves)
-
-
-def _step(call: Callable[..., Any], inputs: list[Any]) -> None:
-    """One call, in training with its backward. The gradients are dropped."""
-    outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
-    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
-    if outputs and wanted:
-        torch.autograd.grad(outputs, wanted, [torch.ones_like(out) for out in outputs], allow_unused=True)
-    if compat.cuda_devices(inputs):
-        torch.cuda.synchronize()

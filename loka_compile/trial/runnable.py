@@ -1,4 +1,4 @@
-"""What runs in this graph: a plan made at other sizes may choose what a site of this one cannot take.
+"""The part of a plan that runs in this graph: a plan made at other sizes may choose what a site here cannot take.
 
 A training step's int8 product for a weight's gradient sums over the batch. Where the batch is any number, that sum may
 be too long for 32 bits, and the kernel is refused. The next choice takes its place: among those that were timed, so are

@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from loka_compile.graph.sites import module_name, root
+from loka_compile.graph.nodes import root
+from loka_compile.graph.sites import module_name
 from loka_compile.graph.splice import hand_over, splice_call
 from loka_compile.kernels.norm_quantize.norm_quantize import NormQuantize
 from loka_compile.kernels.norm_quantize.norm_quantize_backward import Gradients, NormQuantizeBackward

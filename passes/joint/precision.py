@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, unflip
+from loka_compile.graph.nodes import unflip
+from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.providers import padded, reasons_against, runner

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from loka_compile.graph.sites import GEMMS, LAYOUT, operands
+from loka_compile.graph.nodes import LAYOUT
+from loka_compile.graph.sites import GEMMS, operands
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Rewrite
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import fx
 
 from loka_compile import compat
-from loka_compile.graph.nodes import FLIPS, VIEWS
-from loka_compile.graph.sites import root, unflip
+from loka_compile.graph.nodes import FLIPS, VIEWS, root, unflip
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.norms import FLOATS, FP8
 from loka_compile.kernels.quantize.quantize import Quantize

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import fx
 
-from loka_compile.graph.sites import unflip
+from loka_compile.graph.nodes import unflip
 from loka_compile.kernels.quantize.quantize import Quantize
 from loka_compile.passes.post_grad._padding import PAD
 

@@ -18,8 +18,8 @@ import torch
 from torch import fx
 
 from loka_compile.graph.beside import sum_beside
-from loka_compile.graph.nodes import VIEWS, past_views, sums_rows
-from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name, root
+from loka_compile.graph.nodes import VIEWS, past_views, root, sums_rows
+from loka_compile.graph.sites import SITE_META, in_place_of_gemms, module_name
 from loka_compile.graph.splice import hand_over, put, splice
 from loka_compile.kernels.gemm.gemm_gradient import GemmGradient
 from loka_compile.kernels.gemm.grad_weight import GradWeight

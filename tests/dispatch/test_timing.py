@@ -11,7 +11,7 @@ import sympy
 import torch
 
 from loka_compile import compat
-from loka_compile.dispatch import kept_times, timing
+from loka_compile.dispatch import kept_times, steady, timing
 from loka_compile.dispatch.candidates import fit
 from loka_compile.dispatch.cost import Asked, Cost
 from loka_compile.dispatch.loops import cast
@@ -53,8 +53,8 @@ def forget():
 def cache(tmp_path, monkeypatch):
     """An empty cache, and kernels that are run two times instead of fifty milliseconds."""
     monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path / "loka"))
-    monkeypatch.setattr(timing, "MIN_TOTAL_US", 0)
-    monkeypatch.setattr(timing, "REPEATS", 2)
+    monkeypatch.setattr(steady, "MIN_TOTAL_US", 0)
+    monkeypatch.setattr(steady, "REPEATS", 2)
     forget()
     yield tmp_path / "loka"
     forget()
@@ -70,8 +70,8 @@ def cheap_casts(monkeypatch):
 def clock(monkeypatch):
     """Counts the kernels that are timed."""
     runs = []
-    honest = timing.timed_us
-    monkeypatch.setattr(timing, "timed_us", lambda run, watched=True: runs.append(run) or honest(run, watched))
+    honest = steady.timed_us
+    monkeypatch.setattr(steady, "timed_us", lambda run, watched=True: runs.append(run) or honest(run, watched))
     return runs
 
 
@@ -192,9 +192,9 @@ def taking(seconds):
     ],
 )
 def test_a_kernel_that_lost_is_not_run_again(seconds, beat_us, at_least, most, cache, monkeypatch):
-    monkeypatch.setattr(timing, "REPEATS", 4)
+    monkeypatch.setattr(steady, "REPEATS", 4)
     run, runs = taking(seconds)
-    assert timing._best_us(run, beat_us) >= seconds * 1e6
+    assert steady.best_us(run, beat_us) >= seconds * 1e6
     assert at_least <= len(runs) <= most
 
 
@@ -235,7 +235,7 @@ def test_a_kernel_that_lost_far_is_not_timed_at_larger_sizes(cache, monkeypatch,
     """fp8 in the emulation that stands in for a kernel: nothing but its like is out, and its own time stays known."""
     large, thin = Sizes(1, 128, 96, 64), Sizes(1, 512, 512, 32)
     small, recipe = Sizes(1, 64, 64, 64), RECIPES["fp8_rowwise"]
-    monkeypatch.setattr(timing, "_best_us", lambda run, beat_us=0.0: clock.append(run) or 1e4)
+    monkeypatch.setattr(timing, "best_us", lambda run, beat_us=0.0: clock.append(run) or 1e4)
     assert not timing.lost(site(small), small, recipe, "aten")
     assert cost(site(small), small, recipe, "aten", margin=1e4 / 300.0) == Cost(1e4)
     assert "more than 30x as long" in timing.lost(site(large), large, recipe, "aten")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tests.fuzz import twins
 from tests.fuzz.judge import Choice, Judge, Verdict
 from tests.fuzz.values import differ, new_in_float64
+from tests.fuzz.wide import EpsOfFloat32
 
 LARGER = 19
 """Rows of a second call, where sizes are dynamic."""
@@ -107,7 +108,9 @@ def _skips(source: str, model: nn.Module, args: Sequence[Any], judge: Judge) -> 
             twins.skip_modules(twin, stack, done)
         torch.manual_seed(1)
         doubles = [x.detach().double() if x.is_floating_point() else x for x in args]
-        return tensors(twin(*(x.clone().requires_grad_(of.requires_grad) for x, of in zip(doubles, args, strict=True))))
+        given = (x.clone().requires_grad_(of.requires_grad) for x, of in zip(doubles, args, strict=True))
+        with EpsOfFloat32():
+            return tensors(twin(*given))
 
     plain, own = outputs(), judge.results[""]
     if differ(plain, own[: len(plain)]):

@@ -25,10 +25,9 @@ from loka_compile.passes.base import DynamoPass
 from loka_compile.passes.simplify.canonicalize import Canonicalize
 from loka_compile.spec.compskip import CompSkip
 from tests.fuzz.values import has_memory
-from tests.fuzz.wide import wide
+from tests.fuzz.wide import RMS, wide
 
 WINDOW = 1
-RMS = (F.rms_norm, torch.rms_norm)
 BEFORE = (Canonicalize(),)
 """What makes the graph that is changed."""
 Twin = Callable[[fx.GraphModule], Callable[..., Any]]
@@ -67,9 +66,21 @@ class _Interpreter(fx.Interpreter):
         super().__init__(gm)
         self.functions = functions
 
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = self.functions.get(target)
-        return super().call_function(target, args, kwargs) if own is None else own(target, *args, **kwargs)
+        if own is None or (own is _blocks and _sized_by_others(self.node)):
+            return super().call_function(target, args, kwargs)
+        return own(target, *args, **kwargs)
+
+
+def _sized_by_others(node: fx.Node) -> bool:
+    """A norm over a size that the graph does not know stays as it is."""
+    shape = node.kwargs.get("normalized_shape", node.args[1] if len(node.args) > 1 else ())
+    return any(isinstance(each, fx.Node) for each in (shape if isinstance(shape, tuple | list) else (shape,)))
 
 
 def _instead(functions: dict[Any, Callable[..., Any]], with_eps: bool = True) -> Twin:
@@ -116,16 +127,16 @@ def _windowed(
 
 
 def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
-    """Linears before another product, and layer norms, with zeros for a bias."""
+    """Zeros for the biases of linears before a product and of layer norms. Inside of vmap or grad nothing is read."""
     gm = wide(gm)
     feeding: set[fx.Node] = set()
     for node in reversed(gm.graph.nodes):
-        if node in feeding or _is_product(node):
+        if node in feeding or (_is_product(node) and has_memory(node.meta["example_value"])):
             feeding.update(node.all_input_nodes)
     for node in gm.graph.nodes:
         if node.op != "call_function" or node.target not in (F.linear, F.layer_norm, torch.layer_norm):
             continue
-        if not has_memory(node.meta["example_value"]):  # inside of vmap or grad, where nothing is read
+        if not has_memory(node.meta["example_value"]):
             continue
         place = 2 if node.target is F.linear else 3
         bias = node.args[place] if len(node.args) > place else node.kwargs.get("bias")

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, fx
 
@@ -104,7 +105,7 @@ class Shaken(fx.Interpreter):
 
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)
-        self.noise = torch.Generator().manual_seed(3)
+        self.noise = numpy.random.default_rng(3)  # of torch's own vmap refuses to draw
 
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
@@ -113,7 +114,7 @@ class Shaken(fx.Interpreter):
         given = {self.env[each].untyped_storage()._cdata for each in n.all_input_nodes if has_memory(self.env[each])}
         if out.untyped_storage()._cdata in given or n.op in ("placeholder", "get_attr"):
             return out
-        return out * (1 + SHAKE * torch.randn(out.shape, generator=self.noise))
+        return out * (1 + SHAKE * torch.from_numpy(self.noise.standard_normal(tuple(out.shape))))
 
 
 def has_memory(value: Any) -> bool:

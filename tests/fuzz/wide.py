@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loka_compile import compat
@@ -27,6 +28,7 @@ from loka_compile.kernels.quantize import quantize
 
 HALF, CASTS = (torch.float32, torch.float16, torch.bfloat16), ("float", "half", "bfloat16")
 FEW_BITS = (torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2)
+RMS = (torch.nn.functional.rms_norm, torch.rms_norm)
 aten, loka = torch.ops.aten, torch.ops.loka
 
 
@@ -39,7 +41,7 @@ def wide(gm: fx.GraphModule, with_eps: bool = True) -> fx.GraphModule:
     swap = lambda x: torch.float64 if any(x is each for each in HALF) else x  # noqa: E731
     for node in gm.graph.nodes:
         node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), swap)
-        if with_eps and node.target in (torch.nn.functional.rms_norm, torch.rms_norm):
+        if with_eps and node.target in RMS:
             _with_eps(node)
         if node.op == "call_method" and node.target in CASTS:
             node.target = "double"
@@ -65,6 +67,18 @@ def _with_eps(node: fx.Node) -> None:
         value = given["input"].meta["example_value"]
         computed = torch.promote_types(value.dtype, torch.float32)
         node.args, node.kwargs = (), {**given, "eps": torch.finfo(computed).eps}
+
+
+class EpsOfFloat32(TorchFunctionMode):
+    """Norms without an eps of their own have float32's: modules in float64 then compute what the graph does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in RMS and len(args) < 4 and kwargs.get("eps") is None:
+            kwargs["eps"] = torch.finfo(torch.float32).eps
+        return func(*args, **kwargs)
 
 
 # ---------------------------------------------------------------- an ATen graph

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from loka_compile import compat
-from loka_compile.graph.sites import GEMMS, annotate, annotated, root, unflip
+from loka_compile.graph.nodes import root, unflip
+from loka_compile.graph.sites import GEMMS, annotate, annotated
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("fresh_dynamo")

@@ -41,7 +41,7 @@ class Broken(nn.Module):
 
 def test_a_graph_break():
     note, skipped = notes(Broken(), torch.randn(2, 8))
-    assert "runs on cuda" in skipped
+    assert "serves cuda" in skipped
     assert note.startswith("graph_0: ends at a graph break, test_unseen.py:")
     assert "graph_break()`; TORCH_LOGS=graph_breaks tells" in note
 

@@ -118,6 +118,28 @@ def test_results_share_no_memory():
     assert len({x.data_ptr(), made.even.data_ptr(), made.odd.data_ptr()}) == 3 and torch.equal(made.odd, x)
 
 
+def test_an_argument_is_no_result():
+    """torch.library forbids that an operator gives an argument of its own back."""
+
+    @dataclass(frozen=True)
+    class Given(Op[T, T]):
+        name: ClassVar[str] = "test_given"
+        x: T
+
+    declare(Given, lambda call: call.x)
+    x = torch.randn(3)
+    made = Given(x)()
+    assert made.data_ptr() != x.data_ptr() and torch.equal(made, x)
+
+
+def test_a_gradient_that_an_op_has_not_is_refused():
+    x = torch.randn(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="loka::test_same has no gradient"):
+        Same(x, 3)()
+    with torch.no_grad():
+        assert torch.equal(Same(x, 3)(), x)
+
+
 def test_a_node_is_read_by_name(graph):
     (node,) = Split.calls(graph)
     call = Split.of(node)

@@ -66,7 +66,7 @@ def test_measured_calls_then_a_plan_and_dynamo_compiles_once():
                 explained = loka.explain(compiled)
                 note, skipped = explained.notes
                 assert note == f"graph_0: online: {number} of 3 calls measured, then a plan is made"
-                assert "raise_norms" in skipped and "runs on cuda" in skipped
+                assert "raise_norms" in skipped and "serves cuda" in skipped
                 assert [row.outcome for row in explained.rows] == ["kept", "kept"]
         for _ in range(5):
             out = compiled(x)
@@ -98,7 +98,7 @@ def test_no_measuring_first_means_a_look_at_the_first_batch():
         compiled(torch.randn(64, 32))
     assert compilations() == 1
     (skipped,) = loka.explain(compiled).notes
-    assert "runs on cuda" in skipped
+    assert "serves cuda" in skipped
     assert loka.plan(compiled).origin == "a look at the first batch, forward only"
 
 

@@ -214,6 +214,34 @@ def test_passes_show_their_diff(opened, report):
     assert page.query_selector("#view-passes .stage") is None
 
 
+def test_passes_for_another_device_are_shown_when_asked_for(opened, report):
+    page = opened(report)
+    page.keyboard.press("4")
+    assert "explicit quantize" in page.inner_text("[data-pass=precision] .what")
+    assert not page.query_selector("[data-pass=fuse_cast]")
+    page.check("#view-passes input[type=checkbox]")
+    assert "not for this device" in page.inner_text("[data-pass=fuse_cast] >> nth=0")
+
+
+def test_the_words_are_explained(opened, report):
+    page = opened(report)
+    page.click("#about")
+    said = page.inner_text("#help")
+    assert "MERE" in said and "missing" in said and "undefined" not in said and "dark or light" in said
+    page.click("#help button")
+    assert not page.is_visible("#help")
+
+
+def test_a_profile_shows_what_each_recipe_would_make_of_a_site(opened, profile):
+    page = opened(document.of_profile(profile, "known"))
+    page.click("#tab-sites")
+    head = page.inner_text("#view-sites .head")
+    assert "int8_rowwise" in head and "after" not in head
+    page.click("#view-sites .row[aria-expanded]")
+    opened_row = page.inner_text("#view-sites .details")
+    assert "median error" in opened_row and not opened_row.rstrip().endswith("\n0")
+
+
 def test_two_plans_are_compared(opened, case):
     first = next(key for key, decision in case.plan.decisions.items() if decision.lowered)
     other = replace(case.plan, decisions={**case.plan.decisions, first: case.plan.decisions[first].demoted("by hand")})

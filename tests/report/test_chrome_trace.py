@@ -6,8 +6,12 @@ import json
 
 import pytest
 
-from loka_compile.report import files
+from loka_compile.report import document, files
 from loka_compile.report.chrome_trace import as_json, events
+from loka_compile.report.compare import compared
+from loka_compile.report.errors import ReportError
+from loka_compile.spec.plan import Plan
+from tests.report.plans import plan_with
 
 
 def slices(found):
@@ -44,3 +48,16 @@ def test_every_event_has_what_the_format_asks(report, preview_json):
     for event in body["traceEvents"]:
         wanted = {"M": {"name", "args"}, "X": {"name", "ts", "dur", "pid", "tid", "args"}}[event["ph"]]
         assert wanted <= set(event) and event.get("dur", 0) >= 0
+
+
+def test_a_comparison_is_both_of_its_sides_and_whole_numbers_are_times():
+    plan = document.of_plan(plan_with(), "plan")
+    assert events([compared(plan, plan)]) == events([plan, plan]) != []
+    whole = json.loads(as_json([plan]).replace(".0,", ",").replace(".0}", "}"))
+    sites = [{**s, "time_before_us": int(s["time_before_us"])} for s in plan["sites"]]
+    assert events([{**plan, "sites": sites}]) == whole["traceEvents"]
+
+
+def test_nothing_timed_is_an_error():
+    with pytest.raises(ReportError, match="no times in plan"):
+        as_json([document.of_plan(Plan("cpu", {}), "plan")])

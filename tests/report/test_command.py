@@ -63,6 +63,10 @@ def test_two_files_are_compared(here, capsys):
         (("plan.json", "plan.json", "plan.json"), "expected one or two things to report, got 3"),
         (("plan.json", "--out", "no/such/folder.html"), "cannot write no/such/folder.html"),
         (("nowhere:example",), "cannot import nowhere"),
+        (
+            ("plan.json", "--target", "h100", "--training"),
+            "for which --target, --training means nothing",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(here, capsys, arguments, words):

@@ -10,6 +10,7 @@ from loka_compile.report import document
 from loka_compile.report.compare import compared
 from loka_compile.report.errors import ReportError
 from loka_compile.spec.plan_diff import diff
+from tests.report.plans import plan_with
 
 
 @pytest.fixture
@@ -50,7 +51,24 @@ def test_places_lead_to_the_site(plans):
 
 def test_two_of_one_name_are_told_apart(case):
     plan = document.of_plan(case.plan, "plan.json")
-    assert compared(plan, plan)["names"] == ["plan.json (cpu)"] * 2
+    assert compared(plan, plan)["names"] == ["plan.json (first)", "plan.json (second)"]
+    other = {**plan, "verdict": {**plan["verdict"], "target": "h100"}}
+    assert compared(plan, other)["names"] == ["plan.json (cpu)", "plan.json (h100)"]
+    older = {**plan, "made": {**plan["made"], "torch": "2.12"}}
+    first, second = compared(older, plan)["names"]
+    assert first.endswith("torch 2.12)") and first != second
+
+
+def test_what_another_kind_does_not_know_is_no_difference():
+    plan = document.of_plan(plan_with(), "plan")
+    ran = [{**s, "outcome": "lowered", "runs_as": "x"} if s["outcome"] == "planned" else s for s in plan["sites"]]
+    compiled = {**plan, "kind": "compilation", "sites": ran}
+    unknown = {"recipe": "", "provider": "", "outcome": "profiled", "time_before_us": None, "time_after_us": None}
+    profile = {**plan, "kind": "profile", "sites": [{**s, **unknown, "mere": None} for s in plan["sites"]]}
+    for a, b in ((plan, compiled), (profile, plan), (compiled, profile)):
+        assert {kind for *_, kind, _ in compared(a, b)["changes"]} == {"same"}
+    lost = {**compiled, "sites": [{**s, "outcome": "missing"} if s["runs_as"] else s for s in ran]}
+    assert [kind for *_, kind, _ in compared(plan, lost)["changes"]] == ["changed", "same"]
 
 
 def test_a_comparison_is_not_compared(case):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import loka_compile as loka
+from loka_compile.passes import PIPELINE
+from loka_compile.passes.adapt.mods import MODS
 from loka_compile.report import document
+from loka_compile.report.stages import purposes
 from loka_compile.report.texts import number
 from loka_compile.spec.decision import KEEP
 from tests.report.conftest import EVIL
@@ -141,3 +145,15 @@ def test_a_profile_alone(profile, valid):
 def test_nothing_to_report_is_an_error():
     with pytest.raises(ValueError, match="expected what torch"):
         document.of_compiled(lambda x: x)
+
+
+def test_every_pass_says_what_it_is_for():
+    said = purposes()
+    assert {*PIPELINE.names, *MODS, "compskip", "windowed_attention"} == set(said)
+    assert all(len(words) > 20 and not words.startswith(f"{name}:") for name, words in said.items())
+
+
+def test_a_race_run_elsewhere_is_no_race_here(case):
+    plan = replace(case.plan, raced="2.00x the unplanned graph's speed, measured here")
+    [raced] = document.of_plan(plan, "plan.json")["verdict"]["raced"]
+    assert raced == f"{plan.raced}; that was where the plan was made"

@@ -10,6 +10,7 @@ import loka_compile as loka
 from loka_compile.report import files, previews
 from loka_compile.report.errors import ReportError
 from loka_compile.report.page import as_json
+from tests.report.plans import plan_with
 
 
 def written(tmp_path, name, data):
@@ -75,6 +76,45 @@ def test_what_is_damaged_is_an_error_that_says_why(tmp_path, case, profile, repo
         with pytest.raises(ReportError) as caught:
             files.read(written(tmp_path, "file", data))
         assert words in str(caught.value), f"{name}: {caught.value}"
+
+
+NO_NUMBERS = (float("nan"), float("inf"), -1, 10**400, "x", [1])
+
+
+@pytest.mark.parametrize("bad", NO_NUMBERS, ids=lambda bad: str(bad)[:9])
+@pytest.mark.parametrize("key", ["modelled_us", "us", "flops", "bytes", "resources"])
+def test_a_kernel_without_sense(tmp_path, preview_json, valid, key, bad):
+    body = json.loads(json.dumps(preview_json))
+    body["sides"][0]["kernels"][0][key] = bad
+    try:
+        made = files.read(written(tmp_path, "preview.json", json.dumps(body)))
+    except ReportError as error:
+        assert key in str(error) and "damaged" in str(error)
+    else:  # these may be missing
+        assert key == "resources" or (key == "us" and isinstance(bad, str | list))
+        assert valid(made) == [] and as_json(made)
+
+
+@pytest.mark.parametrize("key, bad", [("memory", "x"), ("memory", -1), ("capacity", float("inf")), ("where", None)])
+def test_a_preview_without_sense(tmp_path, preview_json, key, bad):
+    with pytest.raises(ReportError, match=rf"preview.json is damaged: previews/0/{key}: expected"):
+        files.read(written(tmp_path, "preview.json", json.dumps({**preview_json, key: bad})))
+
+
+def test_half_of_a_pair_and_a_mark_of_order_are_read_and_written(tmp_path):
+    plan = plan_with(reason="\ud83d half").to_json()
+    made = files.read(written(tmp_path, "plan.json", b"\xef\xbb\xbf" + plan.encode()))
+    again = files.read(written(tmp_path, "report.json", as_json(made)))
+    assert again == made and "\ud83d half" in made["strings"]
+    out = loka.report({**made, "title": "\ud83d"}, tmp_path / "out.html").read_bytes()
+    assert b"\\ud83d half" in out and "–".encode() in out
+    assert loka.report(made, tmp_path / "OUT.JSON").read_bytes().startswith(b"{")
+
+
+def test_the_data_of_a_report_is_checked_too(tmp_path):
+    made = files.read(written(tmp_path, "plan.json", plan_with().to_json()))
+    with pytest.raises(ReportError, match="sites: expected array, got None"):
+        loka.report({**made, "sites": None}, tmp_path / "out.html")
 
 
 def test_what_is_not_there_is_an_error(tmp_path):

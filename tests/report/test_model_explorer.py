@@ -5,7 +5,12 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
-from loka_compile.report.model_explorer import graphs, node_data
+from loka_compile.report import document
+from loka_compile.report.compare import compared
+from loka_compile.report.errors import ReportError
+from loka_compile.report.model_explorer import graphs, node_data, save
+from tests.report.made_up import large
+from tests.report.plans import plan_with
 
 PAIR = {
     "type": "object",
@@ -114,3 +119,18 @@ def test_model_explorer_s_own_classes_take_them(report):
             assert set(node) <= known
             edges = [builder.IncomingEdge(**edge) for edge in node["incomingEdges"]]
             builder.GraphNode(**{**node, "incomingEdges": edges})
+
+
+def test_a_comparison_is_both_of_its_sides(tmp_path):
+    one = large(4, 20)
+    made = graphs([compared(one, one)])
+    assert made["graphs"] == graphs([one, one])["graphs"]
+    assert [graph["id"] for graph in made["graphs"]] == [
+        f"{x} graph_0 {when}" for x in "AB" for when in ("before", "after")
+    ]
+
+
+def test_no_graph_is_an_error(tmp_path):
+    with pytest.raises(ReportError, match="no graph in plan: Model Explorer shows what was compiled"):
+        save([document.of_plan(plan_with(), "plan")], tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()

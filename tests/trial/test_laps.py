@@ -8,8 +8,7 @@ import time
 import pytest
 import torch
 
-from loka_compile.trial.laps import Times
-from loka_compile.trial.race import fastest_us
+from loka_compile.trial.laps import Times, fastest_us
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from loka_compile.spec.plan import Plan
 from loka_compile.spec.site import Site
 from loka_compile.spec.target import TARGETS
 from loka_compile.trial import race as race_module
-from loka_compile.trial.laps import MAX_ROUNDS, Times
+from loka_compile.trial.laps import MAX_ROUNDS, Times, fastest_us
 from loka_compile.trial.race import MARGIN, QUIET, Raced, _margin, never_slower, simplified_or_written, unknown
 
 INT8, UINT8 = Candidate("int8_rowwise", "aten"), Candidate("uint8_affine", "aten")
@@ -213,7 +213,7 @@ LONGEST = 4 * MAX_ROUNDS + 1
 def test_a_clear_race_is_short_and_a_close_one_is_not(others, least, most, cache):
     calls = []
     graphs = [lambda x: calls.append(1) or time.sleep(0.002), *(lambda x, s=s: time.sleep(s) for s in others)]
-    us = race_module.fastest_us([lambda *args, graph=graph: graph(*args) or () for graph in graphs], [None], ())
+    us = fastest_us([lambda *args, graph=graph: graph(*args) or () for graph in graphs], [None], ())
     assert least <= len(calls) <= most and all(each > 1_900 for each in us)
 
 
@@ -389,7 +389,7 @@ class Ranker(nn.Module):
 @pytest.mark.parametrize("wins", [True, False])
 def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
     if not wins:
-        monkeypatch.setattr(sys.modules["loka_compile.trial.race"], "_race", lambda *built: Times([[2.0, 1.0]] * 2))
+        monkeypatch.setattr(race_module, "fastest_us", lambda *built: Times([[2.0, 1.0]] * 2))
         monkeypatch.setattr(sys.modules["loka_compile.backend"], "floor_of", lambda *graph: unknown)
     torch.manual_seed(0)
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
@@ -412,8 +412,8 @@ def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, 
 @pytest.mark.slow
 def test_graphs_race_in_training_with_generated_code(cache, fresh_dynamo, monkeypatch):
     """Both backwards are compiled during the race, within one compilation."""
-    races, run = [], race_module._race
-    monkeypatch.setattr(race_module, "_race", lambda *args: races.append(run(*args)) or races[-1])
+    races, run = [], race_module.fastest_us
+    monkeypatch.setattr(race_module, "fastest_us", lambda *args: races.append(run(*args)) or races[-1])
     y, x = torch.randn(64, 8, requires_grad=True), torch.randn(8, 64, 16)
     fn = lambda x, y: x @ x.mT @ y  # noqa: E731
     compiled = torch.compile(fn, backend="loka", options={"measure_calls": 0})

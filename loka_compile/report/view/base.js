@@ -18,10 +18,16 @@ L.fill = (element, attributes, children) => {
   }
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;
-    element.append(child instanceof Node ? child : String(child));
+    element.append(child instanceof Node ? child : L.visible(String(child), element.tagName === "PRE"));
   }
   return element;
 };
+
+// Two names that differ must look so, and none may turn the text around it: what has no glyph, or reorders others, is
+// shown as its code. Code keeps its lines.
+L.visible = (text, code) => text
+  .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]/g, (each) => `⟨${each.charCodeAt(0).toString(16).padStart(4, "0")}⟩`)
+  .replace(/\n/g, code ? "\n" : "⏎");
 
 L.show = (element, ...children) => {
   element.replaceChildren();
@@ -40,6 +46,9 @@ L.select = (label, options, value, change) => {
 
 // Texts of one report by their number; -1 is none.
 L.texts = (report) => (place) => (place >= 0 ? report.strings[place] : "");
+
+// What an object was given under a name; not what all objects have, as `constructor`.
+L.own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 
 L.theme = (name) => {
   document.documentElement.dataset.theme = name;

@@ -13,14 +13,14 @@ L.compare = (root, report) => {
   const site = (at) => (change) => (change[1 + at] >= 0 ? sides[at].sites[change[1 + at]] : null);
   const [a, b] = [site(0), site(1)];
   const of = (side, show) => (change) => { const found = side(change); return found ? show(found) : "–"; };
-  const pair = (name, show, width, right) => [["A", a], ["B", b]].map(([letter, side]) => ({
-    name: `${name} ${letter}`, width, right, text: of(side, show), class: (change) => (!right && a(change) && b(change) && show(a(change)) !== show(b(change)) ? "changed" : ""),
-    value: right ? (change) => { const found = side(change); return found ? { "after": found.time_after_us, MERE: L.number(found.mere) }[name] : null; } : undefined,
+  const pair = (name, show, width, right, spare) => [["A", a], ["B", b]].map(([letter, side]) => ({
+    name: `${name} ${letter}`, width, right, spare, text: of(side, show), class: (change) => (!right && a(change) && b(change) && show(a(change)) !== show(b(change)) ? "changed" : ""),
+    value: right ? (change) => { const found = side(change); return found ? { "after": L.number(found.time_after_us), MERE: L.number(found.mere) }[name] : null; } : undefined,
   }));
   const table = new L.Table([
-    { name: "", title: "what differs", width: "minmax(175px, 1fr)", text: (change) => L.CHANGES[change[3]] },
-    { name: "site", width: "minmax(220px, 3fr)", text: (change) => change[0] },
-    ...pair("choice", L.choice, "minmax(140px, 1.4fr)"), ...pair("runs as", (found) => found.runs_as || found.outcome, "minmax(110px, 1fr)"),
+    { name: "", title: "what differs", width: "minmax(160px, 0.6fr)", text: (change) => L.CHANGES[change[3]] },
+    { name: "site", width: "minmax(170px, 1.6fr)", text: (change) => change[0] },
+    ...pair("choice", L.choice, "minmax(160px, 1fr)"), ...pair("runs as", (found) => found.runs_as || found.outcome, "minmax(150px, 1fr)", false, true),
     ...pair("MERE", (found) => L.fixed(found.mere, 4), "84px", true), ...pair("after", (found) => L.us(found.time_after_us), "84px", true),
   ], (change) => L.h("div", { class: "pair" }, change[4].length > 0 && L.h("p", null, change[4].join("; ")), sides.map((side, at) => {
     const found = [a, b][at](change);
@@ -29,7 +29,8 @@ L.compare = (root, report) => {
   const state = { kind: report.changes.some((change) => !["same", "renumbered"].includes(change[3])) ? "differ" : "", words: "" };
   const update = () => table.set(report.changes.filter((change) => (!state.kind || (state.kind === "differ" ? !["same", "renumbered"].includes(change[3]) : change[3] === state.kind)) && change[0].toLowerCase().includes(state.words.toLowerCase())));
   const counts = Object.keys(L.CHANGES).map((kind) => [kind, `${L.CHANGES[kind]} (${report.changes.filter((change) => change[3] === kind).length})`]);
-  root.append(L.summary(report), L.h("div", { class: "toolbar" },
+  const bare = sides.flatMap((side, at) => (side.sites.length ? [] : [`${"AB"[at]} is a ${side.kind}, and has no sites to compare: see all of it`]));
+  root.append(L.summary(report), ...bare.map((words) => L.h("p", { class: "soft" }, words)), L.h("div", { class: "toolbar" },
     L.h("input", { type: "search", placeholder: "Search sites ( / )", "aria-label": "Search sites of both", oninput: (event) => { state.words = event.target.value; update(); } }),
     L.select("show", [["differ", "what is decided otherwise"], ["", "all"], ...counts], state.kind, (value) => { state.kind = value; update(); })), table.root);
   update();
@@ -47,7 +48,7 @@ L.summary = (report) => {
   verdict("target", (said) => said.target);
   verdict("plan from", (said) => said.origin);
   verdict("sites lowered", (said) => (said.lowered === undefined ? said.sites : `${said.lowered} of ${said.sites}`));
-  verdict("GEMMs", (said) => (said.gemm_before_us ? `${L.us(said.gemm_before_us)} → ${L.us(said.gemm_after_us)} (${(said.gemm_before_us / said.gemm_after_us).toFixed(2)}x)` : "–"));
+  verdict("GEMMs", (said) => (said.gemm_before_us ? `${L.us(said.gemm_before_us)} → ${L.us(said.gemm_after_us)} (${(said.gemm_before_us / said.gemm_after_us).toFixed(2)}x${L.level(said) && `, ${L.level(said)}`})` : "–"));
   verdict("raced", (said) => (said.raced || []).join("; ") || "–");
   verdict("worst MERE", (said) => L.fixed(said.worst_mere, 4));
   verdict("warnings", (said) => said.warnings.join("; ") || "none");

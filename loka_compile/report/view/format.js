@@ -1,5 +1,6 @@
 "use strict";
 // Numbers as people read them.
+L.finite = (value) => { const found = L.number(value); return Number.isFinite(found) ? found : null; };
 L.number = (value) => (typeof value === "string" ? { inf: Infinity, "-inf": -Infinity }[value] ?? NaN : value);
 
 L.fixed = (value, digits) => {
@@ -22,6 +23,7 @@ L.short = (value) => {
 L.us = (value) => {
   value = L.number(value);
   if (value === null || value === undefined) return "–";
+  if (!Number.isFinite(value)) return value === Infinity ? "∞" : String(value);
   if (value >= 1e6) return `${(value / 1e6).toFixed(2)} s`;
   return value >= 1e4 ? `${(value / 1e3).toFixed(1)} ms` : value >= 99.95 ? `${value.toFixed(0)} µs` : `${value.toFixed(1)} µs`;
 };
@@ -34,13 +36,14 @@ L.bytes = (value) => {
 };
 
 L.times = (value) => (value === null || value === undefined ? "–" : `${L.fixed(value, 2)}x`);
-L.percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
+L.percent = (value) => (value === Infinity ? "∞" : `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`);
 L.count = (value) => value.toLocaleString("en");
 L.choice = (site) => (site.provider ? `${site.recipe}/${site.provider}` : site.recipe);
 
-// Okabe and Ito's colours, which colour-blind people tell apart; every use has a text or a sign beside it.
-L.colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a900", "#7f6fbf"];
-L.grey = "#8d949c";
+// Six of Okabe and Ito's colours and two more, which colour-blind people tell apart (held by a test); every use has a text
+// or a sign beside it.
+L.colours = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#a0522d", "#9048fc"];
+L.grey = "#646b73";
 
 L.signs = {
   lowered: "●", planned: "●", kept: "○", missing: "✖", refused: "◇", gone: "◌", pending: "…", absent: "–", profiled: "·",

@@ -17,8 +17,11 @@ L.graphView = (root, report, right) => {
   };
   owner.legend = (said) => L.show(legend, L.h("span", { class: "soft" }, said), [...hues].map(([name, colour]) => L.h("span", null, L.h("i", { style: { background: colour } }), name || "–")));
   const draw = () => panels.forEach((panel) => panel.draw());
+  let shown = 0;
   const show = (at) => {
-    const graph = report.graphs[at];
+    shown = at;
+    chooser.querySelector("select").value = String(at);
+    const graph = report.graphs[Math.min(at, report.graphs.length - 1)];
     const other = right.graphs[Math.min(at, right.graphs.length - 1)];
     const last = graph.snapshots.length - 1;
     const before = Math.max(0, graph.snapshots.findIndex((each) => each.name === "before"));
@@ -50,18 +53,23 @@ L.graphView = (root, report, right) => {
     if (panel) owner.pick(panel, panel.byName.get(name), true);
   };
   const search = L.h("input", {
-    type: "search", placeholder: "Find an operation or a module ( / )", "aria-label": "Find in the graph",
-    onkeydown: (event) => { if (event.key === "Enter") seek(event.target.value); },
+    type: "search", placeholder: "Find an operation or a module: Enter ( / )", "aria-label": "Find in the graph",
+    onkeydown: (event) => { if (event.key === "Enter") L.show(missed, seek(event.target.value) ? "" : `Nothing here is called ${event.target.value}.`); },
+    oninput: () => L.show(missed),
   });
+  const missed = L.h("span", { class: "soft small", "aria-live": "polite" });
   let last = -1;
   const seek = (words) => {
-    const panel = panels[1];
-    const { names } = panel.snapshot;
-    const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.includes(words);
-    for (let step = 1; step <= names.length; step += 1) {
-      const at = (last + step) % names.length;
-      if (hit(at)) { last = at; owner.pick(panel, at, true); return; }
+    for (const panel of [panels[1], panels[0]]) { // what a pass took away is in the first alone
+      const { names } = panel.snapshot;
+      const hit = (at) => `${names[at]} ${panel.text(panel.snapshot.target[at])} ${panel.text(panel.snapshot.module[at])}`.toLowerCase().includes(words.toLowerCase());
+      for (let step = 1; step <= names.length; step += 1) {
+        const at = (last + step) % names.length;
+        if (hit(at)) { last = at; owner.pick(panel, at, true); return true; }
+      }
+      if (!owner.both) break;
     }
+    return false;
   };
   L.toSite = (key) => {
     const at = Math.max(0, report.graphs.findIndex((graph) => graph.snapshots.some((each) => each.site.some((site) => L.texts(report)(site) === key))));
@@ -73,12 +81,14 @@ L.graphView = (root, report, right) => {
       if (found !== undefined) { owner.pick(panel, found, true); return; }
     }
   };
+  const most = report.graphs.length < right.graphs.length ? right.graphs : report.graphs;
+  const chooser = L.select("graph", most.map((graph, at) => [String(at), `${graph.name} (${graph.training ? "training" : "inference"})`]), "0", (value) => show(Number(value)));
   root.append(L.h("div", { class: "toolbar" },
-    report.graphs.length > 1 && L.select("graph", report.graphs.map((graph, at) => [String(at), `${graph.name} (${graph.training ? "training" : "inference"})`]), "0", (value) => show(Number(value))),
+    most.length > 1 && chooser,
     L.select("colour by", L.OVERLAYS, owner.overlay, (value) => { owner.overlay = value; hues.clear(); draw(); }),
     L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { owner.showInputs = event.target.checked; draw(); } }), "edges from inputs"),
-    L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(report.graphs.indexOf(panels[0].graph)); } }), right === report ? "before and after" : "A and B"),
-    search), legend, place);
+    L.h("label", null, L.h("input", { type: "checkbox", checked: true, onchange: (event) => { owner.both = event.target.checked; show(shown); } }), right === report ? "before and after" : "A and B"),
+    search, missed), legend, place);
   show(0);
 };
 
@@ -89,7 +99,9 @@ L.twins = (panel, at, other) => {
   let found = [];
   if (panel.report !== other.report) {
     const site = text(snapshot.site[at]);
-    found = same(snapshot.names[at]).filter((place) => panel.target(at) === other.target(place));
+    const phase = text(snapshot.phase[at]); // forward and backward may each have a node of one name
+    const alike = (place) => panel.target(at) === other.target(place) && phase === other.text(other.snapshot.phase[place]);
+    found = other.snapshot.names.flatMap((name, place) => (name === snapshot.names[at] && alike(place) ? [place] : []));
     if (!found.length && site) found = other.snapshot.site.flatMap((each, place) => (other.text(each) === site ? [place] : []));
   } else if (panel.isAfter && other.snapshot.name === "before") found = snapshot.origins[at].map(text).flatMap(same);
   else if (other.isAfter) found = other.byOrigin.get(snapshot.names[at]) || [];

@@ -12,21 +12,34 @@ L.start = () => {
   for (const view of there) {
     const count = view.count && view.count();
     view.tab = L.h("button", { type: "button", role: "tab", id: `tab-${view.id}`, "aria-controls": `view-${view.id}`, onclick: () => L.open(view.id) }, view.name, count ? L.h("span", { class: "count" }, L.count(count)) : null);
-    view.section = L.h("section", { id: `view-${view.id}`, role: "tabpanel", "aria-labelledby": view.tab.id, hidden: true });
+    view.section = L.h("section", { id: `view-${view.id}`, role: "tabpanel", "data-name": view.name, "aria-labelledby": view.tab.id, hidden: true });
     tabs.append(view.tab);
     main.append(view.section);
   }
+  const draw = (view) => { if (!view.drawn) { view.drawn = true; view.draw(view.section); } };
   L.open = (id) => {
     for (const view of there) {
       const now = view.id === id;
       view.section.hidden = !now;
       view.tab.setAttribute("aria-selected", String(now));
       view.tab.tabIndex = now ? 0 : -1;
-      if (now && !view.drawn) { view.drawn = true; view.draw(view.section); }
-      if (now) view.section.dispatchEvent(new Event("shown"));
+      if (now) draw(view);
     }
     history.replaceState(null, "", `#${id}`);
   };
+  // Paper has no tabs: all views are printed, one below the other. Tables put all of their rows there when they are told.
+  let open = null;
+  const all = () => {
+    open ??= there.map((view) => !view.section.hidden);
+    for (const view of there) { view.section.hidden = false; draw(view); }
+    dispatchEvent(new Event("printing"));
+  };
+  addEventListener("beforeprint", all);
+  addEventListener("afterprint", () => {
+    there.forEach((view, at) => { view.section.hidden = open !== null && !open[at]; });
+    open = null;
+    dispatchEvent(new Event("printed"));
+  });
   const step = (by) => {
     const at = there.findIndex((view) => !view.section.hidden);
     const next = there[(at + by + there.length) % there.length];
@@ -38,10 +51,9 @@ L.start = () => {
   });
   const theme = () => L.theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
   document.getElementById("theme").addEventListener("click", theme);
-  const help = L.h("dialog", { id: "help" }, L.h("h2", null, "Keys"), L.h("dl", { class: "facts" },
-    [["1 – 9", "a view"], ["/", "search"], ["↑ ↓ or j k, Enter", "rows of a table; unfold one"], ["Tab, Enter", "boxes of a graph; fold, unfold or select one"], ["t", "dark or light"], ["Esc", "leave a search, or this"]]
-      .map(([keys, what]) => [L.h("dt", null, L.h("kbd", null, keys)), L.h("dd", null, what)])));
+  const help = L.help();
   document.body.append(help);
+  document.getElementById("about").addEventListener("click", () => help.showModal());
   addEventListener("keydown", (event) => {
     const writing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (event.key === "Escape" && writing) event.target.blur();
@@ -49,7 +61,7 @@ L.start = () => {
     const at = Number(event.key) - 1;
     if (there[at]) L.open(there[at].id);
     else if (event.key === "t") theme();
-    else if (event.key === "?") help.showModal();
+    else if (event.key === "?" && !help.open) help.showModal();
     else if (event.key === "/") {
       const search = document.querySelector("section:not([hidden]) input[type=search]");
       if (search) { search.focus(); event.preventDefault(); }

@@ -12,7 +12,7 @@ L.nodeDetails = (panel, unit, owner) => {
   const users = snapshot.inputs.flatMap((inputs, at) => (inputs.includes(unit) ? [at] : []));
   const facts = [
     ["operator", L.h("span", { class: "mono" }, text(snapshot.target[unit]))], ["makes", text(snapshot.type[unit])],
-    ["bytes", snapshot.bytes[unit] ? L.bytes(snapshot.bytes[unit]) : ""], ["module", text(snapshot.module[unit])], ["part", text(snapshot.phase[unit])],
+    ["writes", snapshot.bytes[unit] ? L.bytes(snapshot.bytes[unit]) : ""], ["module", text(snapshot.module[unit])], ["part", text(snapshot.phase[unit])],
     ["line", line], ["site", site && link(site, () => L.revealSite(site))],
     ["made by", made ? `the pass ${made}` : snapshot.name === "after" ? "no pass: it is as it was" : ""],
     ["from", made && origins.length ? origins.map((name, at) => [at ? ", " : "", link(name, () => owner.find(name))]) : made ? "nothing that it took away" : ""],
@@ -39,7 +39,7 @@ L.moduleDetails = (panel, group, owner) => {
   const made = new Map();
   for (const at of places) { const name = text(snapshot.made[at]); if (name) made.set(name, (made.get(name) || 0) + 1); }
   return L.h("div", null, L.h("h3", null, group.path && !group.path.includes("\u0000") ? group.path : group.name),
-    L.facts([["class", snapshot.classes[group.path]], ["operations", L.count(places.length)], ["bytes", L.bytes(places.reduce((sum, at) => sum + snapshot.bytes[at], 0))],
+    L.facts([["class", L.own(snapshot.classes, group.path)], ["operations", L.count(places.length)], ["writes", L.bytes(places.reduce((sum, at) => sum + snapshot.bytes[at], 0))],
       ["added by", [...made].map(([name, count]) => `${name} ${count}`).join(", ")]]),
     sites.length > 0 && [L.h("h3", null, "GEMMs inside"), L.h("table", { class: "plain" }, sites.slice(0, 40).map((site) => L.h("tr", null,
       L.h("td", null, L.h("button", { type: "button", class: "link mono", onclick: () => L.revealSite(site.key) }, site.key)), L.h("td", null, L.choice(site)), L.h("td", { class: "right" }, L.times(site.speedup)))))]);

@@ -6,7 +6,7 @@ L.overlay = (kind, snapshot, report, isAfter, hue) => {
   const text = L.texts(report);
   const siteOf = new Map(report.sites.map((site) => [site.key, site]));
   const lowered = (site) => ["lowered", "planned"].includes(site.outcome);
-  const time = (site) => (isAfter && lowered(site) && site.time_after_us ? site.time_after_us : site.time_before_us) || 0;
+  const time = (site) => (isAfter && lowered(site) && L.finite(site.time_after_us)) || L.finite(site.time_before_us) || 0;
   const total = report.sites.reduce((sum, site) => sum + (site.outcome === "absent" ? 0 : time(site)), 0);
   const sitesIn = (places) => [...new Set(places.map((at) => text(snapshot.site[at])).filter(Boolean))].map((key) => siteOf.get(key)).filter(Boolean);
   const most = (names) => {
@@ -24,8 +24,8 @@ L.overlay = (kind, snapshot, report, isAfter, hue) => {
     error: (places) => {
       const known = sitesIn(places).filter((site) => lowered(site) && site.mere !== null).map((site) => L.number(site.mere));
       if (!known.length) return null;
-      const worst = Math.max(...known);
-      return { ...ramp(worst / 0.2), text: `MERE ${L.fixed(worst, 4)}` };
+      const worst = known.some(Number.isNaN) ? NaN : Math.max(...known);
+      return { ...ramp(Number.isFinite(worst) ? worst / 0.2 : 1), text: `MERE ${L.fixed(worst, 4)}` };
     },
     time: (places) => {
       const own = sitesIn(places).reduce((sum, site) => sum + time(site), 0);

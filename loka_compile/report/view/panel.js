@@ -12,7 +12,7 @@ L.Panel = class {
     this.canvas = L.h("div", { class: "canvas", tabindex: "-1" });
     this.bar = L.h("div", { class: "bar" });
     this.root = L.h("div", { class: "panel", role: "group", "aria-label": "graph" }, this.bar, this.canvas);
-    addEventListener("beforeprint", () => this.canvas.scrollTo(0, 0));
+    addEventListener("printing", () => this.canvas.scrollTo(0, 0));
     this.set(place);
   }
 
@@ -61,8 +61,8 @@ L.Panel = class {
 
   label(unit) {
     const found = this.overlay.of(this.placesOf(unit));
-    if (typeof unit === "number") return [cut(this.target(unit), 34), cut(this.text(this.snapshot.type[unit]), 34), found && cut(found.text, 44)].filter(Boolean);
-    const kind = this.snapshot.classes[unit.path];
+    if (typeof unit === "number") return [cut(this.target(unit), 34), cut(this.text(this.snapshot.type[unit]), 34) + (this.text(this.snapshot.phase[unit]) === "backward" ? " · backward" : ""), found && cut(found.text, 44)].filter(Boolean);
+    const kind = L.own(this.snapshot.classes, unit.path);
     const name = `${unit.open ? "▾" : "▸"} ${unit.name}${kind ? ` · ${kind}` : ""}`;
     return [cut(name, 48), `${L.count(unit.count)} ${unit.kind === "inputs" ? "tensor" : "operation"}${unit.count > 1 ? "s" : ""}`, found && cut(found.text, 44)].filter(Boolean);
 
@@ -90,12 +90,12 @@ L.Panel = class {
     below.sort((a, b) => a.top - b.top || b.h - a.h);
     const [width, height] = [made.root.w + 12, made.root.h + 12];
     const svg = L.svg("svg", { width: width * this.scale, height: height * this.scale, viewBox: `0 0 ${width} ${height}`, role: "tree", "aria-label": this.snapshot.name },
-      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#8d949c" }))),
+      L.svg("defs", null, L.svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" }, L.svg("path", { d: "M0 0L8 4L0 8z", fill: "#646b73" }))),
       below.map((box) => this.unit(box)), edges, above.map((box) => this.unit(box)));
     const [left, top] = [this.canvas.scrollLeft, this.canvas.scrollTop];
-    const focused = this.canvas.contains(document.activeElement) ? document.activeElement.dataset.name : undefined;
+    const focused = this.canvas.contains(document.activeElement) ? document.activeElement.dataset.unit : undefined;
     L.show(this.canvas, svg);
-    const again = focused !== undefined && [...svg.querySelectorAll(".unit")].find((each) => each.dataset.name === focused);
+    const again = focused !== undefined && [...svg.querySelectorAll(".unit")].find((each) => each.dataset.unit === focused);
     if (again) again.focus({ preventScroll: true });
     this.canvas.scrollTo(left, top);
     this.owner.legend(this.overlay.legend);
@@ -109,7 +109,7 @@ L.Panel = class {
     const name = isOp ? this.snapshot.names[unit] : unit.path || "model";
     const pick = (event) => { event.stopPropagation(); this.owner.pick(this, unit); };
     return L.svg("g", {
-      class: classes.filter(Boolean).join(" "), tabindex: "0", role: "treeitem", "data-name": name, "aria-label": box.lines.join(", "), "aria-expanded": isOp ? null : String(unit.open),
+      class: classes.filter(Boolean).join(" "), tabindex: "0", role: "treeitem", "data-name": name, "data-unit": isOp ? unit : `g${unit.id}`, "aria-label": box.lines.join(", "), "aria-expanded": isOp ? null : String(unit.open),
       transform: `translate(${box.left} ${box.top})`, onclick: pick,
       onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(event); } },
     },

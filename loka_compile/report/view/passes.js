@@ -12,12 +12,14 @@ L.passes = (root, report) => {
     const all = [stage.name, ...stage.rewrites.flat().map(text), ...stage.refusals.flat().map(text)].join(" ").toLowerCase();
     return all.includes(state.words.toLowerCase());
   };
+  const elsewhere = (stage) => !stage.rewrites.length && stage.refusals.length > 0 && stage.refusals.every((each) => !text(each[0]) && !text(each[1])); // of the pass as a whole: it serves another device
+  const idle = (stage) => elsewhere(stage) || (!stage.rewrites.length && !stage.refusals.length);
   const most = Math.max(1, ...report.stages.map((stage) => stage.added + stage.removed));
   const update = () => {
     const parts = [];
     let lane = "";
     for (const stage of report.stages) {
-      const quiet = !stage.rewrites.length && !stage.refusals.length;
+      const quiet = idle(stage);
       if ((quiet && !state.idle && !stage.diff) || !matches(stage)) continue;
       const own = `${stage.graph} · ${names[stage.kind]}`;
       if (own !== lane) parts.push(L.h("div", { class: "lane" }, own));
@@ -27,20 +29,21 @@ L.passes = (root, report) => {
     }
     L.show(list, parts.length ? parts : L.h("p", { class: "soft" }, "Nothing matches."));
   };
+  const what = (stage) => text(stage.what ?? -1);
   const row = (stage) => {
-    const share = (count) => `${Math.max(count ? 3 : 0, (200 * count) / most)}px`;
+    const share = (count) => `${Math.max(count ? 3 : 0, (110 * count) / most)}px`;
     return L.h("button", {
       type: "button", class: `stage ${stage.rewrites.length ? "did" : "idle"}`, "aria-expanded": String(opened.has(stage)), "data-pass": stage.name,
       onclick: () => { if (opened.has(stage)) opened.delete(stage); else opened.add(stage); update(); },
-    }, L.h("span", null, stage.rewrites.length ? "✔" : stage.refusals.length ? "✖" : "·"), L.h("span", { class: "name" }, stage.name), L.h("span", { class: "small" }, stage.kind),
-    L.h("span", null, stage.diff && L.svg("svg", { width: 420, height: 14, role: "img", "aria-label": `${stage.removed} lines out, ${stage.added} in` },
-      L.svg("rect", { x: 200 - parseFloat(share(stage.removed)), y: 2, width: parseFloat(share(stage.removed)), height: 10, fill: "#d55e00" }), L.svg("rect", { x: 202, y: 2, width: parseFloat(share(stage.added)), height: 10, fill: "#009e73" }))),
-    L.h("span", { class: "small" }, [stage.rewrites.length && `${stage.rewrites.length} done`, stage.refusals.length && `${stage.refusals.length} refused`, stage.diff && `−${stage.removed} +${stage.added} lines`].filter(Boolean).join(" · ") || "nothing to do"));
+    }, L.h("span", null, stage.rewrites.length ? "✔" : idle(stage) ? "·" : "✖"), L.h("span", { class: "name" }, stage.name), L.h("span", { class: "small what", title: what(stage) }, what(stage)),
+    L.h("span", null, stage.diff && L.svg("svg", { width: 240, height: 14, role: "img", "aria-label": `${stage.removed} lines out, ${stage.added} in` },
+      L.svg("rect", { x: 115 - parseFloat(share(stage.removed)), y: 2, width: parseFloat(share(stage.removed)), height: 10, fill: "#d55e00" }), L.svg("rect", { x: 117, y: 2, width: parseFloat(share(stage.added)), height: 10, fill: "#009e73" }))),
+    L.h("span", { class: "small" }, [stage.rewrites.length && `${stage.rewrites.length} done`, elsewhere(stage) ? "not for this device" : stage.refusals.length && `${stage.refusals.length} refused`, stage.diff && `−${stage.removed} +${stage.added} lines`].filter(Boolean).join(" · ") || "nothing to do"));
   };
-  const still = report.stages.filter((stage) => !stage.rewrites.length && !stage.refusals.length && !stage.diff).length;
+  const still = report.stages.filter((stage) => idle(stage) && !stage.diff).length;
   root.append(L.h("div", { class: "toolbar" },
     L.h("input", { type: "search", placeholder: "Search passes, sites and reasons ( / )", "aria-label": "Search passes", oninput: (event) => { state.words = event.target.value; update(); } }),
-    L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { state.idle = event.target.checked; update(); } }), `${still} that found nothing too`),
+    L.h("label", null, L.h("input", { type: "checkbox", onchange: (event) => { state.idle = event.target.checked; update(); } }), `show ${still} that found nothing, or are not for this device`),
     L.h("span", { class: "small soft" }, "Bars: lines of the graph's code taken out (left) and put in (right).")), list);
   update();
 };

@@ -5,6 +5,9 @@ L.scale = (low, high, from, to) => {
   return (value) => from + ((Math.log10(value) - a) / (b - a || 1)) * (to - from);
 };
 
+// The least and the largest of any number of values: as arguments of one call, 100,000 are too many.
+L.extent = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+
 L.decades = (low, high) => {
   const ticks = [];
   const steps = Math.log10(high / low) > 2.2 ? [1] : [1, 2, 5];
@@ -52,6 +55,7 @@ L.candidatePlot = (site, text, budget) => {
   if (kept) marks.push(L.svg("line", { x1: x(kept.time), x2: x(kept.time), y1: 10, y2: height - bottom, stroke: L.grey, "stroke-dasharray": "5 4" }));
   const at = points.sort((a, b) => b.chosen - a.chosen).map((point) => ({ ...point, px: x(point.time), py: y(Math.max(point.mere || 0, floor)) }));
   const used = at.map(({ px, py }) => [px - 7, py - 7, px + 7, py + 7]);
+  if (budget) used.push([width - 80, y(budget) - 17, width - 10, y(budget) - 1]);
   const dots = at.map((point) => {
     const { px, py } = point;
     const box = L.freeBox(px, py, 7 * point.name.length, used, [left, 4, width - 4, height - bottom - 2]);

@@ -1,6 +1,6 @@
 "use strict";
 // A table of any length: only the rows in sight are in the page. A row opens to its details.
-// columns: [{name, title, width, right, text(item), value(item) for sorting, class(item)}]
+// columns: [{name, title, width, right, spare: left out on a narrow screen, text(item), value(item) for sorting, class(item)}]
 L.Table = class {
   constructor(columns, details, label) {
     this.columns = columns;
@@ -10,18 +10,20 @@ L.Table = class {
     this.current = 0;
     this.sorted = { at: -1, down: false };
     this.head = L.h("div", { class: "head", role: "row" }, columns.map((column, at) => L.h("div",
-      { role: "columnheader", class: column.right ? "right" : "", "aria-sort": "none" },
+      { role: "columnheader", class: `${column.right ? "right" : ""} ${column.spare ? "spare" : ""}`, "aria-sort": "none" },
       L.h("button", { type: "button", title: column.title || column.name, onclick: () => this.sort(at) }, column.name))));
     this.spacer = L.h("div", { class: "spacer", role: "rowgroup" });
     this.scroll = L.h("div", { class: "scroll", tabindex: "0", onscroll: () => this.draw() }, this.head, this.spacer);
     this.root = L.h("div", { class: "table", role: "table", "aria-label": label }, this.scroll);
-    this.root.style.setProperty("--columns", columns.map((column) => column.width).join(" "));
-    const least = columns.reduce((sum, column) => sum + Number((column.width.match(/\d+/) || [60])[0]), 0);
-    this.root.style.setProperty("--table-width", `${least}px`);
+    for (const [suffix, shown] of [["", columns], ["-narrow", columns.filter((column) => !column.spare)]]) {
+      const least = shown.reduce((sum, column) => sum + Number((column.width.match(/\d+/) || [60])[0]), 0);
+      this.root.style.setProperty(`--columns${suffix}`, shown.map((column) => column.width).join(" "));
+      this.root.style.setProperty(`--table-width${suffix}`, `${least}px`);
+    }
     this.scroll.addEventListener("keydown", (event) => this.key(event));
     addEventListener("resize", () => this.draw());
-    addEventListener("beforeprint", () => this.draw(true));
-    addEventListener("afterprint", () => this.draw());
+    addEventListener("printing", () => this.draw(true));
+    addEventListener("printed", () => this.draw());
   }
 
   set(items) {
@@ -115,7 +117,10 @@ L.Table = class {
       }
       top += height;
     });
+    const sight = this.scroll.clientHeight;
     this.spacer.style.height = `${top}px`;
+    this.scroll.style.maxHeight = `${Math.max(top, 60) + 50}px`; // a short table ends below its last row
+    if (this.scroll.clientHeight > sight && !all) return this.draw();
     if (parts.length !== this.spacer.children.length || parts.some((part, at) => part !== this.spacer.children[at]))
       this.spacer.replaceChildren(...parts);
     if (!this.items.length) L.show(this.spacer, L.h("div", { class: "empty" }, "Nothing matches."));
@@ -125,7 +130,7 @@ L.Table = class {
   place(item) {
     const opened = this.open.has(item);
     const cells = this.columns.map((column) => L.h("div", {
-      role: "cell", class: `cell ${column.right ? "right" : ""} ${column.class ? column.class(item) : ""}`,
+      role: "cell", class: `cell ${column.right ? "right" : ""} ${column.spare ? "spare" : ""} ${column.class ? column.class(item) : ""}`,
       title: column.hint ? column.hint(item) : column.text(item),
     }, column.show ? column.show(item) : column.text(item)));
     const row = L.h("div", {

@@ -2,7 +2,7 @@
 // A preview: one step, kernel by kernel, all sides to one scale; modelled unless it says measured.
 L.view("preview", "Preview", () => L.report.previews.length > 0, (root) => L.report.previews.forEach((preview) => L.preview(root, preview)));
 
-L.KINDS = { product8: ["product, 8 bits", "#009e73"], product16: ["product, 16 or 32 bits", "#0072b2"], quantize: ["quantize", "#e69f00"], other: ["other", "#8d949c"] };
+L.KINDS = { product8: ["product, 8 bits", "#009e73"], product16: ["product, 16 or 32 bits", "#0072b2"], quantize: ["quantize", "#e69f00"], other: ["other", "#646b73"] };
 
 L.preview = (root, preview) => {
   const shown = preview.sides.filter((side) => side.kernels.length);
@@ -15,7 +15,7 @@ L.preview = (root, preview) => {
   L.fill(root, null, [L.h("h2", null, `${preview.model} on ${preview.target}: one step, ${preview.training ? "forward and backward" : "inference"}`),
     errors.length ? L.h("ul", { class: "warnings", role: "alert" }, errors.map((side) => L.h("li", null, `✖ ${side.name}: ${side.error}`))) : "",
     preview.capacity && preview.memory > preview.capacity ? L.h("ul", { class: "warnings" }, L.h("li", null, `✖ a step needs at least ${L.bytes(preview.memory)}; ${preview.target} has ${L.bytes(preview.capacity)}`)) : "",
-    L.h("p", { class: "small soft" }, L.h("span", { class: "level" }, preview.where ? `measured on ${preview.where}, and modelled` : "modelled"), ` kernels in launch order, to scale; ${Object.entries(preview.rates).map(([name, value]) => `${name} ${typeof value === "number" ? L.short(value) : value}`).join(", ")}`),
+    L.h("p", { class: "small soft" }, L.h("span", { class: "level" }, preview.where ? `measured on ${preview.where}, and modelled` : "modelled"), ` kernels in launch order, to scale; pick one for its operands. ${L.rates(preview.rates)}`),
     L.h("div", { class: "legend" }, Object.values(L.KINDS).map(([name, colour]) => L.h("span", null, L.h("i", { style: { background: colour } }), name)), preview.training && L.h("span", null, "darker line below: backward")),
     L.h("table", { class: "plain" }, L.h("tr", null, ["side", "kernels", "GFLOP", "moved", "time", `x ${against ? against.name : ""}`].map((name, at) => L.h("th", { class: at ? "right" : "" }, name))),
       shown.map((side) => L.h("tr", { class: side.name === "loka" ? "chosen" : "" }, L.h("td", null, side.name), L.h("td", { class: "right" }, side.kernels.length),
@@ -26,8 +26,14 @@ L.preview = (root, preview) => {
     shown.map((side) => L.kernelTable(side))]);
 };
 
+// What the modelled times assume.
+L.rates = (rates) => {
+  const words = { flops: (v) => `${L.percent(v)} of the peak FLOP/s`, bandwidth: (v) => `${L.percent(v)} of the bandwidth`, launch: (v) => `${L.short(v * 1e6)} µs a launch`, graph_launch: (v) => `${L.short(v * 1e6)} µs in a CUDA graph`, origin: (v) => `from ${v}`, target: () => "" };
+  return `Modelled with ${Object.entries(rates).map(([name, value]) => (words[name] ? words[name](value) : `${name} ${value}`)).filter(Boolean).join(", ")}`;
+};
+
 L.step = (side, longest, total, pick) => {
-  const [left, width] = [150, 1180];
+  const [left, width] = [150, Math.max(560, Math.min(1180, innerWidth - 60))];
   const scale = (width - left - 90) / longest;
   let x = left;
   const names = side.strings;

@@ -31,7 +31,7 @@ L.tree = (snapshot, text) => {
     return path === "" || path === "self" ? root : home(path);
   });
   homeOf.forEach((own, at) => own.ops.push(at));
-  for (const each of [...all]) compress(each);
+  for (const each of [...all]) if (!each.gone) compress(each); // what went into another one has no children of its own
   const split = (parent, kind, part) => {
     const items = parent[kind];
     if (items.length <= 1.5 * L.PART || parent.kind === "part") return;

@@ -17,6 +17,8 @@ from loka_compile.kernels.providers import PROVIDERS
 from loka_compile.kernels.providers.aten import frozen_int_mm, frozen_mm
 from loka_compile.kernels.quantize import quantize as quantization
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 E4M3 = torch.float8_e4m3fn
 FORMS = [
     (torch.int8, "row", "aten"),
@@ -309,11 +311,12 @@ def test_threads():
 
     def work():
         try:
-            for i in range(40):
-                weight = weights[i % 4]
-                if not torch.equal(int_product(weight), expected[i % 4]):
-                    errors.append(i)
-                assert_fresh(torch.nn.Parameter(torch.randn(8, 16)))
+            with torch.no_grad():
+                for i in range(40):
+                    weight = weights[i % 4]
+                    if not torch.equal(int_product(weight), expected[i % 4]):
+                        errors.append(i)
+                    assert_fresh(torch.nn.Parameter(torch.randn(8, 16)))
         except Exception as error:
             errors.append(error)
 

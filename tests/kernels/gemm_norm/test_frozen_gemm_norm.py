@@ -17,6 +17,8 @@ from loka_compile.kernels.norms import RowNorm
 from loka_compile.kernels.quantize.quantize import reference as quantize
 from tests.helpers import sqnr_db
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
 EPS = 1e-5
 

@@ -20,7 +20,7 @@ from loka_compile.spec.target import TARGETS
 from tests.helpers import sqnr_db
 
 pytestmark = [
-    pytest.mark.usefixtures("fresh_dynamo"),
+    pytest.mark.usefixtures("fresh_dynamo", "no_grad"),
     pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN"),
 ]
 
