@@ -129,8 +129,9 @@ def _counters(options: argparse.Namespace) -> Iterator[Counters]:
 
     from examples.audience.reach.ray_counters import OnRay
 
-    with ray.init(include_dashboard=False, log_to_driver=False):
-        yield OnRay(options.sample, options.counters)
+    own = {"include_dashboard": False} if options.ray is None else {}
+    with ray.init(options.ray, log_to_driver=False, **own):
+        yield OnRay(options.sample, options.counters, options.name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     for parser_ in (ask, serve):
         parser_.add_argument("--sample", type=Path, required=True)
         parser_.add_argument("--counters", type=int, default=0, help="Ray actors; 0 for one process")
+        parser_.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster; without it one is started here")
+        parser_.add_argument("--name", help="of counters that several servers share and that outlive them")
         parser_.add_argument("--seconds", type=float, default=1.0, help="that counters may take")
 
     quality = commands.add_parser("quality", help="how right sources' tags are")

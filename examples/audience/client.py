@@ -1,4 +1,4 @@
-"""A client of the server: plain data in, plain data out; needs httpx and nothing of loka.
+"""A client of one or more servers: plain data in, plain data out; needs httpx and nothing of loka.
 
 from examples.audience.client import Client
 
@@ -8,10 +8,17 @@ with Client("http://localhost:8000") as reach:
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import httpx
+
+PATIENCE = 2.0
+"""Seconds that one of several servers has to answer."""
+PAUSE = 0.02
+"""Seconds before the next one is asked."""
 
 
 class Refused(ValueError):
@@ -19,13 +26,23 @@ class Refused(ValueError):
 
 
 class Client:
-    """seconds: how long to wait. A query is text or the JSON of query.py."""
+    """Asks a server; where there are several, the next one when it does not answer, until `seconds` have passed.
 
-    def __init__(self, address: str, seconds: float = 10.0, transport: httpx.BaseTransport | None = None) -> None:
-        self.http = httpx.Client(base_url=address, timeout=seconds, transport=transport)
+    Questions change nothing, so asking twice does no harm. A query is text or the JSON of query.py.
+    """
+
+    def __init__(
+        self, address: str | Sequence[str], seconds: float = 10.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        addresses = [address] if isinstance(address, str) else list(address)
+        patience = seconds if len(addresses) == 1 else min(seconds, PATIENCE)
+        timeout = httpx.Timeout(patience, connect=min(1.0, patience))
+        self.seconds = seconds
+        self.https = [httpx.Client(base_url=each, timeout=timeout, transport=transport) for each in addresses]
+        self._first = 0
 
     def schema(self) -> dict[str, Any]:
-        return self._answer(self.http.get("/v1/schema"))
+        return self._send("GET", "/v1/schema")
 
     def reach(self, query: Any = None, **question: Any) -> dict[str, Any]:
         """`of`, `measure`, `by`, `truth` and `category` as the server's README has them."""
@@ -47,16 +64,28 @@ class Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.http.close()
+        for http in self.https:
+            http.close()
 
     def _ask(self, what: str, body: dict[str, Any]) -> Any:
-        return self._answer(self.http.post(f"/v1/{what}", json=body))
+        return self._send("POST", f"/v1/{what}", json=body)
 
-    def _answer(self, response: httpx.Response) -> Any:
-        if response.status_code in (413, 422):
-            raise Refused(response.json()["error"])
-        response.raise_for_status()
-        return response.json()
+    def _send(self, method: str, path: str, **options: Any) -> Any:
+        """The answer of the first server that has one. Raises what the last one said when none has in time."""
+        until = time.monotonic() + self.seconds
+        while True:
+            http = self.https[self._first]
+            try:
+                response = http.request(method, path, **options)
+                if response.status_code in (413, 422):
+                    raise Refused(response.json()["error"])
+                response.raise_for_status()
+                return response.json()
+            except (httpx.TransportError, httpx.HTTPStatusError):
+                if len(self.https) == 1 or time.monotonic() + PAUSE > until:
+                    raise
+                self._first = (self._first + 1) % len(self.https)
+                time.sleep(PAUSE)
 
 
 def _query(query: Any) -> dict[str, Any]:

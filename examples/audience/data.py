@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from examples.audience.reach.columns import Columns
@@ -105,6 +105,29 @@ def adult(folder: Path) -> Path:
     table = pq.read_table(path)
     pq.write_table(table, folder / "adult.parquet")
     return folder / "adult.parquet"
+
+
+FLIGHTS = Columns(("origin", "destination", "month", "weekday", "hour", "late", "far"), ("delay", "distance"))
+"""late, far: delay and distance in steps a person would ask for."""
+
+
+def flights(folder: Path, source: Path | None) -> Path:
+    """3,000,000 flights in the USA in 2001 (US Department of Transportation), with the parts of their dates."""
+    if source is None or not source.is_file():
+        raise AudienceError(
+            f"there are no flights at {source}: run `npm pack vega-datasets@3.2.1`, unpack it, and name "
+            "package/data/flights-3m.parquet"
+        )
+    table = pq.read_table(source)
+    date, delay, distance = table["date"], table["delay"].to_numpy(), table["distance"].to_numpy()
+    columns = {name: table[name].cast("string") for name in ("origin", "destination")}
+    columns |= {"month": pc.month(date), "weekday": pc.day_of_week(date), "hour": pc.hour(date)}
+    columns |= {"late": pa.array(np.searchsorted([0, 15, 30, 60, 120], delay, side="right"))}
+    columns |= {"far": pa.array(np.searchsorted([250, 500, 1000, 2000], distance, side="right"))}
+    columns |= {"delay": table["delay"], "distance": table["distance"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "flights.parquet", row_group_size=500_000)
+    return folder / "flights.parquet"
 
 
 def _file(package: str, version: str, *names: str) -> Path:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from examples.audience.reach import store
+from examples.audience.reach.calibrate import stretched
 from examples.audience.reach.columns import Columns, Map, here, seen
 from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn, NeedMore, draw, drawn_users
+from examples.audience.reach.formula import of_trial
 from examples.audience.reach.learn import learn
 from examples.audience.reach.model import Model, fitted
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError
+from examples.audience.reach.shard import tried
 from examples.audience.reach.store import Manifest
 
 
@@ -70,8 +73,11 @@ def _drawn(
                 raise
             rate = min(1.0, max(error.rate, 2 * rate))
         else:
-            tables = {name: np.sum([part_.tables[name] for part_ in parts], axis=0) for name in design.given}
-            return drawn, fitted(design, drawn.strata, drawn.counts, tables, np.sum([p.trials for p in parts], axis=0))
+            tables = {names: np.sum([each_.tables[names] for each_ in parts], axis=0) for names in design.tables()}
+            truth = np.sum([each_.trials for each_ in parts], axis=0)
+            model = Model(design, drawn.strata, drawn.counts, {names: t.astype(float) for names, t in tables.items()})
+            expected = [model.expected(of_trial(trial)) for trial in design.trials]
+            return drawn, stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
 
 
 def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: Map = here) -> Manifest:

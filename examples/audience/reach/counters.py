@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.calibrate import Cells
 from examples.audience.reach.model import Model
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
@@ -20,7 +21,7 @@ class Counters(Protocol):
     manifest: Manifest
     model: Model
 
-    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
+    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         """Shard -> an answer to each of `asks`; a shard that is lost or late is not there."""
         ...
 
@@ -47,7 +48,7 @@ class Local:
         if not self.shards:
             raise AudienceError(f"no shard of {folder} can be read: {next(iter(self.lost.values()), 'there is none')}")
 
-    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
+    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         found, until = {}, time.monotonic() + seconds
         for name, shard in self.shards.items():
             found[name] = [shard.answer(ask) for ask in asks]

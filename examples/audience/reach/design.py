@@ -1,4 +1,4 @@
-"""How a population is summed up: which features make strata, which decide about which, and on what that is tried."""
+"""How a population is summed up: which features make strata, which are counted together, and on what that is tried."""
 
 from __future__ import annotations
 
@@ -8,60 +8,56 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from examples.audience.reach.columns import levels
-from examples.audience.reach.query import And, In, Not, Query
+from examples.audience.reach.formula import Atom
+from examples.audience.reach.margins import Names
 from examples.audience.reach.schema import Schema
 
-Trial = tuple[tuple[str, tuple[int, ...]], ...]
-"""A conjunction as codes: (name, codes that match) a criterion, each of another feature."""
+Trial = tuple[Atom, ...]
+"""A conjunction: (name, codes that match) a criterion, each of another feature, in the schema's order."""
 
 
 @dataclass(frozen=True)
 class Design:
     """cover: features (and numbers, by bucket) that make the strata, the most important first. given: each other
-    feature -> the features of the cover that it depends on. trials: conjunctions that are counted in full, to learn
-    how wrong the model is that follows from cover and given (model.py)."""
+    feature -> the features of the cover that it depends on. margins: pairs and triples that are counted in full.
+    trials: conjunctions that are counted in full, to learn how wrong the model is (model.py)."""
 
     schema: Schema
     cover: tuple[str, ...]
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    margins: tuple[Names, ...] = ()
     trials: tuple[Trial, ...] = ()
 
-
-def conjunction(query: Query, schema: Schema) -> Trial | None:
-    """A query as a conjunction of criteria of different features, or None if it is something else."""
-    found: dict[str, set[int]] = {}
-    for part in query.all if isinstance(query, And) else (query,):
-        if isinstance(part, And):
-            inner = conjunction(part, schema)
-            if inner is None:
-                return None
-            parts = dict(inner)
-        elif isinstance(part, In):
-            feature = schema.feature(part.feature)
-            parts = {part.feature: tuple(feature.code(value) for value in part.values)}
-        elif isinstance(part, Not) and isinstance(part.of, In):
-            feature = schema.feature(part.of.feature)
-            without = {feature.code(value) for value in part.of.values}
-            parts = {feature.name: tuple(code for code in range(len(feature.values)) if code not in without)}
-        else:
-            return None
-        for name, codes in parts.items():
-            found[name] = found[name] & set(codes) if name in found else set(codes)
-    return tuple((name, tuple(sorted(codes))) for name, codes in found.items())
+    def tables(self) -> dict[Names, tuple[int, ...]]:
+        """Features that are counted together -> places of each; the last is for values that the schema lacks."""
+        names = [(*given, name) for name, given in self.given.items()] + list(self.margins)
+        return {each: tuple(levels(self.schema, name) + 1 for name in each) for each in names}
 
 
-def drawn_trials(codes: Mapping[str, np.ndarray], schema: Schema, count: int, seed: int = 0) -> tuple[Trial, ...]:
-    """Conjunctions of one to five criteria, each around the values of one row of the pilot; codes [N] by feature."""
+def drawn_trials(
+    codes: Mapping[str, np.ndarray], design: Design, count: int, seed: int = 0, attempts: int = 4
+) -> tuple[Trial, ...]:
+    """Conjunctions whose answer is not known, each around the values of one row of the pilot; codes [N] by feature."""
     rng = np.random.default_rng(seed)
-    made = [drawn_trial(codes, schema, rng) for _ in range(count)]
-    return tuple(trial for trial in made if trial)
+    cover, margins = set(design.cover), set(map(frozenset, design.margins))
+    given = [{*names, name} for name, names in design.given.items()]
+    found: list[Trial] = []
+    for _ in range(count * attempts):
+        trial = drawn_trial(codes, design.schema, rng)
+        asked = frozenset(name for name, _ in trial)
+        if asked and asked not in margins and not asked <= cover and not any(asked <= names for names in given):
+            found.append(trial)
+        if len(found) == count:
+            break
+    return tuple(found)
 
 
 def drawn_trial(codes: Mapping[str, np.ndarray], schema: Schema, rng: np.random.Generator) -> Trial:
-    """One of them; empty where every criterion that was drawn would hold for everybody."""
+    """A conjunction of one to five criteria; empty where every criterion that was drawn would hold for everybody."""
     names = [each.name for each in schema.features]
     row, trial = rng.integers(len(codes[names[0]])), []
-    for name in sorted(rng.choice(names, min(len(names), rng.integers(1, 6)), replace=False).tolist()):
+    wanted = rng.choice(names, min(len(names), rng.integers(1, 6)), replace=False).tolist()
+    for name in sorted(wanted, key=names.index):
         size = levels(schema, name)
         values = {int(codes[name][row]), *rng.integers(0, size, rng.integers(0, max(1, size // 3) + 1)).tolist()}
         if len(values - {-1}) < size:

@@ -11,9 +11,9 @@ import numpy as np
 
 from examples.audience.reach import answer
 from examples.audience.reach.answer import Answer, Groups, Reach
+from examples.audience.reach.calibrate import calibrated
 from examples.audience.reach.counters import Counters
-from examples.audience.reach.design import conjunction
-from examples.audience.reach.model import joined
+from examples.audience.reach.formula import Formula, formula
 from examples.audience.reach.query import And, In, Not, Query, checked
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Chance
@@ -58,7 +58,6 @@ class Estimator:
         self.counters, self.seconds = counters, seconds
         self.manifest = counters.manifest
         self.schema = self.manifest.schema
-        self._weight = self.manifest.population / max(1, self.manifest.rows)
         self._known: dict[str, Groups] = {}
         self._joined: dict[frozenset[str], Groups] = {}
         self._lock = threading.Lock()
@@ -70,17 +69,33 @@ class Estimator:
     def batch(self, questions: Sequence[Question]) -> list[Reach]:
         """Answers to several questions by the same counters."""
         questions = [self._checked(each) for each in questions]
-        answers = self.counters.ask([each.ask() for each in questions], self.seconds)
+        formulas = [self.formula(each) for each in questions]
+        asks = [
+            each.ask() if known is None else Ask(each.query, atoms=known.atoms)
+            for each, known in zip(questions, formulas, strict=True)
+        ]
+        answers = self.counters.ask(asks, self.seconds)
         found = dict(sorted(answers.items()))  # so that sums do not depend on who answers first
         if not found:
             raise Unavailable(f"no counter answered within {self.seconds:g} s; ask again")
         groups, answered = self._groups(frozenset(found)), self._answered(found)
         out = []
-        for number, question in enumerate(questions):
-            summed = answer.added([each[number] for each in found.values()])
-            found_ = _estimate(question, summed, self._of(groups, question), answered)
-            out.append(self._with_model(question, found_))
+        for number, (question, known) in enumerate(zip(questions, formulas, strict=True)):
+            parts = [each[number] for each in found.values()]
+            if known is None:
+                out.append(_estimate(question, answer.added(parts), self._of(groups, question), answered))
+            else:
+                out.append(calibrated(known, sum(parts[1:], start=parts[0]), self.counters.model, answered))
         return out
+
+    def alone(self, question: Question) -> Reach:
+        """The answer of the sample, without what is known of the whole population."""
+        question = self._checked(question)
+        found = dict(sorted(self.counters.ask([question.ask()], self.seconds).items()))
+        if not found:
+            raise Unavailable(f"no counter answered within {self.seconds:g} s; ask again")
+        groups, summed = self._groups(frozenset(found)), answer.added([each[0] for each in found.values()])
+        return _estimate(question, summed, self._of(groups, question), self._answered(found))
 
     def group_by(self, question: Question, feature: str) -> dict[object, Reach]:
         """The question for every value of a feature."""
@@ -97,12 +112,11 @@ class Estimator:
         either = both.value + alone.value + other.value
         return Overlap(both, alone, other, both.value / either if either else 0.0)
 
-    def _with_model(self, question: Question, direct: Reach) -> Reach:
-        """A count of a conjunction, better for what is known of the whole population; others as they are."""
+    def formula(self, question: Question) -> Formula | None:
+        """A count of few criteria is better for what is known of the whole population; others are the sample's."""
         if question.of != "count" or self.manifest.users or self.manifest.rows >= self.manifest.population:
-            return direct
-        trial = conjunction(question.query, self.schema)
-        return direct if not trial else joined(direct, self.counters.model, trial, self._weight / direct.answered)
+            return None
+        return formula(checked(question.query, self.schema), self.schema)
 
     def _checked(self, question: Question) -> Question:
         if question.of not in get_args(Of):

@@ -7,6 +7,7 @@ smallest keys; the strata are the combinations of the cover's values (arXiv 1305
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from examples.audience.reach.columns import PILOT_ROWS, Columns, Seen, encoded, floats, levels
 from examples.audience.reach.design import Design, drawn_trials
+from examples.audience.reach.margins import margins
 from examples.audience.reach.schema import Feature, Number, Schema
 from loka_compile.sampling.strata import by_importance, dependency_graph, vertex_cover
 
@@ -21,8 +23,9 @@ BUCKETS = 16
 """Of a number, equally full in the pilot."""
 MAX_CELLS = 8192
 """Of the table of a feature given those it depends on."""
-TRIALS = 600
-"""Conjunctions on which the model is tried."""
+TRIALS = 1500
+"""Conjunctions on which the model is tried; fewer where there are not TRIAL_ROWS rows for each."""
+TRIAL_ROWS = 32
 
 
 def learn(files: Sequence[Seen], columns: Columns) -> Design:
@@ -46,7 +49,9 @@ def learn(files: Sequence[Seen], columns: Columns) -> Design:
         graph.nodes[name]["weight"] = np.log(max(2, levels(schema, name)))
     cover = by_importance(graph, vertex_cover(graph))
     given = {name: _given(name, graph, schema) for name in schema.names if name not in cover}
-    return Design(schema, cover, given, drawn_trials(codes, schema, TRIALS) if schema.features else ())
+    design = Design(schema, cover, given, margins(schema, graph))
+    wanted = min(TRIALS, sum(each.rows for each in files) // TRIAL_ROWS)
+    return replace(design, trials=drawn_trials(codes, design, wanted)) if schema.features else design
 
 
 def _given(name: str, graph: nx.Graph, schema: Schema) -> tuple[str, ...]:

@@ -1,134 +1,248 @@
-"""What the whole population says of a conjunction, if features outside of the cover are independent given it.
+"""What the whole population says of a question, and how wrong that is.
 
 Outside a vertex cover no edge of the dependency graph remains, so within a stratum the joint is a product of marginals
 (Markov property). The sizes of all strata are known exactly, and so is how a feature is spread given those that it
 depends on:
     N(q) = sum over strata s that q allows, N_s prod over other criteria f, P(f | s).
-A question about the cover alone is answered exactly. For others this is a model, and the graph may lack edges. How
-wrong it is, is measured on trials that were counted in full, by how many rows they match; `joined` weighs it
-accordingly against the sample's own estimate.
+The graph may lack edges. Pairs and triples of features, and the cover, are counted in full, so the model's cells are
+raked to all of them (iterative proportional fitting, Deming and Stephan 1940). A question about features that were
+counted together is answered exactly. How wrong the model is about others, is measured on trials that were counted in
+full, by how many rows they match; calibrate.py weighs it accordingly against the sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from examples.audience.reach.answer import Reach, Z
-from examples.audience.reach.columns import levels
-from examples.audience.reach.design import Design, Trial
-from examples.audience.reach.schema import AudienceError, Schema
+from examples.audience.reach.design import Design
+from examples.audience.reach.formula import Atom, Formula, signatures, sums
+from examples.audience.reach.margins import Names
+from examples.audience.reach.schema import AudienceError
 
 DECADES = 6
 """Errors are told apart by the share that the model predicts, in powers of ten: 1 to 0.1, 0.1 to 0.01, …"""
-ENOUGH = 25
+ENOUGH = 40
 """Trials for a decade to speak for itself; with fewer it takes its neighbour's, too."""
-FEW = 30
-"""Matching rows of the sample whose own variance is not to be trusted."""
+REMEMBERED = 4096
+"""Questions whose cells are not computed again."""
+_LOCK = threading.Lock()
+FLOOR = 0.01
+"""Rows that a cell has at least before it is raked: the graph may rule out what there is."""
+ROUNDS = 40
+Figure = Callable[[np.ndarray], float]
+TOLERANCE = 1e-3
+"""Of a count, and TOLERANCE * 50 rows, by which raked cells may miss it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Some criteria of a question that were counted together. mask: which; cells [2^m]: rows in each combination."""
+
+    mask: int
+    cells: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """cells [2^k]: rows that the model expects in each; known [2^k]: rows for which all criteria of a set hold, NaN
+    where that was not counted."""
+
+    cells: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """strata [S, C]: codes of the cover; counts [S]: rows of each. tables: feature -> counts [*levels of its given,
-    levels], each with a last place for values the schema lacks. errors [DECADES]: relative, root mean square."""
+    """strata [S, C]: codes of the cover; counts [S]: rows of each. tables: see Design.tables. errors [DECADES]:
+    relative, root mean square; stretch [DECADES]: by how much intervals have to be wider for 95 %."""
 
-    schema: Schema
-    cover: tuple[str, ...]
-    given: Mapping[str, tuple[str, ...]]
+    design: Design
     strata: np.ndarray
     counts: np.ndarray
-    tables: Mapping[str, np.ndarray]
-    errors: np.ndarray
+    tables: Mapping[Names, np.ndarray]
+    errors: np.ndarray = field(default_factory=lambda: np.ones(DECADES))
+    stretch: np.ndarray = field(default_factory=lambda: np.ones(DECADES))
 
-    def predict(self, trial: Trial) -> tuple[float, bool]:
-        """How many rows match, and whether that is exact, as only features of the cover are asked for."""
-        allowed = np.ones(len(self.strata), bool)
-        others = []
-        for name, codes in trial:
-            if name in self.cover:
-                allowed &= np.isin(self.strata[:, self.cover.index(name)], codes)
+    @cached_property
+    def population(self) -> float:
+        return float(self.counts.sum())
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Of each feature of the cover, the code of every stratum."""
+        return {name: np.ascontiguousarray(self.strata[:, i]) for i, name in enumerate(self.design.cover)}
+
+    @cached_property
+    def _asked(self) -> dict[tuple[Atom, ...], Expected]:
+        """Of the last questions."""
+        return {}
+
+    @cached_property
+    def _named(self) -> dict[frozenset[str], Names]:
+        return {frozenset(names): names for names in self.design.margins}
+
+    def expected(self, asked: Formula) -> Expected:
+        """What is known of the question's cells, and what the model says of the rest."""
+        with _LOCK:
+            found = self._asked.get(asked.atoms)
+        if found is None:
+            found = self._expected(asked)
+            with _LOCK:
+                if len(self._asked) >= REMEMBERED:
+                    del self._asked[next(iter(self._asked))]
+                self._asked[asked.atoms] = found
+        return found
+
+    def _expected(self, asked: Formula) -> Expected:
+        k, faces = len(asked.atoms), self.faces(asked)
+        known = np.full(2**k, np.nan)
+        for face in faces:
+            inside = [i for i in range(2**k) if i & face.mask == i]
+            known[inside] = sums(len(inside).bit_length() - 1) @ face.cells
+        if not np.isnan(known).any():  # one face has all
+            return Expected(next(face.cells for face in faces if face.mask == 2**k - 1), known)
+        return Expected(raked(self.prior(asked) + FLOOR, faces, k), known)
+
+    def faces(self, asked: Formula) -> list[Face]:
+        """The largest sets of criteria that were counted together."""
+        names = [name for name, _ in asked.features]
+        cover, given = self.design.cover, self.design.given
+        sets: dict[frozenset[str], Names | None] = {frozenset(names) & frozenset(cover): None}
+        for name in names:
+            if name not in cover:
+                sets.setdefault(frozenset(names) & {name, *given[name]}, (*given[name], name))
+        for size in (3, 2):
+            for group in map(frozenset, combinations(names, size)):
+                if group in self._named:
+                    sets.setdefault(group, self._named[group])
+        found: list[Face] = []
+        largest: list[frozenset[str]] = []
+        for group in sorted(sets, key=len, reverse=True):
+            if group and not any(group <= other for other in largest):
+                largest.append(group)
+                found.append(self._face(asked, group, sets[group]))
+        return found
+
+    def _face(self, asked: Formula, group: frozenset[str], table: Names | None) -> Face:
+        mask = sum(1 << j for j, (name, _) in enumerate(asked.atoms) if name in group)
+        if table is None:
+            number, width = self._cover_cells(asked)
+            return Face(mask, np.bincount(number, self.counts, 2**width))
+        found, codes = self.tables[table], dict(asked.features)
+        for name in table:  # each turn takes the first axis away, and puts its cells last
+            if name in group:
+                found = np.tensordot(found, signatures(codes[name], found.shape[0]), (0, 1))
             else:
-                others.append((name, codes))
-        if not others:
-            return float(self.counts[allowed].sum()), True
-        rows, expected = self.strata[allowed], self.counts[allowed].astype(float)
-        for name, codes in others:
-            table = self.tables[name]
-            share = table[..., list(codes)].sum(-1) / np.maximum(table.sum(-1), 1)
-            expected = expected * share[tuple(rows[:, self.cover.index(each)] for each in self.given[name])]
-        return float(expected.sum()), False
+                found = found.sum(0)
+        return Face(mask, _flat(found, [name for name in table if name in group], asked))
 
-    def error(self, predicted: float) -> float:
+    def _cover_cells(self, asked: Formula) -> tuple[np.ndarray, int]:
+        """Of each stratum, the cell of the cover's criteria that it is in, [S]; and how many criteria these are."""
+        number, width = np.zeros(len(self.strata), np.int64), 0
+        for name, codes in asked.features:
+            if name in self.design.cover:
+                column = self._columns[name]
+                cell = signatures(codes, int(column.max()) + 1 + max(map(max, filter(None, codes)), default=0))
+                number |= cell.argmax(0)[column] << width
+                width += len(codes)
+        return number, width
+
+    def prior(self, asked: Formula) -> np.ndarray:
+        """[2^k] rows that the graph expects in each cell."""
+        cover = self.design.cover
+        number, width = self._cover_cells(asked)
+        inside = [name for name, _ in asked.features if name in cover]
+        outside = [(name, codes) for name, codes in asked.features if name not in cover]
+        found = self.counts.astype(float)[None]
+        for name, codes in outside:
+            names = (*self.design.given[name], name)
+            table = self.tables[names]
+            share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
+            at = tuple(self._columns[each] for each in names[:-1])
+            own = np.broadcast_to(share[at], (len(self.strata), share.shape[-1])).T
+            found = (found[:, None] * own[None]).reshape(-1, len(self.strata))
+        cells = np.stack([np.bincount(number, each, 2**width) for each in found])
+        sizes = {name: 2 ** len(codes) for name, codes in asked.features}
+        shape = [sizes[name] for name, _ in outside] + [sizes[name] for name in reversed(inside)]
+        return _flat(cells.reshape(shape), [name for name, _ in outside] + inside[::-1], asked)
+
+    def error(self, predicted: np.ndarray) -> np.ndarray:
         """Standard deviation of the truth about what is predicted, in rows.
 
         A population is one draw of what makes it: its counts scatter as Poisson's about a model that is right.
         """
-        share = max(predicted, 0.5) / float(self.counts.sum())
-        decade = min(DECADES - 1, int(-math.log10(min(share, 1.0))))
-        return math.hypot(float(self.errors[decade]) * predicted, math.sqrt(max(predicted, 0.5)))
+        expected = np.maximum(predicted, 0.5)
+        return np.hypot(self.errors[self.decade(expected)] * expected, np.sqrt(expected))
+
+    def decade(self, rows: np.ndarray) -> np.ndarray:
+        share = np.clip(np.maximum(rows, 0.5) / self.population, 1e-12, 1)
+        return np.minimum(DECADES - 1, -np.log10(share)).astype(int)
 
 
-def joined(direct: Reach, model: Model, trial: Trial, weight_of_a_row: float) -> Reach:
-    """The sample's estimate and the model's, each weighed by one over its variance."""
-    predicted, exact = model.predict(trial)
-    if exact:
-        return replace(direct, value=predicted, low=predicted, high=predicted)
-    own = model.error(predicted)
-    # A few matching rows say little of how much their number varies, and none nothing: then it is Poisson's, at the
-    # size that the model predicts. An estimate that is low by chance would otherwise weigh too much.
-    spread = max((direct.high - direct.low) / (2 * Z), 1e-9)
-    if direct.rows < FEW:
-        spread = max(spread, math.sqrt(weight_of_a_row * max(predicted, weight_of_a_row)))
-    weight = own**2 / (own**2 + spread**2)
-    value = weight * direct.value + (1 - weight) * predicted
-    half = Z * own * spread / math.hypot(own, spread)
-    return replace(direct, value=value, low=max(0.0, value - half), high=value + half)
+def _flat(array: np.ndarray, names: Sequence[str], asked: Formula) -> np.ndarray:
+    """From an axis a feature, in the order of `names`, to cells: the first criterion is the lowest bit."""
+    order = [name for name, _ in asked.features if name in names]
+    return array.transpose([names.index(name) for name in reversed(order)]).ravel()
 
 
-def fitted(
-    design: Design, strata: np.ndarray, counts: np.ndarray, tables: Mapping[str, np.ndarray], truth: np.ndarray
-) -> Model:
-    """The model, with its errors learned from the trials. truth [trials]: rows that match each, counted in full."""
-    model = Model(design.schema, design.cover, design.given, strata, counts, tables, np.ones(DECADES))
-    population = counts.sum()
-    decades: list[list[float]] = [[] for _ in range(DECADES)]  # squares of relative errors, less what chance makes
-    for trial, there in zip(design.trials, truth.tolist(), strict=True):
-        predicted, exact = model.predict(trial)
-        if not exact:
-            expected = max(predicted, 0.5)
-            decade = min(DECADES - 1, int(-math.log10(min(1.0, expected / population))))
-            decades[decade].append(((there - predicted) / expected) ** 2 - 1 / expected)
-    errors, waiting = np.ones(DECADES), []
-    for i in range(DECADES):
-        waiting = (waiting if len(waiting) < ENOUGH else []) + decades[i]
-        if waiting:
-            errors[i] = math.sqrt(max(0.0, float(np.mean(waiting))))
-        elif i:
-            errors[i] = errors[i - 1]
+def raked(cells: np.ndarray, faces: Sequence[Face], k: int) -> np.ndarray:
+    """The cells nearest in KL whose sums are those of every face."""
+    number, found = np.arange(2**k), cells.copy()
+    places = []
+    for face in faces:
+        bits = [j for j in range(k) if face.mask >> j & 1]
+        places.append(sum(((number >> j & 1) << i) for i, j in enumerate(bits)) + np.zeros(2**k, np.int64))
+    for _ in range(ROUNDS):
+        close = True
+        for face, at in zip(faces, places, strict=True):
+            there = np.bincount(at, found, len(face.cells))
+            close = close and bool((np.abs(there - face.cells) <= TOLERANCE * (face.cells + 50)).all())
+            found *= (face.cells / np.maximum(there, 1e-300))[at]
+        if close:
+            break
+    return found
+
+
+def fitted(model: Model, expected: Sequence[Expected], truth: np.ndarray) -> Model:
+    """The model with its errors learned. expected, truth [trials]: what it says of each trial, and the rows that match,
+    counted in full."""
+    predicted = np.array([each.cells[-1] for each in expected])
+    rows = np.maximum(predicted, 0.5)
+    squares = ((truth - predicted) / rows) ** 2 - 1 / rows  # less what chance makes
+    errors = by_decade(model.decade(rows), squares, lambda own: math.sqrt(max(0.0, float(np.mean(own)))), 1.0)
     return replace(model, errors=errors)
 
 
-def shapes(design: Design) -> dict[str, tuple[int, ...]]:
-    """Of the tables: a place more a feature, for values that the schema lacks."""
-    of = {name: levels(design.schema, name) + 1 for name in design.schema.names}
-    return {name: (*(of[each] for each in given), of[name]) for name, given in design.given.items()}
+def by_decade(decades: np.ndarray, values: np.ndarray, figure: Figure, start: float) -> np.ndarray:
+    """The figure of each decade's values; those with few share their neighbour's."""
+    found, waiting = np.full(DECADES, start), values[:0]
+    for i in range(DECADES):
+        own = values[decades == i]
+        waiting = np.concatenate([waiting if len(waiting) < ENOUGH else waiting[:0], own])
+        found[i] = figure(waiting) if len(waiting) else found[max(0, i - 1)]
+    return found
 
 
 def save(model: Model, path: Path) -> None:
-    tables = {f"table {name}": table for name, table in model.tables.items()}
+    tables = {f"table {i}": table.astype(np.int64) for i, table in enumerate(model.tables.values())}
+    held = {"strata": model.strata, "counts": model.counts, "errors": model.errors, "stretch": model.stretch}
     with path.open("wb") as file:
-        np.savez_compressed(file, strata=model.strata, counts=model.counts, errors=model.errors, **tables)
+        np.savez_compressed(file, **held, **tables)
 
 
-def load(path: Path, schema: Schema, cover: tuple[str, ...], given: Mapping[str, tuple[str, ...]]) -> Model:
+def load(path: Path, design: Design) -> Model:
     """Raises AudienceError for a file that is none."""
     try:
         with np.load(path, allow_pickle=False) as held:
-            tables = {name: held[f"table {name}"] for name in given}
-            return Model(schema, cover, given, held["strata"], held["counts"], tables, held["errors"])
+            tables = {names: held[f"table {i}"].astype(float) for i, names in enumerate(design.tables())}
+            return Model(design, held["strata"], held["counts"], tables, held["errors"], held["stretch"])
     except (OSError, ValueError, KeyError) as error:
         raise AudienceError(f"{path} is no model: {error}; build the sample again") from None

@@ -17,7 +17,7 @@ import pyarrow as pa
 from examples.audience.reach import keys
 from examples.audience.reach.columns import Columns, batches, encoded, floats, levels
 from examples.audience.reach.design import Design, counted
-from examples.audience.reach.model import shapes
+from examples.audience.reach.margins import Names, count
 from examples.audience.reach.schema import AudienceError, Schema
 
 SPARE = 4.0
@@ -40,7 +40,7 @@ class Part:
     counts: np.ndarray
     complete: np.ndarray
     rows: pa.Table
-    tables: dict[str, np.ndarray]
+    tables: dict[Names, np.ndarray]
     trials: np.ndarray
 
 
@@ -54,17 +54,17 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     rows: pa.Table | None = None
     sizes: dict[int, int] = {}
     first = 0
-    tables = {name: np.zeros(size, np.int64) for name, size in shapes(design).items()}
+    tables = {names: np.zeros(places, np.int64) for names, places in design.tables().items()}
     trials = np.zeros(len(design.trials), np.int64)
     for batch in batches(path, columns):
         codes = encoded(batch, schema)
         table, own = _rows(batch, codes, file, first, columns, schema, seed)
-        _count(codes, design, tables)
+        count(codes, tables)
         trials += counted(design.trials, codes)
         first += len(batch)
         strata = _combined(codes, cover, shape, len(batch))
-        for number, count in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
-            sizes[number] = sizes.get(number, 0) + count
+        for number, rows_of_it in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
+            sizes[number] = sizes.get(number, 0) + rows_of_it
         table = table.append_column("key", pa.array(own)).append_column("stratum", pa.array(strata))
         table = table.filter(pa.array(_small(strata, own, limit, columns)))
         rows = table if rows is None else pa.concat_tables([rows, table])
@@ -103,15 +103,6 @@ def _rows(
         return pa.table(found), keys.of_rows(file, first, len(batch), seed)
     own, found["user"] = keys.of_users(batch[columns.user], seed)
     return pa.table(found), own
-
-
-def _count(codes: Mapping[str, np.ndarray], design: Design, tables: dict[str, np.ndarray]) -> None:
-    """Add the rows to the tables of each feature given those it depends on."""
-    for name, found in tables.items():
-        names = (*design.given[name], name)
-        axes = [np.where(codes[n] < 0, size - 1, codes[n]) for n, size in zip(names, found.shape, strict=True)]
-        cells = np.ravel_multi_index(tuple(axes), found.shape)
-        found += np.bincount(cells, minlength=found.size).reshape(found.shape)
 
 
 def _combined(codes: Mapping[str, np.ndarray], cover: Sequence[str], shape: Sequence[int], rows: int) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Counters as Ray actors, on one machine or many. They hold nothing but what they can read again.
 
 A restarted actor runs its constructor once more and reads its shards from their files; a call that was under way is
-lost and its shards are missing from that answer alone (docs.ray.io, "Actor fault tolerance").
+lost and its shards are missing from that answer alone (docs.ray.io, "Actor fault tolerance"). One that did not answer
+in time is not waited for again until it has answered a ping, so that a dead machine makes few answers slow.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,12 +17,15 @@ import ray
 from ray.exceptions import RayError
 
 from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.calibrate import Cells
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
 from examples.audience.reach.store import load, read_model
 
 START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
+PING, PAUSE = 2.0, 0.1
+"""Seconds that a counter has to answer a ping, and between two of them."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=0)
@@ -36,7 +41,7 @@ class Counter:
             except AudienceError as error:
                 self.lost[name] = str(error)
 
-    def ask(self, asks: Sequence[Ask]) -> dict[str, list[Answer]]:
+    def ask(self, asks: Sequence[Ask]) -> dict[str, list[Answer | Cells]]:
         return {name: [shard.answer(ask) for ask in asks] for name, shard in self.shards.items()}
 
     def groups(self, count: int) -> dict[str, Groups]:
@@ -48,23 +53,35 @@ class Counter:
 
 
 class OnRay:
-    """`counters` actors that share the shards. Needs `ray.init()` before."""
+    """`counters` actors that share the shards. Needs `ray.init()` before.
 
-    def __init__(self, folder: Path, counters: int = 4) -> None:
+    name: of counters that outlive this process and are shared by all who name them, several aggregators say; counters
+    of another sample have other names. Without one they are this process's own.
+    """
+
+    def __init__(self, folder: Path, counters: int = 4, name: str | None = None) -> None:
         self.manifest = load(folder)
         self.model = read_model(folder, self.manifest)
-        names = list(self.manifest.shards)
-        if not 1 <= counters <= len(names):
-            raise AudienceError(f"the sample has {len(names)} shards: 1 to {len(names)} counters, not {counters}")
+        shards = list(self.manifest.shards)
+        if not 1 <= counters <= len(shards):
+            raise AudienceError(f"the sample has {len(shards)} shards: 1 to {len(shards)} counters, not {counters}")
         path = str(folder.resolve())
-        self.actors = [Counter.remote(path, names[i::counters]) for i in range(counters)]  # type: ignore[attr-defined]
+        made = f"{name}-{self.manifest.model[:12]}-{counters}"
+        self.actors = []
+        for i in range(counters):
+            options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
+            if name is not None:
+                options |= {"name": f"{made}-{i}", "lifetime": "detached", "get_if_exists": True, "namespace": "reach"}
+            self.actors.append(Counter.options(**options).remote(path, shards[i::counters]))  # type: ignore[attr-defined]
         self.lost: dict[str, str] = {}
+        self._out: set[int] = set()
+        self._lock, self._closed = threading.Lock(), False
         for state in self._all(lambda actor: actor.state.remote(), START):
             self.lost.update(state)
-        if len(self.lost) == len(names):
+        if len(self.lost) == len(shards):
             raise AudienceError(f"no shard of {folder} can be read: {next(iter(self.lost.values()))}")
 
-    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer]]:
+    def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         shared = ray.put(tuple(asks)) if len(asks) > 8 else tuple(asks)
         return _merged(self._all(lambda actor: actor.ask.remote(shared), seconds))
 
@@ -72,25 +89,52 @@ class OnRay:
         return _merged(self._all(lambda actor: actor.groups.remote(self.manifest.groups), START))
 
     def close(self) -> None:
+        self._closed = True
         for actor in self.actors:
             ray.kill(actor)
 
     def _all(self, call: Callable[[Any], Any], seconds: float) -> Iterable[Any]:
         """What the actors answer in time; of the others nothing."""
-        until, waiting, found = time.monotonic() + seconds, [], []
-        for actor in self.actors:
+        until, found = time.monotonic() + seconds, []
+        with self._lock:
+            asked = [i for i in range(len(self.actors)) if i not in self._out] or list(range(len(self.actors)))
+        waiting = {}
+        for i in asked:
             try:
-                waiting.append(call(actor))
+                waiting[call(self.actors[i])] = i
             except RayError:
-                continue  # the actor's process is being restarted and its queue is full
+                self._aside(i)  # its process is being restarted and its queue is full
         while waiting and (left := until - time.monotonic()) > 0:
-            done, waiting = ray.wait(waiting, timeout=left)
-            for reference in done:
+            for reference in ray.wait(list(waiting), timeout=left)[0]:
+                i = waiting.pop(reference)
                 try:
                     found.append(ray.get(reference))
                 except RayError:
-                    continue  # it died under way; its shards are missing from this answer
+                    self._aside(i)  # it died under way; its shards are missing from this answer
+        for i in waiting.values():
+            self._aside(i)
         return found
+
+    def _aside(self, number: int) -> None:
+        """Do not wait for this counter until it answers a ping."""
+        with self._lock:
+            if number in self._out:
+                return
+            self._out.add(number)
+        threading.Thread(target=self._back, args=(number,), daemon=True).start()
+
+    def _back(self, number: int) -> None:
+        while not self._closed:
+            try:
+                reference = self.actors[number].state.remote()
+                if ray.wait([reference], timeout=PING)[0]:
+                    ray.get(reference)
+                    break
+            except RayError:
+                pass
+            time.sleep(PAUSE)
+        with self._lock:
+            self._out.discard(number)
 
 
 def _merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from examples.audience.reach.answer import Answer, Groups
+from examples.audience.reach.calibrate import ROWS_TRIED, Cells
+from examples.audience.reach.design import Design
+from examples.audience.reach.formula import Atom
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Query, Range
 from examples.audience.reach.schema import Schema
 from examples.audience.reach.store import Manifest, load, read_shard
@@ -33,11 +37,13 @@ class Chance:
 
 @dataclass(frozen=True)
 class Ask:
-    """query: whom. measure: whose values are summed, or None. users: count users instead of rows."""
+    """query: whom. measure: whose values are summed, or None. users: count users instead of rows. atoms: criteria by
+    whose cells all rows are counted, instead of those of `query`."""
 
     query: Query
     measure: str | Chance | None = None
     users: bool = False
+    atoms: tuple[Atom, ...] = ()
 
 
 class Shard:
@@ -58,8 +64,10 @@ class Shard:
         manifest = load(folder)
         return cls(read_shard(folder, manifest, name), manifest)
 
-    def answer(self, ask: Ask) -> Answer:
-        """The sums over the rows that match."""
+    def answer(self, ask: Ask) -> Answer | Cells:
+        """The sums over the rows that match; with atoms, by cell."""
+        if ask.atoms:
+            return by_cell(ask.atoms, self._atom, self.weight)
         matching = np.flatnonzero(np.unpackbits(self.match(ask.query), count=self.rows))
         group, weight = self.group[matching], self.weight[matching]
         value = self._values(ask.measure, matching)
@@ -105,6 +113,13 @@ class Shard:
             case Or(parts):
                 return np.bitwise_or.reduce([self.match(each) for each in parts])
 
+    def _atom(self, atom: Atom) -> np.ndarray:
+        """0 or 1 a row."""
+        name, codes = atom
+        unlisted = len(self.schema.feature(name).values)
+        found = [self.bitmap(name, -1 if code == unlisted else code) for code in codes]
+        return np.unpackbits(np.bitwise_or.reduce(found) if found else self._everybody & 0, count=self.rows)
+
     def _bitmap(self, name: str, what: int | tuple[float | None, float | None]) -> Bits:
         column = self.columns[name]
         if isinstance(what, int):
@@ -124,3 +139,26 @@ class Shard:
         sizes[self.group] = self.columns["group size"]
         squares = np.bincount(self.group, self.weight**2, count)
         return Groups(rows, sizes, squares, float(self.weight.max(initial=1.0)), float(sizes.sum()), self.users)
+
+
+def by_cell(atoms: Sequence[Atom], matches: Callable[[Atom], np.ndarray], weight: np.ndarray) -> Cells:
+    """Rows of the sample by which criteria hold. matches: a criterion -> 0 or 1 a row."""
+    cell = np.zeros(len(weight), np.uint8)
+    for j, atom in enumerate(atoms):
+        cell |= matches(atom) << np.uint8(j)
+    size = 2 ** len(atoms)
+    return Cells(np.bincount(cell, weight, size), np.bincount(cell, minlength=size), float(weight @ weight))
+
+
+def tried(rows: pa.Table, design: Design) -> list[Cells]:
+    """What the sample says of the first trials, as many as are quickly done."""
+    codes = {name: rows[name].to_numpy() for trial in design.trials for name, _ in trial}
+    weight = rows["weight"].to_numpy()
+    bits = lru_cache(4096)(lambda name, code: codes[name] == code)
+
+    def matches(atom: Atom) -> np.ndarray:
+        name, own = atom
+        return np.any([bits(name, code) for code in own], axis=0).view(np.uint8)
+
+    most = max(200, int(ROWS_TRIED / max(1, len(weight))))
+    return [by_cell(trial, matches, weight) for trial in design.trials[:most]]

@@ -25,7 +25,7 @@ from examples.audience.reach.draw import Drawn
 from examples.audience.reach.model import Model
 from examples.audience.reach.schema import AudienceError, Feature, Number, Schema
 
-VERSION = 1
+VERSION = 2
 MODEL = "model.npz"
 
 
@@ -134,7 +134,8 @@ def load(folder: Path) -> Manifest:
         shards = {name: ShardFile(**each) for name, each in body["shards"].items()}
         given = {name: tuple(each) for name, each in design["given"].items()}
         trials = tuple(tuple((name, tuple(codes)) for name, codes in trial) for trial in design["trials"])
-        whole = Design(made, tuple(design["cover"]), given, trials)
+        margins = tuple(map(tuple, design["margins"]))
+        whole = Design(made, tuple(design["cover"]), given, margins, trials)
         return Manifest(whole, shards=shards, **{name: body[name] for name in _FIELDS})
     except (KeyError, TypeError) as error:
         raise AudienceError(f"{path} lacks {error}; build the sample again") from None
@@ -148,7 +149,7 @@ def read_model(folder: Path, manifest: Manifest) -> Model:
     path = folder / MODEL
     if not path.exists() or keys.checksum(path) != manifest.model:
         raise AudienceError(f"{path} is missing, or not what the manifest says it was; build the sample again")
-    return models.load(path, manifest.schema, manifest.cover, manifest.design.given)
+    return models.load(path, manifest.design)
 
 
 def read_shard(folder: Path, manifest: Manifest, name: str) -> pa.Table:

@@ -12,7 +12,7 @@ from examples.audience.reach.build import build
 from examples.audience.reach.columns import Columns
 from examples.audience.reach.counters import Local
 from examples.audience.reach.estimator import Estimator
-from examples.audience.reach.query import Everybody, In
+from examples.audience.reach.query import Everybody, In, Range
 from examples.audience.reach.schema import AudienceError
 from loka_compile.sampling.intervals import Bootstrap
 
@@ -39,8 +39,9 @@ def made(tmp_path_factory):
     truth = rng.choice(3, 40_000, p=SHARES)
     device = rng.choice(["phone", "web"], len(truth), p=[0.7, 0.3])
     acme, other = tags_of(truth, rng), tags_of(truth, rng)
-    pq.write_table(pa.table({"acme": named(acme), "other": named(other), "device": device}), folder / "p.parquet")
-    build([folder / "p.parquet"], Columns(("acme", "other", "device")), folder / "s", 3000)
+    columns = {"acme": named(acme), "other": named(other), "device": device, "spend": rng.random(len(truth))}
+    pq.write_table(pa.table(columns), folder / "p.parquet")
+    build([folder / "p.parquet"], Columns(("acme", "other", "device"), ("spend",)), folder / "s", 3000)
     counts, reports = [], []
     for _ in range(40):  # campaigns aimed at tags, not at the truth: Q stays what it is
         share = rng.dirichlet(np.ones(4))
@@ -48,34 +49,50 @@ def made(tmp_path_factory):
         counts.append(np.bincount(acme[users] + 1, minlength=4))
         reports.append(np.bincount(truth[users], minlength=3) / len(users))
     campaigns = Campaigns.of(counts, reports)
-    return Estimator(Local(folder / "s")), truth, device, (acme, other), campaigns
+    return Estimator(Local(folder / "s")), truth, columns, (acme, other), campaigns
 
 
 def test_the_corrected_reach_holds_the_truth_where_tags_alone_do_not(made):
-    estimator, truth, device, _, campaigns = made
+    estimator, truth, columns, _, campaigns = made
     corrected = Corrected(estimator, [Source("acme", constrained_regression(campaigns))], NAMES)
     for category, name in enumerate(NAMES):
-        for query, rows in ((Everybody(), np.ones(len(truth), bool)), (In("device", ("web",)), device == "web")):
+        asked = (Everybody(), np.ones(len(truth), bool)), (In("device", ("web",)), columns["device"] == "web")
+        for query, rows in (*asked, (Range("spend", 0.5), columns["spend"] >= 0.5)):
             there = ((truth == category) & rows).sum()
             found = corrected.reach(query, name)
             assert found.reach.low <= there <= found.reach.high
             assert abs(found.reach.value - there) < 0.1 * there
-            assert found.sampling > 0 and found.quality > 0
+            assert (found.sampling > 1) == isinstance(query, Range) and found.quality > 1  # tags are counted in full
             if name != "old":
                 assert not found.tagged.low <= there <= found.tagged.high  # 3 tags in 10 are wrong, a fifth has none
+
+
+def test_an_audience_with_a_mix_of_its_own_is_seen_by_how_tags_err(made):
+    """Of those the first source calls old most are: a second source's Q, learned on everybody, is wrong about them."""
+    estimator, truth, _, tags, _ = made
+    source = Source("other", holdout(tags[1][:5000] + 1, truth[:5000], 3, Bootstrap(60)))
+    query, rows = In("acme", ("old",)), tags[0] == 2
+    corrected = Corrected(estimator, [source], NAMES)
+    there = ((truth == 2) & rows).sum()
+    by_tags, by_errors = (corrected.reach(query, "old", holds) for holds in ("tags", "errors"))
+    assert by_errors.reach.low <= there <= by_errors.reach.high < 1.35 * there
+    assert not by_tags.reach.low <= there <= by_tags.reach.high  # it pulls everybody to the shares of all
+    with pytest.raises(AudienceError, match="`holds` is one of tags, errors"):
+        corrected.reach(query, "old", "nothing")
 
 
 def test_both_uncertainties_are_in_the_interval(made):
     estimator, _, _, _, campaigns = made
     wide, narrow = (
         Corrected(estimator, [Source("acme", constrained_regression(data, Bootstrap(100)))], NAMES).reach(
-            Everybody(), "old"
+            Range("spend", 0.5), "old"
         )
         for data in (Campaigns(campaigns.mixes[:12], campaigns.reports[:12], campaigns.sizes[:12]), campaigns)
     )
     assert wide.quality > narrow.quality and wide.sampling == pytest.approx(narrow.sampling, rel=0.3)
     half = narrow.reach.high - narrow.reach.value
-    assert half == pytest.approx(np.hypot(narrow.sampling, narrow.quality))
+    assert half == pytest.approx(np.sqrt(narrow.sampling**2 + narrow.quality**2 + narrow.chance**2))
+    assert 0 < narrow.chance < narrow.sampling  # a seventh of the rows are sampled
 
 
 def test_two_sources_are_combined(made):

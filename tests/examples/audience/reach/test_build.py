@@ -135,7 +135,7 @@ def test_a_manifest_that_is_old_or_broken_is_refused(paths, tmp_path):
     path = tmp_path / "s" / "manifest.json"
     body = json.loads(path.read_text())
     for text, message in (
-        (json.dumps(body | {"version": 0}), "version 0, this program reads 1"),
+        (json.dumps(body | {"version": 0}), "version 0, this program reads 2"),
         ("{", "cannot be read"),
         (json.dumps({k: v for k, v in body.items() if k != "design"}), "lacks 'design'"),
     ):

@@ -1,5 +1,7 @@
 """What the whole population says of a conjunction: exact about the cover, right elsewhere where the graph is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +11,10 @@ from examples.audience.reach import store
 from examples.audience.reach.build import build, refresh
 from examples.audience.reach.columns import Columns, encoded
 from examples.audience.reach.counters import Local
-from examples.audience.reach.design import conjunction, counted, drawn_trials
+from examples.audience.reach.design import counted, drawn_trials
 from examples.audience.reach.estimator import Estimator, Question
+from examples.audience.reach.formula import conjunction, of_trial
+from examples.audience.reach.model import Model, fitted
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 from examples.audience.reach.schema import AudienceError
 
@@ -62,7 +66,7 @@ def test_rare_audiences_are_within_their_interval_and_nearer_than_by_the_sample_
     schema = estimator.schema
     codes = {name: encoded(pq.read_table(paths[0]), schema)[name] for name in schema.names}
     model, errors, inside = estimator.counters.model, [], []
-    for trial in drawn_trials(codes, schema, 2500, seed=5):
+    for trial in drawn_trials(codes, estimator.manifest.design, 900, seed=5):
         values = {name: [schema.feature(name).values[code] for code in own] for name, own in trial}
         truth = there(whole, **values)
         if not 6 <= truth < ROWS // 100:
@@ -70,7 +74,8 @@ def test_rare_audiences_are_within_their_interval_and_nearer_than_by_the_sample_
         found = estimator.reach(Question(query(**values)))
         inside.append(found.low - 1e-6 <= truth <= found.high + 1e-6)
         errors.append((found.value - truth) / truth)
-        assert model.predict(trial)[0] == pytest.approx(truth, abs=6 * np.sqrt(truth) + 0.3 * truth)
+        predicted = model.expected(of_trial(trial)).cells[-1]
+        assert predicted == pytest.approx(truth, abs=6 * np.sqrt(truth) + 0.3 * truth)
     assert len(errors) > 15 and np.mean(inside) > 0.8
     uniform = np.sqrt(ROWS / 1500 / (ROWS / 1000))  # of an audience of a thousandth
     assert np.sqrt(np.mean(np.square(errors))) < 0.5 * uniform
@@ -88,16 +93,17 @@ def test_trials_are_counted_as_the_rows_say(made):
 
 def test_a_graph_that_lacks_an_edge_is_found_out(made):
     """The model is tried on counts of the whole population: where it is wrong, it weighs little."""
-    estimator, whole, _, _ = made
-    model = estimator.counters.model
-    wrong = type(model)(**{**vars(model), "given": dict.fromkeys(model.given, ())})
-    flat = {name: table.reshape(-1, table.shape[-1]).sum(0) for name, table in model.tables.items()}
-    from examples.audience.reach.model import fitted
-
-    design = estimator.manifest.design
-    design = type(design)(design.schema, design.cover, wrong.given, design.trials)
-    truth = np.array([there(whole, **_values(design.schema, trial)) for trial in design.trials])
-    found = fitted(design, model.strata, model.counts, flat, truth)
+    estimator, _, paths, _ = made
+    model, design = estimator.counters.model, estimator.manifest.design
+    bare = replace(design, given=dict.fromkeys(design.given, ()), margins=())
+    tables = {
+        (name,): next(t for names, t in model.tables.items() if names[-1] == name).reshape(-1, size).sum(0)
+        for name, size in ((name, places[-1]) for (name,), places in bare.tables().items())
+    }
+    codes = [encoded(pq.read_table(path), design.schema) for path in paths]
+    truth = sum(counted(design.trials, each) for each in codes)
+    wrong = Model(bare, model.strata, model.counts, tables)
+    found = fitted(wrong, [wrong.expected(of_trial(trial)) for trial in design.trials], truth)
     assert found.errors[1] > 3 * model.errors[1]
 
 

@@ -1,5 +1,7 @@
 """Counters as Ray actors answer as one process does, and go on while they are killed."""
 
+import os
+import signal
 import threading
 import time
 
@@ -79,6 +81,38 @@ def test_killed_counters_come_back_and_no_answer_is_wrong(sample):
     while estimator.reach(Question(Everybody())).answered < 1:
         assert time.monotonic() < until, "the counters did not come back within a minute"
     counters.close()
+
+
+def test_a_counter_that_hangs_makes_one_answer_slow(sample):
+    """A stopped process is what a machine that is gone looks like at first: nothing comes back."""
+    folder, _ = sample
+    counters = OnRay(folder / "s", 2)
+    estimator = Estimator(counters, seconds=1.5)
+    assert estimator.reach(Question(Everybody())).answered == 1
+    pid = ray.get(counters.actors[0].__ray_call__.remote(lambda counter: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        seconds = []
+        for _ in range(4):
+            began = time.monotonic()
+            assert estimator.reach(Question(Everybody())).answered < 1
+            seconds.append(time.monotonic() - began)
+        assert seconds[0] >= 1.5 > np.median(seconds[1:]), seconds
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until = time.monotonic() + 60
+    while estimator.reach(Question(Everybody())).answered < 1:
+        assert time.monotonic() < until, "the counter was not asked again within a minute"
+    counters.close()
+
+
+def test_counters_with_a_name_are_shared_and_outlive_who_made_them(sample):
+    folder, columns = sample
+    one, other = (OnRay(folder / "s", 2, name="shared") for _ in range(2))
+    assert [each._actor_id for each in one.actors] == [each._actor_id for each in other.actors]
+    del one
+    assert Estimator(other, seconds=30).reach(Question(Everybody())).value == len(columns["age"])
+    other.close()
 
 
 def test_a_corrupt_shard_is_lost_alone(sample, tmp_path):
