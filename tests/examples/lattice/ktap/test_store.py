@@ -16,7 +16,7 @@ class Timed:
         self.store, self.wait = store, wait
 
 
-@pytest.fixture(params=["in process", "redis"])
+@pytest.fixture(params=["in process", pytest.param("redis", marks=pytest.mark.redis)])
 def timed(request):
     if request.param == "in process":
         now = [100.0]

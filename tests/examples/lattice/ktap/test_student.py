@@ -81,6 +81,7 @@ def test_only_what_was_computed_before_the_impression_is_read():
     assert found.hit.tolist() == [False, True, True, False]
 
 
+@pytest.mark.redis
 def test_redis_killed_and_restarted_in_training_and_serving(redis_server):
     """Nothing fails, no lookup takes longer than the deadline, hits come back with the server."""
     from examples.lattice.ktap.redis_store import OnRedis
@@ -147,6 +148,7 @@ def test_redis_killed_and_restarted_in_training_and_serving(redis_server):
     store.close()
 
 
+@pytest.mark.redis
 def test_a_redis_that_is_full_takes_nothing_and_serves_on(tmp_path):
     pytest.importorskip("redis")
     from examples.lattice.ktap.redis_store import OnRedis
