@@ -38,7 +38,7 @@ def forecast(estimator: Estimator, question: Question, day: str, days: int = 7) 
     past = dict(sorted(found.items()))
     if len(past) < LEAST_DAYS:
         raise AudienceError(f"a weekly pattern takes at least {LEAST_DAYS} days; the sample has {len(past)}")
-    seen = {when: reach for when, reach in past.items() if reach.value > 0}
+    seen = {when: reach for when, reach in past.items() if reach.rows and reach.value > 0}
     if len(seen) < LEAST_DAYS:
         raise AudienceError(f"only on {len(seen)} days anybody in the sample matches; ask for a wider audience")
     first = min(past)
