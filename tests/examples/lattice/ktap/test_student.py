@@ -156,10 +156,12 @@ def test_a_redis_that_is_full_takes_nothing_and_serves_on(tmp_path):
 
     server = Server(tmp_path, "--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
     store = Guarded(OnRedis(server.url, seconds=5), deadline=30)
-    store.put([b"first"], [b"1"], 600)
-    for number in range(40):
-        store.put([b"%d" % number], [bytes(100_000)], 600)
-    assert store.counts.unwritten > 0 and "maxmemory" in store.counts.last_error
-    assert store.get([b"first"]) == [b"1"]
-    store.close()
-    server.kill()
+    try:
+        store.put([b"first"], [b"1"], 600)
+        for number in range(40):
+            store.put([b"%d" % number], [bytes(100_000)], 600)
+        assert store.counts.unwritten > 0 and "maxmemory" in store.counts.last_error
+        assert store.get([b"first"]) == [b"1"]
+    finally:
+        store.close()
+        server.kill()
