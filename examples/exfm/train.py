@@ -70,7 +70,8 @@ class Trainee:
             self._step(held.take(slice(start, end)))
             start = end
         self.held, self.served = held.take(slice(start, None)), served[start:]
-        self.seconds += time.perf_counter() - begun
+        if start:
+            self.seconds += time.perf_counter() - begun
         return made
 
     @torch.no_grad()
