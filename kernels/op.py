@@ -27,7 +27,7 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from operator import getitem
-from typing import Any, ClassVar, Generic, Self, cast, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, Self, cast, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, fx
@@ -124,34 +124,51 @@ class Op(Generic[T, Values]):
 
 
 def declare(
-    kind: type[Op[Tensor, Any]], reference: Callable[[Any], Any], run: Callable[[Any], Any] | None = None
+    kind: type[Op[Tensor, Any]],
+    reference: Callable[[Any], Any],
+    run: Callable[[Any], Any] | None = None,
+    gradient: Literal["refused", "own", "never"] = "refused",
 ) -> Callable[..., Any]:
     """Register an op with torch.library.
 
     reference: what the op computes, in ordinary torch functions; it also runs on fake tensors.
     run: what the op does with real tensors, if that is something else; its results must have the reference's shapes,
         strides and dtypes.
-
-    It is registered by hand, as torch.library.custom_op takes 10 us more at a call, about a third of what a product of
-    one row takes (AMD Zen 5). An op has no gradient until torch.library.register_autograd gives it one; without, a call
-    that asks for one raises RuntimeError.
+    gradient: "refused": a backward through the op raises RuntimeError. "own": the caller registers it. "never": the op
+        stands in graphs without gradients alone, and a call that asks for one raises; so nothing of autograd is in the
+        way of a call, which takes 10 us less (a third of a product of one row, AMD Zen 5).
     """
 
     def of(function: Callable[[Any], Any]) -> Callable[..., Any]:
-        def op(*args: Any) -> Any:
-            if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in args):
-                raise RuntimeError(f"loka::{kind.name} has no gradient: call it under torch.no_grad()")
-            return _apart(function(kind.bind(*args)), args)
-
-        return op
+        return lambda *args: _apart(function(kind.bind(*args)), args)
 
     name = f"{LIBRARY.ns}::{kind.name}"
+    refusal = f"{name} has no gradient: call it under torch.no_grad()"
     LIBRARY.define(kind.name + schema(kind), tags=torch.Tag.pt2_compliant_tag)
     BODIES[name] = of(run or reference)
-    LIBRARY.impl(kind.name, torch.compiler.disable(BODIES[name]), "CompositeExplicitAutograd")
+    body = _without_gradient(BODIES[name], refusal) if gradient == "never" else BODIES[name]
+    LIBRARY.impl(kind.name, torch.compiler.disable(body), "CompositeExplicitAutograd")
     torch.library.register_fake(name, _remembered(of(reference)), lib=LIBRARY)
+    if gradient == "refused":
+        torch.library.register_autograd(name, _refusing(refusal), lib=LIBRARY)
     op: Callable[..., Any] = kind.target()
     return op
+
+
+def _without_gradient(body: Callable[..., Any], refusal: str) -> Callable[..., Any]:
+    def op(*args: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in args):
+            raise RuntimeError(refusal)
+        return body(*args)
+
+    return op
+
+
+def _refusing(refusal: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise RuntimeError(refusal)
+
+    return backward
 
 
 def _remembered(op: Callable[..., Any]) -> Callable[..., Any]:

@@ -165,7 +165,7 @@ def empty(call: Fm[Tensor]) -> Tensor:
     return call.x.new_empty((call.x.shape[0], *call.y.shape[-2:]))
 
 
-declare(Fm, empty, run)
+declare(Fm, empty, run, gradient="own")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

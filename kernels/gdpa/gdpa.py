@@ -171,7 +171,7 @@ def _empty(call: Gdpa[Tensor]) -> Tensor:
     return torch.empty_like(call.q)
 
 
-declare(Gdpa, _empty, _run)
+declare(Gdpa, _empty, _run, gradient="own")
 
 
 class GdpaGradients(NamedTuple, Generic[T]):

@@ -113,4 +113,4 @@ def empty(call: FrozenGemmNorm[Tensor]) -> Fused[Tensor]:
     return empty_outputs(GemmNorm(call.a, call.a_scale, b, None, call.epilogue))
 
 
-frozen_gemm_norm = declare(FrozenGemmNorm, empty, run)
+frozen_gemm_norm = declare(FrozenGemmNorm, empty, run, gradient="never")

@@ -229,8 +229,8 @@ def _columns(weight: Tensor, transposed: bool) -> int:
     return weight.shape[-2 if transposed else -1]
 
 
-frozen_int_mm = declare(FrozenIntMm, _empty_integers, _int_mm)
-any_frozen_int_mm = declare(AnyFrozenIntMm, _empty_integers, _int_mm)
+frozen_int_mm = declare(FrozenIntMm, _empty_integers, _int_mm, gradient="never")
+any_frozen_int_mm = declare(AnyFrozenIntMm, _empty_integers, _int_mm, gradient="never")
 
 
 INTO = "loka::frozen_int_mm.out"
@@ -280,4 +280,4 @@ def _empty_mm(call: FrozenMm[Tensor]) -> Tensor:
     return call.a.new_empty((*call.a.shape[:-1], _columns(call.weight, call.transposed)))
 
 
-frozen_mm = declare(FrozenMm, _empty_mm, _mm)
+frozen_mm = declare(FrozenMm, _empty_mm, _mm, gradient="never")

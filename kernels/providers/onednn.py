@@ -163,4 +163,4 @@ def empty(call: FrozenOnednn[Tensor]) -> Tensor:
     return call.a.new_empty((call.a.shape[0], n), dtype=torch.float32)
 
 
-frozen_onednn = declare(FrozenOnednn, empty, run)
+frozen_onednn = declare(FrozenOnednn, empty, run, gradient="never")

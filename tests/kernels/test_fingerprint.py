@@ -56,6 +56,7 @@ def test_views(like):
     assert Blocks().same(torch.empty(0))
 
 
+@torch.no_grad()
 def test_a_frozen_weight_is_quantized_anew_in_time():
     weight = torch.nn.Parameter(torch.randn(100, 96))
     a = torch.randn(4, 96).bfloat16()

@@ -134,10 +134,23 @@ def test_an_argument_is_no_result():
 
 def test_a_gradient_that_an_op_has_not_is_refused():
     x = torch.randn(3, requires_grad=True)
+    made = Same(x, 3)()
     with pytest.raises(RuntimeError, match="loka::test_same has no gradient"):
-        Same(x, 3)()
+        made.sum().backward()
+
+
+def test_an_op_of_inference_says_so_when_it_is_called():
+    @dataclass(frozen=True)
+    class Never(Op[T, T]):
+        name: ClassVar[str] = "test_never"
+        x: T
+
+    declare(Never, lambda call: call.x * 2, gradient="never")
+    x = torch.randn(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="loka::test_never has no gradient"):
+        Never(x)()
     with torch.no_grad():
-        assert torch.equal(Same(x, 3)(), x)
+        assert torch.equal(Never(x)(), x * 2)
 
 
 def test_a_node_is_read_by_name(graph):

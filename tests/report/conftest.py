@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from loka_compile.inspect.explanation import Explanation
+from loka_compile.inspect.records import Record
 from loka_compile.report import document
 from loka_compile.spec.decision import KEEP
 from tests.inspect.conftest import plan_of
@@ -46,10 +48,15 @@ class Net(nn.Module):
 
 @dataclass
 class Case:
+    """What is asked of what was compiled is asked at once: tests of other files have torch forget it."""
+
     model: nn.Module
     x: torch.Tensor
     plan: loka.Plan
     compiled: Any
+    report: dict[str, Any]
+    explanation: Explanation
+    records: list[Record]
 
 
 def unlike(plan):
@@ -74,12 +81,13 @@ def case(plan_for):
     with torch.no_grad():
         compiled(x)
     compiled(x).sum().backward()
-    return Case(model, x, plan, compiled)
+    asked = document.of_compiled(compiled), loka.explain(compiled), list(loka.records(compiled))
+    return Case(model, x, plan, compiled, *asked)
 
 
 @pytest.fixture(scope="session")
 def report(case):
-    return document.of_compiled(case.compiled)
+    return case.report
 
 
 @pytest.fixture(scope="session")

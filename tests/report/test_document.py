@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-import loka_compile as loka
 from loka_compile.passes import PIPELINE
 from loka_compile.passes.adapt.mods import MODS
 from loka_compile.report import document
@@ -44,7 +43,7 @@ def test_it_is_json_without_what_json_has_not(report):
 
 
 def test_sites_are_those_of_explain(report, case):
-    rows = loka.explain(case.compiled).rows
+    rows = case.explanation.rows
     assert [(s["key"], s["outcome"], s["runs_as"]) for s in report["sites"]] == [
         (r.key, r.outcome, r.runs_as) for r in rows
     ]
@@ -64,7 +63,7 @@ def test_a_site_has_every_candidate_of_its_decision(report, case):
 
 
 def test_every_refusal_and_rewrite_of_a_pass_is_there(report, case):
-    records = loka.records(case.compiled)
+    records = case.records
     told = [
         (stage["graph"], stage["kind"], stage["name"], [text(report, refusal[2]) for refusal in stage["refusals"]])
         for stage in report["stages"]
@@ -79,13 +78,13 @@ def test_every_refusal_and_rewrite_of_a_pass_is_there(report, case):
 
 
 def test_diffs_are_those_of_the_records(report, case):
-    stages = [stage for record in loka.records(case.compiled) for stage in record.stages]
+    stages = [stage for record in case.records for stage in record.stages]
     assert [stage["diff"] for stage in report["stages"]] == [stage.diff for stage in stages]
     assert any(stage["added"] for stage in report["stages"])
 
 
 def test_snapshots_are_the_graphs_before_and_after(report, case):
-    for at, record in enumerate(loka.records(case.compiled)):
+    for at, record in enumerate(case.records):
         before, after = snapshot(report, at, "before"), snapshot(report, at, "after")
         code = {"before": record.before, "after": record.after}
         for each in (before, after):
