@@ -286,6 +286,7 @@ def test_a_preview_is_drawn_kernel_by_kernel(opened, preview_json):
     click(page, ".kernel")
     assert "0: mm" in page.inner_text("#view-preview")
     page.click("summary:has-text('inductor: 3 kernels')")
+    page.wait_for_selector("#view-preview details[open] tbody tr")  # drawn when it is open, a moment later
     assert len(page.query_selector_all("#view-preview details[open] tbody tr")) == 3
 
 
