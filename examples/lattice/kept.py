@@ -1,7 +1,8 @@
-"""What a bench has measured, kept seed by seed in a JSON file, so that one that was stopped goes on."""
+"""What a bench has measured, kept seed by seed in a JSON file, so that one that was stopped goes on; its arguments."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,17 @@ from rich.console import Console
 from rich.progress import track
 
 from examples.lattice.data import DataError
+
+
+def bench_parser(description: str | None, quick: str = "few rows") -> argparse.ArgumentParser:
+    """The arguments that every bench has; what it adds comes behind them."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--quick", action="store_true", help=f"{quick}: a rehearsal, no result")
+    made.add_argument(
+        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
+    )
+    return made
 
 
 class Kept:

@@ -31,7 +31,7 @@ from examples.lattice.data import Data, Rows
 from examples.lattice.filter import choose
 from examples.lattice.filter.fronts import fronts
 from examples.lattice.filter.importance import Importances, columns_of, permutation_importances
-from examples.lattice.kept import Kept
+from examples.lattice.kept import Kept, bench_parser
 from examples.metrics import auc
 
 WORDS, HIDDEN, BATCH, RATE = 600, 32, 256, 2e-3
@@ -56,7 +56,7 @@ def clothing(seed: int, quick: bool) -> Problem:
     found = data.clothing(seed)
     counts = torch.bincount(found.train.bag.flatten(), minlength=found.bag)
     counts[data.UNKNOWN] = 0
-    words = counts.topk(60 if quick else WORDS).indices
+    words = counts.topk(120 if quick else WORDS).indices
 
     def dense(rows: Rows) -> tuple[Tensor, Tensor]:
         there = torch.zeros(len(rows), found.bag).scatter_(1, rows.bag, 1.0)
@@ -211,14 +211,9 @@ def plot(kept: Kept, options: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "few rows and features")
     parser.add_argument("--problems", nargs="+", choices=("clothing", "bio"), default=["clothing", "bio"])
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--time", action="store_true", help="time the sorting alone")
-    parser.add_argument("--quick", action="store_true", help="few rows and features: a rehearsal, no result")
-    parser.add_argument(
-        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
-    )
     parser.add_argument("--plot", type=Path, help="where to draw them")
     return parser.parse_args(argv)
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from examples.lattice.kept import Kept
+from examples.lattice.kept import Kept, bench_parser
 from examples.lattice.ktap.movielens import Stream, stream, study, teach, through_the_store
 from examples.lattice.ktap.record import Knowledge
 from examples.lattice.ktap.student import Use
@@ -138,13 +138,8 @@ def plot(curve: dict[str, list[dict[str, float]]], runs: dict[str, list[dict[str
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = bench_parser(__doc__)
     parser.add_argument("--no-curve", action="store_true", help="the arms at one time to live alone")
-    parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument(
-        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
-    )
     parser.add_argument("--plot", type=Path, help="where to draw the curve")
     return parser.parse_args(argv)
 

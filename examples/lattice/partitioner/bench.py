@@ -12,7 +12,6 @@ import argparse
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from examples.lattice import data
 from examples.lattice.data import Data, Rows
-from examples.lattice.kept import Kept
+from examples.lattice.kept import Kept, bench_parser
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.describe import Weights
 from examples.lattice.partitioner.groups import Key
@@ -111,13 +110,8 @@ def table(name: str, runs: dict[str, list[dict[str, float]]], count: int) -> Tab
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--problems", nargs="+", choices=tuple(DELAYS), default=list(DELAYS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument(
-        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
-    )
     return parser.parse_args(argv)
 
 

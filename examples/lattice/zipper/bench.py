@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from examples.lattice.kept import Kept
+from examples.lattice.kept import Kept, bench_parser
 from examples.lattice.zipper import arms, problems
 from examples.lattice.zipper.arms import NESTED, ORACLE, PRETRAINED, VANILLA, ZIPPER, Problem, Settings
 from examples.lattice.zipper.windows import Windows
@@ -142,15 +142,10 @@ def plot(kept: Kept, options: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--problems", nargs="+", choices=NAMES, default=["movielens", "cdnow"])
     parser.add_argument("--criteo", type=Path, help="Criteo's conversion log; instead of the other problems")
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--shares", type=float, nargs="+", help="of the impressions that each window gets")
-    parser.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
-    parser.add_argument(
-        "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
-    )
     parser.add_argument("--plot", type=Path, help="where to draw them")
     options = parser.parse_args(argv)
     if options.criteo:

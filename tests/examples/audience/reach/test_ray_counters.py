@@ -23,12 +23,6 @@ KILLS = 4
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20):
-        yield
-
-
-@pytest.fixture(scope="module")
 def sample(cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     paths = files(folder / "population", days=2, rows=4000)

@@ -16,12 +16,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20):
-        yield
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory, cluster):
     folder = tmp_path_factory.mktemp("snapshots")
     publish(folder, [1, 2])

@@ -1,0 +1,13 @@
+"""Shared by the examples' tests that run on Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, for the tests of one file."""
+    ray = pytest.importorskip("ray")
+    with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20):
+        yield
