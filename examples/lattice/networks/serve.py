@@ -1,8 +1,8 @@
 """Serving: one user's history and n candidates in one call.
 
 The history is repeated inside of the model, where loka's pass `hoist` sees that its work is the same for all
-candidates: events, their MLPs, queries, keys and values of the first layer run on one row. RoPE, which turns by the
-history's repeated times, is where it stops today.
+candidates: events, their MLPs, queries, keys and values of the first layer run on one row. The attention between them
+has a mask, and attention with a mask is not moved.
 """
 
 from __future__ import annotations

@@ -123,7 +123,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4096, help="rows a GPU")
     parser.add_argument("--rows", type=int, default=20_000, help="ratings that a trial is trained on")
     parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path("build/lattice-sketch"), help="where all that is found is kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/lattice-sketch"), help="where all that is found is kept"
+    )
     parser.add_argument("--quick", action="store_true", help="few ratings: a rehearsal, no result")
     return parser.parse_args(argv)
 

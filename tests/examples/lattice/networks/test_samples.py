@@ -1,0 +1,93 @@
+"""What networks read of MovieLens and clothing: histories end before the impression, rows and labels stay together."""
+
+import pytest
+import torch
+
+from examples import movielens as ratings
+from examples.lattice import data
+from examples.lattice.ktap.record import Knowledge
+from examples.lattice.networks import fit, samples
+
+
+@pytest.fixture(scope="module")
+def movielens():
+    return samples.movielens()
+
+
+def test_events_are_what_the_user_did_in_earlier_seconds_newest_first(movielens):
+    rows = data.movielens().everything()
+    item = ratings.FIELDS.index("item")
+    for row in (0, 5, 40_000, 79_999, 99_999):
+        past = (rows.users[:row] == rows.users[row]) & (rows.times[:row] < rows.times[row])
+        for source, liked in enumerate((True, False)):
+            its = (past & ((rows.labels[:row, 0] == 1) == liked)).nonzero()[:, 0]
+            there = movielens.inputs.mask[row, source]
+            known = min(len(its), movielens.schema.length - 1)
+            assert there.tolist() == [True] * (1 + known) + [False] * (movielens.schema.length - 1 - known)
+            seconds = movielens.inputs.seconds[row, source, 1 : 1 + known]
+            ago = (rows.times[row] - rows.times[its]).float().flip(0)[:known]
+            assert torch.equal(seconds, ago)
+            items = movielens.inputs.events[row, source, 1 : 1 + known, 0]
+            times = rows.times[its].flip(0)[:known]
+            for second in times.unique():  # what happens within a second has no order; the last may be cut
+                if second != times[-1:].min():
+                    expected = rows.ids[its[rows.times[its] == second], item]
+                    assert sorted(items[times == second].tolist()) == sorted(expected.tolist())
+
+
+def test_every_sequence_begins_with_a_token_of_its_own(movielens):
+    for found in (movielens, samples.clothing()):
+        of = found.inputs
+        assert not of.events[:, :, 0].any() and not of.seconds[:, :, 0].any() and of.mask[:, :, 0].all()
+        assert torch.equal(of.ids[:, -1], of.domain + 1) and found.fields[-1] == "domain"
+        assert (of.ids.amax(0) < torch.tensor(found.schema.cardinalities)).all()
+
+
+def test_the_words_of_a_review_are_its_sequence():
+    found = samples.clothing(length=5)
+    words = found.inputs.events[:, 0, 1:, 0]
+    assert torch.equal(words, found.inputs.bag[:, :4]) and torch.equal(found.inputs.mask[:, 0, 1:], words > 0)
+
+
+def test_a_portfolio_is_one_domains_rows_and_one_tasks_labels(movielens):
+    known = Knowledge(torch.randn(100_000, 3), torch.randn(100_000, 2), torch.rand(100_000) < 0.5)
+    taught = movielens.taught(known)
+    own = taught.portfolio(1, 1)
+    rows = (movielens.inputs.domain == 1).nonzero()[:, 0]
+    inputs, target = own.batch(torch.arange(len(rows)))
+    assert torch.equal(target.labels, movielens.labels[rows][:, [1]]) and own.schema.tasks == 1
+    assert torch.equal(target.knowledge.logits, known.logits[rows][:, [1]])
+    assert torch.equal(inputs.known, known.embedding[rows]) and own.schema.known == 3
+    assert own.cut == int((rows < movielens.cut).sum()) and len(own.test) == len(rows) - own.cut
+    assert {*fit.judge(own, own.test, torch.randn(len(own.test), 1))} == {"25 to 34: loved"}
+
+
+def test_labels_of_other_portfolios_are_unknown(movielens):
+    found = movielens.only([(0, 1), (2, 0)])
+    known = ~found.labels.isnan()
+    domain = movielens.inputs.domain
+    assert torch.equal(known, torch.stack([domain == 2, domain == 0], dim=1))
+    scores = fit.judge(found, found.test, torch.randn(len(found.test), 2))
+    assert {*scores} == {"under 25: loved", "35 and over: liked"}
+
+
+def test_fields_that_are_dropped_are_gone_and_the_domain_stays(movielens):
+    found = movielens.with_fields(("item", "user"), bag=False)
+    assert found.fields == ("user", "item", "domain") and not found.inputs.bag.any()
+    places = [movielens.fields.index(name) for name in found.fields]
+    assert torch.equal(found.inputs.ids, movielens.inputs.ids[:, places])
+    for name in ("cardinalities", "id_dropout"):
+        its, all_ = getattr(found.schema, name), getattr(movielens.schema, name)
+        assert its == tuple(all_[i] for i in places)
+
+
+def test_training_takes_batches_of_one_shape_and_prediction_every_row(movielens):
+    few, shapes = movielens.last(1000), []
+
+    def call(*inputs):
+        shapes.append(len(inputs[0]))
+        return inputs[0][:, :2].float()
+
+    assert few.cut == 800 and fit.steps(800, 2, 256) == 6 and fit.steps(100, 1, 256) == 1
+    logits = fit.predict(call, few, few.test, 128)
+    assert shapes == [128, 128] and torch.equal(logits, few.inputs.ids[few.test, :2].float())
