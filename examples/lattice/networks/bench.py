@@ -45,8 +45,7 @@ WITH = "with the correlation loss"
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    settings = {"size": asdict(SIZE), "epochs": EPOCHS, "lengths": samples.LENGTHS, "quick": options.quick}
-    kept = Kept(options.json, settings)
+    kept = Kept(options.json, settings(options.quick))
     for name in options.problems:
         for seed in kept.left(name, options.seeds):
             found = samples.load(name, seed)
@@ -57,6 +56,11 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     if options.plot:
         plot(kept, options)
     return kept.more
+
+
+def settings(quick: bool) -> dict[str, Any]:
+    """What figures depend on beside the seed."""
+    return {"size": asdict(SIZE), "epochs": EPOCHS, "lengths": samples.LENGTHS, "quick": quick}
 
 
 def arms(found: Samples, seed: int, epochs: int) -> dict[str, dict[str, Any]]:

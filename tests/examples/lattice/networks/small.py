@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from examples.lattice.networks.model import LatticeNetwork
-from examples.lattice.networks.samples import Inputs
+from examples.lattice.networks.samples import Inputs, Samples
 from examples.lattice.networks.size import Schema, Size
 
 SCHEMA = Schema((7, 5, 4), 6, 2, ((9, 3), (9, 3)), 4, domains=3, tasks=2, known=3)
@@ -39,3 +39,12 @@ def inputs(batch, schema=SCHEMA, seed=0):
 
 def double(of):
     return Inputs(*(x.double() if x.is_floating_point() else x for x in of))
+
+
+def toy(rows=600, cut=300):
+    """Labels that the first field decides, 150 rows and more of each domain."""
+    of = inputs(rows)
+    of = of._replace(ids=torch.cat([of.ids[:, :-1], of.domain[:, None] + 1], dim=1))
+    noise = torch.rand(rows, generator=torch.Generator().manual_seed(1)) < 0.1
+    labels = torch.stack([(of.ids[:, 0] > 3) ^ noise, (of.ids[:, 1] > 2) ^ noise], dim=1).float()
+    return Samples("toy", of, labels, cut, SCHEMA, ("a", "b", "domain"), ("x", "y", "z"), ("one", "two"))

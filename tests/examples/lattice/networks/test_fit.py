@@ -1,0 +1,34 @@
+"""Training learns what can be learned, its FLOPs are those of one domain's copy."""
+
+from dataclasses import replace
+
+import torch
+
+from examples.lattice.networks import fit
+from examples.lattice.networks.loss import Objective
+from examples.lattice.networks.model import LatticeNetwork
+from tests.examples.lattice.networks.small import SCHEMA, SIZE, network, toy
+
+
+def test_training_learns_and_ends_in_eval_mode():
+    found = toy()
+    model = network()
+    losses = list(fit.train(model, model, found, found.train, Objective(0.1), epochs=40, batch=100))
+    assert len(losses) == fit.steps(300, 40, 100) == 120 and not model.training
+    scores = fit.judge(found, found.test, fit.predict(model, found, found.test, 128))
+    assert {*scores} == {f"{d}: {t}" for d in "xyz" for t in ("one", "two")}
+    assert min(each["auc"] for each in scores.values()) > 0.75 and losses[-1] < losses[0] - 0.1
+
+
+def test_untied_copies_cost_parameters_and_no_flops():
+    tied, untied = (LatticeNetwork(SCHEMA, replace(SIZE, untied=of, towers=bool(of))) for of in ((), (0, 1, 2)))
+    found = toy(20)
+    assert fit.flops_of(tied, found) == fit.flops_of(untied, found)
+    assert fit.parameters(tied)[0] == fit.parameters(untied)[0]  # tables
+    assert fit.parameters(tied)[1] < fit.parameters(untied)[1]
+    assert sum(fit.parameters(tied)) == sum(p.numel() for p in tied.parameters())
+
+
+def test_rows_of_nobody_are_not_judged():
+    found = toy(100, 40)
+    assert not fit.judge(found, found.test, torch.zeros(60, 2))  # some 20 rows a domain
