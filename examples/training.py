@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +50,15 @@ def train(model: nn.Module, split: Split, epochs: int) -> Iterator[float]:
 
 
 def fit(
-    model: nn.Module, batches: Iterable[tuple[tuple[Tensor, ...], Tensor]], call: Callable[..., Tensor], total: int
+    model: nn.Module,
+    batches: Iterable[tuple[tuple[Tensor, ...], Any]],
+    call: Callable[..., Tensor],
+    total: int,
+    objective: Callable[[Tensor, Any], Tensor] = binary_cross_entropy_with_logits,
 ) -> Iterator[float]:
     """One step for each batch of (inputs, labels) through `call`, the model as it is or compiled; Adam, at most `total`
-    steps of one cycle. Yields log losses; leaves the model in eval mode at the end."""
+    steps of one cycle. Yields losses by `objective`, log losses by default; leaves the model in eval mode at the end.
+    """
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     dense = [p for p in model.parameters() if all(p is not table for table in tables)]
     optimizer = torch.optim.Adam([{"params": dense}, {"params": tables}])
@@ -61,7 +67,7 @@ def fit(
     )
     model.train()
     for inputs, labels in batches:
-        loss = binary_cross_entropy_with_logits(call(*inputs), labels)
+        loss = objective(call(*inputs), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -24,10 +24,12 @@ class GDPA(nn.Module):
     1 / sqrt(keys), so that z starts out with as much of the one as of the other.
     """
 
-    def __init__(self, width: int, heads: int, keys: int, context_tokens: int, context_width: int) -> None:
+    def __init__(
+        self, width: int, heads: int, keys: int, context_tokens: int, context_width: int, *, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.mix = nn.Linear(context_tokens, keys)
-        self.kv = nn.Linear(context_width, 2 * width)
+        self.mix = nn.Linear(context_tokens, keys, bias)
+        self.kv = nn.Linear(context_width, 2 * width, bias)
         self.heads, self.scale = heads, keys**-0.5
 
     def forward(self, x_sum: Tensor, s: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""Training and judging: one pass with Adam, as examples/training.py has it, through the model or what compiled it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from examples.kunlun import flops
+from examples.lattice.networks.loss import Objective
+from examples.lattice.networks.samples import Samples
+from examples.lattice.networks.untie import for_domain
+from examples.metrics import auc, normalized_entropy
+from examples.training import fit
+
+BATCH, SERVED = 512, 4096
+
+
+def train(
+    model: nn.Module,
+    call: Callable[..., Tensor],
+    found: Samples,
+    rows: Tensor,
+    objective: Objective,
+    *,
+    epochs: int = 1,
+    batch: int = BATCH,
+) -> Iterator[float]:
+    """Epochs over `rows` through `call`, in an order that torch's seed draws; what is left of a batch waits for the
+    next epoch's draw, so that all steps have one shape. Yields losses, leaves the model in eval mode."""
+    batch = min(batch, len(rows))
+    parts = [rows[order] for _ in range(epochs) for order in _order(len(rows), batch)]
+    return fit(model, (found.batch(part) for part in parts), call, len(parts), objective)
+
+
+def _order(count: int, batch: int) -> list[Tensor]:
+    return list(torch.randperm(count)[: count // batch * batch].split(batch))
+
+
+@torch.no_grad()
+def predict(call: Callable[..., Tensor], found: Samples, rows: Tensor, batch: int = SERVED) -> Tensor:
+    """Logits (n, T); the last call is filled up by starting over, so that all have one shape."""
+    batch = min(batch, len(rows))
+    filled = rows[torch.arange(-(-len(rows) // batch) * batch) % len(rows)]
+    return torch.cat([call(*found.batch(part)[0]).float() for part in filled.split(batch)])[: len(rows)]
+
+
+def judge(found: Samples, rows: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
+    """AUC and NE by portfolio, "domain: task", of those with 50 rows or more and labels of both kinds."""
+    scores = {}
+    for domain, its_name in enumerate(found.domains):
+        for task, name in enumerate(found.tasks):
+            own = (found.inputs.domain[rows] == domain) & ~found.labels[rows, task].isnan()
+            z, y = logits[own, task], found.labels[rows[own], task]
+            if len(y) >= 50 and 0 < float(y.mean()) < 1:
+                scores[f"{its_name}: {name}"] = {"auc": auc(z, y), "ne": normalized_entropy(z, y)}
+    return scores
+
+
+@torch.no_grad()
+def flops_of(model: nn.Module, found: Samples, rows: int = 8) -> float:
+    """FLOPs of one served row, matrix products and attention: of the model as it serves one domain."""
+    served = for_domain(model, 0).eval()
+    inputs, _ = found.batch(torch.arange(rows))
+    return flops.count(lambda: served(*inputs)) / rows
+
+
+def parameters(model: nn.Module) -> tuple[int, int]:
+    """Of tables, and of all else."""
+    tables = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    return tables, sum(p.numel() for p in model.parameters()) - tables
