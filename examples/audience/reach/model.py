@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.audience.reach.columns import levels
 from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Atom, Formula, signatures, sums
 from examples.audience.reach.margins import Names
@@ -51,6 +52,14 @@ class Face:
 
 
 @dataclass(frozen=True, eq=False)
+class Strata:
+    """codes: feature of the cover -> its code in each stratum, [S]; counts [S]: rows of each."""
+
+    codes: Mapping[str, np.ndarray]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Expected:
     """cells [2^k]: rows that the model expects in each; known [2^k]: rows for which all criteria of a set hold, NaN
     where that was not counted."""
@@ -62,7 +71,8 @@ class Expected:
 @dataclass(frozen=True, eq=False)
 class Model:
     """strata [S, C]: codes of the cover; counts [S]: rows of each. tables: see Design.tables. errors [DECADES]:
-    relative, root mean square; stretch [DECADES]: by how much intervals have to be wider for 95 %."""
+    relative, root mean square, by what is predicted; stretch [DECADES]: by how much intervals have to be wider to hold
+    95 % of what is that large."""
 
     design: Design
     strata: np.ndarray
@@ -102,16 +112,34 @@ class Model:
         return found
 
     def _expected(self, asked: Formula) -> Expected:
-        k, faces = len(asked.atoms), self.faces(asked)
+        strata = self._joined(asked)
+        k, faces = len(asked.atoms), self._faces(asked, strata)
         known = np.full(2**k, np.nan)
         for face in faces:
             inside = [i for i in range(2**k) if i & face.mask == i]
             known[inside] = sums(len(inside).bit_length() - 1) @ face.cells
         if not np.isnan(known).any():  # one face has all
             return Expected(next(face.cells for face in faces if face.mask == 2**k - 1), known)
-        return Expected(raked(self.prior(asked) + FLOOR, faces, k), known)
+        return Expected(raked(self._prior(asked, strata) + FLOOR, faces, k), known)
 
-    def faces(self, asked: Formula) -> list[Face]:
+    def _joined(self, asked: Formula) -> Strata:
+        """The strata, those as one that differ in nothing the question depends on: usually few of very many."""
+        names = {name for name, _ in asked.features}
+        names |= {each for name in names for each in self.design.given.get(name, ())}
+        own = [name for name in self.design.cover if name in names]
+        shape = [levels(self.design.schema, name) + 1 for name in own]
+        if math.prod(shape) > len(self.counts):
+            return Strata({name: self._columns[name] for name in own}, self.counts)
+        number = np.zeros(len(self.counts), np.int32)
+        for name, size in zip(own, shape, strict=True):
+            number *= np.int32(size)
+            number += self._columns[name]
+        counts = np.bincount(number, self.counts, math.prod(shape))
+        there = np.flatnonzero(counts)
+        codes = np.unravel_index(there, shape) if shape else ()
+        return Strata(dict(zip(own, codes, strict=True)), counts[there])
+
+    def _faces(self, asked: Formula, strata: Strata) -> list[Face]:
         """The largest sets of criteria that were counted together."""
         names = [name for name, _ in asked.features]
         cover, given = self.design.cover, self.design.given
@@ -128,14 +156,14 @@ class Model:
         for group in sorted(sets, key=len, reverse=True):
             if group and not any(group <= other for other in largest):
                 largest.append(group)
-                found.append(self._face(asked, group, sets[group]))
+                found.append(self._face(asked, group, sets[group], strata))
         return found
 
-    def _face(self, asked: Formula, group: frozenset[str], table: Names | None) -> Face:
+    def _face(self, asked: Formula, group: frozenset[str], table: Names | None, strata: Strata) -> Face:
         mask = sum(1 << j for j, (name, _) in enumerate(asked.atoms) if name in group)
         if table is None:
-            number, width = self._cover_cells(asked)
-            return Face(mask, np.bincount(number, self.counts, 2**width))
+            number, width = self._cover_cells(asked, strata)
+            return Face(mask, np.bincount(number, strata.counts, 2**width))
         found, codes = self.tables[table], dict(asked.features)
         for name in table:  # each turn takes the first axis away, and puts its cells last
             if name in group:
@@ -144,31 +172,33 @@ class Model:
                 found = found.sum(0)
         return Face(mask, _flat(found, [name for name in table if name in group], asked))
 
-    def _cover_cells(self, asked: Formula) -> tuple[np.ndarray, int]:
+    def _cover_cells(self, asked: Formula, strata: Strata) -> tuple[np.ndarray, int]:
         """Of each stratum, the cell of the cover's criteria that it is in, [S]; and how many criteria these are."""
-        number, width = np.zeros(len(self.strata), np.int64), 0
+        number, width = np.zeros(len(strata.counts), np.int64), 0
         for name, codes in asked.features:
             if name in self.design.cover:
-                column = self._columns[name]
-                cell = signatures(codes, int(column.max()) + 1 + max(map(max, filter(None, codes)), default=0))
-                number |= cell.argmax(0)[column] << width
+                cell = signatures(codes, levels(self.design.schema, name) + 1)
+                number |= cell.argmax(0)[strata.codes[name]] << width
                 width += len(codes)
         return number, width
 
     def prior(self, asked: Formula) -> np.ndarray:
         """[2^k] rows that the graph expects in each cell."""
+        return self._prior(asked, self._joined(asked))
+
+    def _prior(self, asked: Formula, strata: Strata) -> np.ndarray:
         cover = self.design.cover
-        number, width = self._cover_cells(asked)
+        number, width = self._cover_cells(asked, strata)
         inside = [name for name, _ in asked.features if name in cover]
         outside = [(name, codes) for name, codes in asked.features if name not in cover]
-        found = self.counts.astype(float)[None]
+        found = strata.counts.astype(float)[None]
         for name, codes in outside:
             names = (*self.design.given[name], name)
             table = self.tables[names]
             share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
-            at = tuple(self._columns[each] for each in names[:-1])
-            own = np.broadcast_to(share[at], (len(self.strata), share.shape[-1])).T
-            found = (found[:, None] * own[None]).reshape(-1, len(self.strata))
+            at = tuple(strata.codes[each] for each in names[:-1])
+            own = np.broadcast_to(share[at], (len(strata.counts), share.shape[-1])).T
+            found = (found[:, None] * own[None]).reshape(-1, len(strata.counts))
         cells = np.stack([np.bincount(number, each, 2**width) for each in found])
         sizes = {name: 2 ** len(codes) for name, codes in asked.features}
         shape = [sizes[name] for name, _ in outside] + [sizes[name] for name in reversed(inside)]
