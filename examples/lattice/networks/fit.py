@@ -34,6 +34,11 @@ def train(
     return fit(model, (found.batch(part) for part in parts), call, len(parts), objective)
 
 
+def steps(count: int, epochs: int = 1, batch: int = BATCH) -> int:
+    """How many steps `train` takes over so many rows."""
+    return epochs * (count // min(batch, count))
+
+
 def _order(count: int, batch: int) -> list[Tensor]:
     return list(torch.randperm(count)[: count // batch * batch].split(batch))
 

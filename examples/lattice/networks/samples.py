@@ -97,13 +97,30 @@ class Samples:
             own[domain, task] = True
         return replace(self, labels=self.labels.masked_fill(~own[self.inputs.domain], torch.nan))
 
+    def portfolio(self, domain: int, task: int) -> Samples:
+        """The rows of one domain with the labels of one task."""
+        own = self.rows((self.inputs.domain == domain).nonzero()[:, 0])
+        knowledge = own.knowledge and Knowledge(
+            own.knowledge.embedding, own.knowledge.logits[:, [task]], own.knowledge.hit
+        )
+        schema = replace(self.schema, tasks=1)
+        return replace(own, labels=own.labels[:, [task]], schema=schema, tasks=(self.tasks[task],), knowledge=knowledge)
+
     def few(self, every: int) -> Samples:
         """One row of so many, for a rehearsal."""
-        rows = torch.arange(0, len(self.labels), every)
-        knowledge = None if self.knowledge is None else self.knowledge[rows]
-        inputs = Inputs(*(column[rows] for column in self.inputs))
-        cut = int((rows < self.cut).sum())
-        return replace(self, inputs=inputs, labels=self.labels[rows], cut=cut, knowledge=knowledge)
+        return self.rows(torch.arange(0, len(self.labels), every))
+
+    def last(self, count: int) -> Samples:
+        """The last rows alone, four fifths of them to learn from; for a rehearsal."""
+        found = self.rows(torch.arange(len(self.labels) - count, len(self.labels)))
+        return replace(found, cut=count * 4 // 5)
+
+    def rows(self, which: Tensor) -> Samples:
+        """These rows alone, which stay in their order."""
+        knowledge = None if self.knowledge is None else self.knowledge[which]
+        inputs = Inputs(*(column[which] for column in self.inputs))
+        cut = int((which < self.cut).sum())
+        return replace(self, inputs=inputs, labels=self.labels[which], cut=cut, knowledge=knowledge)
 
 
 def load(name: str, seed: int = 0) -> Samples:

@@ -1,0 +1,142 @@
+"""A run's tables, as text and as Markdown, and its plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+
+from examples.lattice.pipeline.arms import SEPARATE
+
+Found = dict[str, Any]
+"""What the stages of a run have found, by name."""
+
+
+def by_arm(found: Found) -> list[list[str]]:
+    """Lines of: arm, models, kFLOP a request, tables, weights, mean AUC and NE, worst AUC, portfolios better than
+    separate."""
+    alone = found["arms"][SEPARATE]["portfolios"]
+    lines = []
+    for arm, of in found["arms"].items():
+        scores = of["portfolios"]
+        better = sum(scores[name]["auc"] > alone[name]["auc"] for name in alone)
+        lines.append(
+            [
+                arm,
+                str(len(of["flops_by_model"])),
+                f"{request_flops(of, found) / 1e3:.0f}",
+                f"{of['tables'] / 1e3:.0f}k",
+                f"{of['weights'] / 1e3:.0f}k",
+                *(f"{fmean(each[key] for each in scores.values()):.4f}" for key in ("auc", "ne")),
+                f"{min(each['auc'] for each in scores.values()):.4f}",
+                "" if arm == SEPARATE else f"{better} of {len(alone)}",
+                f"{of['cpu_ms_a_step']:.0f}",
+            ]
+        )
+    return lines
+
+
+ARMS = (
+    "",
+    "models",
+    "kFLOP a request",
+    "in tables",
+    "other weights",
+    "AUC",
+    "NE",
+    "worst AUC",
+    "better than separate",
+    "CPU ms a step",
+)
+
+
+def request_flops(of: Found, found: Found) -> float:
+    """FLOPs of one request's row, all tasks of its domain, mean over domains: of separate models as many as there are
+    tasks, of merged ones those that have one of them."""
+    groups = found["partition"]["groups"]
+    keys = [tuple(key) for group in groups for key in group]
+    domains = sorted({domain for domain, _ in keys})
+    if len(of["flops_by_model"]) == len(keys):
+        costs = dict(zip(keys, of["flops_by_model"], strict=True))
+        return fmean(sum(cost for (domain, _), cost in costs.items() if domain == own) for own in domains)
+    asked = [
+        [cost for cost, group in zip(of["flops_by_model"], groups, strict=True) if own in dict(group)]
+        for own in domains
+    ]
+    return fmean(sum(each) for each in asked)
+
+
+def by_portfolio(found: Found) -> list[list[str]]:
+    """Lines of: portfolio, AUC by arm."""
+    arms = found["arms"]
+    return [
+        [name, *(f"{of['portfolios'][name]['auc']:.4f}" for of in arms.values())]
+        for name in arms[SEPARATE]["portfolios"]
+    ]
+
+
+def by_serving(found: Found) -> list[list[str]]:
+    return [[name, f"{of['cpu_ms']:.2f}"] for name, of in found["serving"].items()]
+
+
+def tables(found: Found) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+    """(title, columns, lines)"""
+    return [
+        ("All portfolios", ARMS, by_arm(found)),
+        ("AUC by portfolio", ("", *found["arms"]), by_portfolio(found)),
+        ("Serving one domain's rows, all tasks", ("", "CPU ms a batch"), by_serving(found)),
+    ]
+
+
+def show(found: Found, console: Console) -> None:
+    shown = []
+    for title, columns, lines in tables(found):
+        made = Table(title=title)
+        for column in columns:
+            made.add_column(column, justify="right" if column else "left")
+        for line in lines:
+            made.add_row(*line)
+        shown.append(made)
+    console.print(Group(*shown))
+
+
+def markdown(found: Found) -> str:
+    """The same tables, with what was decided before."""
+    kept, size = found["filter"]["kept"], found["sketch"]
+    lines = ["# Lattice on " + found["problem"], ""]
+    lines += [f"* group {i}: {', '.join(names)}" for i, names in enumerate(found["partition"]["names"])]
+    lines += [f"* copies by domain: {found['partition']['untied']}", f"* features kept: {', '.join(kept)}"]
+    lines += [f"* size: {size['values']}, AUC {size['auc']:.4f} on held-out rows, {size['tried']} tried"]
+    lines += [f"* teacher: {found['teacher']}", f"* trained under {found['backend']}", ""]
+    for title, columns, rows in tables(found):
+        lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+        lines += ["| " + " | ".join(line) + " |" for line in rows] + [""]
+    return "\n".join(lines)
+
+
+def plot(found: Found, path: Path) -> None:
+    """AUC by portfolio and arm; beside it what each arm costs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    arms = found["arms"]
+    names = list(arms[SEPARATE]["portfolios"])
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4), width_ratios=(3, 2))
+    for place, (arm, of) in enumerate(arms.items()):
+        at = [x + (place - len(arms) / 2) / (len(arms) + 1) for x in range(len(names))]
+        left.plot(at, [of["portfolios"][name]["auc"] for name in names], "o", label=arm)
+        right.plot(
+            request_flops(of, found) / 1e3, fmean(each["auc"] for each in of["portfolios"].values()), "o", label=arm
+        )
+    left.set(ylabel="AUC", xticks=range(len(names)))
+    left.set_xticklabels(names, rotation=20, ha="right", fontsize=8)
+    right.set(xlabel="kFLOP a request, all tasks", ylabel="AUC, mean over portfolios")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

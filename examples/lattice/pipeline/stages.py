@@ -1,0 +1,185 @@
+"""What is decided before the consolidated model is trained: who shares it, its features, its size, its teacher.
+
+Every stage gives plain data, which the run keeps in a file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from examples.lattice import data
+from examples.lattice.data import Data
+from examples.lattice.filter import choose
+from examples.lattice.filter.importance import Feature, columns_of, permutation_importances
+from examples.lattice.ktap import movielens as ktap
+from examples.lattice.ktap.record import Knowledge, nothing
+from examples.lattice.ktap.teacher import HOUR
+from examples.lattice.networks import fit
+from examples.lattice.networks.loss import Objective
+from examples.lattice.networks.model import LatticeNetwork
+from examples.lattice.networks.samples import Samples
+from examples.lattice.networks.size import Size
+from examples.lattice.networks.untie import for_domain
+from examples.lattice.partitioner import groups
+from examples.lattice.partitioner.bench import DELAYS, FLOPS, LIMITS
+from examples.lattice.partitioner.describe import Portfolio, Weights, cosine
+from examples.lattice.partitioner.partition import partition
+from examples.lattice.sketch.search import Between, Bounds, Cost, Values, search
+from examples.metrics import fastest
+
+TTL = 6 * HOUR
+HELD = 0.1  # of the training rows, the last: what importances are measured and sizes are chosen on
+RATED = 2048  # rows for importances
+TIED = 0.5  # cosine of gradients from which on two domains share what is untied
+SPACE = {
+    "width": (8, 16),
+    "layers": (1, 2),
+    "tokens": (4, 8),
+    "k": Between(4, 12, whole=True),
+    "hidden": Between(32, 128, log=True, whole=True),
+    "keys": (8, 16),
+}
+TIMED = 256  # rows of the call whose time is a size's latency
+
+Watch = Callable[[Iterator[float], int, str], Iterator[float]]
+"""Shows how far a training is: given its losses, how many there will be, and its name."""
+
+
+def load(name: str, quick: bool) -> Data:
+    found = {"movielens": data.movielens, "clothing": data.clothing}[name]()
+    if not quick:
+        return found
+    every = {part: getattr(found, part)[torch.arange(0, len(getattr(found, part)), 10)] for part in ("train", "test")}
+    return Data(**{**found.__dict__, **every})
+
+
+def grouped(found: Data, seed: int) -> dict[str, Any]:
+    """Which portfolios share a model, and in each group which copy of untied weights each domain uses."""
+    keys = groups.keys_of(found)
+    portfolios = groups.describe(found, keys, FLOPS / len(keys), DELAYS[found.name], seed)
+    chosen = partition(portfolios, LIMITS, Weights())
+    return {
+        "groups": [[(keys[i].domain, keys[i].task) for i in group] for group in chosen.groups],
+        "names": [[portfolios[i].name for i in group] for group in chosen.groups],
+        "untied": [
+            copies_of(len(found.domains), {i: keys[i].domain for i in group}, portfolios) for group in chosen.groups
+        ],
+        "explain": chosen.explain().splitlines(),
+    }
+
+
+def copies_of(domains: int, group: dict[int, int], portfolios: list[Portfolio]) -> list[int]:
+    """A copy for each domain: a domain joins the first copy with all of whose domains its gradients agree, else it gets
+    one of its own [I]. group: portfolio -> domain; domains outside of the group use copy 0, which nobody asks for."""
+    gradients: dict[int, torch.Tensor] = {}
+    for index, domain in group.items():
+        gradients[domain] = gradients.get(domain, 0) + portfolios[index].gradient
+    copies: list[list[int]] = []
+    for domain, gradient in sorted(gradients.items()):
+        fitting = (each for each in copies if all(cosine(gradient, gradients[other]) >= TIED for other in each))
+        copy = next(fitting, None)
+        if copy is None:
+            copies.append([domain])
+        else:
+            copy.append(domain)
+    own = {domain: number for number, each in enumerate(copies) for domain in each}
+    return [own.get(domain, 0) for domain in range(domains)]
+
+
+def filtered(found: Samples, budget: int, seed: int, watch: Watch) -> dict[str, Any]:
+    """Importances of fields and bag by task on held-out rows, and the `budget` features that Pareto fronts keep."""
+    early, held = halves(found)
+    torch.manual_seed(seed)
+    model = LatticeNetwork(found.schema, Size())
+    finish(watch, model, found, early, "filter")
+    inputs, target = found.batch(held[-RATED:])
+    features = (*columns_of(found.fields[:-1], 0), Feature("bag", 1))  # the domain always stays
+    importances = permutation_importances(model, inputs, target.labels, features, seed=seed)
+    sigma = importances.sigma.median(dim=0).values.numpy()
+    budget = min(budget, len(features))
+    chosen = choose.pareto(importances.mean.numpy(), budget, np.random.default_rng(seed), sigma)
+    return {
+        "kept": sorted(features[i].name for i in chosen),
+        "importances": {f.name: row for f, row in zip(features, importances.mean.tolist(), strict=True)},
+    }
+
+
+def sketched(
+    found: Samples, untied: list[int], trials: int, bounds: Bounds, storage: Path, seed: int, watch: Watch
+) -> dict[str, Any]:
+    """The size with the best AUC / FLOPs^0.003 among a few within the bounds; its latency is that of TIMED rows."""
+    early, held = halves(found)
+    inputs, _ = found.batch(held[:TIMED])
+
+    def cost(values: Values) -> Cost:
+        torch.manual_seed(seed)
+        model = LatticeNetwork(found.schema, size_of(values, untied))
+        served = for_domain(model, 0).eval()
+        with torch.no_grad():
+            return Cost(fit.flops_of(model, found), fastest(lambda: served(*inputs), 3))
+
+    def quality(values: Values, report: Callable[[int, float], None]) -> float:
+        torch.manual_seed(seed)
+        model = LatticeNetwork(found.schema, size_of(values, untied))
+        finish(watch, model, found, early, f"sketch {dict(values)}")
+        scores = fit.judge(found, held, fit.predict(model, found, held))
+        mean = fmean(each["auc"] for each in scores.values())
+        report(1, mean)
+        return mean
+
+    best = search(cost, quality, SPACE, bounds, trials=trials, storage=storage, seed=seed)
+    return {**asdict(best), "size": asdict(size_of(best.values, untied))}
+
+
+def size_of(values: Values, untied: list[int]) -> Size:
+    """A network's size from what the search proposes."""
+    picked: dict[str, Any] = {name: int(values[name]) for name in ("width", "layers", "tokens", "k", "keys")}
+    picked["hidden"] = (int(values["hidden"]),)
+    return replace(Size(), **picked, untied=tuple(untied))
+
+
+def taught(found: Samples, path: Path, seed: int, count: int | None) -> dict[str, Any]:
+    """Writes what a teacher knew of each row, through a store with a time to live; MovieLens alone has pairs and times.
+
+    The teacher learns from the first half of the ratings, so of these rows nothing is known.
+    """
+    if found.name != "movielens":
+        return {"file": "", "why": f"{found.name} has no time, so nothing can be known before an impression"}
+    start = time.process_time()
+    stream = ktap.stream(seed, count)
+    knowledge = ktap.through_the_store(stream, ktap.teach(stream, seed), TTL, 1.0, seed)
+    before = nothing(stream.first, knowledge.embedding.shape[1], knowledge.logits.shape[1])
+    parts = {
+        name: torch.cat([getattr(of, name) for of in (before, knowledge)]) for name in ("embedding", "logits", "hit")
+    }
+    save_file(parts, path)
+    return {
+        "file": path.name,
+        "hits": float(knowledge.hit.float().mean()),
+        "cpu_seconds": time.process_time() - start,
+    }
+
+
+def knowledge_of(path: Path) -> Knowledge:
+    return Knowledge(**load_file(path))
+
+
+def halves(found: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training rows before the last tenth, and that tenth."""
+    cut = round(found.cut * (1 - HELD))
+    return found.train[:cut], found.train[cut:]
+
+
+def finish(watch: Watch, model: LatticeNetwork, found: Samples, rows: torch.Tensor, name: str) -> None:
+    """Trains a model to the end, in eager."""
+    for _ in watch(fit.train(model, model, found, rows, Objective()), fit.steps(len(rows)), name):
+        pass

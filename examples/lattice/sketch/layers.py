@@ -1,0 +1,135 @@
+"""What each layer of a model costs on a GPU that is not here, under each way to shard it.
+
+Compute is modelled by `loka.preview`: every kernel of a training step, by the layer whose module it works for.
+Communication and memory are reckoned [I]: weights and gradients of 2 bytes, 12 bytes a parameter for Adam's state in
+float32; collectives move (w - 1) / w of their bytes over a GPU's link and overlap with nothing.
+
+    replicated        all-reduce of the gradient                                     16 bytes a parameter
+    state sharded     reduce-scatter of the gradient, all-gather of new weights      2 + 14 / w
+    sharded           all-gather forward and backward, reduce-scatter                16 / w
+    by rows           of tables: their vectors travel there and back, all-to-all     16 / w
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import loka_compile as loka
+from examples.lattice.sketch.sharding import Change, Layer
+
+REST = "the rest"
+"""Kernels that work for no module: they run whatever is sharded."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """gpus: how many train together; link: bytes a second that one sends and receives; start: seconds of a collective
+    beside its bytes; memory: bytes of one GPU for weights, gradients and state."""
+
+    gpus: int = 8
+    link: float = 40e9  # of a 400 Gbit/s network
+    start: float = 20e-6
+    memory: int = 60 * 2**30
+
+    def moving(self, size: float, collectives: int) -> float:
+        """Seconds of so many collectives of `size` bytes each."""
+        return collectives * (self.start + size * (self.gpus - 1) / self.gpus / self.link)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer as it is: seconds of its kernels, parameters in tables and elsewhere, vectors' bytes that its tables
+    give to one GPU's batch."""
+
+    name: str
+    seconds: float
+    tables: int = 0
+    weights: int = 0
+    vectors: int = 0
+
+
+def previewed(model: nn.Module, inputs: tuple[Tensor, ...], target: str) -> dict[str, float]:
+    """Modelled seconds of a training step by layer, in bf16, as Inductor compiles it."""
+    found = loka.preview(model, inputs, target, training=True, sides=("inductor",), measure=False).to_json()
+    side = found["sides"][0]
+    if side["error"]:
+        raise RuntimeError(f"{target}: {side['error']}")
+    seconds: dict[str, float] = {}
+    for kernel in side["kernels"]:
+        name = layer_of(kernel["site"], model)
+        seconds[name] = seconds.get(name, 0.0) + kernel["modelled_us"] / 1e6
+    return seconds
+
+
+def layer_of(site: str, model: nn.Module) -> str:
+    """The layer that a kernel's site lies in: a child of the model, or an entry of a list of layers."""
+    first, _, rest = site.partition("#")[0].partition(".")
+    if first not in dict(model.named_children()):
+        return REST
+    is_list = isinstance(model.get_submodule(first), nn.ModuleList)
+    return f"{first}.{rest.partition('.')[0]}" if is_list and rest else first
+
+
+def parts_of(model: nn.Module, seconds: Mapping[str, float], batch: int, lookups: Mapping[str, int]) -> list[Part]:
+    """The layers in the order of the model. lookups: by layer, vectors that its tables give to a row."""
+    names = []
+    for name, child in model.named_children():
+        names += [f"{name}.{i}" for i in range(len(child))] if isinstance(child, nn.ModuleList) else [name]
+    parts = []
+    for name in names:
+        modules = list(model.get_submodule(name).modules())
+        embeddings = [m for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+        tables = sum(m.weight.numel() for m in embeddings)
+        weights = sum(p.numel() for p in model.get_submodule(name).parameters()) - tables
+        vectors = batch * lookups.get(name, 0) * embeddings[0].embedding_dim * 2 if embeddings else 0
+        parts.append(Part(name, seconds.get(name, 0.0), tables, weights, vectors))
+    return [*parts, Part(REST, seconds.get(REST, 0.0))]
+
+
+def layers_of(parts: list[Part], cluster: Cluster) -> list[Layer]:
+    """Each layer's seconds and bytes under its strategies; a layer with tables is two, its tables first."""
+    layers = []
+    for part in parts:
+        if part.tables:
+            layers.append(_tables(part, cluster))
+        layers.append(_weights(part, cluster))
+    return layers
+
+
+def _tables(part: Part, cluster: Cluster) -> Layer:
+    whole, own = 16 * part.tables, -(-16 * part.tables // cluster.gpus)
+    seconds = {
+        "replicated": cluster.moving(2 * part.tables, 2),
+        "by rows": cluster.moving(part.vectors, 2),
+    }
+    return Layer(f"{part.name}, tables", seconds, {"replicated": whole, "by rows": own})
+
+
+def _weights(part: Part, cluster: Cluster) -> Layer:
+    if not part.weights:
+        return Layer(part.name, {"replicated": part.seconds}, {"replicated": 0})
+    size, w = part.weights, cluster.gpus
+    collectives = {"replicated": 2, "state sharded": 2, "sharded": 3}
+    memory = {"replicated": 16 * size, "state sharded": 2 * size + -(-14 * size // w), "sharded": -(-16 * size // w)}
+    seconds = {name: part.seconds + cluster.moving(2 * size, count) for name, count in collectives.items()}
+    return Layer(part.name, seconds, memory)
+
+
+def change_of(cluster: Cluster) -> Change:
+    """Neighbours of different strategies do not share a collective's bucket: one start more [I]."""
+    return lambda _, before, after: cluster.start if before != after else 0.0
+
+
+def kept(path: Path | None, key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `make` gives, from a JSON file if it is there already: previews take a minute."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+    if key not in found:
+        found[key] = make()
+        if path:
+            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found[key]

@@ -1,0 +1,47 @@
+"""FLOPs of a request, tables and plot from a run's figures."""
+
+import pytest
+
+from examples.lattice.pipeline import report
+
+
+def arm(flops, auc):
+    scores = {
+        f"{d}: {t}": {"auc": auc + i / 100, "ne": 0.9} for i, (d, t) in enumerate((d, t) for d in "ab" for t in "xy")
+    }
+    return {"portfolios": scores, "flops_by_model": flops, "tables": 1000, "weights": 500, "cpu_ms_a_step": 3.0}
+
+
+@pytest.fixture
+def found():
+    return {
+        "problem": "toy",
+        "backend": "eager",
+        "partition": {
+            "groups": [[[0, 0], [1, 0]], [[0, 1], [1, 1]]],
+            "names": [["a: x", "b: x"], ["a: y", "b: y"]],
+            "untied": [[0, 0], [0, 1]],
+        },
+        "filter": {"kept": ["item"]},
+        "sketch": {"values": {}, "auc": 0.7, "tried": 2},
+        "teacher": {"file": ""},
+        "arms": {"separate": arm([10.0, 20.0, 30.0, 40.0], 0.6), "merged": arm([100.0, 200.0], 0.61)},
+        "serving": {"eager, separate": {"cpu_ms": 2.0}},
+    }
+
+
+def test_a_request_asks_all_models_of_its_domain(found):
+    # separate models stand in the order of the groups: (0, 0), (1, 0), (0, 1), (1, 1)
+    assert report.request_flops(found["arms"]["separate"], found) == ((10 + 30) + (20 + 40)) / 2
+    assert report.request_flops(found["arms"]["merged"], found) == 300
+    found["partition"]["groups"] = [[[0, 0], [0, 1]], [[1, 0], [1, 1]]]
+    assert report.request_flops(found["arms"]["merged"], found) == 150  # each domain asks its own model
+
+
+def test_tables_and_plot(found, tmp_path):
+    separate, merged = report.by_arm(found)
+    assert merged[:3] == ["merged", "2", "0"] and merged[-2] == "4 of 4" and separate[-2] == ""
+    text = report.markdown(found)
+    assert "| a: x | 0.6000 | 0.6100 |" in text and "* group 1: a: y, b: y" in text
+    report.plot(found, tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

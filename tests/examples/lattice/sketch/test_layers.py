@@ -1,0 +1,70 @@
+"""Layers of a model by kernel and parameter, their bytes and seconds under each strategy."""
+
+import pytest
+import torch
+from torch import nn
+
+from examples.lattice.sketch import layers
+from examples.lattice.sketch.layers import REST, Cluster, Part, kept, layer_of, layers_of, parts_of
+from tests.examples.lattice.networks.small import network
+
+CLUSTER = Cluster(gpus=4, link=1e6, start=0.5, memory=1000)
+
+
+def test_a_kernel_belongs_to_the_layer_of_its_module():
+    model = network()
+    assert layer_of("transformers.1.itself.q#0:grad_weight", model) == "transformers.1"
+    assert layer_of("mixing.norm", model) == "mixing" and layer_of("tasks.0.copies.0.2#1:output", model) == "tasks.0"
+    assert layer_of("", model) == layer_of("elsewhere.0", model) == REST
+
+
+def test_every_parameter_and_every_second_is_in_one_layer():
+    model = network()
+    seconds = {"fusions.0": 2.0, "categorical": 0.5, REST: 0.25}
+    parts = parts_of(model, seconds, batch=10, lookups={"categorical": 4})
+    own = {part.name: part for part in parts}
+    base = model.base.numel()  # the one parameter that lies in no layer
+    assert sum(part.tables + part.weights for part in parts) == sum(p.numel() for p in model.parameters()) - base
+    assert sum(part.seconds for part in parts) == sum(seconds.values())
+    assert own["categorical"].tables == 8 * (7 + 5 + 4 + 6) and own["categorical"].vectors == 10 * 4 * 8 * 2
+    assert own["fusions.0"].tables == own["fusions.0"].vectors == 0 and own[REST].weights == 0
+
+
+def test_bytes_and_seconds_of_each_strategy():
+    tables, weights, rest = layers_of([Part("a", 3.0, tables=8, weights=100, vectors=40), Part(REST, 1.0)], CLUSTER)
+    assert tables.memory == {"replicated": 128, "by rows": 32}
+    moved = lambda size, times: times * (0.5 + size * 3 / 4 / 1e6)  # noqa: E731
+    assert tables.seconds == pytest.approx({"replicated": moved(16, 2), "by rows": moved(40, 2)})
+    assert weights.memory == {"replicated": 1600, "state sharded": 200 + 350, "sharded": 400}
+    assert weights.seconds == pytest.approx(
+        {"replicated": 3 + moved(200, 2), "state sharded": 3 + moved(200, 2), "sharded": 3 + moved(200, 3)}
+    )
+    assert rest.seconds == {"replicated": 1.0} and rest.memory == {"replicated": 0}
+
+
+def test_what_was_previewed_is_not_previewed_again(tmp_path):
+    path, calls = tmp_path / "previews.json", []
+
+    def make():
+        calls.append(1)
+        return {"a": 1.5}
+
+    assert kept(path, "x", make) == kept(path, "x", make) == {"a": 1.5} and len(calls) == 1
+    kept(path, "y", make)
+    kept(path, "x", make)
+    assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_layers_of_a_gpu_that_is_not_here():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.blocks = nn.Linear(64, 64), nn.ModuleList([nn.Linear(64, 64)])
+
+        def forward(self, x):
+            return self.blocks[0](self.first(x).relu())
+
+    found = layers.previewed(Two(), (torch.randn(256, 64),), "h100")
+    assert {"first", "blocks.0"} <= set(found) <= {"first", "blocks.0", REST}
+    assert all(0 < seconds < 1e-3 for seconds in found.values())
