@@ -38,6 +38,8 @@ _LOCK = threading.Lock()
 FLOOR = 0.01
 """Rows that a cell has at least before it is raked: the graph may rule out what there is."""
 ROUNDS = 40
+BLOCK = 2048
+"""Strata that are looked at together; more do not fit in a processor's cache."""
 Figure = Callable[[np.ndarray], float]
 TOLERANCE = 1e-3
 """Of a count, and TOLERANCE * 50 rows, by which raked cells may miss it."""
@@ -88,7 +90,7 @@ class Model:
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
         """Of each feature of the cover, the code of every stratum."""
-        return {name: np.ascontiguousarray(self.strata[:, i]) for i, name in enumerate(self.design.cover)}
+        return {name: self.strata[:, i] for i, name in enumerate(self.design.cover)}
 
     @cached_property
     def _asked(self) -> dict[tuple[Atom, ...], Expected]:
@@ -130,10 +132,7 @@ class Model:
         shape = [levels(self.design.schema, name) + 1 for name in own]
         if math.prod(shape) > len(self.counts):
             return Strata({name: self._columns[name] for name in own}, self.counts)
-        number = np.zeros(len(self.counts), np.int32)
-        for name, size in zip(own, shape, strict=True):
-            number *= np.int32(size)
-            number += self._columns[name]
+        number = _numbered([self._columns[name] for name in own], shape, len(self.counts))
         counts = np.bincount(number, self.counts, math.prod(shape))
         there = np.flatnonzero(counts)
         codes = np.unravel_index(there, shape) if shape else ()
@@ -191,15 +190,20 @@ class Model:
         number, width = self._cover_cells(asked, strata)
         inside = [name for name, _ in asked.features if name in cover]
         outside = [(name, codes) for name, codes in asked.features if name not in cover]
-        found = strata.counts.astype(float)[None]
+        shares, places = [], []
         for name, codes in outside:
-            names = (*self.design.given[name], name)
-            table = self.tables[names]
+            given = self.design.given[name]
+            table = self.tables[*given, name]
             share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
-            at = tuple(strata.codes[each] for each in names[:-1])
-            own = np.broadcast_to(share[at], (len(strata.counts), share.shape[-1])).T
-            found = (found[:, None] * own[None]).reshape(-1, len(strata.counts))
-        cells = np.stack([np.bincount(number, each, 2**width) for each in found])
+            shares.append(np.ascontiguousarray(share.reshape(-1, share.shape[-1]).T))
+            places.append(_numbered([strata.codes[each] for each in given], table.shape, len(number)))
+        cells = np.zeros((math.prod(len(share) for share in shares), 2**width))
+        for start in range(0, len(number), BLOCK):
+            own = slice(start, start + BLOCK)
+            found = strata.counts[own].astype(float)[None]
+            for share, place in zip(shares, places, strict=True):
+                found = (found[:, None] * share[:, place[own]]).reshape(-1, found.shape[1])
+            cells += found @ (number[own, None] == np.arange(2**width)).astype(float)
         sizes = {name: 2 ** len(codes) for name, codes in asked.features}
         shape = [sizes[name] for name, _ in outside] + [sizes[name] for name in reversed(inside)]
         return _flat(cells.reshape(shape), [name for name, _ in outside] + inside[::-1], asked)
@@ -215,6 +219,20 @@ class Model:
     def decade(self, rows: np.ndarray) -> np.ndarray:
         share = np.clip(np.maximum(rows, 0.5) / self.population, 1e-12, 1)
         return np.minimum(DECADES - 1, -np.log10(share)).astype(int)
+
+
+def _numbered(columns: Sequence[np.ndarray], shape: Sequence[int], count: int) -> np.ndarray:
+    """The place of each combination of codes in a table of that shape, flattened. [count] int64."""
+    number = np.zeros(count, np.int64)
+    for column, size in zip(columns, shape, strict=False):
+        number *= size
+        number += column
+    return number
+
+
+def compact(strata: np.ndarray) -> np.ndarray:
+    """In as few bytes as the codes fit in, a feature after the other."""
+    return np.asfortranarray(strata, np.min_scalar_type(int(strata.max(initial=0))))
 
 
 def _flat(array: np.ndarray, names: Sequence[str], asked: Formula) -> np.ndarray:
@@ -273,6 +291,6 @@ def load(path: Path, design: Design) -> Model:
     try:
         with np.load(path, allow_pickle=False) as held:
             tables = {names: held[f"table {i}"].astype(float) for i, names in enumerate(design.tables())}
-            return Model(design, held["strata"], held["counts"], tables, held["errors"], held["stretch"])
+            return Model(design, compact(held["strata"]), held["counts"], tables, held["errors"], held["stretch"])
     except (OSError, ValueError, KeyError) as error:
         raise AudienceError(f"{path} is no model: {error}; build the sample again") from None
