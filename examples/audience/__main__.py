@@ -112,11 +112,9 @@ def _map(options: argparse.Namespace) -> Iterator[Map]:
     if not options.ray:
         yield here
         return
-    import ray
+    from examples.audience.reach.ray_counters import on_ray, started
 
-    from examples.audience.reach.ray_counters import on_ray
-
-    with ray.init(include_dashboard=False, log_to_driver=False):
+    with started():
         yield on_ray
 
 
@@ -125,12 +123,9 @@ def _counters(options: argparse.Namespace) -> Iterator[Counters]:
     if not options.counters:
         yield Local(options.sample)
         return
-    import ray
+    from examples.audience.reach.ray_counters import OnRay, started
 
-    from examples.audience.reach.ray_counters import OnRay
-
-    own = {"include_dashboard": False} if options.ray is None else {}
-    with ray.init(options.ray, log_to_driver=False, **own):
+    with started(options.ray):
         yield OnRay(options.sample, options.counters, options.name)
 
 

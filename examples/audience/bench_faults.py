@@ -219,6 +219,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as ray_counters.started has it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         asked = asked_of(folder, options.population_rows, options.rows, options.queries, 2 * options.counters)

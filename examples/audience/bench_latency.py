@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +35,7 @@ from examples.audience.reach.columns import encoded
 from examples.audience.reach.counters import Counters, Local
 from examples.audience.reach.design import drawn_trial
 from examples.audience.reach.estimator import Estimator, Question
-from examples.audience.reach.query import And, In
+from examples.audience.reach.query import And, In, to_json
 
 NETWORK = "insurance"
 SHARDS = 16
@@ -53,9 +54,45 @@ def queries(paths: Sequence[Path], folder: Path, count: int) -> list[And]:
     return found
 
 
+BUILD = """
+import sys
+from pathlib import Path
+from examples.audience.__main__ import main
+status = main(sys.argv[2:])
+Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
+sys.exit(status)
+"""
+"""A build that says at its end how much memory it had. (What the system says of a child counts its parent's, too.)"""
+
+SERVE = """
+import json
+import sys
+from pathlib import Path
+from examples.audience.bench_latency import memory
+from examples.audience.reach.counters import Local
+from examples.audience.reach.estimator import Estimator, Question
+from examples.audience.reach.query import from_json
+before = memory()
+estimator = Estimator(Local(Path(sys.argv[1])), seconds=60)
+for query in json.load(sys.stdin):
+    estimator.reach(Question(from_json(query)))
+print(memory() - before)
+"""
+
+
+def served(folder: Path, asked: Sequence[And]) -> float:
+    """MB that a sample takes in a process of its own that has answered the questions."""
+    questions = json.dumps([to_json(each) for each in asked])
+    done = subprocess.run([sys.executable, "-c", SERVE, str(folder)], input=questions, text=True, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{folder} could not be served: {done.stderr}")
+    return float(done.stdout)
+
+
 def built(paths: Sequence[Path], features: Sequence[str], rows: int, out: Path) -> dict[str, Any]:
     """Seconds, CPU seconds and peak memory of a build in a process of its own."""
-    command = [sys.executable, "-m", "examples.audience", "build", *map(str, paths), "--features", *features]
+    said = out.with_suffix(".status")
+    command = [sys.executable, "-c", BUILD, str(said), "build", *map(str, paths), "--features", *features]
     command += ["--rows", str(rows), "--shards", str(SHARDS), "--out", str(out)]
     began = time.perf_counter()
     pid = os.posix_spawn(sys.executable, command, os.environ)
@@ -70,7 +107,7 @@ def built(paths: Sequence[Path], features: Sequence[str], rows: int, out: Path) 
         "sample": rows,
         "seconds": seconds,
         "cpu seconds": used.ru_utime + used.ru_stime,
-        "peak MB": used.ru_maxrss / 1024,
+        "peak MB": memory("VmHWM", said),
         "file MB": sum(path.stat().st_size for path in paths) / 2**20,
     } | {f"{name} MB": size / 2**20 for name, size in sizes(out).items()}
 
@@ -125,9 +162,9 @@ def summed(seconds: np.ndarray, answers: np.ndarray, truth: np.ndarray, populati
     return found | {"median error": float(np.median(off)), "rms error": float(np.sqrt(np.mean(off**2)))}
 
 
-def memory() -> float:
-    """MB of this process, now."""
-    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmRSS")]
+def memory(kind: str = "VmRSS", status: Path = Path("/proc/self/status")) -> float:
+    """MB of this process, now; or what `status` says."""
+    [line] = [each for each in status.read_text().splitlines() if each.startswith(kind)]
     return int(line.split()[1]) / 1024
 
 
@@ -137,14 +174,11 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"population": options.population_rows, "builds": [], "latency": []}
     paths = network.write(folder / "population", options.population_rows)
     console = Console(width=120)
-    for rows in options.build_rows:
+    for i, rows in enumerate(options.build_rows):
         part = network.write(folder / f"part-{rows}", rows)
-        result["builds"].append(built(part, features, min(30_000, rows // 4), folder / "s"))
-        console.print(result["builds"][-1])
-    part = network.write(folder / "few", options.build_rows[0])
-    for count in (7, 14):
-        result["builds"].append(built(part, features[:count], min(30_000, options.build_rows[0] // 4), folder / "s"))
-        console.print(result["builds"][-1])
+        for count in (len(features), *(options.features if i == 0 else ())):
+            result["builds"].append(built(part, features[:count], min(30_000, rows // 4), folder / "s"))
+            console.print(result["builds"][-1])
     for rows in options.rows:
         result["builds"].append(built(paths, features, rows, folder / f"s-{rows}"))
         console.print(result["builds"][-1])
@@ -156,17 +190,17 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         connection.execute(f'create type "of {name}" as enum ({", ".join(map(repr, network.values[name]))})')
     typed = ", ".join(f'"{name}"::"of {name}" as "{name}"' for name in features)
     connection.execute(f"create table people as select {typed} from read_parquet([{names}])")
-    before = memory()
+    [used] = connection.execute("select sum(memory_usage_bytes) from duckdb_memory()").fetchall()[0]
+    result["duckdb MB"] = float(used) / 2**20
     kinds = [pl.col(name).cast(pl.Enum(network.values[name])) for name in features]
     people = pl.concat([pl.read_parquet(path).with_columns(kinds) for path in paths])
-    result["polars MB"] = memory() - before
+    result["polars MB"] = float(people.estimated_size("mb"))
     engines = {"duckdb": on_duckdb(connection), "polars": on_polars(people)}
     for rows in options.rows:
-        before = memory()
+        result[f"{rows:,} rows MB"] = served(folder / f"s-{rows}", asked)
         local = Estimator(Local(folder / f"s-{rows}"), seconds=60)
         engines[f"{rows:,} rows here"] = lambda query, local=local: local.reach(Question(query)).value
         local.reach(Question(asked[0]))
-        result[f"{rows:,} rows MB"] = memory() - before
     found = timed(engines, asked)
     truth = found["duckdb"][1]
     for name, (seconds, answers) in found.items():
@@ -174,9 +208,9 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     del people, engines, local
     connection.close()
     if any(options.counters):
-        import ray
+        from examples.audience.reach.ray_counters import started
 
-        with ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 * 2**20):
+        with started(num_cpus=2, object_store_memory=200 * 2**20):
             for rows in options.rows:
                 for counters in filter(None, options.counters):
                     with counting(folder / f"s-{rows}", counters) as held:
@@ -196,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--population-rows", type=int, default=10_000_000)
     parser.add_argument("--rows", type=int, nargs="+", default=[30_000, 3_000_000], help="of the samples")
     parser.add_argument("--build-rows", type=int, nargs="+", default=[100_000, 1_000_000], help="of further builds")
+    parser.add_argument("--features", type=int, nargs="*", default=[7, 14], help="of builds of the first of these")
     parser.add_argument("--counters", type=int, nargs="+", default=[0, 1, 4, 16])
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2, help="of duckdb")

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,15 @@ from examples.exfm.das.lowered import HOW, Lowered
 from examples.exfm.das.scorers import Local, Scorer, Scorers
 from examples.exfm.das.service import Settings
 from examples.exfm.errors import ExfmError
+from examples.exfm.learner import LESSONS
 from examples.exfm.stream import drift, log, movielens
 from examples.exfm.stream.events import SCHEMA, Schema
 from examples.exfm.stream.pace import pace
 from examples.exfm.students import ARMS, StudentSpec
 from examples.exfm.teacher import SIZES
 
-DAY = 24 * 3600
+HOUR = 3600
+DAY = 24 * HOUR
 STUDENTS = {
     "movielens": (("all", "late"), ("drama", "early"), ("action", "retrieval"), ("comedy", "late")),
     "drift": (("feed", "late"), ("stories", "early"), ("search", "retrieval")),
@@ -51,9 +54,9 @@ def replay(options: argparse.Namespace) -> None:
     folder = options.work / "log"
     if not (folder / SCHEMA).exists():
         if options.data == "movielens":
-            count = movielens.record(folder, seed=options.seed, days=options.days)
+            count = movielens.record(folder, seed=options.seed, days=options.days, history=options.history)
         else:
-            source = drift.Drift(hours=24 * (options.days or 7), seed=options.seed)
+            source = drift.Drift(hours=24 * (options.days or 7), seed=options.seed, history=options.history)
             count = log.write(folder, source.schema, source.events())
         print(f"{folder}: {count:,} events")
     if options.command == "replay" and options.speed:
@@ -66,9 +69,20 @@ def score(options: argparse.Namespace) -> None:
     """DAS and the teacher, from the log to joined rows."""
     source = log.Log(options.work / "log")
     size = SIZES[options.size]
-    settings = Settings(delay=round(options.delay * DAY), patience=options.patience, batch=options.batch)
-    keep = 2 + round(options.delay)
-    plan = scoring.Plan(options.work, size, settings, keep=keep, seed=options.seed, speed=options.speed)
+    settings = Settings(
+        delay=round(options.delay * DAY), late=options.late, patience=options.patience, batch=options.batch
+    )
+    keep = 2 + round(options.delay * DAY / (options.period * HOUR))
+    plan = scoring.Plan(
+        options.work,
+        size,
+        settings,
+        period=round(options.period * HOUR),
+        keep=keep,
+        seed=options.seed,
+        speed=options.speed,
+        lessons=replace(LESSONS[options.lessons], replay=options.replay),
+    )
     say = _Saying()
     counters = scoring.score(
         source,
@@ -191,10 +205,15 @@ def _parser() -> argparse.ArgumentParser:
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=list(STUDENTS), default="movielens")
     parser.add_argument("--days", type=int, help="only the first so many")
+    parser.add_argument("--history", type=int, default=0, help="events of each user's past to log, for the teacher")
 
 
 def _score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="days that the teacher in use lags")
+    parser.add_argument("--late", action="store_true", help="score an example when its label has come, not before")
+    parser.add_argument("--period", type=float, default=24.0, help="hours between the teacher's snapshots")
+    parser.add_argument("--lessons", choices=list(LESSONS), default="large", help="steps of the teacher")
+    parser.add_argument("--replay", type=int, default=0, help="the teacher's steps on the past for each on new rows")
     parser.add_argument("--how", choices=HOW, default="eager", help="the teacher runs: loka is under a plan")
     parser.add_argument("--batch", type=int, default=512, help="examples scored together")
     parser.add_argument("--actors", type=int, default=0, help="Ray actors that score; 0 for this process")

@@ -152,6 +152,50 @@ def markdown(found: Mapping[str, Found]) -> str:
     return "\n".join(lines)
 
 
+def plot(found: Mapping[str, Found], path: Path) -> None:
+    """By vertical and dial, the change of NE against no distillation at each value of the dial, the others standing as
+    near to their default as they were tried; bars are standard errors over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cells = [cell for of in found.values() for cell in of if cell.arm != "none"]
+    tried = {name: {cell.dials[name] for cell in cells} for name in Cell("auxiliary").dials}
+    base = {
+        name: min(tried[name], key=lambda value, default=default: abs(value - default), default=default)
+        for name, default in Cell("auxiliary").dials.items()
+    }
+    dials = [name for name, values in tried.items() if len(values) > 1] or ["delay"]
+    figure, panels = pyplot.subplots(
+        len(found), len(dials), figsize=(5 * len(dials), 3 * len(found)), squeeze=False, sharey="row"
+    )
+    for row, (vertical, of) in zip(panels, found.items(), strict=True):
+        for panel, dial in zip(row, dials, strict=True):
+            for arm, line in _lines(of, dial, base).items():
+                values, changes = zip(*sorted(line.items()), strict=True)
+                means, errors = [each.mean * 100 for each in changes], [each.error * 100 for each in changes]
+                panel.errorbar(values, means, errors, label=arm, capsize=3)
+            panel.axhline(0, color="gray", linewidth=0.5)
+            panel.set_title(vertical)
+            panel.set_xlabel("the teacher's delay in days" if dial == "delay" else TABLE[dial])
+        row[0].set_ylabel("NE against none, %")
+        row[0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def _lines(of: Found, dial: str, base: Mapping[str, float]) -> dict[str, dict[float, Difference]]:
+    """By arm and value of a dial."""
+    lines: dict[str, dict[float, Difference]] = {}
+    for cell in of:
+        others = all(cell.dials[name] == value for name, value in base.items() if name != dial)
+        if cell.arm != "none" and others and Cell("none") in of:
+            lines.setdefault(cell.arm, {})[cell.dials[dial]] = difference(of, cell, Cell("none"))
+    return lines
+
+
 def as_json(found: Mapping[str, Found]) -> list[dict[str, Any]]:
     """Rows of plain data."""
     return [

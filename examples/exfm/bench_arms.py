@@ -1,11 +1,14 @@
 """Which way of teaching is better, over seeds, and what the teacher's delay and the dials do.
 
     python -m examples.exfm.bench_arms --work FOLDER [--data movielens] [--seeds 5] [--delays 0 1 2 4] [--json FILE]
-        [--betas 1] [--alphas 1] [--weights 1] [--quick]
+        [--betas 1] [--alphas 1] [--weights 1] [--days 60] [--history 32] [--period 6] [--late] [--quick]
 
 NE is progressive, over all rows from day `--skip` on. Students differ from each other in how they are taught alone.
-The teacher is trained once for each delay, from one seed; students' seeds differ. Everything is kept in the folder: a
-run that is stopped goes on.
+The teacher is trained once, from one seed, and for each delay what it would have said is said again; students' seeds
+differ. Everything is kept in the folder: a run that is stopped goes on.
+
+What the teacher knows more than students do: `--history` events of the user's past, `--replay` steps on the past for
+each on new rows, and, with `--late`, what comes before the label does.
 """
 
 from __future__ import annotations
@@ -13,17 +16,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from examples.exfm.arms import as_json, compare, grid, markdown, orders
+from examples.exfm.arms import as_json, compare, grid, markdown, orders, plot
 from examples.exfm.das.service import Settings
+from examples.exfm.evaluate import teacher
+from examples.exfm.learner import LESSONS
+from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, Progress, score
 from examples.exfm.stream import drift, log, movielens
 from examples.exfm.stream.events import SCHEMA
 from examples.exfm.students import ARMS, StudentSpec
 from examples.exfm.teacher import SIZES
 
-DAY = 24 * 3600
+HOUR = 3600
+DAY = 24 * HOUR
+PLOT = "arms.png"
+TEACHER = ("size", "history", "period", "lessons", "replay", "late")
+"""Options that say what the teacher is."""
 STUDENTS = {
     "movielens": (
         StudentSpec("drama", "drama", "early"),
@@ -43,22 +54,35 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     folder = options.work / "log"
     if not (folder / SCHEMA).exists():
         if options.data == "movielens":
-            movielens.record(folder)
+            movielens.record(folder, days=options.days, history=options.history)
         else:
-            stream = drift.Drift(hours=36) if options.quick else drift.Drift(hours=24 * 42, users=2000, items=500)
+            stream = drift.Drift(hours=36 if options.quick else 24 * (options.days or 42), history=options.history)
+            stream = stream if options.quick else replace(stream, users=2000, items=500)
             log.write(folder, stream.schema, stream.events())
     source = log.Log(folder)
-    works = {}
-    for delay in options.delays:
-        works[delay] = options.work / f"delay-{delay:g}"
-        settings = Settings(delay=round(delay * DAY))
-        say = Saying(delay)
-        score(source, Plan(works[delay], SIZES[options.size], settings, keep=2 + round(delay)), each=say)
+    taught = options.work / "taught"
+    plan = Plan(
+        taught,
+        SIZES[options.size],
+        Settings(late=options.late),
+        period=round(options.period * HOUR),
+        keep=10**6,
+        lessons=replace(LESSONS[options.lessons], replay=options.replay),
+    )
+    score(source, plan, each=said_so)
+    works = {delay: taught if not delay else options.work / f"delay-{delay:g}" for delay in options.delays}
+    for delay, work in works.items():
+        if delay:
+            rescore(taught, work, round(delay * DAY))
     cells = grid(options.arms, options.delays, options.betas, options.alphas, options.weights)
     students = [
         each for each in STUDENTS[options.data] if each.vertical in (options.verticals or source.schema.verticals)
     ]
     found = compare(works, source.schema, students, cells, range(options.seeds), options.skip)
+    knows = {delay: teacher(work, source.schema, options.skip) for delay, work in works.items()}
+    for delay, of in knows.items():
+        nes = ", ".join(f"{name} {each['ne']:.4f}" for name, each in of.get("verticals", {}).items() if each["ne"])
+        print(f"the teacher's scores, delay {delay:g} d: NE {nes}")
     print(markdown(found))
     said = {vertical: {f"{d:g}": orders(of, d, list(of)) for d in options.delays} for vertical, of in found.items()}
     for vertical, by_delay in said.items():
@@ -70,7 +94,8 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
                 )
     results: dict[str, object] = {
         "data": options.data,
-        "teacher": options.size,
+        "teacher": {name: getattr(options, name) for name in TEACHER},
+        "scores": {f"{delay:g}": of for delay, of in knows.items()},
         "skip": options.skip,
         "cells": as_json(found),
         "orders": [
@@ -80,20 +105,16 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             for words, holds, change in each
         ],
     }
+    plot(found, options.work / PLOT)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
 
-class Saying:
+def said_so(at: Progress) -> None:
     """A line every 100 chunks."""
-
-    def __init__(self, delay: float) -> None:
-        self.delay = delay
-
-    def __call__(self, at: Progress) -> None:
-        if at.chunks % 100 == 0:
-            print(f"  delay {self.delay:g} d: {at.rows:,} rows", file=sys.stderr, flush=True)
+    if at.chunks % 100 == 0:
+        print(f"  {at.rows:,} rows scored", file=sys.stderr, flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -107,6 +128,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--delays", nargs="+", type=float, default=[0.0, 1.0, 2.0, 4.0], help="of the teacher, in days")
     for name in ("betas", "alphas", "weights"):
         parser.add_argument(f"--{name}", nargs="+", type=float, default=[1.0])
+    parser.add_argument("--days", type=int, help="only the first so many of the stream")
+    parser.add_argument("--history", type=int, default=0, help="events of a user's past that the teacher reads")
+    parser.add_argument("--period", type=float, default=24.0, help="hours between the teacher's snapshots")
+    parser.add_argument("--lessons", choices=list(LESSONS), default="large", help="steps of the teacher")
+    parser.add_argument("--replay", type=int, default=0, help="the teacher's steps on the past for each on new rows")
+    parser.add_argument("--late", action="store_true", help="score an example when its label has come, not before")
     parser.add_argument("--skip", type=int, default=14, help="days at the start that do not count")
     parser.add_argument("--quick", action="store_true", help="a tiny stream and teacher: a rehearsal, no result")
     parser.add_argument("--json", type=Path, help="where to write all figures")

@@ -1,16 +1,19 @@
 """What the teacher's scores cost in low precision: rows a second, and what students lose.
 
-    python -m examples.exfm.bench_scoring --work FOLDER [--size large] [--rounds 15] [--seeds 5] [--h100] [--json FILE]
+    python -m examples.exfm.bench_scoring --work FOLDER [--size large] [--days 45] [--seeds 5] [--h100] [--json FILE]
+        [--rounds 15] [--cpu] [--history 32] [--quick]
 
-Speed: the newest snapshot on rows of the log, eager, by Inductor and under loka's plan, in turns in one run. Students:
-the log is scored twice, in float32 and under loka's plan, by the same teacher, and the same students learn from
-either. With --h100 the kernels that a GPU would run are modelled (`loka.preview`), and called modelled.
+Speed: the newest snapshot on rows of the log, eager, by Inductor and under loka's plan, in turns in one run, in CPU
+seconds with --cpu. Students: the rows are scored twice, in float32 and under loka's plan, by the same snapshots, and
+the same students learn from either. With --h100 the kernels that a GPU would run are modelled (`loka.preview`), and
+called modelled.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from statistics import fmean
 
@@ -18,11 +21,11 @@ import torch
 
 import loka_compile as loka
 from examples.exfm.arms import Cell, Found, compare, difference
-from examples.exfm.bench_arms import STUDENTS, Saying
+from examples.exfm.bench_arms import STUDENTS, said_so
 from examples.exfm.das.lowered import HOW, Lowered, loss_rise
-from examples.exfm.das.scorers import Local, Scorer
 from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.errors import ExfmError
+from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, rows_of, score
 from examples.exfm.stream import drift, log, movielens
 from examples.exfm.stream.events import SCHEMA
@@ -41,20 +44,18 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             stream = drift.Drift(hours=30)
             log.write(folder, stream.schema, stream.events())
         else:
-            movielens.record(folder)
+            movielens.record(folder, days=options.days, history=options.history)
     source = log.Log(folder)
     works = {how: options.work / f"scored-{how}" for how in ("eager", "loka")}
-    checks: dict[str, Lowered] = {}
-    for how, work in works.items():
-        checks[how] = Lowered(how, options.batch, options={"min_speedup": 0.0} if options.quick else {})
-        scorer = lambda at, lowered=checks[how]: Local(Scorer(at, lowered))  # noqa: E731
-        period = 6 * 3600 if options.quick else 24 * 3600
-        score(source, Plan(work, SIZES[options.size], period=period, keep=2), scorer, Saying(0.0))
+    period = 6 * 3600 if options.quick else 24 * 3600
+    score(source, Plan(works["eager"], SIZES[options.size], period=period, keep=10**6), each=said_so)
+    lowered = Lowered("loka", options.batch, options={"min_speedup": 0.0} if options.quick else {})
+    rescore(works["eager"], works["loka"], prepare=lowered)
     results: dict[str, object] = {
         "teacher": options.size,
-        "checks": [vars(each) for each in checks["loka"].checks],
-        "counters": dict(checks["loka"].counters.counts),
-        "speed": speed(works["eager"], options.batch, options.rounds, options.quick),
+        "checks": [vars(each) for each in lowered.checks],
+        "counters": dict(lowered.counters.counts),
+        "speed": speed(works["eager"], options),
         "students": students(works, source.schema, options),
     }
     if options.h100:
@@ -64,8 +65,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     return results
 
 
-def speed(work: Path, batch: int, rounds: int, quick: bool) -> dict[str, dict[str, float]]:
+def speed(work: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Rows a second of each way to run the newest snapshot, and how far off its scores are."""
+    batch, quick = options.batch, options.quick
     model, ids, bag = newest(work, batch)
     calls, found = {}, {}
     with torch.no_grad():
@@ -79,8 +81,8 @@ def speed(work: Path, batch: int, rounds: int, quick: bool) -> dict[str, dict[st
                 "exact_instead": float(lowered.exact and how != "eager"),
             }
             calls[how] = lambda run=run: run(ids, bag)
-        race = Race(calls)
-        for _ in race.rounds(rounds):
+        race = Race(calls, time.process_time if options.cpu else time.perf_counter)
+        for _ in race.rounds(options.rounds):
             pass
     for how, of in found.items():
         of["rows_per_second"] = 1e3 * batch / race.ms(how)
@@ -136,7 +138,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--size", choices=list(SIZES), default="large", help="of the teacher")
+    parser.add_argument("--days", type=int, help="only the first so many of the stream")
+    parser.add_argument("--history", type=int, default=0, help="events of a user's past that the teacher reads")
     parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--cpu", action="store_true", help="time by CPU seconds: for a machine that others use too")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--skip", type=int, default=14, help="days at the start that do not count")

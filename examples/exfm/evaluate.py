@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,41 +21,16 @@ from examples.exfm.score import REPORT as SCORE_REPORT
 from examples.exfm.score import rows_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
+from examples.exfm.tally import Daily, Tally
 from examples.exfm.teacher import Teacher, TeacherSize
 from examples.exfm.train import REPORT as TRAIN_REPORT
 from examples.exfm.train import predictions_of
-from examples.metrics import auc, normalized_entropy
 
-DAY = 24 * 3600
 RESULTS, PLOT = "results.json", "ne.png"
 COUNTED = 64
 """Rows that FLOPs are counted on."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """rows; rate: of positives; ne, auc: None where one of the two labels is missing; calibration: mean prediction over
-    mean label."""
-
-    rows: int
-    rate: float
-    ne: float | None
-    auc: float | None
-    calibration: float | None
-
-
-def quality(logit: NDArray[Any], label: NDArray[Any]) -> Quality:
-    rate = float(label.mean()) if len(label) else 0.0
-    mean = float((1 / (1 + np.exp(-logit.astype(np.float64)))).mean()) if len(label) else 0.0
-    both = 0 < rate < 1
-    logits, labels = torch.from_numpy(logit), torch.from_numpy(label)
-    return Quality(
-        len(label),
-        rate,
-        normalized_entropy(logits, labels) if both else None,
-        auc(logits, labels) if both else None,
-        mean / rate if rate else None,
-    )
+OLDEST = 24 * 100
+"""Hours: a teacher that was older counts as this old."""
 
 
 def evaluate(
@@ -87,45 +63,54 @@ def evaluate(
 
 
 def by_student(out: Path, skip: int = 0) -> dict[str, dict[str, Any]]:
-    """Total and by day, of each student's predictions."""
-    columns: dict[str, list[tuple[NDArray[Any], ...]]] = {}
-    for table in predictions_of(out):
-        names = np.asarray(table["student"].to_pylist())
-        values = [table[name].to_numpy() for name in ("time", "logit", "label")]
-        for name in dict.fromkeys(names.tolist()):
-            columns.setdefault(name, []).append(tuple(value[names == name] for value in values))
+    """Total and by day, counted from the first, of each student's predictions."""
+    starts: dict[str, int] = {}
+    for name, time, _, _ in _predicted(out):
+        starts[name] = min(starts.get(name, int(time.min())), int(time.min()))
+    found = {name: Daily(start, skip) for name, start in starts.items()}
+    for name, time, logit, label in _predicted(out):
+        found[name].add(time, logit, label)
     return {
-        name: days(*(np.concatenate(each) for each in zip(*parts, strict=True)), skip)
-        for name, parts in columns.items()
+        name: {"total": asdict(of.total()), "days": {day: asdict(each) for day, each in of.by_day().items()}}
+        for name, of in found.items()
     }
 
 
-def days(time: NDArray[Any], logit: NDArray[Any], label: NDArray[Any], skip: int = 0) -> dict[str, Any]:
-    """Qualities: of all rows, and of the rows of each day, counted from the first."""
-    day = (time - time.min()) // DAY
-    kept = day >= skip
-    found = {int(d): asdict(quality(logit[day == d], label[day == d])) for d in np.unique(day)}
-    return {"total": asdict(quality(logit[kept], label[kept])), "days": found}
+def _predicted(out: Path) -> Iterator[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """A student's name, and time, logit and label of some of its predictions."""
+    for table in predictions_of(out):
+        names = table["student"].combine_chunks()
+        for name in pc.unique(names).to_pylist():
+            own = table.filter(pc.equal(names, name))
+            yield name, *(own[column].to_numpy() for column in ("time", "logit", "label"))
 
 
 def teacher(work: Path, schema: Schema, skip: int = 0) -> dict[str, Any]:
     """The scores' own quality, over all traffic and by vertical, and how old the teacher was that gave them."""
-    parts: list[Rows] = [rows.take(rows.scored) for _, rows in rows_of(work)]
-    columns = ("time", "logit", "label", "verticals", "first", "trained_until")
-    time, logit, label, verticals, first, until = (np.concatenate([getattr(p, c) for p in parts]) for c in columns)
-    if not len(time):
-        return {"total": asdict(quality(logit, label))}
-    kept = first & ((time - time.min()) // DAY >= skip)
-    age = (time - until)[first] / 3600
+    start = min((int(rows.time.min()) for rows in _scored(work)), default=None)
+    if start is None:
+        return {"total": asdict(Tally().quality())}
+    whole, verticals = Daily(start, skip), {name: Daily(start, skip) for name in schema.verticals}
+    hours = np.zeros(OLDEST, np.int64)
+    for rows in _scored(work):
+        first = rows.take(rows.first)
+        whole.add(first.time, first.logit, first.label)
+        for number, of in enumerate(verticals.values()):
+            own = rows.of(number)
+            of.add(own.time, own.logit, own.label)
+        hours += np.bincount(np.clip((first.scored_at - first.trained_until) // 3600, 0, OLDEST - 1), minlength=OLDEST)
+    below = hours.cumsum()
     return {
-        "total": asdict(quality(logit[kept], label[kept])),
-        "verticals": {
-            name: asdict(quality(logit[rows], label[rows]))
-            for v, name in enumerate(schema.verticals)
-            if (rows := (verticals >> v & 1 == 1) & ((time - time.min()) // DAY >= skip)).any()
-        },
-        "freshness_hours": {f"p{p}": float(np.percentile(age, p)) for p in (5, 50, 95)},
+        "total": asdict(whole.total()),
+        "verticals": {name: asdict(total) for name, of in verticals.items() if (total := of.total()).rows},
+        "freshness_hours": {f"p{p}": float(np.searchsorted(below, p / 100 * below[-1])) for p in (5, 50, 95)},
     }
+
+
+def _scored(work: Path) -> Iterator[Rows]:
+    for _, rows in rows_of(work):
+        if rows.scored.any():
+            yield rows.take(rows.scored)
 
 
 def cost(scored: Mapping[str, Any], schema: Schema, size: TeacherSize | None) -> dict[str, Any]:
@@ -143,7 +128,7 @@ def cost(scored: Mapping[str, Any], schema: Schema, size: TeacherSize | None) ->
 def flops(model: torch.nn.Module, schema: Schema) -> float:
     """Of one row's forward pass, counted on COUNTED rows."""
     ids = torch.zeros(COUNTED, len(schema.fields), dtype=torch.long)
-    bag = torch.zeros(COUNTED, schema.most, dtype=torch.long)
+    bag = torch.zeros(COUNTED, schema.places if isinstance(model, Teacher) else schema.most, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(ids, bag)
     return counter.get_total_flops() / COUNTED

@@ -19,7 +19,7 @@ from examples.exfm.das.rows import Rows, joined
 from examples.exfm.das.scorers import Local, Scorer, Scorers
 from examples.exfm.das.service import Das, Settings
 from examples.exfm.das.snapshots import Snapshots
-from examples.exfm.learner import Learner
+from examples.exfm.learner import Learner, Lessons
 from examples.exfm.parts import Parts
 from examples.exfm.stream.events import Events
 from examples.exfm.stream.log import Position, Source
@@ -31,7 +31,9 @@ REPORT = "score.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once."""
+    """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once.
+    period: seconds between
+    snapshots; lessons: how the teacher learns."""
 
     work: Path
     size: TeacherSize = SIZES["small"]
@@ -41,6 +43,7 @@ class Plan:
     keep: int = 8
     seed: int = 0
     speed: float | None = None
+    lessons: Lessons = field(default_factory=Lessons)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Run:
         self.source, self.plan = source, plan
         self.snapshots = Snapshots(plan.work / "snapshots", plan.keep)
         self.parts, self.folder = Parts(plan.work / "rows"), plan.work / "checkpoints" / "score"
-        self.learner = Learner(source.schema, plan.size, self.snapshots, plan.period, plan.seed)
+        self.learner = Learner(source.schema, plan.size, self.snapshots, plan.period, plan.seed, plan.lessons)
         self.das = Das(source.schema, scorers, self.snapshots.at, plan.size.embedding, plan.settings)
         self.position: Position | None = None
         self.held: list[Rows] = []

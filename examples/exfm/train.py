@@ -44,6 +44,7 @@ class Trainee:
 
     def __init__(self, spec: StudentSpec, schema: Schema, window: int) -> None:
         self.spec, self.vertical, self.window = spec, schema.vertical(spec.vertical), window
+        self.most = schema.most
         self.student, self.adapter = spec.build(schema)
         self.optimizer = optimizer_of(self.student, spec.rate, spec.table_rate)
         self.adapter_optimizer = None if self.adapter is None else optimizer_of(self.adapter, spec.rate, spec.rate)
@@ -77,7 +78,7 @@ class Trainee:
     @torch.no_grad()
     def _serve(self, rows: Rows) -> pa.Table:
         """Predict, as these examples are shown."""
-        logits = self.student.eval()(*features_of(rows))
+        logits = self.student.eval()(*features_of(rows, self.most))
         said = {name: getattr(rows, name) for name in ("id", "time", "label", "scored")}
         names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int16)), [self.spec.name])
         return pa.table({"student": names.cast("string"), **said, "logit": logits.numpy()})
@@ -85,7 +86,8 @@ class Trainee:
     def _step(self, rows: Rows) -> None:
         """Learn from a batch."""
         torch.manual_seed((self.spec.seed + 1) * 1_000_003 + self.steps)
-        step(self.student.train(), self.optimizer, batch_of(rows), self.adapter, self.adapter_optimizer)
+        batch = batch_of(rows, self.most)
+        step(self.student.train(), self.optimizer, batch, self.adapter, self.adapter_optimizer)
         self.steps += 1
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -220,12 +222,13 @@ class Run:
         self.parts.commit(self.written)
 
 
-def features_of(rows: Rows) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.bag).long()
+def features_of(rows: Rows, most: int) -> tuple[Tensor, Tensor]:
+    """What a student reads: of the column `bag` the bag alone, `most` places, and no history."""
+    return torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.bag[:, :most]).long()
 
 
-def batch_of(rows: Rows) -> Batch:
-    return Batch(*features_of(rows), *(torch.from_numpy(each) for each in (rows.label, rows.logit, rows.scored)))
+def batch_of(rows: Rows, most: int) -> Batch:
+    return Batch(*features_of(rows, most), *(torch.from_numpy(each) for each in (rows.label, rows.logit, rows.scored)))
 
 
 def predictions_of(out: Path) -> Iterator[pa.Table]:

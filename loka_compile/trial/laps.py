@@ -29,6 +29,8 @@ CLEAR = 1.25
 """Or until one is so many times faster than every other. As much below a graph's floor is surely faster than it."""
 STEADY = 1.03
 """How many times the fastest of one half may be that of the other."""
+LAP_US, LAP_CALLS = 1_000.0, 8
+"""A graph whose turn it is, is called until it took so long, at most so often."""
 
 
 class Times(list[float]):
@@ -76,10 +78,24 @@ def fastest_us(
         while rounds < least or _go_on(Times(halves), rounds, most, time.perf_counter() - start):
             half = halves[rounds % 2]
             for index in order.sample(range(len(calls)), len(calls)):
-                us = timed_us(functools.partial(_step, calls[index], own_inputs(inputs, written)))
-                half[index] = min(half[index], us)
+                half[index] = min(half[index], _lap(calls[index], own_inputs(inputs, written), bool(written)))
             rounds += 1
     return Times(halves)
+
+
+def _lap(call: Callable[..., Any], inputs: list[Any], writes: bool) -> Us:
+    """Microseconds of the fastest call of one turn.
+
+    The graphs whose turn it was before have filled the cache with their weights. A server calls one graph again and
+    again, so a short one is timed again with its own weights there: else 8-bit weights, which are read four times
+    faster, won races at batch 1 that they lose in serving (seen: 1.99x in the race, 0.9x after it). One that writes its
+    inputs is called once, as a second call would have others.
+    """
+    step = functools.partial(_step, call, inputs)
+    fastest, took, calls = timed_us(step), 0.0, 1
+    while not writes and calls < LAP_CALLS and (took := took + fastest) < LAP_US:
+        fastest, calls = min(fastest, timed_us(step)), calls + 1
+    return fastest
 
 
 def _step(call: Callable[..., Any], inputs: list[Any]) -> None:

@@ -29,14 +29,16 @@ from loka_compile.spec.target import TARGETS
 from loka_compile.trial.finalists import saves_us, time_us
 from loka_compile.trial.laps import CLEAR, ROUNDS, Times, fastest_us
 
+WORTH = 1.05
+"""What low precision has to win by: its error is not worth less, and a race tells no less of calls of 100 us."""
 MARGIN = 1.01
 """What a finalist has to win by: a race does not tell less."""
 QUIET = 0.01
 """A finalist with twice the noise of the plan made from single times has to win by this share of the time more."""
-WATCHED_US, WATCHED_WEIGHT_US = 8.0, 0.4
+WATCHED_US, WATCHED_WEIGHT_US = 12.0, 0.8
 """What a call takes online, under a plan that lowers something, to know whose weights these are and when to measure
-again; and on top of it for each weight. (Measured on an AMD Zen 5: 10 to 12 us with four weights around a call of 85
-us; 4.5 and 0.2 alone, with everything in the cache.)"""
+again; and on top of it for each weight. (Measured on an AMD Zen 5, around calls of 0.2 to 1.1 ms: 16 to 33 us with 18
+weights, 22 to 76 with 25, 29 to 134 with 69. The less where nothing else has been in the cache since the last call.)"""
 LITTLE, FEW = 0.02, 4.0
 """LITTLE: a plan that saves no more than this share of the unplanned graph's time, by single times, has nothing to win.
 FEW: the unplanned graph is timed first if it takes at least so many times what the plan saves."""
@@ -82,9 +84,9 @@ def never_slower(
     plan = plans[0]
     if not plan.lowered or not can_race(plan, inputs, options, device):
         return Raced(plan, build(plan))
-    digests = [f"{digest_of(plans, index, inputs)}{' watched' * watched}" for index in range(len(plans))]
-    known = [kept_times.recall(f"race {digest}") for digest in digests]
     more_us = watched_us(inputs) if watched else 0.0
+    digests = [digest_of(plans, index, inputs) + f" watched {more_us:.0f}" * watched for index in range(len(plans))]
+    known = [kept_times.recall(f"race {digest}") for digest in digests]
     ran = _run(plans, build, inputs, device, written, floor, more_us) if None in known else None
     ratios: Sequence[float] = [ratio for ratio in known if ratio is not None]
     if ran is not None:
@@ -96,11 +98,14 @@ def never_slower(
         ratios = ran.ratios
     where = where_taken(ran is not None and ran.us.noisy)
     best = max(range(len(plans)), key=lambda index: ratios[index] / (_margin(plan, plans[index]) if index else 1.0))
-    if ratios[best] >= 1:
+    if ratios[best] >= WORTH:
         floored = kept_times.recall(f"race {digests[best]} against a floor") if ran is None else ran.against_floor
         won = _won(plans[best], ratios, best, bool(floored), where)
         return Raced(won, ran.built[best], ran.us[best]) if ran is not None else Raced(won, build(won))
     lost = f"the planned graph was slower than the unplanned one: {ratios[0]:.2f}x its speed, {where}"
+    if ratios[best] >= 1:
+        lost = f"the planned graph was hardly faster: {ratios[best]:.2f}x the unplanned one's speed, {where}; "
+        lost += f"low precision has to win {WORTH}x"
     saves = kept_times.recall(f"race {digests[0]} saves") if ran is None else ran.saves
     if saves is not None:
         lost = f"all that is lowered saves {max(saves, 0.0):.1%} of the graph's time by single times, {where}: "
@@ -133,7 +138,7 @@ class _Ran:
         """Whether the next process need not race them again."""
         if self.saves is not None:
             return self.us.steady or self.saves * self.us.spread <= LITTLE
-        return all(map(self.us.settles, self.ratios))
+        return all(self.us.settles(ratio / WORTH) for ratio in self.ratios)
 
 
 def _run(

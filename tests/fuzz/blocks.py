@@ -20,6 +20,7 @@ def stack_of(b: Builder, served: bool = False) -> str:
         x = b.tensor(tokens)
     except Unfit:
         rows = b.tensor(norms.rows)
+        rows = rows if b.value(rows).dim() == 2 else b.let(f"{rows}.flatten(1)", "rows")
         x = b.let(f"{rows}.unsqueeze(1) * torch.linspace(-1, 1, {b.tokens}, dtype={rows}.dtype).unsqueeze(1)", "x")
     if served and not half(b.value(x)) and b.chance(60):
         x = b.let(b.of(f"{x}.bfloat16()", f"{x}.to(torch.bfloat16)", f"{x}.half()"), "x")

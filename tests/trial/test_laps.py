@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
 import pytest
 import torch
 
-from loka_compile.trial.laps import Times, fastest_us
+from loka_compile.trial.laps import LAP_CALLS, Times, fastest_us
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,19 @@ def test_rounds_go_on_while_other_work_is_in_the_way():
 
     times = fastest_us([call, lambda x: time.sleep(0.01) or (x,)], [torch.ones(2)], ())
     assert times.settles(times[1] / times[0]) and 900 < times[0] < 4000
+
+
+@pytest.mark.parametrize(("written", "calls"), [((), LAP_CALLS), ((0,), 1)])
+def test_a_short_call_is_repeated_in_its_turn_unless_it_writes(written, calls):
+    """Its weights are in the cache then, as in serving, and not those of the graph before it."""
+    turns: list[str] = []
+    first, second = (lambda x, name=name: turns.append(name) or (x,) for name in "ab")
+    fastest_us([first, second], [torch.ones(2)], written, 1, 1)
+    runs = [len(list(run)) for _, run in itertools.groupby(turns[2:])]  # after the two that generate code
+    assert runs == [calls, calls]
+
+
+def test_a_call_that_fills_its_turn_is_not_repeated():
+    calls: list[int] = []
+    fastest_us([lambda x: calls.append(1) or time.sleep(0.0011) or (x,)], [torch.ones(2)], (), 3, 3)
+    assert len(calls) == 4

@@ -97,6 +97,16 @@ def test_a_slower_plan_goes_and_every_site_says_why(cache):
         assert decision.rejected == ((INT8, decision.reason),)
 
 
+@pytest.mark.parametrize(("unplanned", "lowered"), [(1.03, 0), (1.07, 2)])
+def test_low_precision_has_to_win_more_than_nothing(cache, monkeypatch, unplanned, lowered):
+    monkeypatch.setattr(race_module, "fastest_us", lambda *built: Times([[1000.0, 1000.0 * unplanned]] * 2))
+    plan, _ = race(plan_of(), Builder(0.0, 0.0))
+    assert len(plan.lowered) == lowered
+    if not lowered:
+        for decision in plan.decisions.values():
+            assert decision.reason.startswith(f"the planned graph was hardly faster: {unplanned}x")
+
+
 def test_what_watching_takes_of_a_call_counts(cache, monkeypatch):
     """Online: what is lowered is watched, what is kept is not."""
     monkeypatch.setattr(race_module, "WATCHED_US", 50_000.0)

@@ -16,7 +16,7 @@ from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn, NeedMore, draw, drawn_users
 from examples.audience.reach.formula import of_trial
 from examples.audience.reach.learn import learn
-from examples.audience.reach.model import Model, fitted
+from examples.audience.reach.model import Model, compact, fitted
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import tried
@@ -73,9 +73,12 @@ def _drawn(
                 raise
             rate = min(1.0, max(error.rate, 2 * rate))
         else:
-            tables = {names: np.sum([each_.tables[names] for each_ in parts], axis=0) for names in design.tables()}
+            tables = {
+                names: np.sum([each_.tables[names] for each_ in parts], axis=0).astype(float)
+                for names in design.tables()
+            }
             truth = np.sum([each_.trials for each_ in parts], axis=0)
-            model = Model(design, drawn.strata, drawn.counts, {names: t.astype(float) for names, t in tables.items()})
+            model = Model(design, compact(drawn.strata), drawn.counts, tables)
             expected = [model.expected(of_trial(trial)) for trial in design.trials]
             return drawn, stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
 

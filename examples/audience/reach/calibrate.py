@@ -16,7 +16,7 @@ import numpy as np
 
 from examples.audience.reach.answer import Reach, Z
 from examples.audience.reach.formula import Formula, cells, of_trial, sums
-from examples.audience.reach.model import Expected, Model, by_decade
+from examples.audience.reach.model import DECADES, Expected, Model, by_decade
 
 TURNS = 4
 """Of the least squares, as the sample's variances follow from the cells."""
@@ -43,9 +43,7 @@ def calibrated(asked: Formula, sampled: Cells, model: Model, answered: float = 1
     rows = int(sampled.rows[asked.true].sum())
     if spread == 0:
         return Reach(value, value, value, rows, answered)
-    wide = spread * model.stretch[model.decade(np.array(value))]
-    low, high = interval(np.array(value), np.array(wide), model.population)
-    return Reach(value, float(low), float(high), rows, answered)
+    return Reach(value, *around(value, spread, model), rows, answered)
 
 
 def solved(asked: Formula, expected: Expected, sampled: Cells, model: Model) -> tuple[float, float]:
@@ -91,8 +89,26 @@ def interval(value: np.ndarray, spread: np.ndarray, population: float) -> tuple[
     return np.floor(np.maximum(low, 0) + 1e-6), np.ceil(np.minimum(high, population) - 1e-6)
 
 
+def around(value: float, spread: float, model: Model) -> tuple[float, float]:
+    """The counts that the answer leaves open, a decade of counts by its own stretch, and what lies between them.
+
+    So 95 % hold whatever decade the truth is in (Vovk's label-conditional prediction): how wide an interval has to be
+    is not what the answer's own decade says, where most truths are smaller or larger than the one in question.
+    """
+    ends = model.population * 10.0 ** -np.arange(DECADES + 1)
+    least = np.where(np.arange(DECADES) < model.decade(np.array(0.0)), np.ceil(ends[1:]), 0)  # no row: the last decade
+    low, high = interval(np.array(value), spread * model.stretch, model.population)
+    low, high = np.maximum(low, least), np.minimum(high, np.floor(ends[:-1]))
+    there = low <= high
+    return (
+        float(low[there].min(initial=np.floor(value + 1e-6))),
+        float(high[there].max(initial=np.ceil(value - 1e-6))),
+    )
+
+
 def stretched(model: Model, expected: Sequence[Expected], sampled: Sequence[Cells], truth: np.ndarray) -> Model:
-    """The model, with intervals as wide as they have to be to hold 95 % of the trials (split conformal prediction).
+    """The model, with intervals as wide as they have to be to hold 95 % of the trials of every decade (split conformal
+    prediction; decades of what is true).
 
     expected: what it says of each trial; sampled: what the sample does, of the first; truth: counted in full.
     """
@@ -107,7 +123,7 @@ def stretched(model: Model, expected: Sequence[Expected], sampled: Sequence[Cell
     for stretch in STRETCHES[::-1]:
         low, high = interval(value, spread * stretch, model.population)
         needed[(low <= truth) & (truth <= high)] = stretch
-    return replace(model, stretch=by_decade(model.decade(value), needed, _enough, 1.0))
+    return replace(model, stretch=by_decade(model.decade(truth), needed, _enough, 1.0))
 
 
 def _enough(needed: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.audience.reach.columns import levels
 from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Atom, Formula, signatures, sums
 from examples.audience.reach.margins import Names
@@ -37,6 +38,8 @@ _LOCK = threading.Lock()
 FLOOR = 0.01
 """Rows that a cell has at least before it is raked: the graph may rule out what there is."""
 ROUNDS = 40
+BLOCK = 2048
+"""Strata that are looked at together; more do not fit in a processor's cache."""
 Figure = Callable[[np.ndarray], float]
 TOLERANCE = 1e-3
 """Of a count, and TOLERANCE * 50 rows, by which raked cells may miss it."""
@@ -51,6 +54,14 @@ class Face:
 
 
 @dataclass(frozen=True, eq=False)
+class Strata:
+    """codes: feature of the cover -> its code in each stratum, [S]; counts [S]: rows of each."""
+
+    codes: Mapping[str, np.ndarray]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Expected:
     """cells [2^k]: rows that the model expects in each; known [2^k]: rows for which all criteria of a set hold, NaN
     where that was not counted."""
@@ -62,7 +73,8 @@ class Expected:
 @dataclass(frozen=True, eq=False)
 class Model:
     """strata [S, C]: codes of the cover; counts [S]: rows of each. tables: see Design.tables. errors [DECADES]:
-    relative, root mean square; stretch [DECADES]: by how much intervals have to be wider for 95 %."""
+    relative, root mean square, by what is predicted; stretch [DECADES]: by how much intervals have to be wider to hold
+    95 % of what is that large."""
 
     design: Design
     strata: np.ndarray
@@ -78,7 +90,7 @@ class Model:
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
         """Of each feature of the cover, the code of every stratum."""
-        return {name: np.ascontiguousarray(self.strata[:, i]) for i, name in enumerate(self.design.cover)}
+        return {name: self.strata[:, i] for i, name in enumerate(self.design.cover)}
 
     @cached_property
     def _asked(self) -> dict[tuple[Atom, ...], Expected]:
@@ -102,16 +114,31 @@ class Model:
         return found
 
     def _expected(self, asked: Formula) -> Expected:
-        k, faces = len(asked.atoms), self.faces(asked)
+        strata = self._joined(asked)
+        k, faces = len(asked.atoms), self._faces(asked, strata)
         known = np.full(2**k, np.nan)
         for face in faces:
             inside = [i for i in range(2**k) if i & face.mask == i]
             known[inside] = sums(len(inside).bit_length() - 1) @ face.cells
         if not np.isnan(known).any():  # one face has all
             return Expected(next(face.cells for face in faces if face.mask == 2**k - 1), known)
-        return Expected(raked(self.prior(asked) + FLOOR, faces, k), known)
+        return Expected(raked(self._prior(asked, strata) + FLOOR, faces, k), known)
 
-    def faces(self, asked: Formula) -> list[Face]:
+    def _joined(self, asked: Formula) -> Strata:
+        """The strata, those as one that differ in nothing the question depends on: usually few of very many."""
+        names = {name for name, _ in asked.features}
+        names |= {each for name in names for each in self.design.given.get(name, ())}
+        own = [name for name in self.design.cover if name in names]
+        shape = [levels(self.design.schema, name) + 1 for name in own]
+        if math.prod(shape) > len(self.counts):
+            return Strata({name: self._columns[name] for name in own}, self.counts)
+        number = _numbered([self._columns[name] for name in own], shape, len(self.counts))
+        counts = np.bincount(number, self.counts, math.prod(shape))
+        there = np.flatnonzero(counts)
+        codes = np.unravel_index(there, shape) if shape else ()
+        return Strata(dict(zip(own, codes, strict=True)), counts[there])
+
+    def _faces(self, asked: Formula, strata: Strata) -> list[Face]:
         """The largest sets of criteria that were counted together."""
         names = [name for name, _ in asked.features]
         cover, given = self.design.cover, self.design.given
@@ -128,14 +155,14 @@ class Model:
         for group in sorted(sets, key=len, reverse=True):
             if group and not any(group <= other for other in largest):
                 largest.append(group)
-                found.append(self._face(asked, group, sets[group]))
+                found.append(self._face(asked, group, sets[group], strata))
         return found
 
-    def _face(self, asked: Formula, group: frozenset[str], table: Names | None) -> Face:
+    def _face(self, asked: Formula, group: frozenset[str], table: Names | None, strata: Strata) -> Face:
         mask = sum(1 << j for j, (name, _) in enumerate(asked.atoms) if name in group)
         if table is None:
-            number, width = self._cover_cells(asked)
-            return Face(mask, np.bincount(number, self.counts, 2**width))
+            number, width = self._cover_cells(asked, strata)
+            return Face(mask, np.bincount(number, strata.counts, 2**width))
         found, codes = self.tables[table], dict(asked.features)
         for name in table:  # each turn takes the first axis away, and puts its cells last
             if name in group:
@@ -144,32 +171,39 @@ class Model:
                 found = found.sum(0)
         return Face(mask, _flat(found, [name for name in table if name in group], asked))
 
-    def _cover_cells(self, asked: Formula) -> tuple[np.ndarray, int]:
+    def _cover_cells(self, asked: Formula, strata: Strata) -> tuple[np.ndarray, int]:
         """Of each stratum, the cell of the cover's criteria that it is in, [S]; and how many criteria these are."""
-        number, width = np.zeros(len(self.strata), np.int64), 0
+        number, width = np.zeros(len(strata.counts), np.int64), 0
         for name, codes in asked.features:
             if name in self.design.cover:
-                column = self._columns[name]
-                cell = signatures(codes, int(column.max()) + 1 + max(map(max, filter(None, codes)), default=0))
-                number |= cell.argmax(0)[column] << width
+                cell = signatures(codes, levels(self.design.schema, name) + 1)
+                number |= cell.argmax(0)[strata.codes[name]] << width
                 width += len(codes)
         return number, width
 
     def prior(self, asked: Formula) -> np.ndarray:
         """[2^k] rows that the graph expects in each cell."""
+        return self._prior(asked, self._joined(asked))
+
+    def _prior(self, asked: Formula, strata: Strata) -> np.ndarray:
         cover = self.design.cover
-        number, width = self._cover_cells(asked)
+        number, width = self._cover_cells(asked, strata)
         inside = [name for name, _ in asked.features if name in cover]
         outside = [(name, codes) for name, codes in asked.features if name not in cover]
-        found = self.counts.astype(float)[None]
+        shares, places = [], []
         for name, codes in outside:
-            names = (*self.design.given[name], name)
-            table = self.tables[names]
+            given = self.design.given[name]
+            table = self.tables[*given, name]
             share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
-            at = tuple(self._columns[each] for each in names[:-1])
-            own = np.broadcast_to(share[at], (len(self.strata), share.shape[-1])).T
-            found = (found[:, None] * own[None]).reshape(-1, len(self.strata))
-        cells = np.stack([np.bincount(number, each, 2**width) for each in found])
+            shares.append(np.ascontiguousarray(share.reshape(-1, share.shape[-1]).T))
+            places.append(_numbered([strata.codes[each] for each in given], table.shape, len(number)))
+        cells = np.zeros((math.prod(len(share) for share in shares), 2**width))
+        for start in range(0, len(number), BLOCK):
+            own = slice(start, start + BLOCK)
+            found = strata.counts[own].astype(float)[None]
+            for share, place in zip(shares, places, strict=True):
+                found = (found[:, None] * share[:, place[own]]).reshape(-1, found.shape[1])
+            cells += found @ (number[own, None] == np.arange(2**width)).astype(float)
         sizes = {name: 2 ** len(codes) for name, codes in asked.features}
         shape = [sizes[name] for name, _ in outside] + [sizes[name] for name in reversed(inside)]
         return _flat(cells.reshape(shape), [name for name, _ in outside] + inside[::-1], asked)
@@ -185,6 +219,20 @@ class Model:
     def decade(self, rows: np.ndarray) -> np.ndarray:
         share = np.clip(np.maximum(rows, 0.5) / self.population, 1e-12, 1)
         return np.minimum(DECADES - 1, -np.log10(share)).astype(int)
+
+
+def _numbered(columns: Sequence[np.ndarray], shape: Sequence[int], count: int) -> np.ndarray:
+    """The place of each combination of codes in a table of that shape, flattened. [count] int64."""
+    number = np.zeros(count, np.int64)
+    for column, size in zip(columns, shape, strict=False):
+        number *= size
+        number += column
+    return number
+
+
+def compact(strata: np.ndarray) -> np.ndarray:
+    """In as few bytes as the codes fit in, a feature after the other."""
+    return np.asfortranarray(strata, np.min_scalar_type(int(strata.max(initial=0))))
 
 
 def _flat(array: np.ndarray, names: Sequence[str], asked: Formula) -> np.ndarray:
@@ -243,6 +291,6 @@ def load(path: Path, design: Design) -> Model:
     try:
         with np.load(path, allow_pickle=False) as held:
             tables = {names: held[f"table {i}"].astype(float) for i, names in enumerate(design.tables())}
-            return Model(design, held["strata"], held["counts"], tables, held["errors"], held["stretch"])
+            return Model(design, compact(held["strata"]), held["counts"], tables, held["errors"], held["stretch"])
     except (OSError, ValueError, KeyError) as error:
         raise AudienceError(f"{path} is no model: {error}; build the sample again") from None

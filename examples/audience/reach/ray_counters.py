@@ -7,9 +7,11 @@ in time is not waited for again until it has answered a ping, so that a dead mac
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
 PING, PAUSE = 2.0, 0.1
 """Seconds that a counter has to answer a ping, and between two of them."""
+
+
+@contextmanager
+def started(address: str | None = None, **options: Any) -> Iterator[None]:
+    """Ray, here or at an address. What is started here runs its processes as urgently as this one: by itself Ray gives
+    way to all else on the machine (nice 15), and answers would wait for whatever runs beside them."""
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    own = {"include_dashboard": False, **options} if address is None else options
+    with ray.init(address, log_to_driver=False, **own):
+        yield
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=0)

@@ -70,9 +70,20 @@ class Manifest:
 
 
 def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> Manifest:
-    """Write the sample beside `folder` and move it there when it is whole: nobody sees half of one."""
+    """Write the sample beside `folder` and move it there when it is whole: nobody sees half of one.
+
+    Raises AudienceError where it cannot be written, as on a full disk; the sample that was there stays.
+    """
     if shards < 1:
         raise AudienceError(f"a sample has at least 1 shard, not {shards}")
+    try:
+        _written(drawn, model, manifest, folder, shards)
+    except OSError as error:
+        raise AudienceError(f"{folder} cannot be written, what was there is as it was: {error}") from None
+    return load(folder)
+
+
+def _written(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> None:
     groups = drawn.rows["group"].to_numpy()
     owner = groups % shards if manifest.users else np.arange(len(groups)) % shards
     held = np.bincount(groups, minlength=len(drawn.sizes))
@@ -96,7 +107,6 @@ def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: i
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return load(folder)
 
 
 def _swap(made: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """DAS, the data augmentation system (papers.md 4.2 [B]): while a row waits for its label, the teacher scores it.
 
     push      events come in: examples wait, labels find them
-    score     each example goes to the scorers once, whichever verticals log it
+    score     each example goes to the scorers once, whichever verticals log it: at once, or, `late`, with its label
     release   a labelled row goes on, with its score if there is one
 
 A row waits for nothing but its label: a score that is late, lost, or not a number is left out and counted. Memory is
@@ -38,8 +38,9 @@ HOUR = 3600
 class Settings:
     """window: seconds after which an example is forgotten; its label has to come before. capacity: examples held;
     orphans: labels held that came before their example; tolerance: seconds that a sender's clock may be ahead; batch:
-    examples scored together; delay: seconds that the teacher in use lags behind the stream; patience: seconds that a
-    labelled row waits for its score, None for as long as it takes."""
+    examples scored together; delay: seconds that the teacher in use lags behind the stream; late: score an example when
+    its label has come, by a teacher that has learned more by then, and none whose label never comes; patience: seconds
+    that a labelled row waits for its score, None for as long as it takes."""
 
     window: int = 49 * HOUR
     capacity: int = 1 << 16
@@ -47,6 +48,7 @@ class Settings:
     tolerance: int = HOUR
     batch: int = 512
     delay: int = 0
+    late: bool = False
     patience: float | None = None
 
 
@@ -107,7 +109,8 @@ class Das:
             self._make_room()
         number = self.waiting.add(id, time, self.now, vertical, ids, bag)
         self.counters.add("examples")
-        self.to_score.append(number)
+        if not self.settings.late:
+            self.to_score.append(number)
         if id in self.orphans:
             self.counters.add("label_first")
             self._told(id, self.orphans.pop(id)[0])
@@ -133,6 +136,8 @@ class Das:
             self.counters.add("duplicate_label")
             return
         columns["label"][place] = label
+        if self.settings.late:
+            self.to_score.append(number)
         self._is_ready(number, int(columns["verticals"][place]), first=True)
 
     def _is_ready(self, number: int, verticals: int, first: bool) -> None:
@@ -180,7 +185,7 @@ class Das:
         size = self.settings.batch
         until = self._until()
         while self.to_score and self.to_score[0] < self.waiting.begin:
-            self.to_score.popleft()  # forgotten, and so are all before it
+            self.to_score.popleft()  # forgotten
         while len(self.to_score) >= (size if whole else 1):
             while self.scorers.full:
                 left = self._left(until)
@@ -188,7 +193,9 @@ class Das:
                     return  # they stay in the queue
                 self._collect(left)
             numbers = np.array([self.to_score.popleft() for _ in range(min(size, len(self.to_score)))])
-            self._send(numbers)
+            numbers = numbers[numbers >= self.waiting.begin]
+            if len(numbers):
+                self._send(numbers)
 
     def _send(self, numbers: NDArray[np.int64]) -> None:
         place, columns = self.waiting.place(numbers), self.waiting.columns
@@ -283,4 +290,7 @@ class Das:
         self.orphans = OrderedDict((int(id), (float(label), int(when))) for id, label, when in columns)
         state = self.waiting.columns["state"]
         numbers = range(self.waiting.begin, self.waiting.end)
-        self.to_score = deque(number for number in numbers if state[self.waiting.place(number)] == WAITING)
+        waits = deque(number for number in numbers if state[self.waiting.place(number)] == WAITING)
+        label = self.waiting.columns["label"]
+        late = self.settings.late
+        self.to_score = deque(n for n in waits if not late or not np.isnan(label[self.waiting.place(n)]))

@@ -37,7 +37,7 @@ class Waiting:
             "scored_at": np.zeros(capacity, np.int64),
             "embedding": np.zeros((capacity, embedding), np.float16),
             "ids": np.zeros((capacity, len(schema.fields)), np.int32),
-            "bag": np.zeros((capacity, schema.most), np.int32),
+            "bag": np.zeros((capacity, schema.places), np.int32),
         }
         self.number: dict[int, int] = {}
 

@@ -54,7 +54,7 @@ def optimizer_of(module: nn.Module, rate: float, table_rate: float) -> torch.opt
     """Adam. Rows of the tables are seen rarely, so they take larger steps."""
     tables = [each.weight for each in module.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
     dense = [each for each in module.parameters() if all(each is not table for table in tables)]
-    return torch.optim.Adam([{"params": dense, "lr": rate}, {"params": tables, "lr": table_rate}])
+    return torch.optim.Adam([{"params": dense, "lr": rate}, {"params": tables, "lr": table_rate}], fused=True)
 
 
 def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -35,7 +35,7 @@ def clean(events: Events, schema: Schema, counters: Counters, now: int, toleranc
 
     sizes = np.asarray(schema.cardinalities, np.int32)
     outside = (events.ids < 0) | (events.ids >= sizes)
-    outside_bag = (events.bag < 0) | (events.bag >= schema.bag)
+    outside_bag = (events.bag < 0) | (events.bag >= _below(schema))
     _say(counters, "unknown_id", events, outside.any(1) | outside_bag.any(1))
     ids = np.where(outside, 0, events.ids) if outside.any() else events.ids
     bag = np.where(outside_bag, 0, events.bag) if outside_bag.any() else events.bag
@@ -43,6 +43,11 @@ def clean(events: Events, schema: Schema, counters: Counters, now: int, toleranc
     right = Events(events.kind, events.id, logged, time, events.vertical, events.label, ids, bag)
     kept = ~(strange | lost | wrong)
     return right if kept.all() else right.take(kept)
+
+
+def _below(schema: Schema) -> np.ndarray:
+    """What the values of every place of a bag and of the history behind it are below."""
+    return np.repeat(np.array([schema.bag, schema.kinds_of_event], np.int32), [schema.most, schema.history])
 
 
 def _say(counters: Counters, name: str, events: Events, rows: np.ndarray) -> None:

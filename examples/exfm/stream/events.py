@@ -23,6 +23,9 @@ IMPRESSION, LABEL = 0, 1
 MOST_VERTICALS = 63
 """An example's verticals are the bits of one int64."""
 SCHEMA = "schema.json"
+ITEM = "item"
+STATES = 3
+"""Of an event in a history: its label had not come yet, was 0, was 1."""
 COLUMNS = {"kind": "uint8", "id": "int64", "logged": "int64", "time": "int64", "vertical": "int8", "label": "float32"}
 """The columns of one number an event, and their types, in NumPy's words and in Arrow's."""
 
@@ -30,19 +33,41 @@ COLUMNS = {"kind": "uint8", "id": "int64", "logged": "int64", "time": "int64", "
 @dataclass(frozen=True)
 class Schema:
     """fields: names of the ids of an example; cardinalities: ids of each, 0 for unknown; bag: ids of the bag, 0 fills
-    it up; most: places in a bag; verticals: their names, by number."""
+    it up; most: places in a bag; verticals: their names, by number.
+
+    history: places behind those of the bag, in the same column, for what the user did before the example was shown,
+    newest first (`event`). The teacher alone reads them: a student that is served cannot afford to.
+    """
 
     fields: tuple[str, ...]
     cardinalities: tuple[int, ...]
     bag: int
     most: int
     verticals: tuple[str, ...]
+    history: int = 0
 
     def __post_init__(self) -> None:
         if len(self.fields) != len(self.cardinalities):
             raise ExfmError(f"{len(self.fields)} fields have {len(self.cardinalities)} cardinalities: give one each")
+        if self.history and ITEM not in self.fields:
+            raise ExfmError(f"a history is of ids of the field {ITEM!r}; the fields are {', '.join(self.fields)}")
         if not 1 <= len(self.verticals) <= MOST_VERTICALS:
             raise ExfmError(f"a log has 1 to {MOST_VERTICALS} verticals, not {len(self.verticals)}")
+
+    @property
+    def places(self) -> int:
+        """The width of the column `bag`."""
+        return self.most + self.history
+
+    @property
+    def item(self) -> int:
+        """The number of the field whose ids a history is of."""
+        return self.fields.index(ITEM)
+
+    @property
+    def kinds_of_event(self) -> int:
+        """What stands in a history is below this."""
+        return STATES * self.cardinalities[self.item] if self.history else 0
 
     def vertical(self, name: str) -> int:
         """The number of a vertical."""
@@ -75,7 +100,7 @@ class Events:
     time      (N,) int64     seconds
     vertical  (N,) int8      whose traffic; -1 for a label
     label     (N,) float32   NaN for an impression
-    ids       (N, fields) int32, bag (N, most) int32    0 for a label
+    ids       (N, fields) int32, bag (N, places) int32    0 for a label
     """
 
     kind: NDArray[np.uint8]
@@ -154,8 +179,13 @@ def labels(schema: Schema, *, id: NDArray[Any], time: NDArray[Any], label: NDArr
         np.full(n, -1, np.int8),
         label.astype(np.float32),
         np.zeros((n, len(schema.fields)), np.int32),
-        np.zeros((n, schema.most), np.int32),
+        np.zeros((n, schema.places), np.int32),
     )
+
+
+def event(item: Any, state: Any) -> Any:
+    """What a history says of an item; state: 0 while its label had not come, then 1 + label. 0 is no event."""
+    return item * STATES + state
 
 
 def in_order(parts: Sequence[Events]) -> Events:

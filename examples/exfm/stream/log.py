@@ -94,7 +94,7 @@ class Log:
 
     def _checked(self, events: Events) -> Events:
         shape = (events.ids.shape[1], events.bag.shape[1])
-        wanted = (len(self.schema.fields), self.schema.most)
+        wanted = (len(self.schema.fields), self.schema.places)
         if shape != wanted:
             raise ExfmError(f"examples have {shape} ids, the log's schema says {wanted}")
         return events

@@ -11,6 +11,7 @@ they appear; a model meets a new one with the row that it was given at the start
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from examples import movielens
 from examples.exfm.stream.delays import Delays
-from examples.exfm.stream.events import Events, Schema, impressions, in_order, labels
+from examples.exfm.stream.events import Events, Schema, event, impressions, in_order, labels
 from examples.exfm.stream.log import HOUR, write
 from examples.movielens import FIELDS, LIKED
 
@@ -34,13 +35,13 @@ USER_FIELDS = tuple(FIELDS.index(name) for name in ("user", "age", "gender", "oc
 ITEM_FIELDS = tuple(FIELDS.index(name) for name in ("item", "year", "acclaim"))
 
 
-def record(folder: Path, delays: Delays | None = None, seed: int = 0, days: int | None = None) -> int:
-    """Write the log; how many events. days: only the first so many."""
-    schema, events = read(delays or Delays(), seed, days)
+def record(folder: Path, delays: Delays | None = None, seed: int = 0, days: int | None = None, history: int = 0) -> int:
+    """Write the log; how many events. days: only the first so many. history: events of each user's past to log."""
+    schema, events = read(delays or Delays(), seed, days, history)
     return write(folder, schema, _hours(events))
 
 
-def read(delays: Delays, seed: int = 0, days: int | None = None) -> tuple[Schema, Events]:
+def read(delays: Delays, seed: int = 0, days: int | None = None, history: int = 0) -> tuple[Schema, Events]:
     """All events in the order of the log."""
     root = movielens.folder()
     users = {row["user_id"]: row for row in movielens.read_table(root / "ml-100k.user")}
@@ -53,7 +54,8 @@ def read(delays: Delays, seed: int = 0, days: int | None = None) -> tuple[Schema
     label = np.array([float(row["rating"]) >= LIKED for row in ratings], np.float32)
     delay = delays.draw(np.random.default_rng([seed, 97]), len(ratings))
 
-    past = known(ratings, time, label, np.where(delay < 0, -1, time + delay))
+    told = np.where(delay < 0, -1, time + delay)
+    past = known(ratings, time, label, told)
     values = [
         movielens.describe(users[row["user_id"]], items[row["item_id"]], *before)
         for row, before in zip(ratings, past, strict=True)
@@ -64,7 +66,9 @@ def read(delays: Delays, seed: int = 0, days: int | None = None) -> tuple[Schema
     genres = movielens.number(genre for bag in bags for genre in bag)
     bag = movielens.pad([[genres[genre] for genre in bag] for bag in bags]).numpy()
     sizes = tuple(len(vocabulary) + 1 for vocabulary in vocabularies)
-    schema = Schema(FIELDS, sizes, len(genres) + 1, bag.shape[1], tuple(VERTICALS))
+    schema = Schema(FIELDS, sizes, len(genres) + 1, bag.shape[1], tuple(VERTICALS), history)
+    before = histories([row["user_id"] for row in ratings], ids[:, FIELDS.index("item")], time, label, told, history)
+    bag = np.concatenate([bag, before], axis=1)
 
     number = np.arange(len(ratings))
     whole = impressions(ids, bag, id=number, time=time, vertical=np.zeros(len(ratings)))
@@ -73,8 +77,8 @@ def read(delays: Delays, seed: int = 0, days: int | None = None) -> tuple[Schema
         rows = np.array([not wanted or not wanted.isdisjoint(bag) for bag in bags])
         part = whole.take(rows)
         parts.append(Events(**{**vars(part), "vertical": np.full(int(rows.sum()), vertical, np.int8)}))
-    told = labels(schema, id=number, time=time + delay, label=label).take(delay >= 0)
-    return schema, in_order([*parts, told])
+    ends = labels(schema, id=number, time=time + delay, label=label).take(delay >= 0)
+    return schema, in_order([*parts, ends])
 
 
 def known(
@@ -98,6 +102,23 @@ def known(
         if told[row] >= 0:
             heapq.heappush(due, (int(told[row]), row))
     return past
+
+
+def histories(
+    users: list[str], items: np.ndarray, time: np.ndarray, label: np.ndarray, told: np.ndarray, history: int
+) -> np.ndarray:
+    """For each rating the last `history` that its user had begun in earlier seconds, newest first, and of those whose
+    label had arrived in earlier seconds the label. told: when each label arrives, -1 for never."""
+    found = np.zeros((len(users), history), np.int32)
+    begun: dict[str, list[int]] = {}
+    for row, user in enumerate(users if history else []):
+        own = begun.setdefault(user, [])
+        earlier = bisect_left(own, time[row], key=time.__getitem__)
+        last = np.array(own[max(earlier - history, 0) : earlier][::-1], np.int64)
+        arrived = (told[last] >= 0) & (told[last] < time[row])
+        found[row, : len(last)] = event(items[last], np.where(arrived, 1 + label[last], 0))
+        own.append(row)
+    return found
 
 
 def _hours(events: Events) -> Iterator[Events]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from examples.exfm import bench_arms
-from examples.exfm.arms import Cell, difference, grid, markdown, orders
+from examples.exfm.arms import Cell, _lines, difference, grid, markdown, orders
 
 NONE, SHARED, AUXILIARY, ADAPTER = (Cell(arm) for arm in ("none", "shared", "auxiliary", "adapter"))
 
@@ -50,4 +50,14 @@ def test_the_bench_rehearses_and_goes_on(tmp_path, capsys):
     assert {cell["delay"] for cell in results["cells"]} == {0.0, 1.0}
     assert json.loads((tmp_path / "found.json").read_text())["skip"] == 0
     assert bench_arms.main(command) == results
+    assert (tmp_path / "w" / bench_arms.PLOT).stat().st_size > 1000
     assert "stories, delay 1 d: shared better than none" in capsys.readouterr().out
+
+
+def test_a_picture_has_a_line_an_arm_along_each_dial_that_was_turned():
+    cells = grid(("none", "auxiliary", "adapter"), (0.0, 2.0), betas=(1.0, 5.0))
+    found = {cell: {0: 0.9 - 0.01 * (cell.arm != "none") + 0.001 * cell.delay, 1: 0.9} for cell in cells}
+    lines = _lines(found, "delay", {"delay": 0.0, "beta": 1.0, "alpha": 1.0, "weight": 1.0})
+    assert set(lines) == {"auxiliary", "adapter"} and set(lines["adapter"]) == {0.0, 2.0}
+    assert lines["adapter"][0.0].mean == pytest.approx(-0.01 / 0.9 / 2) and lines["adapter"][2.0].mean > -0.005
+    assert set(_lines(found, "beta", {"delay": 2.0, "beta": 1.0, "alpha": 1.0, "weight": 1.0})["adapter"]) == {1.0, 5.0}

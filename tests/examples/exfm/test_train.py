@@ -11,7 +11,7 @@ import torch
 from examples.exfm import checkpoint, files
 from examples.exfm.das.rows import joined
 from examples.exfm.errors import ExfmError
-from examples.exfm.evaluate import DAY, by_student, cost, days, evaluate, quality, smooth
+from examples.exfm.evaluate import by_student, cost, evaluate, smooth
 from examples.exfm.parts import Parts
 from examples.exfm.score import rows_of, score
 from examples.exfm.stream.log import write
@@ -68,7 +68,8 @@ def test_a_prediction_is_of_the_student_as_it_was_when_the_example_was_shown(wor
             trainee._step(own.take(slice(learned, learned + 64)))
             learned += 64
         with torch.no_grad():
-            said[int(own.id[row])] = float(trainee.student.eval()(*features_of(own.take(slice(row, row + 1))))[0])
+            features = features_of(own.take(slice(row, row + 1)), LONGER.schema.most)
+            said[int(own.id[row])] = float(trainee.student.eval()(*features)[0])
     assert learned > 300
     found = pa.concat_tables(predictions_of(straight[0]))
     found = found.filter(pa.array([name == spec.name for name in found["student"].to_pylist()]))
@@ -158,16 +159,7 @@ def test_the_evaluation(work, straight):
         evaluate(work, LONGER.schema, work / "none")
 
 
-def test_qualities_are_those_of_their_definitions():
-    label = np.array([0, 0, 1, 1], np.float32)
-    perfect = quality(np.array([-9, -9, 9, 9], np.float32), label)
-    assert perfect.ne < 0.001 and perfect.auc == 1.0 and perfect.calibration == pytest.approx(1, abs=1e-3)
-    base = quality(np.zeros(4, np.float32), label)
-    assert base.ne == pytest.approx(1) and base.auc == 0.5 and base.rate == 0.5
-    assert quality(np.zeros(2, np.float32), np.ones(2, np.float32)).ne is None
-    time = np.array([5, DAY - 1, DAY + 5, DAY + 6])
-    found = days(time, np.array([-9, 9, 0, 0], np.float32), np.array([0, 1, 0, 1], np.float32), skip=1)
-    assert found["total"]["rows"] == 2 and found["total"]["ne"] == pytest.approx(1) and found["days"][0]["ne"] < 0.001
+def test_days_are_smoothed_and_no_call_has_no_cost():
     assert list(smooth({0: {"rows": 1, "ne": 0.5}, 1: {"rows": 3, "ne": 0.9}, 2: {"rows": 1, "ne": None}})) == [
         (0, 0.5),
         (1, pytest.approx(0.8)),

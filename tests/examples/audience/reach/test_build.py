@@ -1,6 +1,8 @@
 """From files to a sample: unbiased, reproducible, kept through a refresh, and errors that name the file."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -147,15 +149,31 @@ def test_a_manifest_that_is_old_or_broken_is_refused(paths, tmp_path):
         store.load(tmp_path / "s")
 
 
-def test_a_disk_that_is_full_leaves_the_old_sample(paths, tmp_path, monkeypatch):
-    build(paths[:1], COLUMNS, tmp_path / "s", 50)
-    before = rows_of(tmp_path / "s")
+ON_A_FULL_DISK = """
+set -e
+mount -t tmpfs -o size=1m none {disk}
+{python} -m examples.audience build {first} --features {features} --rows 50 --out {disk}/s > {disk}/log
+dd if=/dev/zero of={disk}/fill bs=4k 2> {disk}/log || true
+if {python} -m examples.audience build {all} --features {features} --rows 60 --out {disk}/s; then exit 99; fi
+rm {disk}/fill
+{python} -m examples.audience ask --sample {disk}/s everybody
+ls -A {disk}
+"""
 
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(OSError, match="No space left"):
-        build(paths, COLUMNS, tmp_path / "s", 60)
-    assert rows_of(tmp_path / "s").equals(before)
-    assert [each.name for each in tmp_path.iterdir()] == ["s"]
+def test_a_disk_that_is_full_leaves_the_old_sample(paths, tmp_path):
+    """A disk of 1 MB, in a namespace of its own, that is filled to the end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    apart = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if subprocess.run([*apart, f"mount -t tmpfs none {disk}"], capture_output=True).returncode:
+        pytest.skip("this machine mounts no disk")
+    named = {"python": sys.executable, "disk": disk, "first": paths[0], "features": " ".join(COLUMNS.features)}
+    script = ON_A_FULL_DISK.format(**named, all=" ".join(map(str, paths)))
+    done = subprocess.run([*apart, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert f"{disk}/s cannot be written" in line and "No space left on device" in line
+    rows = len(pq.read_table(paths[0]))
+    assert done.stdout.startswith(f"{rows:,} ({rows:,} to {rows:,}), 50 rows of the sample")
+    assert done.stdout.split()[-2:] == ["log", "s"]  # nothing half-written lies about

@@ -1,9 +1,11 @@
 """The sample's cells against known counts: exact where they decide, else nearer, with intervals at their rate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from examples.audience.reach.calibrate import Cells, calibrated, interval, solved
+from examples.audience.reach.calibrate import Cells, around, calibrated, interval, solved, stretched
 from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Formula, of_trial, sums
 from examples.audience.reach.model import DECADES, Expected, Model
@@ -109,3 +111,44 @@ def test_intervals_are_of_whole_rows_and_stay_inside():
     assert low.tolist()[0] == 0 and high[0] >= 1 and (low[1], high[1]) == (12, 13)
     assert 4790 < low[2] < 4810 and 5190 < high[2] < 5210
     assert high[3] == N and low[3] <= N - 1
+
+
+def _asked(seed, errors):
+    """A conjunction of a population of its own: what is known, what the sample says, and the truth."""
+    rng = np.random.default_rng(seed)
+    cells = rng.multinomial(N, rng.dirichlet(np.full(16, 0.25))).astype(float)
+    known_ = known(cells, 2)
+    guess = cells * np.exp(errors * rng.standard_normal(16))
+    return Expected(guess, known_), drawn(cells, 2000, rng), cells[-1]
+
+
+def test_intervals_hold_whatever_the_size_of_the_truth():
+    """Trials say how wide intervals have to be for truths of each decade, and new questions find it so."""
+    asked = [_asked(seed, 1.0) for seed in range(2400)]
+    asked = [each for each in asked if each[2] >= 5]
+    learned, new = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    trials = (ATOMS,) * len(learned)
+    bare = Model(Design(SCHEMA, (), {}, (), trials), np.zeros((1, 0), np.int32), np.array([N]), {})
+    model = stretched(
+        bare, [e for e, _, _ in learned], [s for _, s, _ in learned], np.array([t for _, _, t in learned])
+    )
+    inside = {}
+    for expected, sample, truth in new:
+        low, high = around(*solved(of_trial(ATOMS), expected, sample, model), model)
+        inside.setdefault(int(model.decade(np.array(truth))), []).append(low <= truth <= high)
+    rates = {decade: np.mean(own) for decade, own in inside.items() if len(own) >= 150}
+    assert {0, 1, 2} <= set(rates) and all(0.915 <= rate <= 0.985 for rate in rates.values()), rates
+
+
+def test_an_interval_joins_what_each_decade_leaves_open():
+    stretch = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0])
+    model = replace(model_of(None), stretch=stretch)
+    narrow = interval(np.array(1100.0), np.array(50.0), N)
+    low, high = around(1100.0, 50.0, model)  # truths under 1,000 are known worse: down to there the answer says less
+    assert high == narrow[1] and low == interval(np.array(1100.0), np.array(200.0), N)[0] < narrow[0]
+    low, high = around(5000.0, 50.0, model)
+    assert (low, high) == tuple(map(float, interval(np.array(5000.0), np.array(50.0), N)))
+    low, high = around(0.0, 0.4, model)
+    assert low == 0 and high >= 1
+    low, high = around(0.7, 1e-9, replace(model, stretch=np.full(DECADES, 1e-3)))
+    assert (low, high) == (0, 1)

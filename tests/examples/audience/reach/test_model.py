@@ -91,6 +91,25 @@ def test_trials_are_counted_as_the_rows_say(made):
         assert count == there(whole, **values)
 
 
+def test_what_the_graph_expects_is_the_sum_over_all_strata(made):
+    """Strata are joined where a question does not tell them apart; one by one they say the same."""
+    estimator, _, paths, _ = made
+    model, design = estimator.counters.model, estimator.manifest.design
+    codes = {name: encoded(pq.read_table(paths[0]), design.schema)[name] for name in design.schema.names}
+    for trial in drawn_trials(codes, design, 30, seed=9):
+        total = 0.0
+        for stratum, rows in zip(model.strata.tolist(), model.counts.tolist(), strict=True):
+            own = dict(zip(design.cover, stratum, strict=True))
+            for name, wanted in trial:
+                if name in own:
+                    rows *= own[name] in wanted
+                    continue
+                table = model.tables[*design.given[name], name][tuple(own[each] for each in design.given[name])]
+                rows *= table[list(wanted)].sum() / max(table.sum(), 1)
+            total += rows
+        assert model.prior(of_trial(trial))[-1] == pytest.approx(total)
+
+
 def test_a_graph_that_lacks_an_edge_is_found_out(made):
     """The model is tried on counts of the whole population: where it is wrong, it weighs little."""
     estimator, _, paths, _ = made

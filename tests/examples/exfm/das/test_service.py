@@ -214,6 +214,31 @@ def test_it_goes_on_from_what_it_held(chunks, folder):
             assert np.allclose(values, rest.arrays()[name], atol=1e-3 if values.dtype == np.float16 else 1e-5), name
 
 
+def test_late_an_example_is_scored_when_its_label_has_come(chunks, tmp_path):
+    """By a snapshot that was not yet there when it was shown; one whose label never comes costs no call."""
+    snapshots = publish(tmp_path, [1])
+    snapshots.publish(2, START + 8 * HOUR, START, teacher(2).state_dict(), snapshots.read(1)[1])
+    told = [each.take((each.kind == IMPRESSION) | (each.id % 5 > 0)) for each in chunks]
+    service, early = das(tmp_path, late=True, batch=32), das(tmp_path, batch=32)
+    rows, before = joined(through(service, told)), joined(through(early, told))
+    assert seen(rows) == seen(before) and rows.scored.all()
+    assert (rows.scored_at >= rows.released)[rows.first].all()
+    assert 0 < (rows.version == 1).mean() < 1 and (before.version == 1).all()
+    labelled = {int(id) for each in told for id in each.id[each.kind != IMPRESSION]}
+    assert service.counters["teacher_calls"] == len(labelled) < early.counters["teacher_calls"]
+
+
+def test_late_it_goes_on_from_what_it_held(chunks, folder):
+    straight = through(das(folder, batch=48, late=True), chunks)
+    first, second = das(folder, batch=48, late=True), das(folder, batch=48, late=True)
+    through(first, chunks[:9])
+    first.drain()
+    second.restore(first.arrays())
+    rest = joined(through(second, chunks[9:]))
+    for name, values in joined(straight[9:]).arrays().items():
+        assert np.allclose(values, rest.arrays()[name], atol=1e-3 if values.dtype == np.float16 else 1e-5), name
+
+
 def test_nothing_is_scored_by_a_scorer_that_is_full():
     scorers = Local(Scorer(None), limit=0)
     with pytest.raises(Exception, match="collect before submitting more"):

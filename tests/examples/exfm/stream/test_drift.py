@@ -1,11 +1,13 @@
 """The dials do what they say, and the same seed gives the same stream from any hour on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from examples.exfm.stream.delays import Delays
 from examples.exfm.stream.drift import START, Drift
-from examples.exfm.stream.events import IMPRESSION, LABEL, concat
+from examples.exfm.stream.events import IMPRESSION, LABEL, STATES, concat
 
 HOUR = 3600
 
@@ -70,3 +72,37 @@ def test_labels_that_never_come():
     drift = Drift(hours=10, rate=300, delays=Delays(lost=0.2))
     events = concat(list(drift.events()))
     assert (events.kind == LABEL).sum() / 3000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_histories_hold_what_a_user_did_before_and_the_labels_that_had_come():
+    drift = Drift(hours=12, rate=100, users=30, new_users=3, history=4, delays=Delays(most=2 * HOUR))
+    events, plain = concat(list(drift.events())), concat(list(replace(drift, history=0).events()))
+    most = plain.bag.shape[1]
+    assert np.array_equal(events.bag[:, :most], plain.bag) and np.array_equal(events.id, plain.id)
+    shown, told = events.take(events.kind == IMPRESSION), events.take(events.kind == LABEL)
+    label = {
+        id: (time, int(y)) for id, time, y in zip(*(a.tolist() for a in (told.id, told.time, told.label)), strict=True)
+    }
+    first = shown.take(np.unique(shown.id, return_index=True)[1])
+    order = np.lexsort((first.id, first.time))
+    users, items, times, ids = first.ids[:, 0], first.ids[:, 2], first.time, first.id
+    known = 0
+    for row in order.tolist()[400:600]:
+        earlier = [r for r in order.tolist() if users[r] == users[row] and times[r] < times[row]][::-1][:4]
+        wanted = []
+        for r in earlier:
+            when, y = label[int(ids[r])]
+            wanted.append(int(items[r]) * STATES + (1 + y if when < times[row] else 0))
+            known += when < times[row]
+        assert first.bag[row, most:].tolist() == wanted + [0] * (4 - len(wanted))
+    assert known > 100
+
+
+def test_a_taste_of_ones_own_moves_labels_by_the_user_alone():
+    drift = Drift(own=2.0, swing=0.0, turn=0.0)
+    ids = np.tile(np.array([[0, 3, 5, 6, 1]]), (100, 1))
+    ids[:, 0] = 12 * np.arange(100)  # of one segment
+    bag, time = np.zeros((100, 3), np.int64), np.full(100, START)
+    with_own, without = drift.probability(ids, bag, time), replace(drift, own=0.0).probability(ids, bag, time)
+    change = np.log(with_own / (1 - with_own)) - np.log(without / (1 - without))
+    assert np.allclose(change, np.tile(change[:12], 9)[:100]) and change[:12].std() > 0.5
