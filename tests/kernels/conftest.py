@@ -14,5 +14,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 def maximum_of_a_gpu():
     with pytest.MonkeyPatch.context() as patch:
         for name, operator in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
-            patch.setattr(InterpreterBuilder, name, lambda self, a, b, operator=operator: self.binary_op(a, b, operator))
+            patch.setattr(
+                InterpreterBuilder, name, lambda self, a, b, operator=operator: self.binary_op(a, b, operator)
+            )
         yield
