@@ -73,6 +73,7 @@ _ANSWERS: Mapping[str, Callable[[Gpu, Any], Any]] = {
     "get_arch_list": lambda gpu, _: lambda: [gpu.arch],
     "is_bf16_supported": _returns(True),
     "set_device": _returns(None),
+    "is_current_stream_capturing": _returns(False),
     "synchronize": _returns(None),
     "empty_cache": _returns(None),
     "memory_allocated": _returns(0),
