@@ -10,11 +10,13 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from examples.audience.reach.columns import Columns
@@ -128,6 +130,38 @@ def flights(folder: Path, source: Path | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), folder / "flights.parquet", row_group_size=500_000)
     return folder / "flights.parquet"
+
+
+MOVIELENS = Columns(("day", "hour", "age", "gender", "occupation", "genre", "year"), (), ("liked",), "user")
+"""age: in steps of ten years; year: the decade of the film; liked: 1 for four stars or more."""
+
+
+def movielens(folder: Path) -> Path:
+    """The 100,000 ratings of MovieLens-100k (F. M. Harper, J. A. Konstan 2015) as impressions: who saw which kind of
+    film when, September 1997 to April 1998."""
+    read = partial(pacsv.read_csv, parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False))
+    path = _file("recbole", "1.2.1", "dataset_example/ml-100k/ml-100k.inter")
+    seen, users, items = (read(path.with_suffix(f".{kind}")) for kind in ("inter", "user", "item"))
+    user, item = (
+        np.searchsorted(ids, wanted, sorter=np.argsort(ids))
+        for ids, wanted in (
+            (users["user_id:token"].to_numpy(), seen["user_id:token"].to_numpy()),
+            (items["item_id:token"].to_numpy(), seen["item_id:token"].to_numpy()),
+        )
+    )
+    users = users.take(np.argsort(users["user_id:token"].to_numpy())).take(user)
+    items = items.take(np.argsort(items["item_id:token"].to_numpy())).take(item)
+    when = seen["timestamp:float"].to_numpy().astype("datetime64[s]")
+    named = items["release_year:token"].cast("string")
+    year = pc.if_else(pc.fill_null(pc.utf8_is_digit(named), False), named, "0").cast(pa.int64()).to_numpy()
+    columns = {"day": np.datetime_as_string(when, "D"), "hour": when.astype("datetime64[h]").astype(int) % 24}
+    columns |= {"age": users["age:token"].to_numpy() // 10 * 10, "year": year // 10 * 10}
+    columns |= {name: users[f"{name}:token"] for name in ("gender", "occupation")}
+    columns |= {"genre": pc.list_element(pc.split_pattern(items["class:token_seq"], " "), 0)}
+    columns |= {"liked": (seen["rating:float"].to_numpy() >= 4).astype(float), "user": seen["user_id:token"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "movielens.parquet")
+    return folder / "movielens.parquet"
 
 
 def _file(package: str, version: str, *names: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -80,19 +81,16 @@ def compare(
     found: dict[str, Found] = {spec.vertical: {} for spec in base}
     for delay, work in works.items():
         mine = [cell for cell in cells if cell.delay == delay or (cell.arm == "none" and delay == min(works))]
-        for seed in seeds:
-            named = {f"{s.vertical}/{cell}": (s, cell) for s in base for cell in mine}
+        for spec, seed in product(base, seeds) if mine else ():
+            named = {f"{spec.vertical}/{cell}": cell for cell in mine}
             specs = [
-                replace(s, name=name, arm=c.arm, beta=c.beta, alpha=c.alpha, weight=c.weight, seed=seed)
-                for name, (s, c) in named.items()
+                replace(spec, name=name, arm=c.arm, beta=c.beta, alpha=c.alpha, weight=c.weight, seed=seed)
+                for name, c in named.items()
             ]
-            if not specs:
-                continue
             out = work / "arms" / f"seed-{seed}-{_digest(specs)}"
             train(work, schema, specs, out, every=10**9)
             for name, of in by_student(out, skip).items():
-                spec, cell = named[name]
-                found[spec.vertical].setdefault(cell, {})[seed] = of["total"]["ne"]
+                found[spec.vertical].setdefault(named[name], {})[seed] = of["total"]["ne"]
     return found
 
 

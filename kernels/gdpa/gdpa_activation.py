@@ -1,7 +1,7 @@
 """The activations of loka::gdpa in Triton, with their derivatives, for float32 scores.
 
 They stand in the main loop between two tensor-core products, so their number of instructions decides the speed.
-(Softmax is one exponential a score.)
+(Softmax is one exponential a score.) A score that is NaN stays NaN: a GPU's plain maximum would make it the other one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import gated, upper
 
 
 @triton.jit
+def relu(s):
+    return tl.maximum(s, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def activated(s, ACTIVATION: tl.constexpr):
     """The activation of a tile of scores."""
     if ACTIVATION == "gelu":
@@ -21,9 +26,9 @@ def activated(s, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu_approx":
         return gated(s, s * (1.5957691216 + 0.0713548162726 * s * s))
     elif ACTIVATION == "relu":
-        return tl.maximum(s, 0.0)
+        return relu(s)
     elif ACTIVATION == "relu_squared":
-        s = tl.maximum(s, 0.0)
+        s = relu(s)
         return s * s
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s)
@@ -51,9 +56,9 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
         y = s * below
         return y, below + y * (1.0 - below) * (1.5957691216 + 0.2140644488178 * s * s)
     elif ACTIVATION == "relu":
-        return tl.maximum(s, 0.0), tl.where(s > 0, 1.0, 0.0)
+        return relu(s), tl.where(s > 0, 1.0, 0.0)
     elif ACTIVATION == "relu_squared":
-        s = tl.maximum(s, 0.0)
+        s = relu(s)
         return s * s, 2.0 * s
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s), tl.where(s > 0, 1.0, 0.01)

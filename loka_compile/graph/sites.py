@@ -127,6 +127,14 @@ def operands(node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node | None, float, fl
     return given[1], given[2], given[0], alpha, beta
 
 
+def with_bias(out: torch.Tensor, bias: torch.Tensor | None, alpha: float, beta: float) -> torch.Tensor:
+    """alpha * out + beta * bias as addmm has it: with beta = 0 what is in the bias, NaN included, does not count."""
+    scaled = out if alpha == 1 else alpha * out
+    if bias is None or beta == 0:
+        return scaled
+    return scaled + (bias if beta == 1 else beta * bias)
+
+
 def module_name(node: fx.Node) -> str:
     """The path of the innermost module the node ran in; for a backward's node, its forward ran in. The root module is
     `self`."""

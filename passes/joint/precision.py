@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from loka_compile.graph.nodes import unflip
-from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands
+from loka_compile.graph.sites import SITE_META, Gemm, annotate, operands, with_bias
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm.scaled_gemm import ScaledGemm
 from loka_compile.kernels.providers import padded, reasons_against, runner
@@ -104,13 +104,9 @@ def rewrite(gemm: Gemm, recipe_name: str, provider: str, larger: Site, shared: d
 
     out = splice(node, product, [a, a_scale, b, b_scale], **{SITE_META: site})
     if bias is not None:
-        out = splice(node, functools.partial(_add_bias, alpha=alpha, beta=beta), [out, bias])
+        out = splice(node, functools.partial(with_bias, alpha=alpha, beta=beta), [out, bias])
     node.replace_all_uses_with(out)
     node.graph.erase_node(node)
-
-
-def _add_bias(out: torch.Tensor, bias: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
-    return (out if alpha == 1 else alpha * out) + (bias if beta == 1 else beta * bias)
 
 
 def _quantized(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from loka_compile.graph.sites import SITE_META, operands
+from loka_compile.graph.sites import SITE_META, operands, with_bias
 from loka_compile.graph.splice import splice
 from loka_compile.kernels.gemm.float_mm import float_mm
 from loka_compile.passes.base import Context, PassResult, Rewrite, rejected, site_of
@@ -56,7 +56,5 @@ def _rewrite(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def _written(a: Any, b: Any, bias: Any, *, alpha: float, beta: float) -> Any:
-    out = float_mm(a, b)
-    out = out if alpha == 1 else alpha * out
-    return out if bias is None else out + (bias if beta == 1 else beta * bias)
+def _written(a: Tensor, b: Tensor, bias: Tensor | None, *, alpha: float, beta: float) -> Tensor:
+    return with_bias(float_mm(a, b), bias, alpha, beta)

@@ -67,6 +67,19 @@ def test_quality(tmp_path):
     assert set(found["recovery"]) == set(bench_quality.VARIED) and (tmp_path / "p.png").exists()
 
 
+def test_impressions(tmp_path):
+    needs("recbole")
+    from examples.audience import bench_impressions
+
+    found = bench_impressions.main(["--samples", "4", "--queries", "100", "--json", str(tmp_path / "r.json")])
+    assert (found["users"], found["rows"]) == (943, 100_000)
+    for of in ("users", "count"):
+        assert np.mean([band[of]["covered"] for band in found["bands"].values()]) > 0.85
+        errors = [band[of]["rms"] for band in found["bands"].values()]
+        assert errors == sorted(errors, reverse=True) and errors[-1] < 0.2
+    assert found["coming days"]["days"] == 28 and found["coming days"]["covered"] > 0.8
+
+
 @pytest.mark.slow
 def test_latency(tmp_path):
     needs("pgmpy")

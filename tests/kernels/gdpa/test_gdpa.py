@@ -190,6 +190,16 @@ def test_activations_and_derivatives_to_float32(activation):
     torch.testing.assert_close(dq[0, 0, :, 0].double(), slope, rtol=3e-6, atol=3e-6)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_score_that_is_nan_stays_nan(activation):
+    q, k = torch.ones(1, 1, 3, 16), torch.ones(1, 1, 5, 16)
+    q[0, 0, 1] = float("nan")
+    out = kernel(q, k, k, None, None, activation, 1.0, False, None)
+    assert out.isnan().all(-1).flatten().tolist() == [False, True, False]
+    _, dk, dv = kernel(q, k, k, None, None, activation, 1.0, False, None, grad=torch.ones_like(q))
+    assert dk.isnan().all() and dv.isnan().all()
+
+
 def test_the_kernels_take_any_strides_and_give_the_same_bits():
     q, k, v, *_ = draw([50], [70], 2, 24, torch.float16, 7, (False, False))
     options = None, None, "gelu", 0.5, False, 9

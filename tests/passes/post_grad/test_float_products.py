@@ -30,6 +30,16 @@ def test_a_training_step_runs_by_onednn_and_gives_the_same():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_a_bias_that_does_not_count_is_not_read(alpha):
+    """As addmm has it: with beta = 0 a NaN in the bias stays there."""
+    x, w, bias = torch.randn(64, 48), torch.randn(48, 32), torch.full((32,), float("nan"))
+    gm = make_fx(lambda *args: torch.addmm(*args, alpha=alpha, beta=0), tracing_mode="fake")(bias, x, w)
+    assert len(run(FloatProducts(), gm.graph, FASTER).rewrites) == 1
+    gm.recompile()
+    torch.testing.assert_close(gm(bias, x, w), alpha * (x @ w), rtol=1e-4, atol=1e-4)
+
+
 def test_what_stays_is_refused_only_where_its_sizes_are_not_known():
     def both(x, y):
         return x @ y.t(), x.bfloat16() @ y.t().bfloat16()
