@@ -31,7 +31,8 @@ from examples.lattice.networks.untie import for_domain
 from examples.lattice.pipeline.stages import Watch
 from examples.metrics import Race
 
-SEPARATE, MERGED, UNTIED, CONSOLIDATED = "separate", "merged", "merged, untied", "consolidated"
+SEPARATE, LONGER = "separate", "separate, longer"
+MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
 CORRELATION = 0.1
 TRAINING = {"recipes": (), "measure_calls": 0}
 """loka's options for training: in the model's own precision."""
@@ -58,17 +59,19 @@ class Job:
     found: Samples
     size: Size
     objective: Objective
+    epochs: int = 1
 
 
 def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge: Knowledge | None) -> list[Job]:
     """The trainings of an arm. parts: what stages.grouped found."""
     tied = replace(size, by_domain=False, untied=())
-    if arm == SEPARATE:
-        portfolios = [(d, t) for group in parts["groups"] for d, t in group]
-        return [
-            Job(f"{found.domains[d]}: {found.tasks[t]}", found.portfolio(d, t), tied, Objective())
-            for d, t in portfolios
-        ]
+    if arm in (SEPARATE, LONGER):
+        made = []
+        for d, t in (key for group in parts["groups"] for key in group):
+            own = found.portfolio(d, t)
+            epochs = 1 if arm == SEPARATE else max(1, round(found.cut / max(own.cut, 1)))
+            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", own, tied, Objective(), epochs))
+        return made
     made = []
     for number, (group, untied) in enumerate(zip(parts["groups"], parts["untied"], strict=True)):
         own = found.only([(d, t) for d, t in group])
@@ -94,9 +97,10 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         model = LatticeNetwork(job.found.schema, job.size)
         call = backend["training"](model)
         rows = known_rows(job.found, job.found.train)
-        taken = fit.steps(len(rows))
+        taken = fit.steps(len(rows), job.epochs)
         start = time.process_time()
-        for _ in watch(fit.train(model, call, job.found, rows, job.objective), taken, job.name):
+        losses = fit.train(model, call, job.found, rows, job.objective, epochs=job.epochs)
+        for _ in watch(losses, taken, job.name):
             pass
         cpu, steps = cpu + time.process_time() - start, steps + taken
         scores |= fit.judge(job.found, job.found.test, fit.predict(call, job.found, job.found.test))
@@ -121,23 +125,22 @@ def known_rows(found: Samples, rows: Tensor) -> Tensor:
 
 
 def serving(
-    separate: list[Job], merged: list[Job], backends: tuple[str, ...], batch: int, rounds: int
+    separate: list[Job], merged: list[Job], backend: str, batch: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """CPU milliseconds for a batch of rows of the first domain, all tasks: of separate models and of the merged ones.
 
-    Weights are drawn: what a product costs does not depend on them. Everything takes turns.
+    Weights are drawn: what a product costs does not depend on them. Both take turns.
     """
     variants: dict[str, Callable[[], object]] = {}
-    for backend in backends:
-        for name, which in ((SEPARATE, separate), (CONSOLIDATED, merged)):
-            calls = []
-            for job in which:
-                rows = (job.found.inputs.domain == 0).nonzero()[:, 0]
-                if len(rows) and not job.found.labels[rows].isnan().all():
-                    model = for_domain(LatticeNetwork(job.found.schema, job.size), 0).eval()
-                    inputs, _ = job.found.batch(rows[torch.arange(batch) % len(rows)])
-                    calls.append((BACKENDS[backend]["serving"](model), inputs))
-            variants[f"{backend}, {name}"] = lambda calls=calls: [call(*inputs) for call, inputs in calls]
+    for name, which in ((SEPARATE, separate), (CONSOLIDATED, merged)):
+        calls = []
+        for job in which:
+            rows = (job.found.inputs.domain == 0).nonzero()[:, 0]
+            if len(rows) and not job.found.labels[rows].isnan().all():
+                model = for_domain(LatticeNetwork(job.found.schema, job.size), 0).eval()
+                inputs, _ = job.found.batch(rows[torch.arange(batch) % len(rows)])
+                calls.append((BACKENDS[backend]["serving"](model), inputs))
+        variants[f"{backend}, {name}"] = lambda calls=calls: [call(*inputs) for call, inputs in calls]
     race = Race(variants, clock=time.process_time)
     with torch.no_grad():
         for _ in race.rounds(rounds, warm_up=8):  # loka measures its first calls

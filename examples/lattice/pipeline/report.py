@@ -9,20 +9,19 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from examples.lattice.pipeline.arms import SEPARATE
+from examples.lattice.pipeline.arms import LONGER, SEPARATE
 
 Found = dict[str, Any]
 """What the stages of a run have found, by name."""
 
 
 def by_arm(found: Found) -> list[list[str]]:
-    """Lines of: arm, models, kFLOP a request, tables, weights, mean AUC and NE, worst AUC, portfolios better than
-    separate."""
-    alone = found["arms"][SEPARATE]["portfolios"]
+    """Lines of the columns ARMS; portfolios are compared with the better of their separate networks."""
+    alone = best_alone(found)
     lines = []
     for arm, of in found["arms"].items():
         scores = of["portfolios"]
-        better = sum(scores[name]["auc"] > alone[name]["auc"] for name in alone)
+        better = sum(scores[name]["auc"] > auc for name, auc in alone.items())
         lines.append(
             [
                 arm,
@@ -32,11 +31,17 @@ def by_arm(found: Found) -> list[list[str]]:
                 f"{of['weights'] / 1e3:.0f}k",
                 *(f"{fmean(each[key] for each in scores.values()):.4f}" for key in ("auc", "ne")),
                 f"{min(each['auc'] for each in scores.values()):.4f}",
-                "" if arm == SEPARATE else f"{better} of {len(alone)}",
+                "" if arm in (SEPARATE, LONGER) else f"{better} of {len(alone)}",
                 f"{of['cpu_ms_a_step']:.0f}",
             ]
         )
     return lines
+
+
+def best_alone(found: Found) -> dict[str, float]:
+    """By portfolio the better AUC of its separate networks."""
+    alone = [found["arms"][arm]["portfolios"] for arm in (SEPARATE, LONGER) if arm in found["arms"]]
+    return {name: max(of[name]["auc"] for of in alone) for name in alone[0]}
 
 
 ARMS = (

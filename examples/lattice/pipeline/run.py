@@ -17,11 +17,11 @@ from examples.lattice.networks import samples
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
 from examples.lattice.pipeline import arms, report, stages
-from examples.lattice.pipeline.arms import BACKENDS, CONSOLIDATED, MERGED, SEPARATE, UNTIED
+from examples.lattice.pipeline.arms import BACKENDS, CONSOLIDATED, LONGER, MERGED, SEPARATE, UNTIED
 from examples.lattice.sketch.search import Bounds
 
-ARMS = (SEPARATE, MERGED, UNTIED, CONSOLIDATED)
-STAGES = ("partition", "filter", "sketch", "teacher", *ARMS, "serving")
+ARMS = (SEPARATE, LONGER, MERGED, UNTIED, CONSOLIDATED)
+STAGES = ("partition", "filter", "sketch", "teacher", *ARMS)
 RATINGS = 4000  # of a rehearsal
 
 
@@ -31,8 +31,9 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("data", "seed", "features", "trials", "quality", "latency", "backend", "quick")
     kept = Kept(folder / "run.json", {name: getattr(options, name) for name in names})
+    serve = tuple(options.serve or dict.fromkeys(("eager", options.backend)))
     with Progress(console=Console(stderr=True)) as progress:
-        whole = progress.add_task(options.data, total=len(STAGES))
+        whole = progress.add_task(options.data, total=len(STAGES) + len(serve))
 
         def once(name: str, make: Callable[[], Any]) -> Any:
             """A stage's result, made if it is not kept."""
@@ -50,9 +51,10 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
                 yield loss
             progress.remove_task(bar)
 
-        run(options, once, watch, folder)
+        run(options, serve, once, watch, folder)
     found = {**kept.more, "problem": options.data, "backend": options.backend}
     found["arms"] = {arm: kept.more[arm] for arm in ARMS}
+    found["serving"] = {name: of for each in serve for name, of in kept.more[f"serving, {each}"].items()}
     report.show(found, Console(width=None if sys.stdout.isatty() else 150))
     (folder / "report.md").write_text(report.markdown(found), encoding="utf-8")
     report.plot(found, folder / "report.png")
@@ -60,7 +62,11 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(
-    options: argparse.Namespace, once: Callable[[str, Callable[[], Any]], Any], watch: stages.Watch, folder: Path
+    options: argparse.Namespace,
+    serve: tuple[str, ...],
+    once: Callable[[str, Callable[[], Any]], Any],
+    watch: stages.Watch,
+    folder: Path,
 ) -> None:
     """All stages."""
     parts = once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), options.seed))
@@ -81,9 +87,12 @@ def run(
     for arm in ARMS:
         weights = folder if arm == CONSOLIDATED else None
         once(arm, lambda arm=arm, weights=weights: arms.arm(made[arm], backend, options.seed, weights, watch))
-    serve = tuple(dict.fromkeys(("eager", options.backend)))
     batch, rounds = (64, 2) if options.quick else (512, 15)
-    once("serving", lambda: arms.serving(made[SEPARATE], made[CONSOLIDATED], serve, batch, rounds))
+    for each in serve:
+        once(
+            f"serving, {each}",
+            lambda each=each: arms.serving(made[SEPARATE], made[CONSOLIDATED], each, batch, rounds),
+        )
 
 
 def loaded(options: argparse.Namespace) -> Samples:

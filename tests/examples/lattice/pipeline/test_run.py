@@ -26,7 +26,7 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
         patch.setattr(arms, "serving", serving)
         command.main([*ARGS, *out])
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["more"]
-    assert list(kept) == list(run.STAGES[:-1])
+    assert list(kept) == list(run.STAGES)
 
     def never(*_, **__):
         raise AssertionError("what is kept was made again")
@@ -34,7 +34,8 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(arms, "arm", never)
         found = command.main([*ARGS, *out])
-    assert set(found["arms"]) == set(run.ARMS) and len(found["arms"]["separate"]["flops_by_model"]) == 6
+    assert {*found["arms"]} == {*run.ARMS} and {*found["serving"]} == {"eager, separate", "eager, consolidated"}
+    assert len(found["arms"]["separate"]["flops_by_model"]) == 6
     assert found["teacher"]["hits"] > 0.5 and len(found["filter"]["kept"]) == 8
     for arm in found["arms"].values():
         assert all(0 < each["auc"] < 1 for each in arm["portfolios"].values())
