@@ -9,7 +9,7 @@ is Ray's own wire; the arrays lie in it as they are.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Actor:
 
 class OnRay:
     """`count` actors. Needs `ray.init()` before. limit: batches under way at a time; retries: of a batch whose actor
-    died; prepare: as for a Scorer, a function that can be imported."""
+    died; prepare: as for a Scorer, a function that can be imported; resources: what an actor takes of its node, as
+    Ray's nodes declare them."""
 
     def __init__(
         self,
@@ -52,10 +53,12 @@ class OnRay:
         retries: int = 20,
         prepare: Callable[..., Any] | None = None,
         threads: int | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         threads = torch.get_num_threads() if threads is None else threads
         path = str(folder.resolve())
-        self.actors = [Actor.remote(path, prepare, threads) for _ in range(count)]  # type: ignore[attr-defined]
+        made = Actor.options(resources=dict(resources or {}))  # type: ignore[attr-defined]
+        self.actors = [made.remote(path, prepare, threads) for _ in range(count)]
         self.limit, self.retries = limit, retries
         self.under_way: dict[Any, tuple[Batch, int, int]] = {}  # reference -> batch, its actor, how often it was lost
         self.later: list[tuple[float, Batch, int]] = []  # when to send a batch again, how often it was lost
