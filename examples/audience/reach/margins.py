@@ -16,10 +16,10 @@ from examples.audience.reach.columns import levels
 from examples.audience.reach.schema import Schema
 
 Names = tuple[str, ...]
-MAX_PLACES = 2**18
-"""Counts in all tables together: 2 MB in memory."""
-MAX_TABLE = 2**15
-"""Counts in one table."""
+MAX_PLACES = 2**20
+"""Counts in all tables together: 8 MB in memory."""
+MAX_TABLE = 2**17
+"""Counts in one table: two features of 300 values each fit, as the origin and the destination of a flight."""
 FEW = 256
 """Combinations up to which bitmaps are faster than numbering every row's combination."""
 
