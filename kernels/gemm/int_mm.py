@@ -32,16 +32,25 @@ def goes_by_parts(a: Tensor) -> bool:
 def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
     """Without VNNI pairs of products are added in 16 bits, which 8-bit weights overflow. The trick: b = 2 * (b >> 1) +
     (b & 1), and each part is small enough."""
+    if a.dtype == torch.uint8 and a.device.type == "cpu" and not compat.cpu_int_mm_takes_uint8():
+        return _exact_int_mm((a ^ 128).view(torch.int8), b) + 128 * b.sum(0, dtype=torch.int32)  # a ^ 128 is a - 128
     if goes_by_parts(a):
         return 2 * torch._int_mm(a, b >> 1) + torch._int_mm(a, b & 1)
     return torch._int_mm(a, b)
 
 
+def _as_it_is(a: Tensor) -> bool:
+    """Whether torch._int_mm takes `a` and is exact."""
+    return not goes_by_parts(a) and (
+        a.dtype != torch.uint8 or a.device.type != "cpu" or compat.cpu_int_mm_takes_uint8()
+    )
+
+
 def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """int_mm into `out`: (M, N) int32, contiguous. One row is not padded but read by strides that say how it lies."""
     (m, k), n = a.shape, b.shape[1]
-    if (m > 1 and k > 1 and n > 1) and not goes_by_parts(a):
+    if (m > 1 and k > 1 and n > 1) and _as_it_is(a):
         return torch._int_mm(a, b, out=out)
-    if m == 1 < min(k, n) and a.stride(1) == 1 and a.device.type == "cpu" and not goes_by_parts(a):
+    if m == 1 < min(k, n) and a.stride(1) == 1 and a.device.type == "cpu" and _as_it_is(a):
         return torch._int_mm(a.as_strided((1, k), (k, 1)), b, out=out)
     return out.copy_(int_mm(a, b))

@@ -63,7 +63,7 @@ from loka_compile.compat.inductor import (
     mode_patches,
 )
 from loka_compile.compat.memory import Memory, is_memory_of, memory_of
-from loka_compile.compat.moved import say_if_untested, tag_of_out
+from loka_compile.compat.moved import cpu_int_mm_takes_uint8, cpu_scaled_mm_takes_rows, say_if_untested, tag_of_out
 from loka_compile.compat.recording import AtenCall, Region, inside, recording, region_here
 from loka_compile.compat.root import name_root
 from loka_compile.compat.sharded import parameters_at_calls
@@ -110,6 +110,8 @@ __all__ = [
     "compiling_side_by_side",
     "concrete",
     "copy_dynamo_graph",
+    "cpu_int_mm_takes_uint8",
+    "cpu_scaled_mm_takes_rows",
     "cuda_devices",
     "decomposition_table",
     "draw_like_inductor",

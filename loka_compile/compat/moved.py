@@ -4,6 +4,8 @@
 | --- | --- | --- |
 | a node's loops, kept and put back | its attributes | `SchedulerNode.snapshot_loop_state`, `restore_loop_state` |
 | the parameters that FSDP2 shards together | `FSDPState._fsdp_param_group` (2.11) | `_fsdp_param_groups`, in 2.12 too |
+| the CPU's `_int_mm` with a left operand of uint8 | no (2.11) | yes, in 2.12 too |
+| the CPU's `_scaled_mm` with one scale a row | no (2.11) | yes, in 2.12 too |
 | the overload of an operator that writes into memory given | `torch.Tag.out_variant`; 2.11 never calls it | `Tag.out` |
 """
 
@@ -11,9 +13,11 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 TESTED = "2.13"
 """The version on which the whole suite of tests runs; of the others docs/versions.md says what has run."""
@@ -57,3 +61,29 @@ def fsdp_groups(state: Any) -> tuple[Any, ...]:
         return tuple(state._fsdp_param_groups)
     group = state._fsdp_param_group
     return () if group is None else (group,)
+
+
+@functools.cache
+def cpu_int_mm_takes_uint8() -> bool:
+    return _runs(lambda: torch._int_mm(torch.zeros(2, 8, dtype=torch.uint8), torch.zeros(8, 2, dtype=torch.int8)))
+
+
+@functools.cache
+def cpu_scaled_mm_takes_rows() -> bool:
+    def product() -> Tensor:
+        a, scale = torch.zeros(16, 16).to(torch.float8_e4m3fn), torch.ones(16, 1)
+        return torch._scaled_mm(a, a.t(), scale_a=scale, scale_b=scale.t())
+
+    return _runs(product)
+
+
+def _runs(call: Callable[[], Any]) -> bool:
+    """Whether the product can be computed, on real tensors whoever asks."""
+    from loka_compile.compat.tracing import outside_compilation
+
+    try:
+        with outside_compilation():
+            call()
+    except RuntimeError:
+        return False
+    return True

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from loka_compile.compat.moved import fsdp_groups, loops_of, put_back, say_if_untested
+import pytest
+from torch._subclasses import FakeTensorMode
+
+from loka_compile.compat.moved import (
+    cpu_int_mm_takes_uint8,
+    cpu_scaled_mm_takes_rows,
+    fsdp_groups,
+    loops_of,
+    put_back,
+    say_if_untested,
+)
 
 
 class Cache:
@@ -30,6 +40,16 @@ def test_groups_of_fsdp_by_either_name() -> None:
     assert fsdp_groups(SimpleNamespace(_fsdp_param_groups=["a", "b"])) == ("a", "b")
     assert fsdp_groups(SimpleNamespace(_fsdp_param_group="a")) == ("a",)
     assert fsdp_groups(SimpleNamespace(_fsdp_param_group=None)) == ()
+
+
+@pytest.mark.parametrize("takes", [cpu_int_mm_takes_uint8, cpu_scaled_mm_takes_rows])
+def test_what_a_product_takes_is_asked_of_real_tensors(takes) -> None:
+    """A fake _int_mm refuses uint8, and the answer is kept for good."""
+    takes.cache_clear()
+    real = takes()
+    takes.cache_clear()
+    with FakeTensorMode():
+        assert takes() == real
 
 
 def test_a_version_that_is_not_tested_is_said_once(caplog) -> None:
