@@ -99,7 +99,7 @@ class Aten(Provider):
             return (int_mm(a, b).float() * (step * b_scale) + least * sums).to(out_dtype)
         if a.dtype in INTEGERS:
             return (int_mm(a, b).float() * (a_scale * b_scale)).to(out_dtype)
-        if _without_rows(a, a_scale):
+        if without_rows(a, a_scale):
             return ((a.float() @ b.float()) * (a_scale * b_scale)).to(out_dtype)
         if a_scale.dim() == 2:
             a_scale, b_scale = unit_strides(a_scale, b_scale)
@@ -111,7 +111,7 @@ class Aten(Provider):
     def traced(self, a: Tensor, a_scale: Tensor | None) -> str:
         """See Provider. A 16-bit product is named with its dtype: nothing else tells a lowered product from one that
         was left alone."""
-        if goes_by_parts(a) or (a_scale is not None and _without_rows(a, a_scale)):
+        if goes_by_parts(a) or (a_scale is not None and without_rows(a, a_scale)):
             return ""
         if a_scale is None:
             return f"{'bmm' if a.dim() == 3 else 'mm'}[{str(a.dtype).removeprefix('torch.')}]"
@@ -161,7 +161,7 @@ def _summed_by_inductor(site: Site, target: Target) -> list[str]:
     return [f"with {' = '.join(single)} = 1 Inductor multiplies and sums, in its own code: no product is called"]
 
 
-def _without_rows(a: Tensor, a_scale: Tensor) -> bool:
+def without_rows(a: Tensor, a_scale: Tensor) -> bool:
     """Whether it is a product of FP8 with one scale a row on a CPU whose _scaled_mm wants one a tensor (torch 2.11)."""
     rows = a.device.type == "cpu" and a.dtype not in INTEGERS and a_scale.dim() == 2
     return rows and not compat.cpu_scaled_mm_takes_rows()

@@ -49,6 +49,8 @@ class Torchao(Provider):
             from torchao.kernel.intmm import int_scaled_matmul
 
             return (int_scaled_matmul(a.contiguous(), b, a_scale.contiguous()) * b_scale).to(out_dtype)
+        if aten.without_rows(a, a_scale):
+            return aten.PROVIDER.product(a, a_scale, b, b_scale, out_dtype)
         from torchao.float8.inference import addmm_float8_unwrapped_inference
 
         if a_scale.dim() == 2:
