@@ -32,8 +32,7 @@ REPORT = "score.json"
 @dataclass(frozen=True)
 class Plan:
     """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once.
-    period: seconds between
-    snapshots; lessons: how the teacher learns."""
+    period: seconds between snapshots; lessons: how the teacher learns."""
 
     work: Path
     size: TeacherSize = SIZES["small"]

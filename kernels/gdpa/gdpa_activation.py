@@ -9,12 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from loka_compile.kernels.norm_quantize.norm_quantize_kernel import gated, upper_tail
-
-
-@triton.jit
-def relu(s):
-    return tl.maximum(s, 0.0, propagate_nan=tl.PropagateNan.ALL)
+from loka_compile.kernels.norm_quantize.norm_quantize_kernel import gated, maximum_or_nan, upper_tail
 
 
 @triton.jit
@@ -26,9 +21,9 @@ def activated(s, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu_approx":
         return gated(s, s * (1.5957691216 + 0.0713548162726 * s * s))
     elif ACTIVATION == "relu":
-        return relu(s)
+        return maximum_or_nan(s, 0.0)
     elif ACTIVATION == "relu_squared":
-        s = relu(s)
+        s = maximum_or_nan(s, 0.0)
         return s * s
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s)
@@ -56,9 +51,9 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
         y = s * below
         return y, below + y * (1.0 - below) * (1.5957691216 + 0.2140644488178 * s * s)
     elif ACTIVATION == "relu":
-        return relu(s), tl.where(s > 0, 1.0, 0.0)
+        return maximum_or_nan(s, 0.0), tl.where(s > 0, 1.0, 0.0)
     elif ACTIVATION == "relu_squared":
-        s = relu(s)
+        s = maximum_or_nan(s, 0.0)
         return s * s, 2.0 * s
     elif ACTIVATION == "leaky_relu":
         return tl.maximum(s, 0.01 * s), tl.where(s > 0, 1.0, 0.01)

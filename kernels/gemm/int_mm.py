@@ -32,18 +32,21 @@ def goes_by_parts(a: Tensor) -> bool:
 def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
     """Without VNNI pairs of products are added in 16 bits, which 8-bit weights overflow. The trick: b = 2 * (b >> 1) +
     (b & 1), and each part is small enough."""
-    if a.dtype == torch.uint8 and a.device.type == "cpu" and not compat.cpu_int_mm_takes_uint8():
+    if _is_shifted(a):
         return _exact_int_mm((a ^ 128).view(torch.int8), b) + 128 * b.sum(0, dtype=torch.int32)  # a ^ 128 is a - 128
     if goes_by_parts(a):
         return 2 * torch._int_mm(a, b >> 1) + torch._int_mm(a, b & 1)
     return torch._int_mm(a, b)
 
 
+def _is_shifted(a: Tensor) -> bool:
+    """Whether `a` is made int8 first, because torch._int_mm takes no uint8 here."""
+    return a.device.type == "cpu" and a.dtype == torch.uint8 and not compat.cpu_int_mm_takes_uint8()
+
+
 def _as_it_is(a: Tensor) -> bool:
     """Whether torch._int_mm takes `a` and is exact."""
-    return not goes_by_parts(a) and (
-        a.dtype != torch.uint8 or a.device.type != "cpu" or compat.cpu_int_mm_takes_uint8()
-    )
+    return not goes_by_parts(a) and not _is_shifted(a)
 
 
 def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -223,10 +223,8 @@ def gemm_norm_kernel(
     y = affine(y, weight, shift, column, valid, EVEN, PAIRS, BOUNDED, GAIN)
     if SWISH:
         y = ptx.swish_of_twice(y, PTX, PAIRS)
-    elif RELU and not CLIPPED and (shift is not None or (NORM == "layer" and ONE_PASS)):
-        y = tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL)  # the row's factor, in y by now, would be lost too
-    elif RELU and not CLIPPED:
-        y = tl.maximum(y, 0.0)  # a NaN lost here stays: its row's factor is NaN too
+    elif RELU and not CLIPPED and shift is None and not (NORM == "layer" and ONE_PASS):
+        y = tl.maximum(y, 0.0)  # a NaN lost here stays: its row's factor, which is not in y yet, is NaN too
     elif not CLIPPED:
         y = activated(y, ACTIVATION, PAIRS)
 

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loka_compile.compat.tracing import outside_compilation
+
 TESTED = "2.13"
 """The version on which the whole suite of tests runs; of the others docs/versions.md says what has run."""
 _LOOPS = "_body", "_sizes", "group", "read_writes", "unmet_dependencies"
@@ -79,8 +81,6 @@ def cpu_scaled_mm_takes_rows() -> bool:
 
 def _runs(call: Callable[[], Any]) -> bool:
     """Whether the product can be computed, on real tensors whoever asks."""
-    from loka_compile.compat.tracing import outside_compilation
-
     try:
         with outside_compilation():
             call()

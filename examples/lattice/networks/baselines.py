@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.lattice.networks.fit import flops_of
-from examples.lattice.networks.processors import Categorical, Dense, Known
+from examples.lattice.networks.processors import Features
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Schema
 from examples.models.dcnv2 import CrossLayer
@@ -31,9 +31,7 @@ class Baseline(nn.Module):
     def __init__(self, schema: Schema, body: Body, width: int, hidden: int, sequence: bool) -> None:
         super().__init__()
         self.sequence = sequence
-        self.categorical = Categorical(schema, width)
-        self.dense = Dense(schema.dense, width) if schema.dense else None
-        self.known = Known(schema.known, width) if schema.known else None
+        self.features = Features(schema, width)
         self.events = nn.ModuleList(_table(each, width) for each in schema.sources)
         self.starts = [torch.tensor((0, *each[:-1])).cumsum(0).tolist() for each in schema.sources]
         n = schema.tokens + (schema.events if sequence else len(schema.sources))
@@ -53,11 +51,7 @@ class Baseline(nn.Module):
         hit: Tensor,
     ) -> Tensor:
         """As in samples.Inputs."""
-        tokens = [self.categorical(ids, bag)]
-        if self.dense is not None:
-            tokens.append(self.dense(dense))
-        if self.known is not None:
-            tokens.append(self.known(known, hit))
+        tokens = self.features(ids, bag, dense, known, hit)
         for table, starts, of, there in zip(self.events, self.starts, events.unbind(1), mask.unbind(1), strict=True):
             vectors = sum(table(of[..., field] + start) for field, start in enumerate(starts))
             vectors = vectors * there.unsqueeze(2)
@@ -67,8 +61,8 @@ class Baseline(nn.Module):
         x = torch.cat(tokens, dim=1)
         if not self.sequence:
             return self.tasks(self.body(x))
-        features = mask.new_ones(len(x), x.shape[1] - mask[0].numel())
-        return self.tasks(self.body(x, torch.cat([features, mask.flatten(1)], dim=1)))
+        always = mask.new_ones(len(x), x.shape[1] - mask[0].numel())
+        return self.tasks(self.body(x, torch.cat([always, mask.flatten(1)], dim=1)))
 
 
 def _table(cardinalities: tuple[int, ...], width: int) -> nn.Embedding:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from examples.lattice.networks.fusion import FusionBlock
 from examples.lattice.networks.norms import mlp
-from examples.lattice.networks.processors import Categorical, Dense, Known, Mixing, Sequences
+from examples.lattice.networks.processors import Features, Mixing, Sequences
 from examples.lattice.networks.size import Schema, Size
 from examples.lattice.networks.storage import Storage
 from examples.lattice.networks.transformer import TransformerBlock
@@ -34,9 +34,7 @@ class LatticeNetwork(nn.Module):
         self.schema, self.size = schema, size
         width, rms, one = size.width, size.rms, (0,) * schema.domains
         own = tuple(range(schema.domains))
-        self.categorical = Categorical(schema, width)
-        self.dense = Dense(schema.dense, width, rms) if schema.dense else None
-        self.known = Known(schema.known, width) if schema.known else None
+        self.features = Features(schema, width, rms)
         self.mixing = Mixing(schema.tokens, width, rms)
         self.sequences = Sequences(schema, width, size.heads, rms)
         self.transformers, self.fusions = nn.ModuleList(), nn.ModuleList()
@@ -68,13 +66,8 @@ class LatticeNetwork(nn.Module):
         hit: Tensor,
     ) -> Tensor:
         """As in samples.Inputs."""
-        tokens = [self.categorical(ids, bag)]
-        if self.dense is not None:
-            tokens.append(self.dense(dense))
-        if self.known is not None:
-            tokens.append(self.known(known, hit))
         storage = Storage(self.size.storage)
-        storage.write("features", self.mixing(tokens))
+        storage.write("features", self.mixing(self.features(ids, bag, dense, known, hit)))
         s, places = self.sequences(events, seconds)
         there = mask.flatten(1)
         if not self.size.interleaved:

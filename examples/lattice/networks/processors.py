@@ -60,6 +60,25 @@ class Known(nn.Module):
         return self.linear(torch.cat([clip(embedding, CLIP) * seen, seen], dim=1)).unsqueeze(1)
 
 
+class Features(nn.Module):
+    """All tokens that are no events: O_c, O_d and what a teacher knew, as far as the schema has them."""
+
+    def __init__(self, schema: Schema, width: int, rms: bool = True) -> None:
+        super().__init__()
+        self.categorical = Categorical(schema, width)
+        self.dense = Dense(schema.dense, width, rms) if schema.dense else None
+        self.known = Known(schema.known, width) if schema.known else None
+
+    def forward(self, ids: Tensor, bag: Tensor, dense: Tensor, known: Tensor, hit: Tensor) -> list[Tensor]:
+        """Tokens (B, n, d) of each kind."""
+        tokens = [self.categorical(ids, bag)]
+        if self.dense is not None:
+            tokens.append(self.dense(dense))
+        if self.known is not None:
+            tokens.append(self.known(known, hit))
+        return tokens
+
+
 class Mixing(nn.Module):
     """O_c, O_d and what the teacher knew to O_cd (B, n, d): every new token is a weighted sum of the old, normalised.
 
