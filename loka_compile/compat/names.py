@@ -35,7 +35,8 @@ NAMES: dict[str, str] = {
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.create_symbol": "positive do_not_specialize_zero_one",
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.create_symintnode": "hint source",
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.produce_guards_verbose": "source_ref",
-    # tensors, their memory, and what autograd saves of them
+    # products of bytes; tensors, their memory, and what autograd saves of them
+    "torch": "_int_mm _scaled_mm",
     "torch:Tensor": "_version _base",
     "torch:UntypedStorage": "_cdata",
     "torch._C:_autograd": (

@@ -93,7 +93,7 @@ def layers(model: LatticeNetwork, found: Samples, values: Values, options: argpa
     key = json.dumps([options.target, options.batch, dict(values)])
     seconds = kept(options.out / "previews.json", key, lambda: previewed(model, tuple(inputs), options.target))
     fields = len(found.schema.sources[0])
-    lookups = {"categorical": found.schema.tokens, "sequences": found.schema.events * fields}
+    lookups = {"features.categorical": found.schema.tokens, "sequences": found.schema.events * fields}
     return parts_of(model, seconds, options.batch, lookups)
 
 

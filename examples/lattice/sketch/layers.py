@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import loka_compile as loka
+from examples.lattice.networks.processors import Features
 from examples.lattice.sketch.sharding import Change, Layer
 
 REST = "the rest"
@@ -66,22 +67,25 @@ def previewed(model: nn.Module, inputs: tuple[Tensor, ...], target: str) -> dict
     return seconds
 
 
+def names_of(model: nn.Module) -> list[str]:
+    """The layers in the order of the model: its children, and the entries of a list of layers or of Features."""
+    names = []
+    for name, child in model.named_children():
+        is_group = isinstance(child, nn.ModuleList | Features)
+        names += [f"{name}.{entry}" for entry, _ in child.named_children()] if is_group else [name]
+    return names
+
+
 def layer_of(site: str, model: nn.Module) -> str:
-    """The layer that a kernel's site lies in: a child of the model, or an entry of a list of layers."""
-    first, _, rest = site.partition("#")[0].partition(".")
-    if first not in dict(model.named_children()):
-        return REST
-    is_list = isinstance(model.get_submodule(first), nn.ModuleList)
-    return f"{first}.{rest.partition('.')[0]}" if is_list and rest else first
+    """The layer that a kernel's site lies in."""
+    module = site.partition("#")[0]
+    return next((name for name in names_of(model) if module == name or module.startswith(name + ".")), REST)
 
 
 def parts_of(model: nn.Module, seconds: Mapping[str, float], batch: int, lookups: Mapping[str, int]) -> list[Part]:
     """The layers in the order of the model. lookups: by layer, vectors that its tables give to a row."""
-    names = []
-    for name, child in model.named_children():
-        names += [f"{name}.{i}" for i in range(len(child))] if isinstance(child, nn.ModuleList) else [name]
     parts = []
-    for name in names:
+    for name in names_of(model):
         modules = list(model.get_submodule(name).modules())
         embeddings = [m for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
         tables = sum(m.weight.numel() for m in embeddings)

@@ -20,13 +20,16 @@ def test_a_kernel_belongs_to_the_layer_of_its_module():
 
 def test_every_parameter_and_every_second_is_in_one_layer():
     model = network()
-    seconds = {"fusions.0": 2.0, "categorical": 0.5, REST: 0.25}
-    parts = parts_of(model, seconds, batch=10, lookups={"categorical": 4})
+    seconds = {"fusions.0": 2.0, "features.categorical": 0.5, REST: 0.25}
+    parts = parts_of(model, seconds, batch=10, lookups={"features.categorical": 4})
     own = {part.name: part for part in parts}
     base = model.base.numel()  # the one parameter that lies in no layer
     assert sum(part.tables + part.weights for part in parts) == sum(p.numel() for p in model.parameters()) - base
     assert sum(part.seconds for part in parts) == sum(seconds.values())
-    assert own["categorical"].tables == 8 * (7 + 5 + 4 + 6) and own["categorical"].vectors == 10 * 4 * 8 * 2
+    assert (
+        own["features.categorical"].tables == 8 * (7 + 5 + 4 + 6)
+        and own["features.categorical"].vectors == 10 * 4 * 8 * 2
+    )
     assert own["fusions.0"].tables == own["fusions.0"].vectors == 0 and own[REST].weights == 0
 
 
@@ -60,6 +63,6 @@ def test_layers_of_a_gpu_that_is_not_here():
     model = network(replace(SIZE, layers=1, untied=(), by_domain=False))
     found = layers.previewed(model, tuple(inputs(64)), "h100")
     names = {part.name for part in parts_of(model, found, 64, {})}
-    assert {"transformers.0", "fusions.0", "mixing", "tasks.0", "categorical"} <= set(found) <= names
+    assert {"transformers.0", "fusions.0", "mixing", "tasks.0", "features.categorical"} <= set(found) <= names
     assert all(0 < seconds < 1e-2 for seconds in found.values())
     assert found.get(REST, 0.0) < sum(found.values()) / 2
