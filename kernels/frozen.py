@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from loka_compile import compat
-from loka_compile.kernels.fingerprint import BITS, Blocks
+from loka_compile.kernels.fingerprint import Fingerprint
 from loka_compile.kernels.quantize import quantize as quantization
 
-SAMPLES = 64
 LOOK_EVERY = 8
 """Calls between two looks at a block. In a weight of a million values all blocks are seen within 8,000 calls."""
 
@@ -32,26 +31,22 @@ LOOK_EVERY = 8
 class _Entry:
     """One parameter's forms.
 
-    memory: while it is there, no other tensor gets its address. places: size and stride of a view of some values.
-    sample: a copy of them.
+    memory: while it is there, no other tensor gets its address. values: None on a GPU, which nobody waits for.
     """
 
     memory: compat.Memory
     version: int
-    places: tuple[tuple[int], tuple[int]]
-    sample: bytes
     layout: tuple[Any, ...]
+    values: Fingerprint | None
     forms: dict[Any, Any]
-    blocks: Blocks
 
     def holds(self, weight: Tensor) -> bool:
         """Whether the forms are those of this weight as it is now."""
         return (
             self.memory() is not None
             and self.version == weight._version
-            and self.layout == _layout(weight)
-            and (weight.is_cuda or _bits(weight, self.places) == self.sample)
-            and (weight.is_cuda or self.blocks.same(weight, LOOK_EVERY))
+            and self.layout == _layout(weight)  # from here on the values lie where they lay
+            and (self.values is None or self.values.same(LOOK_EVERY))
         )
 
 
@@ -67,11 +62,9 @@ def frozen(weight: Tensor, form: Any, make: Callable[[Tensor], Any]) -> Any:
     with _lock:
         entry = _entries.get(key)
         if entry is None or not entry.holds(weight):
-            memory, places = compat.memory_of(weight, lambda _: _forget(key)), _places(weight)
-            kept = places, b"" if weight.is_cuda else _bits(weight, places), _layout(weight)
-            entry = _Entry(memory, weight._version, *kept, {}, Blocks())
-            if not weight.is_cuda:
-                entry.blocks.learn(weight)
+            memory = compat.memory_of(weight, lambda _: _forget(key))
+            values = None if weight.is_cuda else Fingerprint(weight)
+            entry = _Entry(memory, weight._version, _layout(weight), values, {})
             _entries[key] = entry
         if form not in entry.forms:
             made = make(weight)
@@ -91,21 +84,6 @@ def _tensors(made: Any) -> list[Tensor]:
 
 def _layout(weight: Tensor) -> tuple[Any, ...]:
     return weight.data_ptr(), weight.shape, weight.stride(), weight.dtype
-
-
-def _places(weight: Tensor) -> tuple[tuple[int], tuple[int]]:
-    """Size and stride of a view of about SAMPLES values, spread over the tensor's memory."""
-    sizes = [(size - 1) * abs(stride) for size, stride in zip(weight.shape, weight.stride(), strict=True)]
-    span = 0 if not weight.numel() else 1 + sum(sizes)
-    step = span // SAMPLES | 1  # odd, so that it visits all columns of an even-sized matrix
-    return (-(-span // step),), (step,)
-
-
-def _bits(weight: Tensor, places: tuple[tuple[int], tuple[int]]) -> bytes:
-    """The bits of the values at these places; by numpy, which takes a tenth of torch's time for it."""
-    values = weight.detach().as_strided(*places).view(BITS[weight.element_size()])
-    bits: bytes = values.numpy().tobytes()
-    return bits
 
 
 def quantized(

@@ -26,7 +26,7 @@ def int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 def goes_by_parts(a: Tensor) -> bool:
     """Whether a product with `a` takes two calls of torch._int_mm, because one would saturate on this processor."""
-    return a.device.type == "cpu" and a.dtype in INTEGERS and processor().int_mm_saturates
+    return a.is_cpu and a.dtype in INTEGERS and processor().int_mm_saturates
 
 
 def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _exact_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 def _is_shifted(a: Tensor) -> bool:
     """Whether `a` is made int8 first, because torch._int_mm takes no uint8 here."""
-    return a.device.type == "cpu" and a.dtype == torch.uint8 and not compat.cpu_int_mm_takes_uint8()
+    return a.is_cpu and a.dtype == torch.uint8 and not compat.cpu_int_mm_takes_uint8()
 
 
 def _as_it_is(a: Tensor) -> bool:
@@ -54,6 +54,6 @@ def int_mm_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     (m, k), n = a.shape, b.shape[1]
     if (m > 1 and k > 1 and n > 1) and _as_it_is(a):
         return torch._int_mm(a, b, out=out)
-    if m == 1 < min(k, n) and a.stride(1) == 1 and a.device.type == "cpu" and _as_it_is(a):
+    if m == 1 < min(k, n) and a.stride(1) == 1 and a.is_cpu and _as_it_is(a):
         return torch._int_mm(a.as_strided((1, k), (k, 1)), b, out=out)
     return out.copy_(int_mm(a, b))

@@ -8,6 +8,7 @@ from typing import Any
 
 import sympy
 import torch
+from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 
@@ -39,8 +40,6 @@ def running_fakes(values: Sequence[Any]) -> Iterator[None]:
 
 
 def is_fake(value: Any) -> bool:
-    from torch._subclasses import FakeTensor
-
     return isinstance(value, FakeTensor)
 
 

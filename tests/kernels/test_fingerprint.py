@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
-from loka_compile.kernels import frozen
-from loka_compile.kernels.fingerprint import BLOCK, Blocks
+from loka_compile.kernels.fingerprint import BLOCK, Fingerprint
 from loka_compile.kernels.frozen import LOOK_EVERY
 from loka_compile.kernels.providers.aten import frozen_mm
 
-
-def written_unseen(tensor):
-    """A value that is neither a training step's nor a version's, and that no fixed sample has."""
-    tensor.data.view(-1)[5] += 1
+UNSAMPLED = 5
+"""A place that is not among the values compared at every call, in a tensor of more than SAMPLES * 5 values."""
 
 
-def looks_until_seen(blocks, tensor):
-    return next((look for look in range(1, 100) if not blocks.same(tensor)), None)
+def looks_until_seen(values):
+    return next((look for look in range(1, 100) if not values.same()), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8])
@@ -26,34 +26,50 @@ def test_every_value_is_seen_in_time(dtype, shape):
     tensor = torch.randint(-9, 9, shape).to(dtype)
     count, size = -(-tensor.numel() // BLOCK), tensor.numel()
     for place in {0, 1, size // 2, size - 1}:
-        blocks = Blocks()
-        blocks.learn(tensor)
-        assert all(blocks.same(tensor) for _ in range(2 * count))
+        values = Fingerprint(tensor)
+        assert all(values.same() for _ in range(2 * count))
         tensor.view(-1)[place] += 1
-        assert looks_until_seen(blocks, tensor) <= count
+        assert looks_until_seen(values) <= count
         tensor.view(-1)[place] -= 1
 
 
-def test_what_was_not_learned_is_taken_as_it_is_at_its_first_look():
-    tensor, blocks = torch.randn(4, BLOCK), Blocks()
-    assert all(blocks.same(tensor) for _ in range(4))
-    tensor[2, 7] += 1
-    assert looks_until_seen(blocks, tensor) <= 4
+def test_a_write_of_half_a_tensor_is_seen_at_once():
+    for half in (slice(0, 50), slice(50, 100)):
+        tensor = torch.randn(100, 96)
+        values = Fingerprint(tensor)
+        tensor[half] *= 2
+        assert not values.same(every=100)
 
 
 def test_one_call_of_so_many_looks():
-    tensor, blocks = torch.zeros(10), Blocks()
-    blocks.learn(tensor)
-    tensor[3] = 1
-    assert [blocks.same(tensor, every=3) for _ in range(6)] == [True, True, False, True, True, False]
+    tensor = torch.zeros(1000)
+    values = Fingerprint(tensor)
+    tensor[UNSAMPLED] = 1
+    assert [values.same(every=3) for _ in range(6)] == [True, True, False, True, True, False]
 
 
-@pytest.mark.parametrize("like", [lambda x: x.t(), lambda x: x.unsqueeze(0).expand(3, -1, -1), lambda x: x[:, ::2]])
+@pytest.mark.parametrize("like", [lambda x: x.t(), lambda x: x.unsqueeze(0).expand(3, -1, -1), lambda x: x[:, 2:7]])
 def test_views(like):
-    tensor, blocks = torch.randn(8, 8), Blocks()
-    blocks.learn(like(tensor))
-    assert blocks.same(like(tensor))
-    assert Blocks().same(torch.empty(0))
+    tensor = torch.randn(8, 8)
+    values = Fingerprint(like(tensor))
+    assert values.same()
+    tensor[:, 4] += 1
+    assert not values.same()
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.empty(0), torch.empty(3, 0), torch.zeros(()), torch.zeros(3, dtype=torch.complex128)]
+)
+def test_shapes_and_dtypes_that_no_weight_has(tensor):
+    assert all(Fingerprint(tensor).same() for _ in range(3))
+
+
+def test_nothing_is_kept_alive():
+    tensor = torch.randn(100)
+    values, there = Fingerprint(tensor), weakref.ref(tensor.untyped_storage())
+    del tensor
+    gc.collect()
+    assert there() is None and values is not None
 
 
 @torch.no_grad()
@@ -61,9 +77,7 @@ def test_a_frozen_weight_is_quantized_anew_in_time():
     weight = torch.nn.Parameter(torch.randn(100, 96))
     a = torch.randn(4, 96).bfloat16()
     before = frozen_mm(a, weight, True)
-    sampled = frozen._bits(weight, frozen._places(weight))
-    written_unseen(weight)
-    assert frozen._bits(weight, frozen._places(weight)) == sampled
+    weight.data.view(-1)[UNSAMPLED] += 1  # neither a version nor the few values tell
     blocks = -(-weight.numel() // BLOCK)
     outs = [frozen_mm(a, weight, True) for _ in range(blocks * LOOK_EVERY)]
     wanted = a @ weight.detach().bfloat16().t()
