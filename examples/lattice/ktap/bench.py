@@ -129,10 +129,11 @@ def plot(curve: dict[str, list[dict[str, float]]], runs: dict[str, list[dict[str
             label=name,
         )
     for arm in (ALONE, LABELS, TEACHER):
-        panel.axhline(fmean(run["ne"] for run in runs[arm]), linestyle="--", color="grey")
-        panel.annotate(arm, (0.0, fmean(run["ne"] for run in runs[arm])))
-    panel.set(xlabel="share of impressions with a teacher's record", ylabel="NE, last 20 %")
-    panel.legend(fontsize=7)
+        height = fmean(run["ne"] for run in runs[arm])
+        panel.axhline(height, linestyle="--", color="grey")
+        panel.text(0.99, height, arm, transform=panel.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
+    panel.set(xlim=(0, 1.05), xlabel="share of impressions with a teacher's record", ylabel="NE, last 20 %")
+    panel.legend(fontsize=7, loc="lower left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
