@@ -69,7 +69,7 @@ def drawn(data: Campaigns, mixes: Array, q: Array, precision: Array, bootstrap: 
     chance = np.linalg.cholesky(
         variances(q, data.mixes, data.sizes) / share
     )  # of errors, as users drawn from Q make them
-    noise = np.einsum("kij,kjl,skl->ski", root, chance, rng.standard_normal((STUDENTIZED, campaigns, free)))
+    noise = np.einsum("kij,skj->ski", root @ chance, rng.standard_normal((STUDENTIZED, campaigns, free)))
     rest = noise - ((noise.reshape(STUDENTIZED, -1) @ back.T) @ design.T).reshape(noise.shape)
     quantiles = [_quantile(noise, rest, reach[:, :, tag], corrected[:, :, tag], bootstrap.level) for tag in range(tags)]
     wider = np.where(blind, 1, quantiles)[:, None] / NormalDist().inv_cdf((1 + bootstrap.level) / 2)
