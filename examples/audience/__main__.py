@@ -14,7 +14,7 @@ import numpy as np
 
 from examples.audience.join import Corrected, Source
 from examples.audience.quality import report
-from examples.audience.quality.methods import constrained_regression
+from examples.audience.quality.fitted import fitted
 from examples.audience.quality.table import read, sources_of
 from examples.audience.reach import query as queries
 from examples.audience.reach.build import build, refresh
@@ -91,7 +91,7 @@ def _corrected(estimator: Estimator, campaigns: Path | None) -> Corrected | None
     if not names:
         raise AudienceError(f"no source of {campaigns} is a feature of the sample: {sources_of(campaigns)}")
     tables = {name: read(campaigns, name) for name in names}
-    sources = [Source(name, constrained_regression(table.data)) for name, table in tables.items()]
+    sources = [Source(name, fitted(table.data)) for name, table in tables.items()]
     first = tables[names[0]]
     base = np.average(first.data.reports, axis=0, weights=first.data.sizes)
     return Corrected(estimator, sources, first.categories, base.tolist(), 1 / len(sources))

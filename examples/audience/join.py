@@ -7,24 +7,29 @@ what chance did to so many users. All are in one interval, as independent errors
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Literal, get_args
 
 import numpy as np
 
+from examples.audience.quality import simplex
 from examples.audience.quality.combine import combined
-from examples.audience.quality.result import Quality
+from examples.audience.quality.result import Quality, bayes
 from examples.audience.reach.answer import Reach, Z
 from examples.audience.reach.estimator import Estimator, Question
-from examples.audience.reach.query import And, Everybody, In, Query
+from examples.audience.reach.query import And, Everybody, In, Not, Or, Query
 from examples.audience.reach.schema import AudienceError, Schema, nearest
 from examples.audience.reach.shard import Chance
 
 MAX_COMBINATIONS = 512
 DRAWS = 200
 """Of the sample's counts, to see what they leave uncertain."""
+RAKES = 30
+"""Rounds of raking."""
+ALIKE = 0.01
+"""Chance, at least, of such tags, for a source to be taken to err in an audience as in the campaigns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,8 @@ class Source:
 class InTarget:
     """reach: expected rows of the category, with all uncertainties. tagged: rows that the tags alone would claim.
 
-    sampling, quality, chance: half of the interval that each would have alone.
+    sampling, quality, chance: half of the interval that each would have alone. holds: what was taken to be the same in
+    every audience. notes: reasons for doubt; where there are any the interval may be wider than those halves.
     """
 
     reach: Reach
@@ -47,10 +53,33 @@ class InTarget:
     sampling: float
     quality: float
     chance: float
+    holds: str
+    notes: tuple[str, ...] = ()
 
 
-Holds = Literal["tags", "errors"]
+Holds = Literal["fits", "tags", "errors"]
 """What stays the same in every audience: P(category | tags), or P(tags | category), how a source errs."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """values [1 + resamples]: rows; sampling, chance: halves of intervals; alike: chance of such tags, None if not
+    looked at."""
+
+    values: np.ndarray
+    sampling: float
+    chance: float
+    alike: float | None = None
+
+    @property
+    def halves(self) -> tuple[float, float, float]:
+        """Of the sample, of Q, of chance."""
+        return self.sampling, Z * float(np.std(self.values[1:])) if len(self.values) > 1 else 0.0, self.chance
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        half, value = math.hypot(*self.halves), float(self.values[0])
+        return max(0.0, value - half), value + half
 
 
 class Corrected:
@@ -78,14 +107,19 @@ class Corrected:
                 f"the sources have {math.prod(sizes)} combinations of tags, more than {MAX_COMBINATIONS}"
             )
         self._combinations = list(product(*(range(size) for size in sizes)))
+        self._margins = np.hstack(  # [combinations, tags of all sources]
+            [np.eye(size)[[codes[place] for codes in self._combinations]] for place, size in enumerate(sizes)]
+        )
 
-    def reach(self, query: Query, category: str, holds: Holds = "tags") -> InTarget:
+    def reach(self, query: Query, category: str, holds: Holds = "fits") -> InTarget:
         """Expected rows that match `query` and are of `category`.
 
-        holds="tags": whoever has a tag is of the category with the same chance in every audience; then the answer is a
-        sum over rows. Wrong for a query whose features say something of the category themselves. holds="errors":
-        a source errs alike in every audience, given the truth; then the audience has the mix of categories that
-        most likely gives its tags (Saerens et al. 2002), less biased and less certain.
+        holds="errors": a source errs alike in every audience, given the truth, whatever the criteria say of the
+        category; then the audience has the mix of categories that most likely gives its tags (Saerens et al. 2002).
+        "tags": whoever has a tag is of the category with the same chance in every audience; then the answer is a sum
+        over rows, surer, and wrong where features say something of the category themselves. "fits": errors, as
+        campaigns in which tags hold may be aimed at tags, which says nothing of other criteria; but where the campaigns
+        bear out neither, or the audience's tags are none that such errors give, all that either would say.
         """
         if category not in self.categories:
             raise AudienceError(f"there is no category {category!r}{nearest(category, self.categories)}")
@@ -95,18 +129,38 @@ class Corrected:
         claimed = And((query, In(self.sources[0].feature, (category,))))
         cells = [self._cell(query, codes) for codes in self._combinations]
         tagged, *totals = self.estimator.batch([Question(claimed), *map(Question, cells)])
-        chances = self._chances()  # [1 + resamples, combinations, K]
-        if holds == "tags":
-            values, sampling = self._summed(query, totals, chances[:, :, wanted])
-            p = chances[0, :, wanted]
-            chance = Z * math.sqrt(float((p * (1 - p)) @ [each.value for each in totals]))
-        else:
-            values, sampling, chance = self._most_likely(totals, chances, wanted)
-        by_quality = Z * float(np.std(values[1:])) if len(values) > 1 else 0.0
-        half, value = math.hypot(sampling, by_quality, chance), float(values[0])
-        rows, answered = sum(each.rows for each in totals), tagged.answered
-        found = Reach(value, max(0.0, value - half), value + half, rows, answered)
-        return InTarget(found, tagged, sampling, by_quality, chance)
+        found = self._by_tags(query, totals, wanted) if holds == "tags" else self._by_errors(query, totals, wanted)
+        low, high = found.ends
+        notes, open_to = self._doubts(found, holds)
+        if open_to and holds == "fits":
+            other = self._by_tags(query, totals, wanted).ends
+            low, high = min(low, other[0]), max(high, other[1])
+        value, rows = float(found.values[0]), sum(each.rows for each in totals)
+        reach = Reach(value, low, high, rows, tagged.answered)
+        return InTarget(reach, tagged, *found.halves, "tags" if holds == "tags" else "errors", notes)
+
+    def _doubts(self, found: _Found, holds: Holds) -> tuple[tuple[str, ...], bool]:
+        """Notes, and whether the answer is open to either assumption."""
+        notes, unsure = [], False
+        for source in self.sources:
+            known = source.quality.assumption
+            if known is not None and not known.fits:
+                notes.append(f"{source.feature}: {known}")
+                unsure = True
+            elif known is not None and holds == "tags" and known.holds == "errors":
+                notes.append(f"{source.feature}: tags do not mean the same in all campaigns; {known}")
+        odd = found.alike is not None and found.alike < ALIKE
+        if odd:
+            notes.append(
+                f"the audience's tags are none that the sources' errors give (p = {found.alike:.3f}): they err otherwise here"
+            )
+        return tuple(notes), unsure or odd
+
+    def _by_tags(self, query: Query, totals: Sequence[Reach], wanted: int) -> _Found:
+        chances = self._chances()[:, :, wanted]
+        values, sampling = self._summed(query, totals, chances)
+        p = np.clip(chances[0], 0, 1)
+        return _Found(values, sampling, Z * math.sqrt(float((p * (1 - p)) @ [each.value for each in totals])))
 
     def _summed(self, query: Query, totals: Sequence[Reach], chances: np.ndarray) -> tuple[np.ndarray, float]:
         """Expected rows by resample of Q, and half of the sample's interval. chances [1 + resamples, combinations]."""
@@ -119,22 +173,83 @@ class Corrected:
         values[0] = direct.value
         return values, direct.high - direct.value if direct.rows else 0.0
 
-    def _most_likely(
-        self, totals: Sequence[Reach], chances: np.ndarray, wanted: int
-    ) -> tuple[np.ndarray, float, float]:
-        """Likeliest rows by resample of Q, and half of the sample's interval and of that of chance."""
-        everybody = [self._cell(Everybody(), codes) for codes in self._combinations]
-        shares = np.array([each.value for each in self.estimator.batch([Question(each) for each in everybody])])
-        joint = chances * (shares / shares.sum())[:, None]  # P(tags, category)
-        errs = joint / np.maximum(joint.sum(1, keepdims=True), 1e-12)  # P(tags | category)
-        counts = np.array([each.value for each in totals])
-        values = mixed(np.broadcast_to(counts, (len(errs), len(counts))), errs)[:, wanted]
-        halves = []
-        for spread in (np.array([(each.high - each.low) / (2 * Z) for each in totals]), np.sqrt(counts)):
-            drawn = np.maximum(np.random.default_rng(0).normal(counts, spread, (DRAWS, len(counts))), 0)
-            found = mixed(drawn, np.broadcast_to(errs[0], (DRAWS, *errs[0].shape)))[:, wanted]
+    def _by_errors(self, query: Query, totals: Sequence[Reach], wanted: int) -> _Found:
+        """Likeliest rows. Several sources are a composite likelihood (Lindsay 1988), each with the tags it gives by
+        itself: its mix is right however they depend on each other, and the sample's scatter of all tags together says how sure.
+        """
+        errs = self._errors()  # [1 + resamples, tags of all sources, K]
+        criteria, about_tags = self._parted(query)
+        audience = totals
+        if about_tags:  # the mix of those from whom the tags' criteria choose
+            audience = self.estimator.batch([Question(self._cell(criteria, codes)) for codes in self._combinations])
+        own = np.array([each.value for each in totals])
+        counts = np.array([each.value for each in audience])
+        spread = np.array([(each.high - each.low) / (2 * Z) for each in audience])
+
+        def rows(cells: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Rows of the category, and the errors of the tags that are left. cells [B, combinations]."""
+            tags = cells @ self._margins / len(self.sources)
+            mix = simplex.likeliest_mix(tags, errors)
+            left = tags - (errors @ mix[:, :, None])[:, :, 0]
+            if not about_tags:
+                return mix[:, wanted], left
+            return self._together(errors, mix, cells)[:, :, wanted] @ own, left
+
+        values, rest = rows(np.broadcast_to(counts, (len(errs), len(counts))), errs)
+        first, halves, noise = np.broadcast_to(errs[0], (DRAWS, *errs[0].shape)), [], np.zeros((DRAWS, errs.shape[1]))
+        for seed, scale in enumerate((spread, np.sqrt(counts))):
+            drawn = np.maximum(np.random.default_rng(seed).normal(counts, scale, (DRAWS, len(counts))), 0)
+            found, left = rows(drawn, first)
+            noise += left - left.mean(0)
             halves.append(Z * float(np.std(found)))
-        return values, halves[0], halves[1]
+        if len(errs) > 1:
+            noise += np.resize(rest[1:] - rest[1:].mean(0), noise.shape)
+        scale = np.maximum(noise.std(0), 1e-9)
+        farther = ((noise / scale) ** 2).sum(1) >= ((rest[0] / scale) ** 2).sum()
+        return _Found(values, halves[0], halves[1], float((1 + farther.sum()) / (1 + DRAWS)))
+
+    def _parted(self, query: Query) -> tuple[Query, bool]:
+        """The criteria that are not about sources' tags, and whether there are others. Of these nothing follows by how
+        sources err: they choose among the tags themselves."""
+        names = {source.feature for source in self.sources}
+        parts = list(_parts(query))
+        others = tuple(part for part in parts if not names & _features(part))
+        return (And(others) if others else Everybody()), len(others) < len(parts)
+
+    def _errors(self) -> np.ndarray:
+        """P(tag | category) of every tag of every source, by resample, the sources one below the other and each
+        divided by their number: [1 + resamples, tags, K].
+
+        Where campaigns bear out that tags hold, Q is that of the sample, and Bayes with its tags gives the errors.
+        """
+        found = []
+        for source, own in zip(self.sources, self._tags, strict=True):
+            if source.quality.errors_draws is not None:
+                errs = source.quality.errors_draws[:, own]
+            else:
+                values = self.estimator.schema.feature(source.feature).values
+                everybody = [Question(In(source.feature, (value,))) for value in values]
+                shares = np.array([each.value for each in self.estimator.batch(everybody)])
+                q = np.stack([source.quality.chance(c)[:, own] for c in range(len(self.categories))], axis=2)
+                errs = q * (shares / shares.sum())[:, None]
+            found.append(errs / np.maximum(errs.sum(1, keepdims=True), 1e-12) / len(self.sources))
+        least = min(map(len, found))
+        return np.concatenate([each[:least] for each in found], axis=1)
+
+    def _together(self, errs: np.ndarray, mix: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """P(category | tags) of every combination of tags, [B, combinations, K], in an audience of this mix [B, K].
+
+        Raked, from sources that err independently, to each source's errors and to how many have the tags together, cells
+        [B, combinations], which holds what they copy from each other (Deming and Stephan 1940).
+        """
+        wanted, sizes = errs * len(self.sources) * mix[:, None], np.cumsum([0, *map(len, self._tags)])
+        joint = np.repeat(mix[:, None], len(self._combinations), axis=1)
+        for _ in range(RAKES):
+            for first, last in pairwise(sizes):
+                margin = self._margins[:, first:last]
+                joint = joint * (margin @ (wanted[:, first:last] / np.maximum(margin.T @ joint, 1e-12)))
+            joint = joint * (cells / np.maximum(joint.sum(2), 1e-12))[:, :, None]
+        return bayes(joint, np.ones_like(mix))
 
     def _chances(self) -> np.ndarray:
         """P(category | tags) of every combination of tags, by resample of the sources' Q: [1 + resamples, A, K]."""
@@ -156,17 +271,24 @@ class Corrected:
         return And((query, *tagged))
 
 
-def mixed(counts: np.ndarray, errs: np.ndarray, rounds: int = 300) -> np.ndarray:
-    """How many of each category most likely gave the counts of tags, [B, K]; counts [B, A]; errs [B, A, K]: P(tags |
-    category). Expectation-maximisation from an even mix."""
-    found = np.repeat(counts.sum(1, keepdims=True) / errs.shape[2], errs.shape[2], axis=1)
-    for _ in range(rounds):
-        expected = np.maximum(np.einsum("bak,bk->ba", errs, found), 1e-12)
-        new = found * np.einsum("ba,bak->bk", counts / expected, errs)
-        if np.abs(new - found).max() < 1e-3:
-            break
-        found = new
-    return found
+def _parts(query: Query) -> Iterator[Query]:
+    """What all have to meet."""
+    if isinstance(query, And):
+        for each in query.all:
+            yield from _parts(each)
+    else:
+        yield query
+
+
+def _features(query: Query) -> set[str]:
+    match query:
+        case In(feature, _):
+            return {feature}
+        case Not(of):
+            return _features(of)
+        case And(parts) | Or(parts):
+            return set().union(*map(_features, parts))
+    return set()
 
 
 def _tags_of(schema: Schema, feature: str, categories: Sequence[str]) -> list[int]:

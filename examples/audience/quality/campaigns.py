@@ -14,11 +14,13 @@ from loka_compile.sampling.source_quality import SUM_TOLERANCE
 
 @dataclass(frozen=True, eq=False)
 class Campaigns:
-    """mixes [C, K + 1]: share of each tag; reports [C, K]: share of each true category; sizes [C]: users."""
+    """mixes [C, K + 1]: share of each tag; reports [C, K]: share of each true category; sizes [C]: users whose truth
+    a report rests on; users [C]: those whose tags are counted, a report's among them."""
 
     mixes: Array
     reports: Array
     sizes: Array
+    users: Array
 
     @classmethod
     def of(cls, counts: ArrayLike, reports: ArrayLike, sizes: ArrayLike | None = None) -> Campaigns:
@@ -43,7 +45,7 @@ class Campaigns:
             raise ValueError(f"the shares reported for campaign {off[0]} sum to {r[off[0]].sum():g}, not 1")
         if n[:, 1:].sum() == 0:
             raise ValueError("no user has a tag: there is nothing to judge")
-        return cls(n / n.sum(1, keepdims=True), r / r.sum(1, keepdims=True), size)
+        return cls(n / n.sum(1, keepdims=True), r / r.sum(1, keepdims=True), size, np.maximum(n.sum(1), size))
 
 
 def resampled(sizes: Array, bootstrap: Bootstrap) -> Array:

@@ -1,4 +1,4 @@
-"""Five ways to learn how often a source's tags are right, from what an agency reports per campaign.
+"""Six ways to learn how often a source's tags are right, from what an agency reports per campaign.
 
 The setting is that of "Towards data quality assessment in online advertising" (arXiv 1711.11175), whose equations we
 have not seen: the formulations are ours. Shapes as in result.py.
@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from examples.audience.quality import simplex, spread
+from examples.audience.quality import model, simplex, spread
 from examples.audience.quality.campaigns import Campaigns, resampled
+from examples.audience.quality.model import Model
 from examples.audience.quality.result import Quality, bounded, prior_of, quality, told_apart, unseen
 from loka_compile.sampling.intervals import BOOTSTRAP, Array, Bootstrap, estimates
 
@@ -46,7 +47,8 @@ def constrained_regression(
     weighted = (weights[:, None] * data.mixes).T
     gram, cross = weighted @ data.mixes + ridge * np.eye(len(q0)), weighted @ data.reports + ridge * q0
     [q] = simplex.least_squares(gram[None], cross[None], q0[None])
-    drawn = spread.drawn(data, data.mixes, q, _alike(data), bootstrap)
+    of = model.tags(data)
+    drawn = spread.drawn(of, q, alike(of), bootstrap)
     return quality("constrained_regression", data, q, drawn, bootstrap, undetermined, flags)
 
 
@@ -63,16 +65,17 @@ def expectation_maximisation(
     E: each campaign's table of tag by truth, from Q by iterative proportional fitting to its two margins. M: Q from
     the sum of the tables. The log-likelihood is its leading term for large campaigns, -KL(table | tags times Q): it
     never falls, and is concave in Q, so there is one optimum. Unlike the regression it knows the reports' variances.
+    As the tables have the reported margins whatever Q is, Q is right in the campaigns together also where errors hold.
     """
     weights, q0 = data.sizes / data.sizes.sum(), np.maximum(prior_of(data, prior), 1e-12)
     undetermined, flags = told_apart(data)
     q0 /= q0.sum(1, keepdims=True)
-    [q], trace, moving = simplex.likeliest(data.mixes, data.reports, weights[None], q0, tolerance, iterations)
+    q, trace, moving = simplex.likeliest(data.mixes, data.reports, weights, q0, tolerance, iterations)
     if moving:
         flags += (f"the fit still moved after {iterations} iterations",)
     likelihood = tuple(float(data.sizes.sum()) * value for value in trace)
-    precision = np.linalg.inv(spread.variances(q, data.mixes, data.sizes))
-    drawn = spread.drawn(data, data.mixes, q, precision, bootstrap)
+    of = model.tags(data)
+    drawn = spread.drawn(of, q, np.linalg.inv(of.within(q) * data.sizes.mean()), bootstrap)
     return quality("expectation_maximisation", data, q, drawn, bootstrap, undetermined, flags, likelihood)
 
 
@@ -93,7 +96,8 @@ def single_tag(
     there, users = mass > 0, np.where(mass > 0, mass, 1)
     q = np.where(there, weighted @ data.reports / users, q0)
     pure = np.where(there, (weighted * data.mixes.T).sum(1, keepdims=True) / users, 1)
-    drawn = spread.drawn(data, dedicated, q, _alike(data), bootstrap)
+    of = replace(model.tags(data), design=dedicated)
+    drawn = spread.drawn(of, q, alike(of), bootstrap)
     drawn.q[::2] -= 1 - pure
     missing = np.flatnonzero(mass == 0).tolist()
     flags = (f"no campaign of its own for tags {missing}: their rows are the prior",) if missing else ()
@@ -136,7 +140,7 @@ def holdout(
     return bounded("holdout", figures, q, bootstrap, missing, flags, rank=categories + 1 - len(missing))
 
 
-def _alike(data: Campaigns) -> Array:
-    """The precision of reports for a fit by least squares, which takes all users and categories as equally sure."""
-    free = data.reports.shape[1] - 1
-    return np.broadcast_to(np.eye(free), (len(data.sizes), free, free))
+def alike(of: Model) -> Array:
+    """The precision of responses for a fit by least squares, which takes all users and shares as equally sure."""
+    free = of.response.shape[1] - 1
+    return np.eye(free) * (of.sizes / of.sizes.mean())[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,28 @@ from typing import Any
 import numpy as np
 
 from examples.audience.quality import methods
+from examples.audience.quality.assumption import MAX_SCATTER, Assumption
+from examples.audience.quality.campaigns import Campaigns
 from examples.audience.quality.constancy import Constancy, constancy
+from examples.audience.quality.errors import error_regression
+from examples.audience.quality.fitted import fitted, widened
+from examples.audience.quality.model import Holds
 from examples.audience.quality.ranking import Place, ranking
 from examples.audience.quality.result import Quality
 from examples.audience.quality.table import Table, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
 
 METHODS = {
+    "fitted": fitted,
     "single_tag": methods.single_tag,
     "marginal_agreement": methods.marginal_agreement,
     "constrained_regression": methods.constrained_regression,
+    "error_regression": error_regression,
     "expectation_maximisation": methods.expectation_maximisation,
 }
 """Those that need aggregates only; `holdout` needs users whose truth is known."""
-DEFAULT = "constrained_regression"
+DEFAULT = "fitted"
+"""The regression whose assumption the campaigns bear out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +42,12 @@ class Judged:
     table: Table
     by_method: dict[str, Quality]
     constant: Constancy | None
+
+    @property
+    def assumption(self) -> Assumption:
+        found = self.by_method[DEFAULT].assumption
+        assert found is not None  # `fitted` makes it
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +62,24 @@ def judge(path: Path, bootstrap: Bootstrap | None = None) -> Report:
     sources = {}
     for name in sources_of(path) or ["tag"]:
         table = read(path, name)
-        by_method = {method: run(table.data, bootstrap) for method, run in METHODS.items()}
-        sources[name] = Judged(table, by_method, _constancy(table))
+        by_method = {method: _judged(run, table.data, bootstrap) for method, run in METHODS.items()}
+        sources[name] = Judged(table, by_method, _constancy(table, by_method[DEFAULT].holds))
     places = ranking({name: judged.by_method[DEFAULT] for name, judged in sources.items()})
     return Report(sources, places)
 
 
-def _constancy(table: Table) -> Constancy | None:
+def _judged(run: Callable[[Campaigns, Bootstrap], Quality], data: Campaigns, bootstrap: Bootstrap) -> Quality:
+    """What a method says; where it does not fit the campaigns, with bounds in place of its intervals."""
+    found = run(data, bootstrap)
+    wrong = found.assumption is None and found.scatter is not None and found.scatter > MAX_SCATTER
+    return widened(found, data, bootstrap) if wrong else found
+
+
+def _constancy(table: Table, holds: Holds) -> Constancy | None:
     if table.verticals is None:
         return None
     _, counts = np.unique(np.asarray(table.verticals), return_counts=True)
-    return constancy(table.data, table.verticals) if len(counts) > 1 and counts.min() > 1 else None
+    return constancy(table.data, table.verticals, holds=holds) if len(counts) > 1 and counts.min() > 1 else None
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -67,6 +89,12 @@ def to_json(report: Report) -> dict[str, Any]:
             name: {
                 "categories": judged.table.categories,
                 "campaigns": len(judged.table.campaigns),
+                "assumption": {
+                    "holds": judged.assumption.holds,
+                    "fits": judged.assumption.fits,
+                    "told apart": judged.assumption.told_apart,
+                    "scatter": {"tags": judged.assumption.tags, "errors": judged.assumption.errors},
+                },
                 "methods": {method: _plain(found) for method, found in judged.by_method.items()},
                 "constant": None
                 if judged.constant is None
@@ -75,7 +103,13 @@ def to_json(report: Report) -> dict[str, Any]:
             for name, judged in report.sources.items()
         },
         "ranking": [
-            {"source": place.source, "rank": _triple(place.rank), "accuracy": _triple(place.score), "best": place.best}
+            {
+                "source": place.source,
+                "rank": _triple(place.rank),
+                "accuracy": _triple(place.score),
+                "best": place.best,
+                "sure": place.sure,
+            }
             for place in report.places
         ],
     }
@@ -93,21 +127,31 @@ def _triple(figure: Any) -> list[float]:
 def markdown(report: Report) -> str:
     """The report as text; `write` puts pictures beside it."""
     lines = ["# Sources against the agency's reports", "", "Intervals are of 95 %.", ""]
+    doubted = [name for name, judged in report.sources.items() if not judged.assumption.fits]
+    if doubted:
+        lines += [
+            f"**Of {', '.join(doubted)} the campaigns bear out neither assumption. What stands here of them (?) are bounds "
+            "that hold whatever they do, and their places are what these allow.**",
+            "",
+        ]
     lines += [
-        "| place | source | accuracy | lift | coverage | bits | best in |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| place | source | same in all campaigns | accuracy | lift | coverage | bits | best in |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for place in report.places:
         scores = report.sources[place.source].by_method[DEFAULT].scores
         cells = " | ".join(str(scores[name]) for name in ("accuracy", "lift", "coverage", "bits"))
         rank = f"{place.rank.value:.0f} ({place.rank.low:.0f} to {place.rank.high:.0f})"
-        lines.append(f"| {rank} | {place.source} | {cells} | {place.best:.0%} of the resamples |")
+        best = "not known" if place.best is None else f"{place.best:.0%} of the resamples"
+        lines.append(
+            f"| {rank if place.sure else f'? {rank}'} | {place.source} | {_held(report, place)} | {cells} | {best} |"
+        )
     for name, judged in report.sources.items():
         lines += [
             "",
             f"## {name}",
             "",
-            f"{len(judged.table.campaigns)} campaigns.",
+            f"{len(judged.table.campaigns)} campaigns. {str(judged.assumption)[0].upper()}{str(judged.assumption)[1:]}.",
             "",
             f"![Q of {name}]({name}.png)",
             "",
@@ -117,10 +161,24 @@ def markdown(report: Report) -> str:
             score = found.scores.get("accuracy") or f"agreement {found.scores['agreement']}"
             lines.append(f"| {method} | {score} | {'; '.join(found.flags) or 'none'} |")
         if judged.constant is not None:
-            word = "no reason to doubt" if judged.constant.holds else "**reason to doubt**"
-            figures = f"p = {judged.constant.p:.3f}, entries differ by up to {judged.constant.spread:.2f}"
-            lines += ["", f"By vertical: {word} that Q is the same everywhere ({figures})."]
+            lines += ["", _by_vertical(judged.constant, judged.assumption)]
     return "\n".join(lines) + "\n"
+
+
+def _held(report: Report, place: Place) -> str:
+    """What the place rests on."""
+    words = {"tags": "P(truth given tag)", "errors": "P(tag given truth)"}
+    return words[report.sources[place.source].assumption.holds] if place.sure else "neither"
+
+
+def _by_vertical(found: Constancy, assumed: Assumption) -> str:
+    what = "Q" if assumed.holds == "tags" else "how the source errs"
+    figures = f"p = {found.p:.3f}, entries differ by up to {found.spread:.2f}"
+    if not found.holds:
+        return f"By vertical: **reason to doubt** that {what} is the same everywhere ({figures})."
+    if not assumed.fits:
+        return f"By vertical: campaigns differ, as said above, but no more between verticals than within ({figures})."
+    return f"By vertical: no reason to doubt that {what} is the same everywhere ({figures})."
 
 
 def write(report: Report, folder: Path) -> Path:

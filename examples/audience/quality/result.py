@@ -13,16 +13,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from examples.audience.quality import simplex
+from examples.audience.quality import model, simplex
+from examples.audience.quality.assumption import MAX_SCATTER, Assumption
 from examples.audience.quality.campaigns import Campaigns, resampled
+from examples.audience.quality.model import Holds
 from examples.audience.quality.spread import Drawn
 from loka_compile.sampling.intervals import Array, Bootstrap, Estimate, estimates, interval
 
 RANK_TOLERANCE = 1e-3
 """Singular values of the tag mixes below this part of the largest are 0: there noise of 0.1 % would decide Q."""
-
-MAX_SCATTER = 3.0
-"""Reports that scatter this many times more than users drawn from one Q would: Q differs between campaigns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +30,11 @@ class Quality:
 
     scores: `accuracy`, share of the tagged users whose tag is right; `lift`, accuracy over that of the same tags dealt
     at random; `coverage`, share of users with a tag; `bits`, mutual information of tag and truth; or `agreement`.
-    q, low, high: [K + 1, K], or None. rank: of the tag mixes; below K + 1 the campaigns cannot tell all tags apart.
-    scatter: squared error of the reports over what chance allows. flags: reasons for doubt, none if all is well.
+    q, low, high: [K + 1, K] in the campaigns together, or None. rank: of the tag mixes, below K + 1 the campaigns cannot
+    tell all tags apart; where errors hold of the true mixes, below K for categories. holds: what is taken to be the
+    same in all campaigns; assumption: how well they bear that out, None if nobody looked; sure: whether they do.
+    errors: P(tag | category), [K + 1, K], where errors hold.
+    scatter: squared error of the fit over what chance allows. flags: reasons for doubt, none if all is well.
     log_likelihood: by iteration, of expectation-maximisation. draws: score -> [1 + resamples], what the intervals are
     made of; resamples of equal number of two sources drew the same campaigns.
     """
@@ -48,20 +50,42 @@ class Quality:
     log_likelihood: tuple[float, ...] = ()
     draws: Mapping[str, Array] = field(default_factory=dict)
     q_draws: Array | None = None
+    holds: Holds = "tags"
+    assumption: Assumption | None = None
+    errors: Array | None = None
+    errors_draws: Array | None = None
 
-    def chance(self, category: int) -> Array:
+    @property
+    def sure(self) -> bool:
+        return self.assumption is None or self.assumption.fits
+
+    def chance(self, category: int, counts: ArrayLike | None = None) -> Array:
         """P(category | tag) by resample, [1 + resamples, K + 1]; first the estimate itself.
 
-        Of a tag that the campaigns leave open every other resample says 0 and 1, as nothing is known of it.
+        counts [K + 1]: users of an audience by tag. Where errors hold, a tag is right there as often as its mix of
+        categories makes it, the one that most likely gives these tags; without counts, as often as in the campaigns.
+        Of a tag that the campaigns leave open every other resample says the least and the most that it can be.
         """
         if self.q is None or self.q_draws is None or self.low is None or self.high is None:
             raise ValueError(f"{self.method} gives no Q: use a method that does, constrained_regression for one")
         if not 0 <= category < self.q.shape[1]:
             raise ValueError(f"category must be 0 to {self.q.shape[1] - 1}; got {category}")
-        found = self.q_draws[:, :, category].copy()
-        unknown = (self.low[:, category] == 0) & (self.high[:, category] == 1)
-        found[1::2, unknown], found[2::2, unknown] = 0, 1
+        low, high, found = self.low[:, category], self.high[:, category], self.q_draws[:, :, category].copy()
+        if counts is not None and self.errors_draws is not None:
+            users = np.broadcast_to(np.asarray(counts, float), (len(found), len(low)))
+            found = bayes(self.errors_draws, simplex.likeliest_mix(users, self.errors_draws))[:, :, category]
+        unknown = ((low == 0) & (high == 1)) | (not self.sure)
+        found[1::2, unknown], found[2::2, unknown] = low[unknown], high[unknown]
         return found
+
+
+def bayes(errors: Array, base: Array) -> Array:
+    """P(category | tag), [..., T, L], from errors [..., T, L], P(tag | category), and base [..., L], the categories'
+    shares or numbers."""
+    joint = errors * base[..., None, :]
+    total = joint.sum(-1, keepdims=True)
+    even = base[..., None, :] / base.sum(-1)[..., None, None]  # of a tag that nobody has nothing is known
+    return np.where(total > 1e-12, joint / np.where(total > 1e-12, total, 1), even)
 
 
 def quality(
@@ -77,10 +101,9 @@ def quality(
     """What q [K + 1, K], fitted to `data`, and what may be in its place say of the source."""
     weights, stack = resampled(data.sizes, bootstrap), np.concatenate([q[None], drawn.q])
     figures = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, simplex.project(stack))
-    errors = data.sizes @ ((data.reports - data.mixes @ q) ** 2).sum(1)
-    scatter = float(errors / max((data.mixes @ (q * (1 - q))).sum(), 1e-12))
+    scatter = scatter_of(model.tags(data), q)
     if scatter > MAX_SCATTER:
-        flags += (f"reports scatter {scatter:.1f} times more than chance allows: Q differs between campaigns",)
+        flags += (f"reports scatter {scatter:,.1f} times more than chance allows: Q differs between campaigns",)
     blind = [tag for tag in np.flatnonzero(drawn.blind).tolist() if tag not in undetermined]
     if blind:
         flags += (f"one campaign alone decides a part of tags {blind}: nothing shows how far off their rows are",)
@@ -88,6 +111,12 @@ def quality(
     unknown = sorted({*undetermined, *blind})
     found = bounded(method, figures, stack, bootstrap, unknown, flags, unseen(data)[0], float(best["lift"][0]))
     return replace(found, scatter=scatter, log_likelihood=trace)
+
+
+def scatter_of(of: model.Model, q: Array) -> float:
+    """Squared error of the response over what chance allows."""
+    errors = of.sizes @ ((of.response - of.design @ q)[:, :-1] ** 2).sum(1)
+    return float(errors / (of.sizes @ np.trace(of.covariance(q), axis1=1, axis2=2)))
 
 
 def bounded(

@@ -7,7 +7,6 @@ is [B, T, L] with every Q[b, a] on the simplex.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loka_compile.sampling.intervals import Array
 
@@ -39,22 +38,18 @@ def least_squares(gram: Array, cross: Array, start: Array, tolerance: float = 1e
     return q
 
 
-def fit_margins(
-    mixes: Array, reports: Array, q: Array, rows: Array, used: NDArray[np.bool_], iterations: int = 50
-) -> tuple[Array, Array]:
-    """Scales of the table nearest in KL to mixes[k, a] Q[a, c] whose margins are mixes[k, :] and reports[k, :].
+def fit_margins(mixes: Array, reports: Array, q: Array, rows: Array, iterations: int = 50) -> tuple[Array, Array]:
+    """Scales of the table nearest in KL to mixes[k, a] q[a, c] whose margins are mixes[k, :] and reports[k, :].
 
-    Iterative proportional fitting (Deming and Stephan 1940). mixes: [C, T]; reports: [C, L]; q: [B, T, L];
-    rows: [B, C, T], where to start; used: [B, C], the campaigns to fit, as Q may rule others out. Gives rows [B, C, T]
-    and columns [B, C, L]: the table is mixes * Q * rows * columns, its row sums exact. Its KL divergence is
-    sum mixes log rows + sum reports log columns.
+    Iterative proportional fitting (Deming and Stephan 1940). mixes: [C, T]; reports: [C, L]; q: [T, L]; rows: [C, T],
+    where to start. Gives rows [C, T] and columns [C, L]: the table is mixes * q * rows * columns, its row sums exact.
+    Its KL divergence is sum mixes log rows + sum reports log columns.
     """
-    transposed = q.transpose(0, 2, 1)
     for _ in range(iterations):
         columns = _ratio(reports, (mixes * rows) @ q)
-        sums = columns @ transposed
-        error = np.abs(mixes * (rows * sums - 1) * used[:, :, None]).max()
-        rows = np.where(used[:, :, None], _ratio(np.ones_like(rows), sums), 1)
+        sums = columns @ q.T
+        error = np.abs(mixes * (rows * sums - 1)).max()
+        rows = _ratio(np.ones_like(rows), sums)
         if error <= 1e-6:
             break
     return rows, columns
@@ -62,31 +57,41 @@ def fit_margins(
 
 def likeliest(
     mixes: Array, reports: Array, weights: Array, start: Array, tolerance: float, iterations: int
-) -> tuple[Array, list[float], int]:
-    """For each weighting b of the campaigns, the Q of least sum_k weights[b, k] KL(table_k | mixes_k times Q).
+) -> tuple[Array, list[float], bool]:
+    """The Q [T, L] of least sum_k weights[k] KL(table_k | mixes_k times Q).
 
     table_k is any table with campaign k's two margins. Alternates the best tables (E) and the best Q (M).
-    mixes: [C, T]; reports: [C, L]; weights: [B, C], rows summing to 1; start: [T, L], positive. Gives Q [B, T, L],
-    minus the objective of problem 0 by iteration, and how many problems moved by more than `tolerance` at the end.
+    mixes: [C, T]; reports: [C, L]; weights: [C], summing to 1; start: [T, L], positive. Gives Q, minus the objective by
+    iteration, and whether Q moved by more than `tolerance` at the end.
     """
-    q = np.repeat(start[None], len(weights), axis=0)
-    rows, tags, trace = np.ones((*weights.shape, len(start))), weights @ mixes, []
-    active = np.arange(len(weights))  # the problems that still move
+    q, rows, trace = start, np.ones(mixes.shape), []
     for _ in range(iterations):
-        rows[active], columns = fit_margins(mixes, reports, q[active], rows[active], weights[active] > 0)
-        if active[0] == 0:
-            trace.append(-float(weights[0] @ (xlogy(mixes, rows[0]) + xlogy(reports, columns[0]))))
-        scaled = weights[active, :, None] * mixes * rows[active]
-        mass = q[active] * (scaled.transpose(0, 2, 1) @ columns)
-        total = mass.sum(2, keepdims=True)
-        seen = (tags[active, :, None] > 0) & (total > 0)
-        new = np.where(seen, mass / np.where(seen, total, 1), q[active])
-        moved = np.abs(new - q[active]).max((1, 2))
-        q[active] = new
-        active = active[moved > tolerance]
-        if len(active) == 0:
+        rows, columns = fit_margins(mixes, reports, q, rows)
+        trace.append(-float(weights @ (xlogy(mixes, rows) + xlogy(reports, columns))))
+        mass = q * ((weights[:, None] * mixes * rows).T @ columns)
+        total = mass.sum(1, keepdims=True)
+        new = np.where(total > 0, mass / np.where(total > 0, total, 1), q)
+        moved, q = np.abs(new - q).max(), new
+        if moved <= tolerance:
+            return q, trace, False
+    return q, trace, True
+
+
+def likeliest_mix(counts: Array, errs: Array, rounds: int = 1000) -> Array:
+    """How many of each category most likely gave the counts of tags, [B, L]; counts [B, A]; errs [B, A, L]: P(tag |
+    category), columns summing to 1. Expectation-maximisation from an even mix (Saerens et al. 2002).
+
+    Stop: no category moves by a millionth of all users.
+    """
+    total = counts.sum(1, keepdims=True)
+    found = np.repeat(total / errs.shape[2], errs.shape[2], axis=1)
+    for _ in range(rounds):
+        expected = (errs @ found[:, :, None])[:, :, 0]
+        new = found * (_ratio(counts, expected)[:, None] @ errs)[:, 0]
+        moved, found = np.abs(new - found), new
+        if (moved <= 1e-6 * total).all():
             break
-    return q, trace, len(active)
+    return found
 
 
 def unseen_directions(mixes: Array, weights: Array, tolerance: float) -> tuple[int, Array]:

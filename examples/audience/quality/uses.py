@@ -50,17 +50,34 @@ def choose(chances: ArrayLike, price: float, value: float) -> Choice:
     return Choice(chosen, int(chosen.sum()), float(p[chosen].sum()), price * int(chosen.sum()))
 
 
+def chances_of(tags: ArrayLike, source: Quality, category: int) -> Array:
+    """P(category | tag) of each user, [N], for `choose` and `trade_off`; tags [N]: 0..K, those of all users on offer.
+
+    Where the source errs alike, tags are as often right as the mix of these users makes them. Where the campaigns bear
+    out no assumption it is the least that it can be, so that nobody is bought whose worth is not certain.
+    """
+    codes, counts = _counted(tags, source)
+    found = source.chance(category, counts)
+    return np.asarray((found[0] if source.sure else found[1:3].min(0))[codes])
+
+
 def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.95) -> Estimate:
     """How many users are of `category`: the sum of P(category | tag) over all users. tags [N]: 0..K.
 
     The interval is that of Q; what chance does to so many users is left out, as it is little beside it.
     """
-    chance = source.chance(category)
-    counts = np.bincount(np.asarray(tags), minlength=chance.shape[1])
-    if len(counts) > chance.shape[1]:
-        raise ValueError(f"tags must be 0 to {chance.shape[1] - 1}; got {len(counts) - 1}")
-    totals = chance @ counts
+    _, counts = _counted(tags, source)
+    totals = source.chance(category, counts) @ counts
     return Estimate(float(totals[0]), *map(float, interval(totals, Bootstrap(len(totals) - 1, level))))
+
+
+def _counted(tags: ArrayLike, source: Quality) -> tuple[np.ndarray, Array]:
+    """Users' tags, and how many have each."""
+    codes, number = np.asarray(tags), source.chance(0).shape[1]
+    counts = np.bincount(codes, minlength=number).astype(float)
+    if len(counts) > number:
+        raise ValueError(f"tags must be 0 to {number - 1}; got {len(counts) - 1}")
+    return codes, counts
 
 
 def _chances(chances: ArrayLike) -> Array:

@@ -77,7 +77,7 @@ def test_an_audience_with_a_mix_of_its_own_is_seen_by_how_tags_err(made):
     by_tags, by_errors = (corrected.reach(query, "old", holds) for holds in ("tags", "errors"))
     assert by_errors.reach.low <= there <= by_errors.reach.high < 1.35 * there
     assert not by_tags.reach.low <= there <= by_tags.reach.high  # it pulls everybody to the shares of all
-    with pytest.raises(AudienceError, match="`holds` is one of tags, errors"):
+    with pytest.raises(AudienceError, match="`holds` is one of fits, tags, errors"):
         corrected.reach(query, "old", "nothing")
 
 
@@ -87,7 +87,7 @@ def test_both_uncertainties_are_in_the_interval(made):
         Corrected(estimator, [Source("acme", constrained_regression(data, Bootstrap(100)))], NAMES).reach(
             Range("spend", 0.5), "old"
         )
-        for data in (Campaigns(campaigns.mixes[:12], campaigns.reports[:12], campaigns.sizes[:12]), campaigns)
+        for data in (Campaigns(*(each[:12] for each in vars(campaigns).values())), campaigns)
     )
     assert wide.quality > narrow.quality and wide.sampling == pytest.approx(narrow.sampling, rel=0.3)
     half = narrow.reach.high - narrow.reach.value

@@ -17,3 +17,17 @@ def simulate(truth, campaigns, size, seed, spread=1.0):
 
 def random_truth(tags, seed):
     return np.random.default_rng(seed).dirichlet(np.full(tags - 1, 0.7), size=tags)
+
+
+def err(truth, campaigns, users, panel, seed, spread=0.6):
+    """Campaigns whose source errs alike: truth [L, T] is P(tag | category); `panel` of the users have a known truth."""
+    rng = np.random.default_rng(seed)
+    true = np.array([rng.multinomial(users, rng.dirichlet(np.full(len(truth), spread))) for _ in range(campaigns)])
+    counts = np.array([sum(rng.multinomial(n, q) for n, q in zip(row, truth, strict=True)) for row in true])
+    reports = np.array([rng.multivariate_hypergeometric(row, panel) for row in true])
+    return Campaigns.of(counts, reports / panel, np.full(campaigns, panel))
+
+
+def joined(parts):
+    names = ("mixes", "reports", "sizes", "users")
+    return Campaigns(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 
-from examples.audience.quality.campaigns import Campaigns
 from examples.audience.quality.constancy import constancy
-from tests.examples.audience.quality.drawn import TRUTH, simulate
+from tests.examples.audience.quality.drawn import TRUTH, joined, simulate
 
 TURNED = TRUTH[[0, 2, 1, 3]]
-
-
-def joined(parts):
-    return Campaigns(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("mixes", "reports", "sizes"))
-    )
 
 
 def test_a_q_that_differs_by_vertical_is_found():

@@ -15,7 +15,7 @@ from examples.audience.quality.methods import (
     single_tag,
 )
 from loka_compile.sampling.intervals import Bootstrap, verdict
-from tests.examples.audience.quality.drawn import TRUTH, random_truth, simulate
+from tests.examples.audience.quality.drawn import TRUTH, joined, random_truth, simulate
 
 FEW = Bootstrap(resamples=20)
 ESTIMATORS = [constrained_regression, expectation_maximisation, single_tag]
@@ -160,7 +160,7 @@ def test_single_tag_agrees_with_the_regression_where_every_tag_has_campaigns():
 
 def test_a_q_that_differs_between_campaigns_is_flagged():
     parts = [simulate(q, 20, 5000, 0) for q in (TRUTH, TRUTH[[0, 2, 1, 3]])]
-    data = Campaigns(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("mixes", "reports", "sizes")))
+    data = joined(parts)
     assert constrained_regression(parts[0], FEW).scatter == pytest.approx(1, abs=0.5)
     assert any("Q differs between campaigns" in flag for flag in constrained_regression(data, FEW).flags)
 

@@ -42,8 +42,8 @@ def test_least_squares_is_where_a_projected_step_stays(tags, seed, ridge):
 
 
 def test_fitted_tables_have_both_margins():
-    data, q = simulate(TRUTH, 5, 300, 0), random_truth(4, 1)[None]
-    rows, columns = simplex.fit_margins(data.mixes, data.reports, q, np.ones((1, 5, 4)), np.ones((1, 5), bool))
-    tables = data.mixes[:, :, None] * q * rows[0][:, :, None] * columns[0][:, None, :]
+    data, q = simulate(TRUTH, 5, 300, 0), random_truth(4, 1)
+    rows, columns = simplex.fit_margins(data.mixes, data.reports, q, np.ones((5, 4)))
+    tables = data.mixes[:, :, None] * q * rows[:, :, None] * columns[:, None, :]
     assert np.allclose(tables.sum(2), data.mixes, atol=1e-12)
     assert np.allclose(tables.sum(1), data.reports, atol=1e-6)
