@@ -2,7 +2,8 @@
 
     python -m examples.audience.bench_quality [--seeds 8] [--samples 8] [--rehearse] [--json FILE] [--picture FILE]
 
-Campaigns, tags and reports are drawn user by user from a known Q. The in-target part uses the census (data.py), whose
+Campaigns, tags and reports are drawn user by user: from P(truth | tag), the same in all campaigns; from P(tag | truth),
+the same in all of them; and, once, from two Q, where neither is. The in-target part uses the census (data.py), whose
 true gender a simulated source guesses right for 75 % of those whom it tags.
 """
 
@@ -12,9 +13,10 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import combinations
+from dataclasses import asdict, replace
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from examples.audience import data
 from examples.audience.join import Corrected, Source
 from examples.audience.quality import methods
 from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.drawn import Setting, drawn, made
+from examples.audience.quality.errors import error_regression
+from examples.audience.quality.fitted import fitted
 from examples.audience.quality.ranking import ranking
 from examples.audience.quality.result import Quality
 from examples.audience.reach.build import build
@@ -37,22 +42,9 @@ from examples.audience.reach.estimator import Estimator
 from examples.audience.reach.query import And, In
 from loka_compile.sampling.intervals import Bootstrap
 
-TRUTH = np.array([[0.45, 0.35, 0.2], [0.8, 0.15, 0.05], [0.15, 0.7, 0.15], [0.1, 0.2, 0.7]])
-"""P(true category | tag): untagged, and three tags that are right for 80, 70 and 70 %."""
 RIGHT = (0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 """How often each of six sources' tags are right."""
 NAMES = ("Male", "Female")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """campaigns: how many; users: in each; overlap: how alike their mixes of tags are, the Dirichlet's parameter;
-    panel: users of a campaign whose truth the agency knows, its noise."""
-
-    campaigns: int = 40
-    users: int = 5000
-    overlap: float = 0.3
-    panel: int = 1000
 
 
 VARIED = {
@@ -63,46 +55,44 @@ VARIED = {
 }
 
 
-def drawn(setting: Setting, q: np.ndarray, rng: np.random.Generator) -> Campaigns:
-    counts, reports = [], []
-    for _ in range(setting.campaigns):
-        mix = rng.dirichlet(np.full(len(q), setting.overlap))
-        counts.append(rng.multinomial(setting.users, mix))
-        panel = rng.multinomial(setting.panel, counts[-1] / setting.users)
-        reports.append(sum(rng.multinomial(n, row) for n, row in zip(panel, q, strict=True)) / setting.panel)
-    return Campaigns.of(counts, reports, np.full(setting.campaigns, setting.panel))
-
-
 def judged(campaigns: Campaigns, q: np.ndarray, rng: np.random.Generator, bootstrap: Bootstrap) -> dict[str, Quality]:
     tags = rng.choice(len(q), 1000, p=campaigns.sizes @ campaigns.mixes / campaigns.sizes.sum())
     truth = np.array([rng.choice(q.shape[1], p=q[tag]) for tag in tags])
     return {
+        "default": fitted(campaigns, bootstrap),
+        "regression, tags hold": methods.constrained_regression(campaigns, bootstrap),
+        "regression, errors hold": error_regression(campaigns, bootstrap),
+        "EM": methods.expectation_maximisation(campaigns, bootstrap),
         "single tag": methods.single_tag(campaigns, bootstrap),
         "marginal agreement": methods.marginal_agreement(campaigns, bootstrap),
-        "regression": methods.constrained_regression(campaigns, bootstrap),
-        "EM": methods.expectation_maximisation(campaigns, bootstrap),
         "holdout of 1,000": methods.holdout(tags, truth, q.shape[1], bootstrap),
     }
 
 
-def recovery(setting: Setting, seeds: int, bootstrap: Bootstrap) -> dict[str, dict[str, float | None]]:
-    """By method: error of a row of Q (total variation), of the accuracy, and how often intervals of Q hold it."""
+def recovery(setting: Setting, seeds: int, bootstrap: Bootstrap) -> tuple[dict[str, dict[str, float | None]], Counter]:
+    """By method: error of a row of Q (total variation), of the accuracy, and how often intervals of Q hold it. And what
+    the default takes to be the same in all campaigns, how often."""
     errors: dict[str, list[tuple[float, float, float]]] = {}
+    picks: Counter = Counter()
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        campaigns = drawn(setting, TRUTH, rng)
+        campaigns, truth = made(setting, rng)
         shares = campaigns.sizes @ campaigns.mixes / campaigns.sizes.sum()
-        right = float((shares[1:] * np.diag(TRUTH[1:])).sum() / shares[1:].sum())
-        for name, found in judged(campaigns, TRUTH, rng, bootstrap).items():
+        right = float((shares[1:] * np.diag(truth[1:])).sum() / shares[1:].sum())
+        for name, found in judged(campaigns, truth, rng, bootstrap).items():
             score = found.scores.get("accuracy") or found.scores["agreement"]
             row, inside = np.nan, np.nan
             if found.q is not None and found.low is not None and found.high is not None:
-                row = float(np.abs(found.q - TRUTH).sum(1).mean() / 2)
-                inside = float(((found.low <= TRUTH) & (found.high >= TRUTH)).mean())
+                row = float(np.abs(found.q - truth).sum(1).mean() / 2)
+                inside = float(((found.low <= truth) & (found.high >= truth)).mean())
             errors.setdefault(name, []).append((row, abs(score.value - right), inside))
+            if name == "default":
+                picks[found.holds if found.sure else "neither"] += 1
     means = {name: np.mean(each, axis=0).tolist() for name, each in errors.items()}
     names = ("row of Q", "accuracy", "covered")
-    return {n: {k: None if np.isnan(v) else v for k, v in zip(names, own, strict=True)} for n, own in means.items()}
+    return {
+        n: {k: None if np.isnan(v) else v for k, v in zip(names, own, strict=True)} for n, own in means.items()
+    }, picks
 
 
 def ranked(setting: Setting, seeds: int, bootstrap: Bootstrap) -> dict[str, float]:
@@ -114,7 +104,7 @@ def ranked(setting: Setting, seeds: int, bootstrap: Bootstrap) -> dict[str, floa
         for right in RIGHT:
             wrong = (1 - right) / 2
             q = np.vstack([[1 / 3] * 3, np.full((3, 3), wrong) + np.eye(3) * (right - wrong)])
-            found[f"{right:.0%}"] = methods.constrained_regression(drawn(setting, q, rng), bootstrap)
+            found[f"{right:.0%}"] = fitted(drawn(setting, q, rng), bootstrap)
         places = {place.source: place for place in ranking(found)}
         order = [places[name].rank.value for name in found]
         pairs.append(np.mean([a < b for a, b in combinations(order, 2)]))
@@ -124,7 +114,7 @@ def ranked(setting: Setting, seeds: int, bootstrap: Bootstrap) -> dict[str, floa
 
 
 def in_target(folder: Path, seeds: int, queries: int, rows: int, bootstrap: Bootstrap) -> dict[str, dict[str, float]]:
-    """Reach of the women in random audiences of the census: the tags alone, and corrected under either assumption."""
+    """Reach of the women in random audiences of the census: the tags alone, corrected from two kinds of campaigns."""
     people = pq.read_table(data.adult(folder))
     truth = np.array([NAMES.index(value) for value in people["gender"].to_pylist()])
     features = tuple(name for name in data.ADULT.features if name != "gender")
@@ -138,7 +128,10 @@ def in_target(folder: Path, seeds: int, queries: int, rows: int, bootstrap: Boot
         pq.write_table(table, folder / "tagged.parquet")
         build([folder / "tagged.parquet"], Columns((*features, "acme")), folder / "s", rows, seed=seed)
         estimator = Estimator(Local(folder / "s"))
-        corrected = Corrected(estimator, [Source("acme", _from_campaigns(tags, truth, rng, bootstrap))], NAMES)
+        kinds = {
+            aimed: Corrected(estimator, [Source("acme", _from_campaigns(tags, truth, by, rng, bootstrap))], NAMES)
+            for aimed, by in (("tags", tags), ("people", truth))
+        }
         for _ in range(queries):
             person = people.slice(int(rng.integers(len(truth))), 1).to_pylist()[0]
             asked = rng.choice(features, rng.integers(1, 4), replace=False).tolist()
@@ -147,13 +140,13 @@ def in_target(folder: Path, seeds: int, queries: int, rows: int, bootstrap: Boot
             if women < 50:
                 continue
             query = And(tuple(In(name, (person[name],)) for name in asked))
-            for holds in ("tags", "errors"):
+            for (aimed, corrected), holds in product(kinds.items(), ("fits", "tags")):
                 found = corrected.reach(query, "Female", holds)
                 inside = found.reach.low <= women <= found.reach.high
-                errors.setdefault(f"corrected, {holds} hold", []).append((found.reach.value / women - 1, inside))
-                if holds == "tags":
-                    inside = found.tagged.low <= women <= found.tagged.high
-                    errors.setdefault("tags alone", []).append((found.tagged.value / women - 1, inside))
+                name = f"campaigns aimed at {aimed}, {'default' if holds == 'fits' else 'tags hold'}"
+                errors.setdefault(name, []).append((found.reach.value / women - 1, inside))
+            inside = found.tagged.low <= women <= found.tagged.high
+            errors.setdefault("tags alone", []).append((found.tagged.value / women - 1, inside))
     return {
         name: {
             "error": float(np.sqrt(np.mean([e**2 for e, _ in own]))),
@@ -165,15 +158,17 @@ def in_target(folder: Path, seeds: int, queries: int, rows: int, bootstrap: Boot
     }
 
 
-def _from_campaigns(tags: np.ndarray, truth: np.ndarray, rng: np.random.Generator, bootstrap: Bootstrap) -> Quality:
-    """60 campaigns aimed at tags; the agency reports the true shares of 1,000 users of each."""
-    counts, reports, by_tag = [], [], [np.flatnonzero(tags == tag - 1) for tag in range(3)]
+def _from_campaigns(
+    tags: np.ndarray, truth: np.ndarray, by: np.ndarray, rng: np.random.Generator, bootstrap: Bootstrap
+) -> Quality:
+    """60 campaigns aimed at values of `by`; the agency reports the true shares of 1,000 users of each."""
+    counts, reports, groups = [], [], [np.flatnonzero(by == value) for value in np.unique(by)]
     for _ in range(60):
-        sizes = rng.multinomial(3000, rng.dirichlet(np.full(3, 0.5)))
-        users = np.concatenate([rng.choice(own, size) for own, size in zip(by_tag, sizes, strict=True)])
-        counts.append(sizes)
+        sizes = rng.multinomial(3000, rng.dirichlet(np.full(len(groups), 0.5)))
+        users = np.concatenate([rng.choice(own, size) for own, size in zip(groups, sizes, strict=True)])
+        counts.append(np.bincount(tags[users] + 1, minlength=3))
         reports.append(np.bincount(truth[rng.choice(users, 1000)], minlength=2) / 1000)
-    return methods.constrained_regression(Campaigns.of(counts, reports, np.full(60, 1000)), bootstrap)
+    return fitted(Campaigns.of(counts, reports, np.full(60, 1000)), bootstrap)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -192,13 +187,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         seeds, base, queries = 1, Setting(12, 300, panel=100), 3
         samples, bootstrap = 1, Bootstrap(10)
         varied = {name: values[:1] for name, values in VARIED.items()}
-    settings = {name: [replace(base, **{name: value}) for value in values] for name, values in varied.items()}
     found: dict[str, Any] = {"base": asdict(base), "seeds": seeds, "samples": samples, "recovery": {}, "ranking": {}}
-    for name, own in settings.items():
-        found["recovery"][name] = [
-            {"value": getattr(each, name), "methods": recovery(each, seeds, bootstrap)} for each in own
-        ]
-        Console(width=120).print(_table(name, found["recovery"][name]))
+    for holds in ("tags", "errors"):
+        found["recovery"][holds] = {}
+        for name, values in varied.items():
+            own = [replace(base, holds=holds, **{name: value}) for value in values]
+            found["recovery"][holds][name] = [_row(each, getattr(each, name), seeds, bootstrap) for each in own]
+            Console(width=170).print(_table(f"{holds} hold, by {name}", found["recovery"][holds][name]))
+    found["recovery"]["neither"] = {"neither": [_row(replace(base, holds="neither"), "two Q", seeds, bootstrap)]}
+    Console(width=170).print(_table("neither holds", found["recovery"]["neither"]["neither"]))
     for campaigns in (base.campaigns // 4, base.campaigns, base.campaigns * 4):
         found["ranking"][campaigns] = ranked(replace(base, campaigns=campaigns), seeds, bootstrap)
     print("six sources:", json.dumps(found["ranking"], indent=1))
@@ -212,13 +209,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return found
 
 
+def _row(setting: Setting, value: Any, seeds: int, bootstrap: Bootstrap) -> dict[str, Any]:
+    by_method, picks = recovery(setting, seeds, bootstrap)
+    return {"value": value, "methods": by_method, "picks": dict(picks)}
+
+
 def _table(name: str, rows: list[dict[str, Any]]) -> Table:
-    out = Table(name, *rows[0]["methods"], title=f"error of a row of Q / of the accuracy / intervals hold, by {name}")
+    title = f"error of a row of Q / of the accuracy / intervals hold; {name}"
+    out = Table("", "default takes", *rows[0]["methods"], title=title)
     for row in rows:
-        cells = []
+        cells = [", ".join(f"{holds} {times}" for holds, times in row["picks"].items())]
         for own in row["methods"].values():
             cells.append(" / ".join("-" if value is None else f"{value:.1%}" for value in own.values()))
-        out.add_row(f"{row['value']:,}", *cells)
+        out.add_row(f"{row['value']:,}" if isinstance(row["value"], int) else str(row["value"]), *cells)
     return out
 
 
@@ -228,15 +231,19 @@ def picture(recovered: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(recovered), figsize=(3.6 * len(recovered), 3.2), sharey=True, squeeze=False)
-    for axis, (name, rows) in zip(axes[0], recovered.items(), strict=True):
-        for method, first in rows[0]["methods"].items():
-            if first["row of Q"] is not None:
-                errors = [row["methods"][method]["row of Q"] for row in rows]
-                axis.plot([row["value"] for row in rows], errors, marker="o", label=method)
-        axis.set(xscale="log", yscale="log", xlabel=name)
-        axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("error of a row of Q")
+    kinds = ("tags", "errors")
+    across = len(recovered["tags"])
+    figure, axes = plt.subplots(2, across, figsize=(3.6 * across, 6), sharey=True, squeeze=False)
+    for holds, line in zip(kinds, axes, strict=True):
+        for axis, (name, rows) in zip(line, recovered[holds].items(), strict=True):
+            for method, first in rows[0]["methods"].items():
+                if first["row of Q"] is not None:
+                    errors = [row["methods"][method]["row of Q"] for row in rows]
+                    style = {"linewidth": 4, "alpha": 0.4} if method == "default" else {"marker": "o"}
+                    axis.plot([row["value"] for row in rows], errors, label=method, **style)
+            axis.set(xscale="log", yscale="log", xlabel=name)
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel(f"{holds} hold: error of a row of Q")
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

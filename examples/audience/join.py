@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
 
 from examples.audience.quality import simplex
-from examples.audience.quality.combine import combined
-from examples.audience.quality.result import Quality, bayes
+from examples.audience.quality.combine import combined, raked
+from examples.audience.quality.result import Quality
 from examples.audience.reach.answer import Reach, Z
 from examples.audience.reach.estimator import Estimator, Question
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Query
@@ -26,8 +26,6 @@ from examples.audience.reach.shard import Chance
 MAX_COMBINATIONS = 512
 DRAWS = 200
 """Of the sample's counts, to see what they leave uncertain."""
-RAKES = 30
-"""Rounds of raking."""
 ALIKE = 0.01
 """Chance, at least, of such tags, for a source to be taken to err in an audience as in the campaigns."""
 
@@ -107,9 +105,9 @@ class Corrected:
                 f"the sources have {math.prod(sizes)} combinations of tags, more than {MAX_COMBINATIONS}"
             )
         self._combinations = list(product(*(range(size) for size in sizes)))
-        self._margins = np.hstack(  # [combinations, tags of all sources]
-            [np.eye(size)[[codes[place] for codes in self._combinations]] for place, size in enumerate(sizes)]
-        )
+        self._margins = [  # which combinations have each tag of each source, [combinations, tags]
+            np.eye(size)[[codes[place] for codes in self._combinations]] for place, size in enumerate(sizes)
+        ]
 
     def reach(self, query: Query, category: str, holds: Holds = "fits") -> InTarget:
         """Expected rows that match `query` and are of `category`.
@@ -152,7 +150,8 @@ class Corrected:
         odd = found.alike is not None and found.alike < ALIKE
         if odd:
             notes.append(
-                f"the audience's tags are none that the sources' errors give (p = {found.alike:.3f}): they err otherwise here"
+                f"the sources' errors do not give such tags as this audience has (p = {found.alike:.3f}): they err "
+                "otherwise here"
             )
         return tuple(notes), unsure or odd
 
@@ -175,25 +174,26 @@ class Corrected:
 
     def _by_errors(self, query: Query, totals: Sequence[Reach], wanted: int) -> _Found:
         """Likeliest rows. Several sources are a composite likelihood (Lindsay 1988), each with the tags it gives by
-        itself: its mix is right however they depend on each other, and the sample's scatter of all tags together says how sure.
+        itself: its mix is right however they depend on each other, and all tags' scatter says how sure.
         """
         errs = self._errors()  # [1 + resamples, tags of all sources, K]
         criteria, about_tags = self._parted(query)
         audience = totals
         if about_tags:  # the mix of those from whom the tags' criteria choose
             audience = self.estimator.batch([Question(self._cell(criteria, codes)) for codes in self._combinations])
-        own = np.array([each.value for each in totals])
         counts = np.array([each.value for each in audience])
+        kept = np.array([each.value for each in totals]) / np.maximum(counts, 1e-12)  # by the tags' criteria
         spread = np.array([(each.high - each.low) / (2 * Z) for each in audience])
 
         def rows(cells: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             """Rows of the category, and the errors of the tags that are left. cells [B, combinations]."""
-            tags = cells @ self._margins / len(self.sources)
+            tags = cells @ np.hstack(self._margins) / len(self.sources)
             mix = simplex.likeliest_mix(tags, errors)
             left = tags - (errors @ mix[:, :, None])[:, :, 0]
             if not about_tags:
                 return mix[:, wanted], left
-            return self._together(errors, mix, cells)[:, :, wanted] @ own, left
+            chances = raked(errors * len(self.sources), mix, cells, self._margins)[:, :, wanted]
+            return (chances * cells * kept).sum(1), left
 
         values, rest = rows(np.broadcast_to(counts, (len(errs), len(counts))), errs)
         first, halves, noise = np.broadcast_to(errs[0], (DRAWS, *errs[0].shape)), [], np.zeros((DRAWS, errs.shape[1]))
@@ -235,21 +235,6 @@ class Corrected:
             found.append(errs / np.maximum(errs.sum(1, keepdims=True), 1e-12) / len(self.sources))
         least = min(map(len, found))
         return np.concatenate([each[:least] for each in found], axis=1)
-
-    def _together(self, errs: np.ndarray, mix: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """P(category | tags) of every combination of tags, [B, combinations, K], in an audience of this mix [B, K].
-
-        Raked, from sources that err independently, to each source's errors and to how many have the tags together, cells
-        [B, combinations], which holds what they copy from each other (Deming and Stephan 1940).
-        """
-        wanted, sizes = errs * len(self.sources) * mix[:, None], np.cumsum([0, *map(len, self._tags)])
-        joint = np.repeat(mix[:, None], len(self._combinations), axis=1)
-        for _ in range(RAKES):
-            for first, last in pairwise(sizes):
-                margin = self._margins[:, first:last]
-                joint = joint * (margin @ (wanted[:, first:last] / np.maximum(margin.T @ joint, 1e-12)))
-            joint = joint * (cells / np.maximum(joint.sum(2), 1e-12))[:, :, None]
-        return bayes(joint, np.ones_like(mix))
 
     def _chances(self) -> np.ndarray:
         """P(category | tags) of every combination of tags, by resample of the sources' Q: [1 + resamples, A, K]."""

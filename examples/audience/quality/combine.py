@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from examples.audience.quality.result import bayes
 from loka_compile.sampling.intervals import Array
 
 
@@ -36,3 +37,20 @@ def combined(sources: Sequence[Array], tags: ArrayLike, base: ArrayLike, temper:
     certain = np.isfinite(highest)  # sources that rule out every category together: the base is all one can say
     weights = np.where(certain, np.exp(logs - np.where(certain, highest, 0)), prior)
     return weights / weights.sum(1, keepdims=True)
+
+
+def raked(errors: Array, mix: Array, users: Array, margins: Sequence[Array], rounds: int = 30) -> Array:
+    """P(category | tags) of every combination of several sources' tags in an audience, [B, combinations, K].
+
+    errors [B, tags of all sources, K]: P(tag | category), one source below the other; mix [B, K]: the audience's users
+    by category; users [B, combinations]: by tags; margins: by source, which combinations have each of its tags,
+    [combinations, tags]. Sources that err independently, raked (Deming and Stephan 1940) to each source's errors and
+    to how many users have the tags together, which shows what they copy from each other.
+    """
+    wanted, ends = errors * mix[:, None], np.cumsum([0, *(margin.shape[1] for margin in margins)])
+    joint = np.repeat(mix[:, None], users.shape[1], axis=1)
+    for _ in range(rounds):
+        for margin, first, last in zip(margins, ends[:-1], ends[1:], strict=True):
+            joint = joint * (margin @ (wanted[:, first:last] / np.maximum(margin.T @ joint, 1e-12)))
+        joint = joint * (users / np.maximum(joint.sum(2), 1e-12))[:, :, None]
+    return bayes(joint, np.ones_like(mix))

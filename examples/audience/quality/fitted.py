@@ -1,7 +1,7 @@
-"""The default: Q under the assumption that the campaigns bear out, and bounds that need none where they bear out neither.
+"""The default: Q under the assumption that the campaigns bear out, and bounds without any where they bear out neither.
 
-Whatever a source does, of the users of a campaign at least tagged + true - all and at most the lesser of tagged and true
-are both (Duncan and Davis, "An alternative to ecological correlation", 1953). Over all campaigns that bounds Q.
+Whatever a source does, of the users of a campaign at least tagged + true - all and at most the lesser of tagged and
+true are both (Duncan and Davis, "An alternative to ecological correlation", 1953). Over all campaigns that bounds Q.
 """
 
 from __future__ import annotations

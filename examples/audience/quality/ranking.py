@@ -15,8 +15,8 @@ from loka_compile.sampling.intervals import Estimate
 class Place:
     """A source's place. best: share of the resamples in which no other source scores higher; rank: 1 is best.
 
-    sure: whether the campaigns bear out what the score rests on. If not, `rank` is all that the scores' intervals allow,
-    and nothing is known of `best`, None.
+    sure: whether the campaigns bear out what the score rests on. If not, `rank` is all that the scores' intervals
+    allow, and nothing is known of `best`, None.
     """
 
     source: str

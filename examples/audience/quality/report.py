@@ -130,8 +130,8 @@ def markdown(report: Report) -> str:
     doubted = [name for name, judged in report.sources.items() if not judged.assumption.fits]
     if doubted:
         lines += [
-            f"**Of {', '.join(doubted)} the campaigns bear out neither assumption. What stands here of them (?) are bounds "
-            "that hold whatever they do, and their places are what these allow.**",
+            f"**Of {', '.join(doubted)} the campaigns bear out neither assumption. What stands here of them (?) are "
+            "bounds that hold whatever they do, and their places are what these allow.**",
             "",
         ]
     lines += [
@@ -151,7 +151,7 @@ def markdown(report: Report) -> str:
             "",
             f"## {name}",
             "",
-            f"{len(judged.table.campaigns)} campaigns. {str(judged.assumption)[0].upper()}{str(judged.assumption)[1:]}.",
+            f"{len(judged.table.campaigns)} campaigns: {judged.assumption}.",
             "",
             f"![Q of {name}]({name}.png)",
             "",

@@ -30,9 +30,9 @@ class Quality:
 
     scores: `accuracy`, share of the tagged users whose tag is right; `lift`, accuracy over that of the same tags dealt
     at random; `coverage`, share of users with a tag; `bits`, mutual information of tag and truth; or `agreement`.
-    q, low, high: [K + 1, K] in the campaigns together, or None. rank: of the tag mixes, below K + 1 the campaigns cannot
-    tell all tags apart; where errors hold of the true mixes, below K for categories. holds: what is taken to be the
-    same in all campaigns; assumption: how well they bear that out, None if nobody looked; sure: whether they do.
+    q, low, high: [K + 1, K] in the campaigns together, or None. rank: of the tag mixes, below K + 1 the campaigns
+    cannot tell all tags apart; where errors hold of the true mixes, below K for categories. holds: what is taken to be
+    the same in all campaigns; assumption: how well they bear that out, None if nobody looked; sure: whether they do.
     errors: P(tag | category), [K + 1, K], where errors hold.
     scatter: squared error of the fit over what chance allows. flags: reasons for doubt, none if all is well.
     log_likelihood: by iteration, of expectation-maximisation. draws: score -> [1 + resamples], what the intervals are

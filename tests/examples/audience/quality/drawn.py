@@ -5,6 +5,7 @@ import numpy as np
 from examples.audience.quality.campaigns import Campaigns
 
 TRUTH = np.array([[0.4, 0.3, 0.3], [0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.05, 0.05, 0.9]])
+ERRORS = np.array([[0.25, 0.6, 0.1, 0.05], [0.2, 0.1, 0.6, 0.1], [0.3, 0.05, 0.1, 0.55]])
 
 
 def simulate(truth, campaigns, size, seed, spread=1.0):
@@ -26,6 +27,12 @@ def err(truth, campaigns, users, panel, seed, spread=0.6):
     counts = np.array([sum(rng.multinomial(n, q) for n, q in zip(row, truth, strict=True)) for row in true])
     reports = np.array([rng.multivariate_hypergeometric(row, panel) for row in true])
     return Campaigns.of(counts, reports / panel, np.full(campaigns, panel))
+
+
+def guessing(right, untagged=0.2):
+    """P(tag | category) of a source that guesses one of three categories right so often, and else one of the others."""
+    guesses = np.full((3, 3), (1 - right) / 2) + np.eye(3) * (1.5 * right - 0.5)
+    return np.hstack([np.full((3, 1), untagged), (1 - untagged) * guesses])
 
 
 def joined(parts):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.audience.quality.combine import combined
+from examples.audience.quality.combine import combined, raked
 from tests.examples.audience.quality.drawn import TRUTH
 
 
@@ -64,3 +64,20 @@ def test_sources_that_rule_out_every_category_leave_the_base():
 def test_bad_input_is_an_error(tags, base, temper, message):
     with pytest.raises(ValueError, match=message):
         combined([np.full((3, 2), 0.5)], tags, base, temper)
+
+
+@pytest.mark.parametrize("copies", [0.0, 0.5, 1.0])
+def test_raked_sources_are_right_however_much_they_copy(copies):
+    """Two sources with the same errors; the second one repeats the first for some users."""
+    errors, mix = np.array([[0.2, 0.6, 0.2], [0.2, 0.1, 0.7]]), np.array([0.3, 0.7])
+    alone = np.einsum("c,ca,cb->abc", mix, errors, errors)
+    joint = (1 - copies) * alone + copies * np.einsum("c,ca,ab->abc", mix, errors, np.eye(3))
+    margins = [np.repeat(np.eye(3), 3, axis=0), np.tile(np.eye(3), (3, 1))]
+    found = raked(np.vstack([errors.T] * 2)[None], mix[None], joint.sum(2).reshape(1, 9), margins)[0]
+    there = joint.reshape(9, 2).sum(1) > 0
+    wanted, naive = (
+        each.reshape(9, 2)[there] / each.reshape(9, 2)[there].sum(1, keepdims=True) for each in (joint, alone)
+    )
+    users = joint.sum(2).ravel()[there]
+    error, otherwise = (users @ np.abs(each - wanted).max(1) for each in (found[there], naive))
+    assert error < 1e-6 if copies in (0, 1) else error < 0.8 * otherwise

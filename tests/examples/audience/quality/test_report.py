@@ -1,6 +1,7 @@
 """Campaigns from files, and the report on them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,10 +9,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from examples.audience.quality.report import judge, write
+from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.report import judge, markdown, to_json, write
 from examples.audience.quality.table import TableError, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
-from tests.examples.audience.quality.drawn import TRUTH, simulate
+from tests.examples.audience.quality.drawn import TRUTH, err, guessing, joined, simulate
 
 NAMES = ("young", "middle", "old")
 
@@ -51,6 +53,49 @@ def test_the_report_has_every_source_and_its_pictures(file, tmp_path):
     assert found["ranking"][0]["source"] in ("acme", "other")
     q = np.array(found["sources"]["acme"]["methods"]["constrained_regression"]["q"])
     assert np.abs(q - TRUTH).max() < 0.15
+
+
+def written(tmp_path, data):
+    """A file of sources' campaigns, all with the first one's reports."""
+    first = next(iter(data.values()))
+    found = {"campaign": [f"c{i}" for i in range(len(first.sizes))], "users": first.sizes}
+    found["vertical"] = ["news", "sport"] * (len(first.sizes) // 2)
+    found |= {f"share:{name}": first.reports[:, c] for c, name in enumerate(NAMES)}
+    for source, own in data.items():
+        counts = np.rint(own.mixes * own.users[:, None]).astype(int)
+        found |= {f"{source}:{name}": counts[:, a] for a, name in enumerate(("", *NAMES))}
+    pyarrow.parquet.write_table(pa.table(found), tmp_path / "made.parquet")
+    return tmp_path / "made.parquet"
+
+
+def test_a_vendor_that_is_right_for_60_percent_is_not_said_to_be_always_right(tmp_path):
+    vendors = {"acme": err(guessing(0.8, 0.25), 40, 4000, 1000, 5), "bolt": err(guessing(0.6, 0.1), 40, 4000, 1000, 5)}
+    report = judge(
+        written(tmp_path, {name: replace(own, reports=vendors["acme"].reports) for name, own in vendors.items()})
+    )
+    assert [place.source for place in report.places] == ["acme", "bolt"]
+    assert [place.score.value for place in report.places] == pytest.approx([0.8, 0.6], abs=0.02)
+    text = markdown(report)
+    assert "P(tag given truth)" in text and "1.000 (1.000 to 1.000)" not in text and "neither" not in text
+    assert "no reason to doubt that how the source errs is the same everywhere" in text
+    assert to_json(report)["sources"]["bolt"]["assumption"]["holds"] == "errors"
+
+
+def test_what_no_assumption_fits_is_said_first(tmp_path):
+    mixed = [simulate(q, 20, 5000, seed) for seed, q in enumerate((TRUTH, TRUTH[[0, 2, 1, 3]]))]
+    data = joined(mixed)
+    order = np.argsort(np.arange(40) % 20, kind="stable")  # both kinds in either vertical
+    order = order[[*range(0, 40, 4), *range(1, 40, 4), *range(2, 40, 4), *range(3, 40, 4)]]
+    report = judge(written(tmp_path, {"odd": Campaigns(*(each[order] for each in vars(data).values()))}), Bootstrap(40))
+    text = markdown(report)
+    assert (
+        text.index("bear out neither assumption") < text.index("| place |")
+        and "| ? 1 (1 to 1) | odd | neither |" in text
+    )
+    assert "not known" in text and "no reason to doubt" not in text
+    assert not to_json(report)["ranking"][0]["sure"]
+    low, high = to_json(report)["sources"]["odd"]["methods"]["constrained_regression"]["scores"]["accuracy"][1:]
+    assert high - low > 0.3  # nor is a method that does not fit sure of itself
 
 
 def broken(change):

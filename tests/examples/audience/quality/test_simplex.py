@@ -3,12 +3,13 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from examples.audience.quality import simplex
-from tests.examples.audience.quality.drawn import TRUTH, random_truth, simulate
+from tests.examples.audience.quality.drawn import ERRORS, TRUTH, random_truth, simulate
 
 
 @given(arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-1e3, 1e3)))
@@ -47,3 +48,10 @@ def test_fitted_tables_have_both_margins():
     tables = data.mixes[:, :, None] * q * rows[:, :, None] * columns[:, None, :]
     assert np.allclose(tables.sum(2), data.mixes, atol=1e-12)
     assert np.allclose(tables.sum(1), data.reports, atol=1e-6)
+
+
+def test_the_likeliest_mix_is_the_one_that_gave_the_tags():
+    mixes = np.array([[0.1, 0.6, 0.3], [1, 0, 0], [0.3, 0.3, 0.4]]) * 1000
+    found = simplex.likeliest_mix(mixes @ ERRORS, np.broadcast_to(ERRORS.T, (3, 4, 3)))
+    assert np.abs(found - mixes).max() < 2
+    assert found.sum(1) == pytest.approx(1000)

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.fitted import fitted
 from examples.audience.quality.methods import constrained_regression, marginal_agreement
-from examples.audience.quality.uses import choose, forecast, trade_off
+from examples.audience.quality.uses import chances_of, choose, forecast, trade_off
 from loka_compile.sampling.intervals import Bootstrap
-from tests.examples.audience.quality.drawn import TRUTH, simulate
+from tests.examples.audience.quality.drawn import TRUTH, err, guessing, joined, simulate
 
 CHANCES = arrays(float, st.integers(1, 40), elements=st.sampled_from([0, 0.1, 0.25, 0.5, 0.9, 1]))
 
@@ -62,3 +63,26 @@ def test_what_makes_no_sense_is_an_error():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_users_bought_are_as_often_right_as_said_where_the_source_errs_alike():
+    """In an audience whose mix is not the campaigns': a third of these, a tenth of that one, is of the category."""
+    rng, errors = np.random.default_rng(0), guessing(0.8)
+    source = fitted(err(errors, 40, 4000, 1000, 0), Bootstrap(40))
+    truth = rng.choice(3, 60_000, p=[0.1, 0.6, 0.3])
+    tags = np.array([rng.choice(4, p=errors[c]) for c in truth])
+    bought = choose(chances_of(tags, source, 0), price=1, value=4)
+    right = (truth[bought.chosen] == 0).sum()
+    assert 5000 < bought.users < 15_000 and bought.right == pytest.approx(right, rel=0.05)
+    found = forecast(tags, source, 0)
+    assert found.low - 200 <= (truth == 0).sum() <= found.high + 200 and found.high - found.low < 2000
+
+
+def test_nobody_is_bought_for_a_chance_that_nothing_shows():
+    data = joined([simulate(q, 20, 5000, seed) for seed, q in enumerate((TRUTH, TRUTH[[0, 2, 1, 3]]))])
+    source = fitted(data, Bootstrap(40))
+    tags = np.repeat([0, 1, 2, 3], 1000)
+    assert choose(chances_of(tags, source, 0), price=1, value=4).users == 0  # the estimate says 45 %, it may be none
+    assert choose(source.chance(0)[0][tags], price=1, value=4).users > 0
+    found = forecast(tags, source, 0)
+    assert found.high - found.low > 2000
