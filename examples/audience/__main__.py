@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
     each = commands.add_parser("build", help="a sample of Parquet files")
     each.add_argument("files", nargs="+", type=Path)
-    each.add_argument("--features", nargs="+", required=True, help="columns with few values")
+    each.add_argument("--features", nargs="*", default=[], help="columns with few values")
     each.add_argument("--numbers", nargs="*", default=[], help="columns to ask ranges of")
     each.add_argument("--measures", nargs="*", default=[], help="columns to sum and average")
     each.add_argument("--user", help="the column that names the user: users are sampled and can be counted")

@@ -41,6 +41,10 @@ def build(
     """
     if n < 1:
         raise AudienceError(f"a sample has at least 1 row, not {n}")
+    if not 0 <= seed < 2**63:
+        raise AudienceError(f"a seed is a whole number from 0 to 2^63 - 1, not {seed}")
+    with store.naming(folder):
+        store.usable(folder, shards)
     found = _found(files, columns, seed, each)
     agreed((one.path, one.kinds) for one in found)
     sources, population = {str(one.path): one.checksum for one in found}, sum(one.rows for one in found)

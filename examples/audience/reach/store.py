@@ -36,13 +36,31 @@ def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: i
 
     Raises AudienceError where it cannot be written, as on a full disk; the sample that was there stays.
     """
-    if shards < 1:
-        raise AudienceError(f"a sample has at least 1 shard, not {shards}")
-    try:
+    with naming(folder):
+        usable(folder, shards)
         _written(drawn, model, manifest, folder, shards)
+    return load(folder)
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Errors of the disk as one that names the folder."""
+    try:
+        yield
     except OSError as error:
         raise AudienceError(f"{folder} cannot be written, what was there is as it was: {error}") from None
-    return load(folder)
+
+
+def usable(folder: Path, shards: int) -> None:
+    """Raises AudienceError where a sample would replace something that is none."""
+    if shards < 1:
+        raise AudienceError(f"a sample has at least 1 shard, not {shards}")
+    if not folder.exists():
+        return
+    with _alone(folder.parent):
+        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not free and not (folder / NAME).exists():
+            raise AudienceError(f"{folder} is there and holds no sample, and would be replaced; name another folder")
 
 
 def _written(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> None:
@@ -72,13 +90,15 @@ def _written(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shard
 @contextmanager
 def _alone(parent: Path) -> Iterator[None]:
     """While nobody else swaps a sample in that folder. It is the folder itself that is locked: no file is left over."""
-    own = os.open(parent, os.O_RDONLY)
+    own = None
     try:
         with suppress(OSError):  # some network disks lock no folders; a swap there has its own error
+            own = os.open(parent, os.O_RDONLY)
             fcntl.flock(own, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(own)
+        if own is not None:
+            os.close(own)
 
 
 def _swap(made: Path, folder: Path) -> None:

@@ -108,6 +108,14 @@ def test_values_that_are_new_today_are_values(tmp_path):
         assert sum(each.value for each in found.values()) == pytest.approx(2000)
 
 
+def test_a_sample_of_users_learns_new_values_too(tmp_path):
+    days = [written(tmp_path, f"{i}", {"u": np.arange(900) // 3, "a": np.arange(900) % (2 + i)}) for i in range(2)]
+    build(days[:1], Columns(("a",), user="u"), tmp_path / "s", 900)
+    refresh(tmp_path / "s", days[1:])
+    found = Estimator(Local(tmp_path / "s"), 60).group_by(Question(Everybody()), "a")
+    assert {value: each.value for value, each in found.items()} == pytest.approx({0: 300, 1: 300, 2: 300})
+
+
 def test_a_refresh_says_what_a_build_would(tmp_path):
     """Values that come and go leave the trials, by their new codes, what they were."""
     one, other = written(tmp_path, "one", table(3000)), written(tmp_path, "two", table(3000, seed=1))
