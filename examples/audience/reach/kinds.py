@@ -4,6 +4,7 @@ expected and what came, and what to do."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +136,15 @@ def coded(column: pa.ChunkedArray, feature: Feature) -> np.ndarray:
     The column's type may be narrower than the feature's values are: those that it cannot hold do not occur in it.
     """
     column = plain(column)
-    places = [i for i, value in enumerate(feature.values) if _holds(column.type, value)]
-    known = pa.array([feature.values[i] for i in places], column.type)
-    found = pc.fill_null(pc.index_in(column, value_set=known, skip_nulls=False), -1).to_numpy()
-    return np.array([*places, -1], np.int32)[found] if len(places) < len(feature.values) else found.astype(np.int32)
+    known, places = _known(feature, column.type)
+    return places[pc.fill_null(pc.index_in(column, value_set=known, skip_nulls=False), -1).to_numpy()]
+
+
+@lru_cache(256)
+def _known(feature: Feature, of: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """The values that a column of the type can hold, and the number of each; after the last -1."""
+    places = [i for i, value in enumerate(feature.values) if _holds(of, value)]
+    return pa.array([feature.values[i] for i in places], of), np.array([*places, -1], np.int32)
 
 
 def _holds(of: pa.DataType, value: object) -> bool:
