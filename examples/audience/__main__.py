@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (AudienceError, Unavailable, ValueError) as error:
-        print(f"audience {options.command}: {error}", file=sys.stderr)
+        own = getattr(error, "cause", error)  # Ray adds the traceback of the process that raised it
+        print(f"audience {options.command}: {own}", file=sys.stderr)
         return 2
     return 0
 
