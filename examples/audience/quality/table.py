@@ -41,7 +41,7 @@ def read(path: Path, source: str = "tag") -> Table:
         raise TableError(f"{path} has no two columns `share:<category>`; its columns are {table.column_names}")
     wanted = ["campaign", f"{source}:", *(f"{source}:{category}" for category in categories)]
     if missing := [name for name in wanted if name not in table.column_names]:
-        known = sorted({name.partition(":")[0] for name in table.column_names if ":" in name} - {"share"})
+        known = _sources(table.column_names)
         raise TableError(f"{path} has no columns {missing}; its sources are {known}, its categories {list(categories)}")
     names = tuple(map(str, table["campaign"].to_pylist()))
     if len(set(names)) < len(names):
@@ -59,9 +59,17 @@ def read(path: Path, source: str = "tag") -> Table:
 
 
 def sources_of(path: Path) -> list[str]:
-    """The sources a file holds, in the order of its columns."""
-    names = [name.partition(":")[0] for name in _load(path).column_names if ":" in name]
-    return [name for name in dict.fromkeys(names) if name != "share"]
+    """The sources a file holds, in the order of its columns: who has `<source>:` or a column of a category of shares.
+
+    Other columns with a colon, `time:utc` say, are none.
+    """
+    return _sources(_load(path).column_names)
+
+
+def _sources(names: list[str]) -> list[str]:
+    columns = [name.partition(":") for name in names if ":" in name]
+    tags = {"", *(category for name, _, category in columns if name == "share")}
+    return list(dict.fromkeys(name for name, _, tag in columns if name != "share" and tag in tags))
 
 
 def _load(path: Path) -> pa.Table:
