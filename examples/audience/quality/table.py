@@ -13,6 +13,16 @@ import pyarrow.parquet
 
 from examples.audience.quality.campaigns import Campaigns
 
+FILE = """The file has one row a campaign, as Parquet or CSV. Its columns:
+  campaign              its name
+  <source>:             users of the campaign that the source does not tag
+  <source>:<category>   users that it tags so; one column for every category
+  share:<category>      the share of the campaign that is of the category in truth, a fraction: 0.25, not 25 (%)
+  users                 perhaps: how many users those shares rest on; by default all of the campaign
+  vertical              perhaps: the campaign's kind
+Several sources may stand side by side. For reach corrected by tags, a source is named as the feature of the sample that
+holds its tags; a tag is a category's name, or null where there is none."""
+
 
 class TableError(ValueError):
     """A file of campaigns that cannot be read, with the column and the campaign at fault."""

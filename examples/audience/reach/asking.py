@@ -53,7 +53,7 @@ class Asking:
         self.estimator, self.corrected, self.seen = estimator, corrected, seen
 
     def reach(self, body: Plain) -> Plain:
-        """One question; with `by`, one answer a value of that feature."""
+        """One question; with `by`, one answer a value of that feature, which is its `group`."""
         question = self._question("reach", body)
         if body.get("truth") is not None:
             return self._in_target(question, body)
@@ -62,7 +62,7 @@ class Asking:
                 raise AudienceError(f"`{name}` goes with `truth`: 'corrected'")
         if body.get("by") is not None:
             found = self.estimator.group_by(question, _name(body, "by", "a feature"))
-            return {"by": [{"value": value, **self._plain(reach, question.of)} for value, reach in found.items()]}
+            return {"by": [{"group": value, **self._plain(reach, question.of)} for value, reach in found.items()]}
         return self._noted(question, self.estimator.reach(question))
 
     def batch(self, body: Plain) -> Plain:
@@ -155,7 +155,7 @@ class Asking:
         if body["truth"] != "corrected":
             raise AudienceError(f"`truth` is 'corrected' or absent; got {body['truth']!r:.40}")
         if self.corrected is None:
-            raise AudienceError("this server knows no source's quality; start it with `--campaigns`")
+            raise AudienceError("no source's quality is known here; name the file of campaigns by `--campaigns`")
         for name in ("by", "measure"):
             if body.get(name) is not None:
                 raise AudienceError(f"`truth`: 'corrected' counts rows of a category; it does not go with `{name}`")

@@ -1,4 +1,4 @@
-"""Reach against performance: from the query to everybody, every step named, in an order that no criterion's place changes."""
+"""Reach against performance: from the query to everybody, every step named, whatever the criteria's order."""
 
 import math
 

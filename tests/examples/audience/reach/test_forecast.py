@@ -47,7 +47,7 @@ def test_a_weekly_pattern_with_a_trend_is_continued(tmp_path):
 
 def test_what_cannot_be_forecast_is_an_error(tmp_path):
     few = estimator_of(tmp_path, 10)
-    with pytest.raises(AudienceError, match="at least 14 days, .* 'day' has 10"):
+    with pytest.raises(AudienceError, match=r"at least 14 days, .* 'day' has 10"):
         forecast(few, Question(Everybody()), "day")
     with pytest.raises(AudienceError, match="not written as 2026-11-29"):
         forecast(few, Question(Everybody()), "device")
@@ -110,5 +110,5 @@ def test_the_end_of_time_and_stray_days_are_errors(tmp_path):
         forecast(exact(tmp_path, {"day": last * 5}), Question(Everybody()), "day", 1)
     (tmp_path / "stray").mkdir()
     days = [str(FIRST + timedelta(days=i)) for i in range(14)]
-    with pytest.raises(AudienceError, match="from 1970-01-01 .* leave stray days out"):
+    with pytest.raises(AudienceError, match=r"from 1970-01-01 .* leave stray days out"):
         forecast(exact(tmp_path / "stray", {"day": ["1970-01-01", *days * 5]}), Question(Everybody()), "day")

@@ -65,7 +65,7 @@ def test_a_contradiction_is_said(client):
     [
         ("contry == 'DE'", {}, "did you mean 'country'"),
         ("premium", {"of": "mean", "measure": "clicks"}, "did you mean 'click'"),
-        ("premium", {"truth": "corrected", "category": "x"}, "knows no source's quality"),
+        ("premium", {"truth": "corrected", "category": "x"}, "no source's quality is known"),
         ("premium", {"by": "spend"}, "is a number"),
         ({"and": []}, {}, "cannot read"),
     ],
