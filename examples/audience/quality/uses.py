@@ -62,8 +62,8 @@ def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.9
     codes = np.asarray(tags)
     if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes < 0).any():
         raise ValueError(
-            f"tags must be [N] numbers 0 to {chance.shape[1] - 1}: 0 for none, 1 + the category's place among the names; "
-            f"got {codes.dtype} {codes.shape}"
+            f"tags must be [N] numbers 0 to {chance.shape[1] - 1}: 0 for none, 1 + the category's place among the "
+            f"names; got {codes.dtype} {codes.shape}"
         )
     counts = np.bincount(codes, minlength=chance.shape[1])
     if len(counts) > chance.shape[1]:
