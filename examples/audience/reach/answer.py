@@ -17,6 +17,8 @@ from loka_compile.sampling.intervals import student
 
 Z = 1.959963984540054
 """95 % of a normal distribution lie within so many standard deviations."""
+ROUNDING = 1e-12
+"""Of a sum of weights, relative to it: all rows may sum to a little less than the population."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def count(answer: Answer, groups: Groups, answered: float = 1.0) -> Reach:
     if variance <= 0:
         return Reach(value, value, value, answer.rows, answered)
     share = min(value / population, 1.0)
-    if share >= 1:
+    if share >= 1 - ROUNDING:
         half = Z * math.sqrt(variance)
         return Reach(value, max(0.0, value - half), value + half, answer.rows, answered)
     effective = share * (1 - share) / (variance / population**2)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from examples.audience.reach.build import build
 from examples.audience.reach.counters import Local
-from examples.audience.reach.curve import curve
 from examples.audience.reach.estimator import Estimator, Question, Unavailable
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 from examples.audience.reach.schema import AudienceError
@@ -147,17 +146,6 @@ def test_groups_and_overlaps_add_up(some, everything, population):
     german, premium = columns["country"] == "DE", columns["premium"]
     assert found.both.value == (german & premium).sum() and found.first.value == (german & ~premium).sum()
     assert found.jaccard == pytest.approx((german & premium).sum() / (german | premium).sum())
-
-
-def test_a_curve_starts_at_the_query_and_ends_at_everybody(everything):
-    query = And((In("country", ("FR",)), In("age", (5, 6)), Range("spend", 5)))
-    points = curve(everything, query, "click")
-    assert points[0].query == query and points[-1].query == Everybody()
-    reached = [point.reach.value for point in points]
-    assert reached == sorted(reached) and reached[-1] == 24_000
-    assert points[0].performance.value > points[-1].performance.value
-    assert all(point.loosened for point in points[1:])
-    assert any(" may be " in point.loosened for point in points[1:])
 
 
 @pytest.mark.parametrize(
