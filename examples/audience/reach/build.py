@@ -16,6 +16,7 @@ from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn, NeedMore, draw, drawn_users
 from examples.audience.reach.formula import of_trial
 from examples.audience.reach.learn import learn
+from examples.audience.reach.measures import Spread, joined
 from examples.audience.reach.model import Model, compact, fitted
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError
@@ -48,8 +49,8 @@ def build(
     sources = {str(one.path): one.checksum for one in found}
     population = sum(one.rows for one in found)
     manifest = Manifest(design, population, 0, seed, time.time(), sources=sources)
-    drawn, model = _drawn(sources, columns, design, n, population, seed, each)
-    return store.save(drawn, model, manifest, folder, shards)
+    drawn, model, measures = _drawn(sources, columns, design, n, population, seed, each)
+    return store.save(drawn, model, replace(manifest, measures=measures), folder, shards)
 
 
 def _drawn(
@@ -60,8 +61,9 @@ def _drawn(
     population: int,
     seed: int,
     each: Map,
-) -> tuple[Drawn, Model]:
-    """The draw, and the model of the whole population; parts that turn out too small for it are made again, larger."""
+) -> tuple[Drawn, Model, dict[str, Spread]]:
+    """The draw, and the model and the measures of the whole population; parts that turn out too small for the draw are
+    made again, larger."""
     rate = min(1.0, n / population)
     while True:
         calls = [(Path(path), name, columns, design, rate, seed) for path, name in sources.items()]
@@ -80,7 +82,8 @@ def _drawn(
             truth = np.sum([each_.trials for each_ in parts], axis=0)
             model = Model(design, compact(drawn.strata), drawn.counts, tables)
             expected = [model.expected(of_trial(trial)) for trial in design.trials]
-            return drawn, stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
+            model = stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
+            return drawn, model, joined(each_.measures for each_ in parts)
 
 
 def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: Map = here) -> Manifest:
@@ -98,8 +101,8 @@ def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: 
     if population == 0:
         raise AudienceError("the files have no rows")
     wanted = n if n is not None else max(1, round(old.rows * population / old.population))
-    drawn, model = _drawn(sources, columns, old.design, wanted, population, old.seed, each)
-    made = replace(old, population=population, created=time.time(), sources=sources)
+    drawn, model, measures = _drawn(sources, columns, old.design, wanted, population, old.seed, each)
+    made = replace(old, population=population, created=time.time(), sources=sources, measures=measures)
     return store.save(drawn, model, made, folder, len(old.shards))
 
 

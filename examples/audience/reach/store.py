@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from examples.audience.reach import keys
+from examples.audience.reach import keys, seal
 from examples.audience.reach import model as models
 from examples.audience.reach.design import Design
 from examples.audience.reach.draw import Drawn
+from examples.audience.reach.measures import Spread
 from examples.audience.reach.model import Model
 from examples.audience.reach.schema import AudienceError, Feature, Number, Schema
 
@@ -43,7 +44,7 @@ class Manifest:
     """population: rows that the sample stands for. groups: how many. shards: by file name. sources: file -> checksum.
 
     users: whether users were drawn, at a rate of 1 / weight each, rather than rows in strata. created: seconds since
-    1970. model: the checksum of model.npz.
+    1970. model: the checksum of model.npz. measures: what the whole population says of each.
     """
 
     design: Design
@@ -55,6 +56,7 @@ class Manifest:
     shards: dict[str, ShardFile] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     model: str = ""
+    measures: dict[str, Spread] = field(default_factory=dict)
 
     @property
     def schema(self) -> Schema:
@@ -67,6 +69,11 @@ class Manifest:
     @property
     def users(self) -> bool:
         return self.schema.user is not None
+
+    @property
+    def identity(self) -> str:
+        """Of the sample's files: two samples have the same only if they are the same."""
+        return seal.digest([self.model, {name: each.checksum for name, each in self.shards.items()}])[:12]
 
 
 def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> Manifest:
@@ -102,7 +109,7 @@ def _written(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shard
         named = {"shards": found, "model": keys.checksum(made / MODEL)}
         whole = replace(manifest, rows=len(table), groups=len(drawn.sizes), **named)
         body = asdict(whole) | {"version": VERSION}
-        (made / "manifest.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        (made / "manifest.json").write_text(json.dumps(seal.sealed(body), indent=1) + "\n", encoding="utf-8")
         _swap(made, folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
@@ -133,7 +140,7 @@ def load(folder: Path) -> Manifest:
     if version != VERSION:
         raise AudienceError(f"{path} is of version {version!r}, this program reads {VERSION}; build the sample again")
     try:
-        design = body["design"]
+        design = seal.opened(body, path, ("design", "shards", "measures", *_FIELDS))["design"]
         schema = design["schema"]
         made = Schema(
             tuple(Feature(each["name"], tuple(each["values"])) for each in schema["features"]),
@@ -146,7 +153,9 @@ def load(folder: Path) -> Manifest:
         trials = tuple(tuple((name, tuple(codes)) for name, codes in trial) for trial in design["trials"])
         margins = tuple(map(tuple, design["margins"]))
         whole = Design(made, tuple(design["cover"]), given, margins, trials)
-        return Manifest(whole, shards=shards, **{name: body[name] for name in _FIELDS})
+        measures = {name: Spread(**each | {"powers": tuple(each["powers"])}) for name, each in body["measures"].items()}
+        fields = {name: body[name] for name in _FIELDS}
+        return seal.verified(Manifest(whole, shards=shards, measures=measures, **fields), path)
     except (KeyError, TypeError) as error:
         raise AudienceError(f"{path} lacks {error}; build the sample again") from None
 

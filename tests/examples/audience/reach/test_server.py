@@ -102,7 +102,7 @@ def test_readiness_and_metrics(http, estimator):
     assert 'reach_requests_total{path="reach",status="200"}' in text and "reach_seconds_bucket" in text
 
     class Silent:
-        manifest, model = estimator.manifest, estimator.counters.model
+        manifest, model, lost = estimator.manifest, estimator.counters.model, {}
 
         def ask(self, asks, seconds):
             return {}
