@@ -156,7 +156,7 @@ def load(folder: Path) -> Manifest:
         measures = {name: Spread(**each | {"powers": tuple(each["powers"])}) for name, each in body["measures"].items()}
         fields = {name: body[name] for name in _FIELDS}
         return seal.verified(Manifest(whole, shards=shards, measures=measures, **fields), path)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise AudienceError(f"{path} lacks {error}; build the sample again") from None
 
 
