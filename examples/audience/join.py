@@ -92,7 +92,9 @@ class Corrected:
         if holds not in get_args(Holds):
             raise AudienceError(f"`holds` is one of {', '.join(get_args(Holds))}; got {holds!r:.40}")
         wanted = self.categories.index(category)
-        claimed = And((query, In(self.sources[0].feature, (category,))))
+        source = self.sources[0].feature
+        known = category in self.estimator.schema.feature(source).values  # else no row at all is tagged so
+        claimed = And((query, In(source, (category,) if known else ())))
         cells = [self._cell(query, codes) for codes in self._combinations]
         tagged, *totals = self.estimator.batch([Question(claimed), *map(Question, cells)])
         chances = self._chances()  # [1 + resamples, combinations, K]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +95,7 @@ def _triple(figure: Any) -> list[float]:
 
 def markdown(report: Report) -> str:
     """The report as text; `write` puts pictures beside it."""
-    lines = ["# Sources against the agency's reports", "", "95 % intervals, by resampling campaigns.", ""]
+    lines = ["# Sources against the agency's reports", "", "Intervals are of 95 %.", ""]
     lines += [
         "| place | source | accuracy | lift | coverage | bits | best in |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -101,15 +104,16 @@ def markdown(report: Report) -> str:
         scores = report.sources[place.source].by_method[DEFAULT].scores
         cells = " | ".join(str(scores[name]) for name in ("accuracy", "lift", "coverage", "bits"))
         rank = f"{place.rank.value:.0f} ({place.rank.low:.0f} to {place.rank.high:.0f})"
-        lines.append(f"| {rank} | {place.source} | {cells} | {place.best:.0%} of the resamples |")
+        lines.append(f"| {rank} | {_cell(place.source)} | {cells} | {place.best:.0%} of the resamples |")
+    pictures = pictures_of(report.sources)
     for name, judged in report.sources.items():
         lines += [
             "",
-            f"## {name}",
+            f"## {_cell(name)}",
             "",
             f"{len(judged.table.campaigns)} campaigns.",
             "",
-            f"![Q of {name}]({name}.png)",
+            f"![Q of {_cell(name)}]({pictures[name]})",
             "",
         ]
         lines += ["| method | accuracy | doubts |", "| --- | --- | --- |"]
@@ -123,11 +127,28 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def pictures_of(sources: Iterable[str]) -> dict[str, str]:
+    """Source -> its picture's file name, of letters, digits, - and _ whatever the source's name holds."""
+    found: dict[str, str] = {}
+    for name in sources:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name) or "_"
+        taken = {each.lower() for each in found.values()}
+        names = (f"{plain}{f'-{again}' if again else ''}.png" for again in count())
+        found[name] = next(each for each in names if each.lower() not in taken)
+    return found
+
+
+def _cell(name: str) -> str:
+    """A name in a line of a table."""
+    return " ".join(name.split()).replace("|", r"\|")
+
+
 def write(report: Report, folder: Path) -> Path:
     """`report.md`, `report.json` and a picture a source in `folder`; gives the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = pictures_of(report.sources)
     for name, judged in report.sources.items():
-        picture(judged, folder / f"{name}.png")
+        picture(judged, folder / pictures[name])
     (folder / "report.json").write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
     text = folder / "report.md"
     text.write_text(markdown(report), encoding="utf-8")
@@ -138,7 +159,8 @@ def picture(judged: Judged, path: Path) -> None:
     """Q with its intervals, a panel a tag."""
     from matplotlib.figure import Figure  # only here: the figures need no matplotlib
 
-    found, names = judged.by_method[DEFAULT], judged.table.categories
+    found = judged.by_method[DEFAULT]
+    names = [name.replace("$", r"\$") for name in judged.table.categories]  # a $ would begin a formula
     figure = Figure(figsize=(2.2 * len(names) + 2.6, 2.8), layout="constrained")
     panels = figure.subplots(1, len(names) + 1, sharey=True)
     assert found.q is not None and found.low is not None and found.high is not None  # a regression gives them

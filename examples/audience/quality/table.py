@@ -13,6 +13,16 @@ import pyarrow.parquet
 
 from examples.audience.quality.campaigns import Campaigns
 
+FILE = """The file has one row a campaign, as Parquet or CSV. Its columns:
+  campaign              its name
+  <source>:             users of the campaign that the source does not tag
+  <source>:<category>   users that it tags so; one column for every category
+  share:<category>      the share of the campaign that is of the category in truth, a fraction: 0.25, not 25 (%)
+  users                 perhaps: how many users those shares rest on; by default all of the campaign
+  vertical              perhaps: the campaign's kind
+Several sources may stand side by side. For reach corrected by tags, a source is named as the feature of the sample that
+holds its tags; a tag is a category's name, or null where there is none."""
+
 
 class TableError(ValueError):
     """A file of campaigns that cannot be read, with the column and the campaign at fault."""
@@ -41,7 +51,7 @@ def read(path: Path, source: str = "tag") -> Table:
         raise TableError(f"{path} has no two columns `share:<category>`; its columns are {table.column_names}")
     wanted = ["campaign", f"{source}:", *(f"{source}:{category}" for category in categories)]
     if missing := [name for name in wanted if name not in table.column_names]:
-        known = sorted({name.partition(":")[0] for name in table.column_names if ":" in name} - {"share"})
+        known = _sources(table.column_names)
         raise TableError(f"{path} has no columns {missing}; its sources are {known}, its categories {list(categories)}")
     names = tuple(map(str, table["campaign"].to_pylist()))
     if len(set(names)) < len(names):
@@ -59,9 +69,17 @@ def read(path: Path, source: str = "tag") -> Table:
 
 
 def sources_of(path: Path) -> list[str]:
-    """The sources a file holds, in the order of its columns."""
-    names = [name.partition(":")[0] for name in _load(path).column_names if ":" in name]
-    return [name for name in dict.fromkeys(names) if name != "share"]
+    """The sources a file holds, in the order of its columns: who has `<source>:` or a column of a category of shares.
+
+    Other columns with a colon, `time:utc` say, are none.
+    """
+    return _sources(_load(path).column_names)
+
+
+def _sources(names: list[str]) -> list[str]:
+    columns = [name.partition(":") for name in names if ":" in name]
+    tags = {"", *(category for name, _, category in columns if name == "share")}
+    return list(dict.fromkeys(name for name, _, tag in columns if name != "share" and tag in tags))
 
 
 def _load(path: Path) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,8 +44,10 @@ def trade_off(chances: ArrayLike, price: float) -> Curve:
 
 def choose(chances: ArrayLike, price: float, value: float) -> Choice:
     """The users who are worth their price: P(category | tags) times the value of one of the category exceeds it."""
-    if price < 0 or value <= 0:
-        raise ValueError(f"a price is not negative and a value is positive; got price={price}, value={value}")
+    if not isinstance(price, Real) or not isinstance(value, Real) or not price >= 0 or not value > 0:
+        raise ValueError(
+            f"a price is not negative and a value is positive, both of one user; got price={price!r}, value={value!r}"
+        )
     p = _chances(chances)
     chosen = p * value > price
     return Choice(chosen, int(chosen.sum()), float(p[chosen].sum()), price * int(chosen.sum()))
@@ -56,7 +59,13 @@ def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.9
     The interval is that of Q; what chance does to so many users is left out, as it is little beside it.
     """
     chance = source.chance(category)
-    counts = np.bincount(np.asarray(tags), minlength=chance.shape[1])
+    codes = np.asarray(tags)
+    if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes < 0).any():
+        raise ValueError(
+            f"tags must be [N] numbers 0 to {chance.shape[1] - 1}: 0 for none, 1 + the category's place among the "
+            f"names; got {codes.dtype} {codes.shape}"
+        )
+    counts = np.bincount(codes, minlength=chance.shape[1])
     if len(counts) > chance.shape[1]:
         raise ValueError(f"tags must be 0 to {chance.shape[1] - 1}; got {len(counts) - 1}")
     totals = chance @ counts
@@ -64,7 +73,11 @@ def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.9
 
 
 def _chances(chances: ArrayLike) -> Array:
-    p = np.asarray(chances, float)
+    """Raises ValueError for what is no P(category | tags) of each user, as Quality.chance(category)[0][tags] is."""
+    try:
+        p = np.asarray(chances, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"chances must be [N] between 0 and 1; got {chances!r:.60}") from None
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all() or len(p) == 0:
         raise ValueError(f"chances must be [N] between 0 and 1; got shape {p.shape}")
     return p

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from examples.audience.reach.columns import MEASURE
 from examples.audience.reach.schema import AudienceError
 
 
@@ -65,7 +66,7 @@ def spreads(table: pa.Table, measures: Sequence[str], path: Path) -> dict[str, S
     """Of every measure's column. Raises AudienceError for values that are infinite: no total or mean has a number."""
     found = {}
     for name in measures:
-        values = table[f"measure {name}"].to_numpy()
+        values = table[MEASURE + name].to_numpy()
         if infinite := int(np.isinf(values).sum()):
             raise AudienceError(
                 f"{path}: measure {name!r} is infinite in {infinite} rows; write a number there, or null for unknown"

@@ -30,7 +30,7 @@ WEEK = 7 * 86_400.0
 DELAYS = {"movielens": (0.0, 0.0), "clothing": (0.0, 0.0, WEEK)}
 EPOCHS = {"movielens": 1, "clothing": 2}
 FLOPS = 200_000.0  # a sample, all models together
-LIMITS = Limits(least=0.5)
+LIMITS = Limits()
 
 
 def load(name: str, quick: bool) -> Data:

@@ -2,12 +2,13 @@
 
 The paper names the criteria: overlap of users and items, the timing of feedback, agreement of gradients, compute by
 revenue. How they are measured and joined is ours [I]: theta sketches, so that nobody joins ID sets; the ratio of
-delays; the cosine of gradients on one shared model.
+delays; the cosine of gradients on one shared model, over the whole of its training. At the end of a training, where
+all gradients sum to nothing, some oppose each other whatever they have in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp, log
 
@@ -26,7 +27,8 @@ class Portfolio:
     delay         seconds until half of its feedback is there; 0 for at once
     flops         of its own model, a sample
     revenue       any unit; only shares count
-    gradient      (P,) of its loss by the parameters of a model that all portfolios share
+    gradient      (2, T, P) of its loss by the parameters of a model that all portfolios share, at T moments of its
+                  training, twice from different rows, so that chance and agreement can be told apart
     """
 
     name: str
@@ -63,7 +65,7 @@ class Weights:
 @dataclass(frozen=True)
 class Likeness:
     """overlap: Jaccard index of users and of items, their mean; timing: 1 for equal delays, 1/2 for twice as long;
-    gradient: cosine, -1 to 1; total: their weighted mean."""
+    gradient: agreement, -1 to 1; total: their weighted mean."""
 
     overlap: float
     timing: float
@@ -88,23 +90,25 @@ def jaccard(a: theta_sketch, b: theta_sketch) -> tuple[float, float, float]:
 def likeness(a: Portfolio, b: Portfolio, weights: Weights) -> Likeness:
     overlap = (jaccard(a.users, b.users)[1] + jaccard(a.items, b.items)[1]) / 2
     timing = exp(-abs(log((1 + a.delay) / (1 + b.delay))))  # one second more, so that at once is not infinitely faster
-    agreement = cosine(a.gradient, b.gradient)
-    total = weights.overlap * overlap + weights.timing * timing + weights.gradient * agreement
-    return Likeness(overlap, timing, agreement, total / weights.total)
+    agrees = agreement(a.gradient, b.gradient)
+    total = weights.overlap * overlap + weights.timing * timing + weights.gradient * agrees
+    return Likeness(overlap, timing, agrees, total / weights.total)
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
-    """0 where one is 0: nothing is known then."""
-    lengths = float(a.double().norm() * b.double().norm())
-    return float(a.double() @ b.double()) / lengths if lengths else 0.0
+def agreement(a: Tensor, b: Tensor) -> float:
+    """The cosine of two portfolios' true gradients (2, T, P), over all moments; 0 where one is no more than chance.
+
+    Rows differ between the two factors of every product, so that the noise of none is multiplied with itself: it would
+    make gradients longer than they are, and the cosine smaller.
+    """
+    product, own_a, own_b = ((x[0] * y[1] + x[1] * y[0]).double().sum() / 2 for x, y in ((a, b), (a, a), (b, b)))
+    if own_a <= 0 or own_b <= 0:
+        return 0.0
+    return max(-1.0, min(1.0, float(product / (own_a * own_b).sqrt())))
 
 
-def gradient(losses: Sequence[Callable[[], Tensor]], module: nn.Module) -> Tensor:
-    """(P,) the mean gradient of a portfolio's losses (one a batch) by all parameters of `module`, which is left
-    alone."""
+def gradient(loss: Tensor, module: nn.Module) -> Tensor:
+    """(P,) by all parameters of `module`, which is left alone."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    found = torch.zeros(sum(parameter.numel() for parameter in parameters))
-    for loss in losses:
-        parts = torch.autograd.grad(loss(), parameters, materialize_grads=True)
-        found += torch.cat([part.flatten() for part in parts]) / len(losses)
-    return found
+    parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,10 @@ from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
 
 WIDTH, BATCH, RATE = 8, 256, 2e-3
+MOMENTS, ROWS = 25, 512
+"""Of a training at which gradients are looked at, and rows of each gradient, at most."""
+NEWTON = 5
+"""Steps to a head's offset."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,25 @@ def loss_of(model: nn.Module, rows: Rows, keys: Sequence[Key]) -> Tensor:
     return binary_cross_entropy_with_logits(logits[own], labels[own])
 
 
-def fit(data: Data, keys: Sequence[Key], hidden: int, seed: int, epochs: int) -> Shared:
-    """A model of these portfolios, trained on the rows of their domains."""
+def fit(
+    data: Data,
+    keys: Sequence[Key],
+    hidden: int,
+    seed: int,
+    epochs: int,
+    look: Callable[[Shared], None] | None = None,
+) -> Shared:
+    """A model of these portfolios, trained on the rows of their domains. look: is shown it MOMENTS times."""
     torch.manual_seed(seed)
     model = Shared(data, len(keys), hidden)
     optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
     own = torch.isin(data.train.domain, torch.tensor([key.domain for key in keys]))
     rows = data.train[own]
+    every = max(1, epochs * len(rows) // BATCH // MOMENTS)
     for _ in range(epochs):
-        for part in torch.randperm(len(rows)).split(BATCH):
+        for step, part in enumerate(torch.randperm(len(rows)).split(BATCH)):
+            if look is not None and step % every == 0:
+                look(model)
             loss = loss_of(model, rows[part], keys)
             optimizer.zero_grad()
             loss.backward()
@@ -98,18 +112,24 @@ def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]
 
 def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[float], seed: int) -> list[Portfolio]:
     """Portfolios as the clustering wants them. Revenue is taken to be the number of positives; gradients are those of
-    the backbone of one model trained on all portfolios, over batches of the portfolio's own rows."""
-    model = fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1)
-    found = []
-    for place, key in enumerate(keys):
-        rows = data.train[data.train.domain == key.domain]
-        batches = [rows[part] for part in torch.randperm(len(rows)).split(1024)]
-        losses = [lambda batch=batch, place=place, key=key: _own(model, batch, place, key) for batch in batches]
+    the backbone of one model that is trained on all portfolios, on each portfolio's own rows."""
+    own = [data.train[data.train.domain == key.domain] for key in keys]
+    found: list[list[Tensor]] = [[] for _ in keys]
+
+    def look(model: Shared) -> None:
+        for place, key in enumerate(keys):
+            pair = torch.randperm(len(own[place]))[: 2 * ROWS].chunk(2)
+            losses = [_calibrated_loss(model, own[place][rows], place, key) for rows in pair]
+            found[place].append(torch.stack([gradient(loss, model.backbone) for loss in losses]))
+
+    fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1, look)
+    portfolios = []
+    for key, rows, gradients in zip(keys, own, found, strict=True):
         users, items = sketch(rows.users.unique()), sketch(rows.items.unique())
         revenue = float(rows.labels[:, key.task].sum())
-        direction = gradient(losses, model.backbone)
-        found.append(Portfolio(name_of(data, key), users, items, delays[key.task], flops, revenue, direction))
-    return found
+        at_moments = torch.stack(gradients, dim=1)
+        portfolios.append(Portfolio(name_of(data, key), users, items, delays[key.task], flops, revenue, at_moments))
+    return portfolios
 
 
 def evaluate(
@@ -123,9 +143,15 @@ def evaluate(
     return found
 
 
-def _own(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:
-    logits = model(rows.ids, rows.bag)[:, place]
-    return binary_cross_entropy_with_logits(logits, rows.labels[:, key.task])
+def _calibrated_loss(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:
+    """The portfolio's loss with its head's offset set right first. A head that is off by a constant pulls at the
+    backbone too, and drowns what the features want."""
+    logits, labels = model(rows.ids, rows.bag)[:, place], rows.labels[:, key.task]
+    offset = torch.zeros(())
+    for _ in range(NEWTON):
+        p = (logits.detach() + offset).sigmoid()
+        offset = offset + (labels.mean() - p.mean()) / (p * (1 - p)).mean().clamp_min(1e-3)
+    return binary_cross_entropy_with_logits(logits + offset, labels)
 
 
 def _inputs(data: Data) -> int:

@@ -20,12 +20,13 @@ Group = tuple[int, ...]
 @dataclass(frozen=True)
 class Limits:
     """group: FLOPs a sample that one model may cost; total: where merging stops (0: as far as the others let it);
-    least: likeness of groups that may merge; conflict: cosine of gradients under which two portfolios never share;
+    least: likeness of groups that may merge, by default that of two which are alike in one criterion of three and in
+    the others neither alike nor opposed; conflict: cosine of gradients under which two portfolios never share;
     extra: what a further portfolio adds to a group's cost, as a share of its own model's."""
 
     group: float = float("inf")
     total: float = 0.0
-    least: float = 0.5
+    least: float = 0.3
     conflict: float = -0.2
     extra: float = 0.25
 

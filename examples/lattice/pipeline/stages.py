@@ -31,7 +31,7 @@ from examples.lattice.networks.size import Size
 from examples.lattice.networks.untie import for_domain
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.bench import DELAYS, FLOPS, LIMITS
-from examples.lattice.partitioner.describe import Portfolio, Weights, cosine
+from examples.lattice.partitioner.describe import Portfolio, Weights, agreement
 from examples.lattice.partitioner.partition import partition
 from examples.lattice.sketch.search import Between, Bounds, Cost, Values, search
 from examples.metrics import fastest
@@ -39,7 +39,7 @@ from examples.metrics import fastest
 TTL = 6 * HOUR
 HELD = 0.1  # of the training rows, the last: what importances are measured and sizes are chosen on
 RATED = 2048  # rows for importances
-TIED = 0.5  # cosine of gradients from which on two domains share what is untied
+TIED = 0.5  # agreement of gradients from which on two domains share what is untied
 SPACE = {
     "width": (8, 16),
     "layers": (1, 2),
@@ -85,7 +85,7 @@ def copies_of(domains: int, group: dict[int, int], portfolios: list[Portfolio]) 
         gradients[domain] = gradients.get(domain, 0) + portfolios[index].gradient
     copies: list[list[int]] = []
     for domain, gradient in sorted(gradients.items()):
-        fitting = (each for each in copies if all(cosine(gradient, gradients[other]) >= TIED for other in each))
+        fitting = (each for each in copies if all(agreement(gradient, gradients[other]) >= TIED for other in each))
         copy = next(fitting, None)
         if copy is None:
             copies.append([domain])

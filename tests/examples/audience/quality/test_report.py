@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from examples.audience.quality.report import judge, write
+from examples.audience.quality.report import judge, pictures_of, write
 from examples.audience.quality.table import TableError, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
 from tests.examples.audience.quality.drawn import TRUTH, simulate
@@ -82,3 +82,24 @@ def test_no_file_and_no_parquet_are_errors(tmp_path):
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(TableError, match="no Parquet file"):
         read(tmp_path / "text.parquet")
+
+
+def test_names_of_any_kind_stay_in_the_folder(tmp_path):
+    table = {name.replace("acme", "../es|caped").replace("other", "a/b"): own for name, own in columns().items()}
+    table = {name.replace("old", "$x_$^"): own for name, own in table.items()} | {"time:utc": ["now"] * 16}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "c.parquet")
+    assert sources_of(tmp_path / "c.parquet") == ["../es|caped", "a/b"]
+    text = write(judge(tmp_path / "c.parquet", Bootstrap(5)), tmp_path / "in" / "out").read_text()
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {
+        "c.parquet",
+        *(f"in/out/{each}" for each in ("_es_caped.png", "a_b.png", "report.md", "report.json")),
+    }
+    assert "![Q of a/b](a_b.png)" in text and "| ../es\\|caped |" in text
+
+
+def test_pictures_have_names_of_their_own():
+    names = ["a/b", "a_b", "A b", "acme", "..", "", "../.."]
+    found = pictures_of(names)
+    assert found["acme"] == "acme.png" and list(found) == names
+    assert len({each.lower() for each in found.values()}) == len(names)

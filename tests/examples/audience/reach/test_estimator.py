@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from examples.audience.reach.build import build
 from examples.audience.reach.columns import Columns
 from examples.audience.reach.counters import Local
-from examples.audience.reach.curve import curve
 from examples.audience.reach.estimator import Estimator, Question, Unavailable
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 from examples.audience.reach.schema import AudienceError
@@ -258,17 +257,6 @@ def test_rows_of_a_sample_of_users_without_a_shard(impressions):
     rows, users = less.batch([Question(In("day", (0,))), Question(In("day", (0,)), "users")])
     assert rows.low <= (day == 0).sum() <= rows.high and users.low <= len(set(user[day == 0])) <= users.high
     assert users.answered == pytest.approx(0.75, abs=0.01)
-
-
-def test_a_curve_starts_at_the_query_and_ends_at_everybody(everything):
-    query = And((In("country", ("FR",)), In("age", (5, 6)), Range("spend", 5)))
-    points = curve(everything, query, "click")
-    assert points[0].query == query and points[-1].query == Everybody()
-    reached = [point.reach.value for point in points]
-    assert reached == sorted(reached) and reached[-1] == 24_000
-    assert points[0].performance.value > points[-1].performance.value
-    assert all(point.loosened for point in points[1:])
-    assert any(" may be " in point.loosened for point in points[1:])
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,15 @@ import torch
 from torch import nn
 
 from examples.lattice.partitioner import describe
-from examples.lattice.partitioner.describe import Portfolio, Weights, cosine, gradient, jaccard, likeness, sketch
+from examples.lattice.partitioner.describe import Portfolio, Weights, agreement, gradient, jaccard, likeness, sketch
 
-PLAIN = Portfolio("p", sketch(range(100)), sketch(range(100)), 0.0, 1.0, 1.0, torch.tensor([1.0, 0.0]))
+
+def exact(*direction: float) -> torch.Tensor:
+    """A gradient (2, 1, P) without noise."""
+    return torch.tensor(direction).expand(2, 1, -1)
+
+
+PLAIN = Portfolio("p", sketch(range(100)), sketch(range(100)), 0.0, 1.0, 1.0, exact(1.0, 0.0))
 
 
 @pytest.mark.parametrize(("shared", "each"), [(0, 500), (400, 500), (500, 500), (20_000, 30_000), (1000, 50_000)])
@@ -38,7 +44,7 @@ def test_timing_is_the_ratio_of_delays():
 
 
 def test_likeness_is_the_weighted_mean():
-    other = replace(PLAIN, users=sketch(range(50, 150)), delay=1.0, gradient=torch.tensor([1.0, 1.0]))
+    other = replace(PLAIN, users=sketch(range(50, 150)), delay=1.0, gradient=exact(1.0, 1.0))
     found = likeness(PLAIN, other, Weights(2, 1, 1))
     assert found.overlap == pytest.approx((1 / 3 + 1) / 2) and found.timing == pytest.approx(0.5)
     assert found.gradient == pytest.approx(2**-0.5)
@@ -46,20 +52,38 @@ def test_likeness_is_the_weighted_mean():
     assert likeness(PLAIN, other, Weights(1, 0, 0)).total == found.overlap
 
 
-def test_cosines():
-    assert cosine(torch.tensor([1.0, 0]), torch.tensor([-2.0, 0])) == -1
-    assert cosine(torch.tensor([1.0, 0]), torch.tensor([0.0, 0])) == 0
+def test_agreement_is_the_cosine_over_all_moments():
+    assert agreement(exact(1, 0), exact(-2, 0)) == -1 and agreement(exact(1, 0), exact(3, 3)) == pytest.approx(2**-0.5)
+    then = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).expand(2, 2, 2)
+    now = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(2, 2, 2)
+    assert agreement(then, now) == pytest.approx(3 / (10 * 2) ** 0.5)
 
 
-def test_a_gradient_is_the_mean_of_the_losses_and_touches_nothing():
+def test_noise_neither_hides_agreement_nor_makes_it_up():
+    generator = torch.Generator().manual_seed(0)
+    noise = lambda: 3 * torch.randn(2, 200, 20, generator=generator)  # noqa: E731  nine times as long as the signal
+    signal = torch.randn(20, generator=generator)
+    a, b = (signal + noise() for _ in range(2))
+    plain = torch.cosine_similarity(a.flatten(0, 1), b.flatten(0, 1)).mean()
+    assert agreement(a, b) == pytest.approx(1, abs=0.15) and plain < 0.2
+    across = signal.roll(1) - signal * (signal.roll(1) @ signal) / (signal @ signal)
+    assert agreement(a, across + noise()) == pytest.approx(0, abs=0.15)
+
+
+def test_a_gradient_that_is_chance_agrees_with_nothing():
+    chance = torch.stack([torch.ones(1, 3), -torch.ones(1, 3)])  # its two halves contradict each other
+    assert agreement(chance, exact(1, 1, 1)) == agreement(exact(1, 1, 1), chance) == agreement(chance, chance) == 0
+
+
+def test_a_gradient_is_the_losses_and_touches_nothing():
     torch.manual_seed(0)
     module, head = nn.Linear(3, 2), nn.Linear(2, 1)
-    batches = [torch.randn(5, 3) for _ in range(3)]
-    losses = [lambda x=x: head(module(x)).square().mean() for x in batches]
-    found = gradient(losses, module)
-    torch.stack([loss() for loss in losses]).mean().backward()
+    x = torch.randn(5, 3)
+    found = gradient(head(module(x)).square().mean(), module)
+    assert all(p.grad is None for p in module.parameters())
+    head(module(x)).square().mean().backward()
     torch.testing.assert_close(found, torch.cat([p.grad.flatten() for p in module.parameters()]))
-    assert gradient([lambda: head.weight.sum()], module).tolist() == [0.0] * 8  # a loss that does not reach it
+    assert gradient(head.weight.sum(), module).tolist() == [0.0] * 8  # a loss that does not reach it
 
 
 def test_what_cannot_be_is_refused():

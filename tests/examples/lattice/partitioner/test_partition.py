@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.lattice.partitioner.describe import Portfolio, Weights, cosine, likeness, sketch
+from examples.lattice.partitioner.describe import Portfolio, Weights, agreement, likeness, sketch
 from examples.lattice.partitioner.partition import Limits, between, capacity, cost, partition
 
 BY_GRADIENT = Weights(0, 0, 1)
@@ -18,7 +18,7 @@ FREE = Limits(least=-1.0, conflict=-2.0)
 
 
 def portfolio(name: str, direction: tuple[float, ...], **changed) -> Portfolio:
-    plain = Portfolio(name, sketch([1]), sketch([1]), 0.0, 1.0, 1.0, torch.tensor(direction))
+    plain = Portfolio(name, sketch([1]), sketch([1]), 0.0, 1.0, 1.0, torch.tensor(direction).expand(2, 1, -1))
     return replace(plain, **changed)
 
 
@@ -89,10 +89,12 @@ def test_linkage_is_the_mean_over_pairs(directions):
     found = partition(portfolios, FREE, BY_GRADIENT)
     where = {portfolio.name: i for i, portfolio in enumerate(portfolios)}
     for step in found.steps:
-        cosines = [
-            cosine(portfolios[where[a]].gradient, portfolios[where[b]].gradient) for a in step.left for b in step.right
+        agreements = [
+            agreement(portfolios[where[a]].gradient, portfolios[where[b]].gradient)
+            for a in step.left
+            for b in step.right
         ]
-        assert step.merged and step.likeness.total == pytest.approx(sum(cosines) / len(cosines), abs=1e-9)
+        assert step.merged and step.likeness.total == pytest.approx(sum(agreements) / len(agreements), abs=1e-9)
 
 
 def test_capacity_goes_by_revenue():

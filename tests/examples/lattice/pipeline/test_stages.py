@@ -12,7 +12,7 @@ from examples.lattice.pipeline.stages import copies_of, size_of
 
 
 def portfolios(*gradients):
-    return [SimpleNamespace(gradient=torch.tensor(each)) for each in gradients]
+    return [SimpleNamespace(gradient=torch.tensor(each).expand(2, 1, -1)) for each in gradients]
 
 
 def test_domains_share_a_copy_where_gradients_agree():
