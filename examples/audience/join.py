@@ -113,7 +113,8 @@ class Corrected:
     def _summed(self, query: Query, totals: Sequence[Reach], chances: np.ndarray) -> tuple[np.ndarray, float]:
         """Expected rows by resample of Q, and half of the sample's interval. chances [1 + resamples, combinations]."""
         values = chances @ [each.value for each in totals]
-        if self.estimator.formula(Question(query)) is not None:  # the combinations are known better than by the sample
+        combination = Question(self._cell(query, self._combinations[0]))
+        if self.estimator.formula(combination) is not None:  # the combinations are known better than by the sample
             halves = [chance * (each.high - each.low) / 2 for chance, each in zip(chances[0], totals, strict=True)]
             return values, math.hypot(*halves)
         features = tuple(source.feature for source in self.sources)

@@ -18,6 +18,7 @@ from examples.audience.reach.formula import of_trial
 from examples.audience.reach.kinds import agreed, kind_of
 from examples.audience.reach.learn import extended, learn
 from examples.audience.reach.manifest import Manifest
+from examples.audience.reach.measures import Spread, joined
 from examples.audience.reach.model import Model, compact, fitted
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError
@@ -51,8 +52,8 @@ def build(
     manifest = Manifest(
         learn(found, columns), population, 0, seed, time.time(), min(1.0, n / population), sources=sources
     )
-    drawn, model = _drawn(sources, columns, manifest.design, n, population, seed, each)
-    return store.save(drawn, model, manifest, folder, shards)
+    drawn, model, measures = _drawn(sources, columns, manifest.design, n, population, seed, each)
+    return store.save(drawn, model, replace(manifest, measures=measures), folder, shards)
 
 
 def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: Map = here) -> Manifest:
@@ -72,9 +73,9 @@ def refresh(folder: Path, files: Sequence[Path], *, n: int | None = None, each: 
     sources, population = {str(one.path): one.checksum for one in found}, sum(one.rows for one in found)
     share = old.share if n is None else min(1.0, n / population)
     design, wanted = extended(old.design, found), n or max(1, round(old.share * population))
-    drawn, model = _drawn(sources, columns, design, wanted, population, old.seed, each)
+    drawn, model, measures = _drawn(sources, columns, design, wanted, population, old.seed, each)
     made = replace(old, design=design, population=population, created=time.time(), share=share, sources=sources)
-    return store.save(drawn, model, made, folder, len(old.shards))
+    return store.save(drawn, model, replace(made, measures=measures), folder, len(old.shards))
 
 
 def _found(files: Sequence[Path], columns: Columns, seed: int, each: Map) -> list[Seen]:
@@ -101,8 +102,9 @@ def _drawn(
     population: int,
     seed: int,
     each: Map,
-) -> tuple[Drawn, Model]:
-    """The draw, and the model of the whole population; parts that turn out too small for it are made again, larger."""
+) -> tuple[Drawn, Model, dict[str, Spread]]:
+    """The draw, and the model and the measures of the whole population; parts that turn out too small for the draw are
+    made again, larger."""
     rate = min(1.0, n / population)
     while True:
         calls = [(Path(path), name, columns, design, rate, seed) for path, name in sources.items()]
@@ -126,4 +128,5 @@ def _drawn(
             truth = np.sum([each_.trials for each_ in parts], axis=0)
             model = Model(design, compact(drawn.strata), drawn.counts, tables)
             expected = [model.expected(of_trial(trial)) for trial in design.trials]
-            return drawn, stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
+            model = stretched(fitted(model, expected, truth), expected, tried(drawn.rows, design), truth)
+            return drawn, model, joined(each_.measures for each_ in parts)

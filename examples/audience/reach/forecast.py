@@ -52,7 +52,8 @@ def forecast(estimator: Estimator, question: Question, day: str, days: int = 7) 
             f"anybody matches on only {len(seen)} days, fewer than {LEAST_DAYS}; ask for a wider audience"
         )
     y = np.log([reach.value for reach in seen.values()])
-    noise = np.array([max(((reach.high - reach.low) / (2 * Z * reach.value)) ** 2, 1e-12) for reach in seen.values()])
+    ends = [(max(reach.low, reach.value / 100), reach.high) for reach in seen.values()]  # of a logarithm, as y is
+    noise = np.array([max((math.log(high / low) / (2 * Z)) ** 2, 1e-12) for low, high in ends])
     x = _design(list(seen), first)
     scatter = 0.0
     for _ in range(20):  # the scatter of days about the pattern, beyond what sampling does

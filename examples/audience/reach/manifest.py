@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from examples.audience.reach.design import Design
+from examples.audience.reach.measures import Spread
 from examples.audience.reach.schema import AudienceError, Schema
 
 VERSION = 3
-"""2 had neither `share` nor `checksum`, and columns whose names a feature could have."""
+"""2 had neither `share` nor `measures` nor `checksum`, and columns whose names a feature could have."""
 NAME = "manifest.json"
 SHARD = "shard-{:03}.parquet"
 
@@ -35,6 +36,7 @@ class Manifest:
 
     share: of the rows that were asked for, at most 1, which a refresh draws again; users are drawn at that rate, with
     all their rows, so `rows` may be any number about it. created: seconds since 1970. model: the checksum of model.npz.
+    measures: what the whole population says of each.
     """
 
     design: Design
@@ -47,6 +49,7 @@ class Manifest:
     shards: dict[str, ShardFile] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     model: str = ""
+    measures: dict[str, Spread] = field(default_factory=dict)
 
     @property
     def schema(self) -> Schema:
@@ -59,6 +62,12 @@ class Manifest:
     @property
     def users(self) -> bool:
         return self.schema.user is not None
+
+    @property
+    def identity(self) -> str:
+        """Of the sample's files: two samples have the same only if they are the same."""
+        files = [self.model, {name: each.checksum for name, each in self.shards.items()}]
+        return hashlib.blake2b(json.dumps(files, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def written(manifest: Manifest) -> str:
@@ -169,6 +178,10 @@ def _consistent(manifest: Manifest) -> None:
             "expected a population of at least 1, a share above 0 and at most 1, and no negative rows and groups; got "
             f"{manifest.population}, {manifest.share}, {manifest.rows} and {manifest.groups}"
         )
+    if (held := sum(each.rows for each in manifest.shards.values())) != manifest.rows:
+        raise _Unfit(f"shards: expected {manifest.rows} rows in all, got {held}")
+    if set(manifest.measures) != set(schema.measures):
+        raise _Unfit(f"measures: expected those of the schema, got {sorted(manifest.measures)}")
     sizes = {each.name: len(each.values) for each in schema.features}
     named = {*design.cover, *design.given, *(name for own in design.given.values() for name in own)}
     if unknown := (named - set(schema.names)) | ({name for own in design.margins for name in own} - set(sizes)):

@@ -28,6 +28,7 @@ from examples.audience.reach.columns import (
 from examples.audience.reach.design import Design, counted
 from examples.audience.reach.kinds import floats, plain
 from examples.audience.reach.margins import Names, count
+from examples.audience.reach.measures import Spread, joined, spreads
 from examples.audience.reach.schema import AudienceError, Schema
 
 SPARE = 4.0
@@ -42,7 +43,7 @@ class Part:
 
     rows: candidates, a table of KEY, STRATUM (a row of `strata`), codes, numbers, measures and USER, in the order of
     stratum and key. Of a stratum all rows with a key up to complete[s] are there. tables, trials: counts for
-    the model, see design.py.
+    the model, see design.py. measures: what all rows of the file say of each.
     """
 
     file: str
@@ -52,6 +53,7 @@ class Part:
     rows: pa.Table
     tables: dict[Names, np.ndarray]
     trials: np.ndarray
+    measures: dict[str, Spread]
 
 
 def part(path: Path, file: str, columns: Columns, design: Design, rate: float, seed: int) -> Part:
@@ -63,12 +65,13 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     limit = np.uint64(min(1.0, rate * SPARE) * (2**64 - 2**12))
     rows: pa.Table | None = None
     sizes: dict[int, int] = {}
-    first = 0
+    first, measures = 0, dict[str, Spread]()
     tables = {names: np.zeros(places, np.int64) for names, places in design.tables().items()}
     trials = np.zeros(len(design.trials), np.int64)
     for batch in batches(path, columns):
         codes = encoded(batch, schema)
         table, own = _rows(batch, codes, file, first, columns, schema, seed)
+        measures = joined((measures, spreads(table, schema.measures, path)))
         count(codes, tables)
         trials += counted(design.trials, codes)
         first += len(batch)
@@ -92,7 +95,7 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     complete[held == counts] = np.uint64(2**64 - 1)
     rows = rows.set_column(rows.column_names.index(STRATUM), STRATUM, pa.array(position))
     strata = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
-    return Part(file, strata.astype(np.int32), counts, complete, rows, tables, trials)
+    return Part(file, strata.astype(np.int32), counts, complete, rows, tables, trials, measures)
 
 
 def _rows(

@@ -17,7 +17,7 @@ from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Atom
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Query, Range
 from examples.audience.reach.schema import Schema
-from examples.audience.reach.store import Manifest, load, read_shard
+from examples.audience.reach.store import Manifest, read_shard
 
 CACHED = 512
 """Bitmaps of values and ranges that are kept, the most recently used."""
@@ -38,13 +38,17 @@ class Chance:
 
 @dataclass(frozen=True)
 class Ask:
-    """query: whom. measure: whose values are summed, or None. users: count users instead of rows. atoms: criteria by
-    whose cells all rows are counted, instead of those of `query`."""
+    """query: whom. measure: whose values are summed, or None. users: count users instead of rows, who also have a row
+    that matches each of `also`, and none that matches any of `never`. atoms: criteria by whose cells all rows are
+    counted, instead of those of `query`. among: all its rows are summed, and the value is 1 where `query` matches."""
 
     query: Query
     measure: str | Chance | None = None
     users: bool = False
     atoms: tuple[Atom, ...] = ()
+    among: Query | None = None
+    also: tuple[Query, ...] = ()
+    never: tuple[Query, ...] = ()
 
 
 class Shard:
@@ -61,27 +65,45 @@ class Shard:
         self._everybody = np.packbits(np.ones(self.rows, bool))
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> Shard:
-        manifest = load(folder)
+    def read(cls, folder: Path, manifest: Manifest, name: str) -> Shard:
+        """A shard of that manifest, and of no other: two samples that are mixed are none."""
         return cls(read_shard(folder, manifest, name), manifest)
 
     def answer(self, ask: Ask) -> Answer | Cells:
         """The sums over the rows that match; with atoms, by cell."""
         if ask.atoms:
             return by_cell(ask.atoms, self._atom, self.weight)
-        matching = np.flatnonzero(np.unpackbits(self.match(ask.query), count=self.rows))
+        there = self.match(ask.query)
+        matching = self._places(there if ask.among is None else self.match(ask.among))
         group, weight = self.group[matching], self.weight[matching]
-        value = self._values(ask.measure, matching)
+        if ask.among is None:
+            value = self._values(ask.measure, matching)
+        else:
+            value = np.unpackbits(there, count=self.rows)[matching].astype(float)
         if not (known := ~np.isnan(value)).all():
             group, weight, value = group[known], weight[known], value[known]
         starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else np.empty(0, np.int64)
         if len(group) == 0:
             return Answer(group, np.empty((0, 5)), 0)
         if ask.users:  # one of each, whatever number of rows
+            starts = starts[self._kept(group[starts], ask)]
             weight, value, group, starts = weight[starts], value[starts], group[starts], np.arange(len(starts))
+            if len(group) == 0:
+                return Answer(group, np.empty((0, 5)), 0)
         columns = (weight, weight * value, weight**2, weight**2 * value, (weight * value) ** 2)
         sums = np.stack([np.add.reduceat(column, starts) for column in columns], axis=1)
         return Answer(group[starts], sums, len(group))
+
+    def _places(self, bits: Bits) -> np.ndarray:
+        return np.flatnonzero(np.unpackbits(bits, count=self.rows))
+
+    def _kept(self, users: np.ndarray, ask: Ask) -> np.ndarray:
+        """Whether each user has what the question asks of its other rows; all rows of a user lie in one shard."""
+        kept = np.ones(len(users), bool)
+        for others, wanted in ((ask.also, True), (ask.never, False)):
+            for other in others:
+                kept &= np.isin(users, self.group[self._places(self.match(other))]) == wanted
+        return kept
 
     def _values(self, measure: str | Chance | None, rows: np.ndarray) -> np.ndarray:
         """The measure's value in each of the rows; NaN where it is not known."""

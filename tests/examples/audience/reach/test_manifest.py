@@ -83,6 +83,9 @@ UNFIT = [
     (("design", "cover"), ["zz"], r"design: expected names of the schema, got \['zz'\]"),
     (("design", "given"), {"age": ["zz"]}, r"expected names of the schema, got \['zz'\]"),
     (("design", "margins"), [["age", "spend"]], r"expected names of the schema, got \['spend'\]"),
+    (("rows",), 51, "shards: expected 51 rows in all, got 50"),
+    (("measures",), {}, "measures: expected those of the schema"),
+    (("measures", "click"), {"low": 0}, "measures: expected an object of"),
     (("more",), 1, "expected an object of"),
 ]
 

@@ -184,7 +184,7 @@ def test_readiness_and_metrics(http, estimator):
     assert "reach_sample_created_seconds 1" in text
 
     class Silent:
-        manifest, model = estimator.manifest, estimator.counters.model
+        manifest, model, lost = estimator.manifest, estimator.counters.model, {}
 
         def ask(self, asks, seconds):
             return {}
