@@ -9,7 +9,8 @@ NAMED  := $(notdir $(PYTHON))
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv$(if $(TORCH),-$(TORCH))$(if $(NAMED),-$(NAMED))
 PY     := $(VENV)/bin/python
-# Another torch brings the triton, and asks for the setuptools, that it was made with.
+# Another torch brings the triton, and asks for the setuptools, that it was made with; 2.11's triton needs numpy < 2.4.
+UNPIN  := torch|triton|setuptools$(if $(filter 2.11%,$(TORCH)),|numpy)
 PINS   := $(if $(TORCH),$(VENV)/constraints.txt,constraints.txt)
 PIP    := $(PY) -m pip --disable-pip-version-check install -q -c $(PINS)
 # The stamps are named after the checkout's path: a copied or moved .venv points elsewhere and is installed again.
@@ -64,7 +65,7 @@ $(VENV):
 
 $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
-	@$(if $(TORCH),(sed -E '/^(torch|triton|setuptools)==/d' constraints.txt; echo 'torch==$(TORCH)') > $(PINS))
+	@$(if $(TORCH),(sed -E '/^($(UNPIN))==/d' constraints.txt; echo 'torch==$(TORCH)'$(if $(filter 2.11%,$(TORCH)),; echo 'numpy<2.4')) > $(PINS))
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation -e '.[dev,examples,audience,lattice]'
 	@touch $@

@@ -23,22 +23,22 @@ takes its fields in its place.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from operator import getitem
-from typing import Any, ClassVar, Generic, Literal, Self, cast, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, Self, cast
 
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 from typing_extensions import TypeVar  # typing's takes no default before Python 3.13
 
+from loka_compile.kernels.op_fields import T, arguments, filled, flat, placed, schema
+
 LIBRARY = torch.library.Library("loka", "FRAGMENT")
 BODIES: dict[str, Callable[..., Any]] = {}
 """An op's qualified name -> what it runs on real tensors."""
 
-T = TypeVar("T", default=fx.Node)
 Values = TypeVar("Values", default=Any)
 _Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 """A tensor's sizes, strides, dtype and device."""
@@ -58,19 +58,19 @@ class Op(Generic[T, Values]):
     @property
     def args(self) -> tuple[Any, ...]:
         """The arguments in the op's order."""
-        return tuple(_flat(self))
+        return tuple(flat(self))
 
     @classmethod
     def bind(cls, *args: Any, **kwargs: Any) -> Self:
         """The call with these arguments in the op's order. Raises TypeError if they are not the op's."""
         kind = cast(Hashable, cls)
-        if not kwargs and len(args) == len(_arguments(kind)):
-            made: Self = _placed(cls, iter(args))
+        if not kwargs and len(args) == len(arguments(kind)):
+            made: Self = placed(cls, iter(args))
             return made
-        names = [field.name for field, _ in _arguments(kind)]
+        names = [field.name for field, _ in arguments(kind)]
         if len(args) > len(names) or not kwargs.keys() <= set(names[len(args) :]):
             raise TypeError(f"loka::{cls.name} takes {', '.join(names)}, got {len(args)} and {list(kwargs)}")
-        return _filled(cls, dict(zip(names, args, strict=False)) | kwargs)
+        return filled(cls, dict(zip(names, args, strict=False)) | kwargs)
 
     @classmethod
     def named(cls, result: Any) -> Any:
@@ -221,83 +221,3 @@ def _apart(result: Any, args: tuple[Any, ...]) -> Any:
         apart.append(each.clone() if id(each) in seen else each)
         seen.add(id(each))
     return tuple(apart)
-
-
-# ---------------------------------------------------------------- a declaration's fields
-
-_TYPES = {
-    T: "Tensor",
-    T | None: "Tensor?",
-    bool: "bool",
-    int: "SymInt",
-    float: "float",
-    str: "str",
-    torch.dtype: "ScalarType",
-}
-
-
-def schema(kind: type[Op[Any, Any]]) -> str:
-    """The op's schema in the syntax of torch.library."""
-    arguments = []
-    for field, hint in _arguments(cast(Hashable, kind)):
-        default = "" if field.default is MISSING else f"={_default(field.default)}"
-        arguments.append(f"{_TYPES[hint]} {field.name}{default}")
-    values = "Tensor" if kind.values is None else f"({', '.join('Tensor' for _ in kind.values._fields)})"
-    return f"({', '.join(arguments)}) -> {values}"
-
-
-def _default(value: Any) -> str:
-    """A default value in that syntax; strings are quoted."""
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-@functools.cache
-def _arguments(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
-    """The op's arguments as fields with their types; a field that is a dataclass is replaced by its own fields."""
-    found: list[tuple[Field[Any], Any]] = []
-    for field, hint in _own(kind):
-        found += _arguments(part) if (part := _part(hint)) else [(field, hint)]
-    return tuple(found)
-
-
-@functools.cache
-def _own(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
-    """The class's own fields with their types."""
-    hints = get_type_hints(kind)
-    return tuple((field, hints[field.name]) for field in fields(kind))
-
-
-def _part(hint: Any) -> Any:
-    """The dataclass that a field's type is, or None."""
-    kind = get_origin(hint) or hint  # Epilogue of Epilogue[T]
-    return kind if is_dataclass(kind) else None
-
-
-@functools.cache
-def _parts(kind: Any) -> Mapping[str, Any]:
-    """Fields that are dataclasses, by name. Asked at every call of an op, so the answer is kept."""
-    return {field.name: part for field, hint in _own(kind) if (part := _part(hint))}
-
-
-def _flat(call: Any) -> Iterator[Any]:
-    """The values of all fields, those of a part in its place."""
-    for field in fields(call):
-        value = getattr(call, field.name)
-        if is_dataclass(value):
-            yield from _flat(value)
-        else:
-            yield value
-
-
-def _placed(kind: Any, given: Iterator[Any]) -> Any:
-    """An instance of `kind` from the next arguments in the op's order, its parts included."""
-    parts = _parts(kind)
-    names = [field.name for field, _ in _own(kind)]
-    return kind(*[_placed(parts[name], given) if name in parts else next(given) for name in names])
-
-
-def _filled(kind: Any, given: Mapping[str, Any]) -> Any:
-    """An instance of `kind` from values by name, its parts included."""
-    parts = _parts(kind)
-    own = {field.name: given[field.name] for field, _ in _own(kind) if field.name in given}
-    return kind(**own, **{name: _filled(part, given) for name, part in parts.items()})

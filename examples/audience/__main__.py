@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (AudienceError, Unavailable, ValueError) as error:
-        print(f"audience {options.command}: {error}", file=sys.stderr)
+        own = getattr(error, "cause", error)  # Ray adds the traceback of the process that raised it
+        print(f"audience {options.command}: {own}", file=sys.stderr)
         return 2
     return 0
 
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     each = commands.add_parser("build", help="a sample of Parquet files")
     each.add_argument("files", nargs="+", type=Path)
-    each.add_argument("--features", nargs="+", required=True, help="columns with few values")
+    each.add_argument("--features", nargs="*", default=[], help="columns with few values")
     each.add_argument("--numbers", nargs="*", default=[], help="columns to ask ranges of")
     each.add_argument("--measures", nargs="*", default=[], help="columns to sum and average")
     each.add_argument("--user", help="the column that names the user: users are sampled and can be counted")

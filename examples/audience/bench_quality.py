@@ -1,6 +1,6 @@
 """How well Q is recovered, sources are ranked, and in-target reach is corrected, where the truth is known.
 
-    python -m examples.audience.bench_quality [--seeds 8] [--rehearse] [--json FILE] [--picture FILE]
+    python -m examples.audience.bench_quality [--seeds 8] [--samples 8] [--rehearse] [--json FILE] [--picture FILE]
 
 Campaigns, tags and reports are drawn user by user from a known Q. The in-target part uses the census (data.py), whose
 true gender a simulated source guesses right for 75 % of those whom it tags.
@@ -179,6 +179,7 @@ def _from_campaigns(tags: np.ndarray, truth: np.ndarray, rng: np.random.Generato
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8, help="of the in-target part")
     parser.add_argument("--queries", type=int, default=60, help="in-target audiences a seed")
     parser.add_argument("--rows", type=int, default=5000, help="of the in-target sample")
     parser.add_argument("--rehearse", action="store_true", help="one seed of everything, small")
@@ -186,12 +187,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--picture", type=Path, help="a plot of the errors by what is varied")
     options = parser.parse_args(argv)
     seeds, base, queries, varied = options.seeds, Setting(), options.queries, VARIED
-    bootstrap = Bootstrap(60)
+    samples, bootstrap = options.samples, Bootstrap()
     if options.rehearse:
-        seeds, base, queries, bootstrap = 1, Setting(12, 300, panel=100), 3, Bootstrap(10)
+        seeds, base, queries = 1, Setting(12, 300, panel=100), 3
+        samples, bootstrap = 1, Bootstrap(10)
         varied = {name: values[:1] for name, values in VARIED.items()}
     settings = {name: [replace(base, **{name: value}) for value in values] for name, values in varied.items()}
-    found: dict[str, Any] = {"base": asdict(base), "seeds": seeds, "recovery": {}, "ranking": {}}
+    found: dict[str, Any] = {"base": asdict(base), "seeds": seeds, "samples": samples, "recovery": {}, "ranking": {}}
     for name, own in settings.items():
         found["recovery"][name] = [
             {"value": getattr(each, name), "methods": recovery(each, seeds, bootstrap)} for each in own
@@ -201,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         found["ranking"][campaigns] = ranked(replace(base, campaigns=campaigns), seeds, bootstrap)
     print("six sources:", json.dumps(found["ranking"], indent=1))
     with tempfile.TemporaryDirectory() as folder:
-        found["in target"] = in_target(Path(folder), seeds, queries, options.rows, bootstrap)
+        found["in target"] = in_target(Path(folder), samples, queries, options.rows, bootstrap)
     print("in target:", json.dumps(found["in target"], indent=1))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Percentile intervals from `resamples` draws, with replacement, of campaigns (or of rows, in `assess`)."""
+    """Percentile intervals from `resamples` draws of what is estimated (or of rows, in `assess`)."""
 
     resamples: int = 200
     level: float = 0.95
@@ -41,9 +41,13 @@ class Estimate:
 
 
 def interval(values: Array, bootstrap: Bootstrap) -> tuple[Array, Array]:
-    """The middle `level` of values[1:], widened to hold values[0]."""
+    """The middle `level` of values[1:], widened to hold values[0].
+
+    Of n draws the quantile p is number p (n + 1), which another draw is below with chance p (Davison and Hinkley 1997,
+    section 2.4). Number 1 + p (n - 1), as numpy counts by default, makes 92 % of 95 % where n is 60.
+    """
     tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(values[1:], [tail, 1 - tail], axis=0)
+    low, high = np.quantile(values[1:], [tail, 1 - tail], axis=0, method="weibull")
     return np.minimum(low, values[0]), np.maximum(high, values[0])
 
 

@@ -119,11 +119,16 @@ def _attention(wide: Wide) -> Narrow:
     operands = [wide.arg(name) for name in ("query", "key", "value")]
     if None in map(wide.base, operands):
         return "its keys or values differ from row to row"
-    if wide.arg("attn_mask") is not None or wide.arg("dropout_p"):
-        return "it has a mask or dropout"
+    if wide.arg("dropout_p"):
+        return "it has dropout"
     rank = wide.reading.rank(wide.node)
     if any(wide.reading.rank(x) != rank for x in operands) or rank - wide.lead.wide < 2:
         return "the replication reaches the sequence"
+    if (mask := wide.arg("attn_mask")) is not None:
+        if wide.base(mask) is None and not _reaches_no_lead(wide.reading, mask, rank, wide.lead):
+            return "its mask differs from row to row"
+        if wide.base(mask) is not None and wide.reading.rank(mask) != rank:
+            return "its mask is broadcast over leading dimensions"
     return _as_written(wide)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 
 from loka_compile.kernels import op
-from loka_compile.kernels.op import Op, T, contiguous, declare, dense, schema
+from loka_compile.kernels.op import Op, T, contiguous, declare, dense
+from loka_compile.kernels.op_fields import schema
 
 
 class Halves(NamedTuple, Generic[T]):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from loka_compile.sampling.intervals import Array, Bootstrap
+from loka_compile.sampling.intervals import Array, Bootstrap, student
 from loka_compile.sampling.source_quality import SUM_TOLERANCE
 
 
@@ -46,8 +47,14 @@ class Campaigns:
 
 
 def resampled(sizes: Array, bootstrap: Bootstrap) -> Array:
-    """[1 + resamples, C], rows summing to 1: the campaigns' weights, then those of campaigns drawn with replacement."""
+    """[1 + resamples, C], rows summing to 1: the campaigns' weights, then those of campaigns drawn with replacement.
+
+    All but one are drawn, as so many show the variance without bias (Rao and Wu 1988), and fewer still where there are
+    few: so many that means spread by Student's t in place of the normal's quantile.
+    """
     count, rng = len(sizes), np.random.default_rng(bootstrap.seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=bootstrap.resamples)
+    thinner = (NormalDist().inv_cdf(0.975) / student(max(1, count - 1))) ** 2
+    number = max(1, int((count - 1) * thinner))
+    drawn = rng.multinomial(number, np.full(count, 1 / count), size=bootstrap.resamples)
     weights = np.concatenate([np.ones((1, count)), drawn]) * sizes
     return weights / weights.sum(1, keepdims=True)

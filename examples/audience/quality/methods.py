@@ -6,13 +6,15 @@ have not seen: the formulations are ours. Shapes as in result.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from examples.audience.quality import simplex
+from examples.audience.quality import simplex, spread
 from examples.audience.quality.campaigns import Campaigns, resampled
 from examples.audience.quality.result import Quality, bounded, prior_of, quality, told_apart, unseen
-from loka_compile.sampling.intervals import BOOTSTRAP, Bootstrap, estimates
+from loka_compile.sampling.intervals import BOOTSTRAP, Array, Bootstrap, estimates
 
 
 def marginal_agreement(data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP) -> Quality:
@@ -37,14 +39,15 @@ def constrained_regression(
     The mean is weighted by size. prior [K + 1, K]: by default a source that knows nothing, every row the overall
     shares. An under-determined problem is flagged; it is an error where `ridge` is 0.
     """
-    weights, q0 = resampled(data.sizes, bootstrap), prior_of(data, prior)
+    weights, q0 = data.sizes / data.sizes.sum(), prior_of(data, prior)
     undetermined, flags = told_apart(data)
     if ridge < 0 or (ridge == 0 and undetermined):
         raise ValueError(flags[0] if flags else f"ridge must not be negative, got {ridge}")
-    weighted = (weights[:, :, None] * data.mixes).transpose(0, 2, 1)
+    weighted = (weights[:, None] * data.mixes).T
     gram, cross = weighted @ data.mixes + ridge * np.eye(len(q0)), weighted @ data.reports + ridge * q0
-    q = simplex.least_squares(gram, cross, np.broadcast_to(q0, cross.shape))
-    return quality("constrained_regression", data, q, weights, bootstrap, undetermined, flags)
+    [q] = simplex.least_squares(gram[None], cross[None], q0[None])
+    drawn = spread.drawn(data, data.mixes, q, _alike(data), bootstrap)
+    return quality("constrained_regression", data, q, drawn, bootstrap, undetermined, flags)
 
 
 def expectation_maximisation(
@@ -61,30 +64,42 @@ def expectation_maximisation(
     the sum of the tables. The log-likelihood is its leading term for large campaigns, -KL(table | tags times Q): it
     never falls, and is concave in Q, so there is one optimum. Unlike the regression it knows the reports' variances.
     """
-    weights, q0 = resampled(data.sizes, bootstrap), np.maximum(prior_of(data, prior), 1e-12)
+    weights, q0 = data.sizes / data.sizes.sum(), np.maximum(prior_of(data, prior), 1e-12)
     undetermined, flags = told_apart(data)
     q0 /= q0.sum(1, keepdims=True)
-    q, trace, moving = simplex.likeliest(data.mixes, data.reports, weights, q0, tolerance, iterations)
+    [q], trace, moving = simplex.likeliest(data.mixes, data.reports, weights[None], q0, tolerance, iterations)
     if moving:
-        flags += (f"{moving} of {len(weights)} fits still moved after {iterations} iterations",)
+        flags += (f"the fit still moved after {iterations} iterations",)
     likelihood = tuple(float(data.sizes.sum()) * value for value in trace)
-    return quality("expectation_maximisation", data, q, weights, bootstrap, undetermined, flags, likelihood)
+    precision = np.linalg.inv(spread.variances(q, data.mixes, data.sizes))
+    drawn = spread.drawn(data, data.mixes, q, precision, bootstrap)
+    return quality("expectation_maximisation", data, q, drawn, bootstrap, undetermined, flags, likelihood)
 
 
 def single_tag(
     data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP, *, prior: ArrayLike | None = None, purity: float = 0.95
 ) -> Quality:
-    """Q[a] is the report of the campaigns in which at least `purity` of the users have tag a, pooled by size."""
+    """Q[a] is the report of the campaigns in which at least `purity` of the users have tag a, pooled by size.
+
+    What the others among them are is unknown, so the report p Q[a] + (1 - p) others leaves Q[a, c] anywhere from
+    (report - (1 - p)) / p to report / p (Horowitz and Manski 1995). One half of the draws is about either end, so that
+    intervals hold Q wherever it is between them (Imbens and Manski 2004).
+    """
     if not 0.5 < purity <= 1:
         raise ValueError(f"purity must be in (0.5, 1], got {purity}")
-    weights, q0 = resampled(data.sizes, bootstrap), prior_of(data, prior)
-    dedicated = (data.mixes >= purity - 1e-12).astype(float)  # [C, K + 1]
-    pooled = (weights[:, :, None] * dedicated).transpose(0, 2, 1) @ data.reports
-    mass = (weights @ dedicated)[:, :, None]
-    q = np.where(mass > 0, pooled / np.where(mass > 0, mass, 1), q0)
-    missing = np.flatnonzero(dedicated.sum(0) == 0).tolist()
+    q0, dedicated = prior_of(data, prior), (data.mixes >= purity - 1e-12).astype(float)  # [C, K + 1]
+    weighted = (data.sizes[:, None] * dedicated).T
+    mass = weighted.sum(1, keepdims=True)
+    there, users = mass > 0, np.where(mass > 0, mass, 1)
+    q = np.where(there, weighted @ data.reports / users, q0)
+    pure = np.where(there, (weighted * data.mixes.T).sum(1, keepdims=True) / users, 1)
+    drawn = spread.drawn(data, dedicated, q, _alike(data), bootstrap)
+    drawn.q[::2] -= 1 - pure
+    missing = np.flatnonzero(mass == 0).tolist()
     flags = (f"no campaign of its own for tags {missing}: their rows are the prior",) if missing else ()
-    return quality("single_tag", data, q, weights, bootstrap, missing, flags)
+    if pure.min() < 1:
+        flags += (f"up to {1 - pure.min():.1%} of the users counted for a tag have others, which moves the scores too",)
+    return quality("single_tag", data, q, replace(drawn, q=drawn.q / pure), bootstrap, missing, flags)
 
 
 def holdout(
@@ -97,8 +112,10 @@ def holdout(
 ) -> Quality:
     """Q from users whose true category is known, such as a panel that logs in.
 
-    tags [N]: 0..K, where 0 is none and a claims category a - 1; truth [N]: 0..K - 1. Intervals resample users. A tag
-    that no such user has keeps the prior (by default the overall shares) and the widest interval.
+    tags [N]: 0..K, where 0 is none and a claims category a - 1; truth [N]: 0..K - 1. A tag that no
+    such user has keeps the prior (by default the overall shares) and the widest interval. Draws are of the posterior
+    under Jeffreys' prior, half a user a cell: its intervals hold as often as they say also where few or none are in a
+    cell (Brown, Cai and DasGupta 2001), while users drawn again never fall into an empty one.
     """
     tag, true = np.asarray(tags), np.asarray(truth)
     if tag.ndim != 1 or tag.shape != true.shape or len(tag) == 0:
@@ -107,13 +124,19 @@ def holdout(
         raise ValueError(f"of {categories} categories tags are 0 to {categories} and truths 0 to {categories - 1}")
     cells = np.bincount(tag * categories + true, minlength=(categories + 1) * categories).astype(float)
     rng = np.random.default_rng(bootstrap.seed)
-    drawn = rng.multinomial(len(tag), cells / len(tag), size=bootstrap.resamples)
+    drawn = rng.dirichlet(cells + 0.5, size=bootstrap.resamples) * len(tag)
     counts = np.concatenate([cells[None], drawn]).reshape(-1, categories + 1, categories)
     users = counts.sum(2)
     overall = counts.sum(1, keepdims=True) / len(tag)
     q0 = np.broadcast_to(overall if prior is None else np.asarray(prior, float), counts.shape)
-    q = np.where(users[:, :, None] > 0, counts / np.maximum(users, 1)[:, :, None], q0)
+    q = np.where(users[:, :, None] > 0, counts / np.where(users > 0, users, 1)[:, :, None], q0)
     missing = np.flatnonzero(users[0] == 0).tolist()
     flags = (f"no user with a known truth has one of the tags {missing}: their rows are the prior",) if missing else ()
     figures = simplex.tag_scores(users / len(tag), overall[:, 0], q)
     return bounded("holdout", figures, q, bootstrap, missing, flags, rank=categories + 1 - len(missing))
+
+
+def _alike(data: Campaigns) -> Array:
+    """The precision of reports for a fit by least squares, which takes all users and categories as equally sure."""
+    free = data.reports.shape[1] - 1
+    return np.broadcast_to(np.eye(free), (len(data.sizes), free, free))

@@ -95,7 +95,7 @@ def _triple(figure: Any) -> list[float]:
 
 def markdown(report: Report) -> str:
     """The report as text; `write` puts pictures beside it."""
-    lines = ["# Sources against the agency's reports", "", "95 % intervals, by resampling campaigns.", ""]
+    lines = ["# Sources against the agency's reports", "", "Intervals are of 95 %.", ""]
     lines += [
         "| place | source | accuracy | lift | coverage | bits | best in |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from examples.audience.quality import simplex
-from examples.audience.quality.campaigns import Campaigns
+from examples.audience.quality.campaigns import Campaigns, resampled
+from examples.audience.quality.spread import Drawn
 from loka_compile.sampling.intervals import Array, Bootstrap, Estimate, estimates, interval
 
 RANK_TOLERANCE = 1e-3
@@ -23,9 +24,6 @@ RANK_TOLERANCE = 1e-3
 
 MAX_SCATTER = 3.0
 """Reports that scatter this many times more than users drawn from one Q would: Q differs between campaigns."""
-
-MIN_CAMPAIGNS = 10
-"""Intervals by resampling fewer campaigns are flagged: they come out too narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,22 +71,25 @@ def quality(
     method: str,
     data: Campaigns,
     q: Array,
-    weights: Array,
+    drawn: Drawn,
     bootstrap: Bootstrap,
     undetermined: Sequence[int],
     flags: tuple[str, ...],
     trace: tuple[float, ...] = (),
 ) -> Quality:
-    """What q [1 + resamples, K + 1, K], fitted to `data` under `weights` [1 + resamples, C], says of the source."""
-    figures = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, q)
-    errors = data.sizes @ ((data.reports - data.mixes @ q[0]) ** 2).sum(1)
-    scatter = float(errors / max((data.mixes @ (q[0] * (1 - q[0]))).sum(), 1e-12))
+    """What q [K + 1, K], fitted to `data`, and what may be in its place say of the source."""
+    weights, stack = resampled(data.sizes, bootstrap), np.concatenate([q[None], drawn.q])
+    figures = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, simplex.project(stack))
+    errors = data.sizes @ ((data.reports - data.mixes @ q) ** 2).sum(1)
+    scatter = float(errors / max((data.mixes @ (q * (1 - q))).sum(), 1e-12))
     if scatter > MAX_SCATTER:
         flags += (f"reports scatter {scatter:.1f} times more than chance allows: Q differs between campaigns",)
-    if len(data.sizes) < MIN_CAMPAIGNS:
-        flags += (f"only {len(data.sizes)} campaigns: the intervals are too narrow",)
-    best = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, np.ones_like(q))
-    found = bounded(method, figures, q, bootstrap, undetermined, flags, unseen(data)[0], float(best["lift"][0]))
+    blind = [tag for tag in np.flatnonzero(drawn.blind).tolist() if tag not in undetermined]
+    if blind:
+        flags += (f"one campaign alone decides a part of tags {blind}: nothing shows how far off their rows are",)
+    best = simplex.tag_scores(weights @ data.mixes, weights @ data.reports, np.ones_like(stack))
+    unknown = sorted({*undetermined, *blind})
+    found = bounded(method, figures, stack, bootstrap, unknown, flags, unseen(data)[0], float(best["lift"][0]))
     return replace(found, scatter=scatter, log_likelihood=trace)
 
 
@@ -102,14 +103,18 @@ def bounded(
     rank: int,
     best_lift: float = float("inf"),
 ) -> Quality:
-    """Intervals from the resamples; tags whose row of Q is undetermined get the widest, and so do the scores."""
+    """Intervals from the resamples; tags whose row of Q is undetermined get the widest, and so do the scores.
+
+    q [1 + resamples, K + 1, K] may leave the simplex. Intervals are cut to [0, 1] first here, as a draw moved into the
+    simplex says less of what chance does.
+    """
     scores = estimates(figures, bootstrap)
-    low, high = interval(q, bootstrap)
+    low, high = (np.clip(end, 0, 1) for end in interval(q, bootstrap))
     low[undetermined], high[undetermined] = 0, 1
     widest = {"accuracy": 1.0, "lift": best_lift, "bits": float(np.log2(q.shape[2]))}
     for name in widest if any(undetermined) else ["bits"] if undetermined else []:  # tag 0 counts for bits alone
         scores[name] = Estimate(scores[name].value, 0.0, max(widest[name], scores[name].value))
-    return Quality(method, scores, rank, flags, q[0], low, high, draws=figures, q_draws=q)
+    return Quality(method, scores, rank, flags, q[0], low, high, draws=figures, q_draws=simplex.project(q))
 
 
 def prior_of(data: Campaigns, prior: ArrayLike | None) -> Array:

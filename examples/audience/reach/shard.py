@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from examples.audience.reach.answer import Answer, Groups
 from examples.audience.reach.calibrate import ROWS_TRIED, Cells
+from examples.audience.reach.columns import GROUP, GROUP_SIZE, MEASURE, WEIGHT, levels
 from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Atom
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Query, Range
@@ -54,8 +55,8 @@ class Shard:
         self.rows = len(table)
         self.users = manifest.users
         self.columns = {name: table[name].to_numpy() for name in table.column_names}
-        self.group = self.columns.pop("group")
-        self.weight = self.columns.pop("weight")
+        self.group = self.columns.pop(GROUP)
+        self.weight = self.columns.pop(WEIGHT)
         self.bitmap = lru_cache(CACHED)(self._bitmap)
         self._everybody = np.packbits(np.ones(self.rows, bool))
 
@@ -87,7 +88,7 @@ class Shard:
         if measure is None:
             return np.ones(len(rows))
         if isinstance(measure, str):
-            return self.columns[f"measure {measure}"][rows]
+            return self.columns[MEASURE + measure][rows]
         at = np.zeros(len(rows), np.int64)
         known = np.ones(len(rows), bool)
         for name in measure.features:
@@ -136,7 +137,7 @@ class Shard:
         """What the shard holds of `count` groups."""
         rows = np.bincount(self.group, minlength=count)
         sizes = np.zeros(count)
-        sizes[self.group] = self.columns["group size"]
+        sizes[self.group] = self.columns[GROUP_SIZE]
         squares = np.bincount(self.group, self.weight**2, count)
         return Groups(rows, sizes, squares, float(self.weight.max(initial=1.0)), float(sizes.sum()), self.users)
 
@@ -153,12 +154,13 @@ def by_cell(atoms: Sequence[Atom], matches: Callable[[Atom], np.ndarray], weight
 def tried(rows: pa.Table, design: Design) -> list[Cells]:
     """What the sample says of the first trials, as many as are quickly done."""
     codes = {name: rows[name].to_numpy() for trial in design.trials for name, _ in trial}
-    weight = rows["weight"].to_numpy()
-    bits = lru_cache(4096)(lambda name, code: codes[name] == code)
+    weight = rows[WEIGHT].to_numpy()
 
     def matches(atom: Atom) -> np.ndarray:
         name, own = atom
-        return np.any([bits(name, code) for code in own], axis=0).view(np.uint8)
+        asked = np.zeros(levels(design.schema, name) + 1, np.uint8)  # the last is for values that are not listed, -1
+        asked[list(own)] = 1
+        return asked[codes[name]]
 
     most = max(200, int(ROWS_TRIED / max(1, len(weight))))
     return [by_cell(trial, matches, weight) for trial in design.trials[:most]]

@@ -96,14 +96,34 @@ def test_a_refresh(sample, tmp_path, capsys):
 
 
 def test_errors_are_one_line(sample, tmp_path, capsys):
+    dates = tmp_path / "dates.parquet"
+    pq.write_table(pa.table({"a": [1, 2], "day": pa.array([1, 2], pa.date32())}), dates)
+    (tmp_path / "text.parquet").write_text("hello")
     for command in (
         ["ask", "--sample", str(sample), "contry == 'DE'"],
         ["ask", "--sample", str(tmp_path), "everybody"],
         ["build", str(tmp_path / "none.parquet"), "--features", "x", "--out", str(tmp_path / "s")],
+        ["build", str(dates), "--features", "a", "--numbers", "day", "--out", str(tmp_path / "s")],
+        ["build", str(dates), "--features", "a", "--numbers", "a", "--out", str(tmp_path / "s")],
+        ["build", str(dates), "--out", str(tmp_path / "s")],
+        ["build", str(dates), "--features", "a", "--out", str(tmp_path)],
+        ["refresh", str(dates), "--out", str(sample)],
+        ["refresh", str(dates), "--out", str(sample), "--rows", "-5"],
+        ["refresh", str(tmp_path / "text.parquet"), "--out", str(sample)],
         ["quality", str(tmp_path / "none.parquet")],
     ):
         assert main(command) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_errors_are_one_line_from_other_processes_too(tmp_path, capsys):
+    pytest.importorskip("ray")
+    (tmp_path / "text.parquet").write_text("hello")
+    assert (
+        main(["build", str(tmp_path / "text.parquet"), "--features", "a", "--out", str(tmp_path / "s"), "--ray"]) == 2
+    )
+    line = capsys.readouterr().err.splitlines()[-1]  # others are Ray's
+    assert line.startswith("audience build: ") and "text.parquet is no Parquet file that can be read" in line
 
 
 def test_quality(tmp_path, capsys):

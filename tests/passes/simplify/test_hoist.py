@@ -132,6 +132,40 @@ def test_keys_and_values_of_a_history_are_made_once(free):
     assert any(reason.startswith("scaled_dot_product_attention: ") for reason in seen.reasons)
 
 
+@pytest.mark.parametrize("kind", ["of the user", "of all", "of the item", "causal"])
+@pytest.mark.parametrize("additive", [False, True])
+def test_attention_with_a_mask_moves_where_the_mask_is_the_users_or_everybodys(kind, additive):
+    """Self-attention over one user's history, of which `length` events are real, repeated for N candidates."""
+
+    class History(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, history, known, item):
+            x, known = history.expand(item.shape[0], -1, -1), known.expand(item.shape[0], -1)
+            q, k, v = (each.unflatten(-1, (2, 4)).transpose(1, 2) for each in self.qkv(x).chunk(3, -1))
+            if kind == "of the user":
+                mask = known[:, None, None, :] > 0
+            elif kind == "of the item":
+                mask = (item[:, :5] > -1)[:, None, None, :] | (known[:, None, None, :] > 0)
+            else:
+                mask = torch.ones(5, 5, dtype=torch.bool).tril()
+            mask = torch.where(mask, 0.0, -1e9) if additive else mask
+            attended = F.scaled_dot_product_attention(
+                q, k, v, None if kind == "causal" else mask, is_causal=kind == "causal"
+            )
+            return self.out(attended.transpose(1, 2).flatten(2)).mean(1) + item
+
+    known = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]])
+    seen = agrees(Hoist(), History(), torch.randn(1, 5, 8), known, torch.randn(N, 8), dynamic=True)
+    moved = [what.partition(" ")[0] for _, what in seen.did]
+    if kind == "of the item":
+        assert moved == ["linear"] and speak_of(seen.reasons, "its mask differs from row to row")
+    else:
+        assert moved == ["linear", "scaled_dot_product_attention", "linear"]
+
+
 def test_dropout_in_training_draws_anew():
     seen = rewritten(Hoist(), Ranker().train(), torch.randn(1, 6), torch.randn(N, 5))
     assert [subject for subject, _ in seen.did] == ["tower.0", "tower.1"]

@@ -30,7 +30,7 @@ def test_its_intervals_cover_the_truth_at_about_their_rate():
     for seed in range(60):
         found = holdout(*users(400, seed), 3, Bootstrap(150, 0.9, seed))
         hits.append(((found.low <= TRUTH) & (found.high >= TRUTH)).mean())
-    assert 0.82 <= np.mean(hits) <= 0.96  # nominal: 0.9
+    assert 0.87 <= np.mean(hits) <= 0.94  # nominal: 0.9
 
 
 def test_a_tag_no_known_user_has_is_undetermined():

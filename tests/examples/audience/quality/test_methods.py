@@ -147,8 +147,8 @@ def test_single_tag_pools_dedicated_campaigns():
     counts = [[0, 100, 0], [0, 300, 0], [2, 0, 98], [50, 25, 25]]
     found = single_tag(Campaigns.of(counts, [[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]), FEW)
     assert found.q[1:].tolist() == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
-    assert "tags [0]" in found.flags[0] and "only 4 campaigns" in found.flags[-1]
-    assert found.low[0].tolist() == [0, 0] and found.scores["accuracy"].high < 1
+    assert "tags [0]" in found.flags[0] and "one campaign alone decides a part of tags [2]" in found.flags[-1]
+    assert (found.low[[0, 2]] == 0).all() and (found.high[[0, 2]] == 1).all() and found.scores["accuracy"].high == 1
 
 
 def test_single_tag_agrees_with_the_regression_where_every_tag_has_campaigns():
@@ -168,14 +168,14 @@ def test_a_q_that_differs_between_campaigns_is_flagged():
 def test_intervals_cover_the_truth_at_about_their_rate():
     share = np.full(4, 0.25)
     accuracy = share[1:] @ np.diagonal(TRUTH[1:]) / 0.75
-    hits, cells, agreed, trials = 0, 0, 0, 150
+    hits, cells, agreed, trials = 0, 0, 0, 100
     for seed in range(trials):
         found = constrained_regression(simulate(TRUTH, 40, 1000, seed), Bootstrap(150, 0.9, seed))
         hits += ((found.low <= TRUTH) & (found.high >= TRUTH)).sum()
         cells += TRUTH.size
         agreed += found.scores["accuracy"].low <= accuracy <= found.scores["accuracy"].high
-    assert 0.80 <= hits / cells <= 0.96  # nominal: 0.9
-    assert 0.78 <= agreed / trials <= 0.98
+    assert 0.87 <= hits / cells <= 0.93  # nominal: 0.9
+    assert 0.84 <= agreed / trials <= 0.98
 
 
 @pytest.mark.parametrize("method", [marginal_agreement, *ESTIMATORS])
