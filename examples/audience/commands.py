@@ -121,7 +121,7 @@ def _reach(reach: Plain, people: bool = True) -> str:
 def _figure(reach: Plain, people: bool = True) -> str:
     """people: a count, else a measure."""
     value, low, high = (_number(reach[name], people) for name in ("value", "low", "high"))
-    if reach["low"] is not None and reach["low"] == reach["value"] == reach["high"]:
+    if people and reach["low"] == reach["value"] == reach["high"]:  # a mean of few rows that agree is not exact
         return f"{value} exactly"
     return f"{value} ({low} to {high})"
 

@@ -16,7 +16,7 @@ from examples.audience.quality import methods
 from examples.audience.quality.constancy import Constancy, constancy
 from examples.audience.quality.ranking import Place, ranking
 from examples.audience.quality.result import Quality
-from examples.audience.quality.table import Table, read, sources_of
+from examples.audience.quality.table import Table, TableError, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
 
 METHODS = {
@@ -48,7 +48,9 @@ def judge(path: Path, bootstrap: Bootstrap | None = None) -> Report:
     """What every method says of every source of the file. Raises TableError for a file that cannot be read."""
     bootstrap = bootstrap or Bootstrap()
     sources = {}
-    for name in sources_of(path) or ["tag"]:
+    if not (names := sources_of(path)):
+        raise TableError(f"{path} has no source: two columns `<source>:` and `<source>:<category>` at least")
+    for name in names:
         table = read(path, name)
         by_method = {method: run(table.data, bootstrap) for method, run in METHODS.items()}
         sources[name] = Judged(table, by_method, _constancy(table))

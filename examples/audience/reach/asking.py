@@ -74,10 +74,19 @@ class Asking:
         if not all(isinstance(each, dict) for each in several):
             raise AudienceError("a question is an object with `query`")
         alone = {i for i, each in enumerate(several) if each.keys() - {"query", "of", "measure"}}
-        made = {i: self._question("reach", each) for i, each in enumerate(several) if i not in alone}
+        made, found = {}, {}
+        for i, each in enumerate(several):
+            try:
+                if i in alone:
+                    found[i] = self.reach(each)
+                else:
+                    made[i] = self._question("reach", each)
+                    queries.checked(made[i].query, self.estimator.schema)
+            except AudienceError as error:
+                raise AudienceError(f"question {i + 1}: {error}") from None
         reaches = self.estimator.batch(list(made.values())) if made else []
-        found = {i: self._noted(made[i], reach) for i, reach in zip(made, reaches, strict=True)}
-        return {"answers": [self.reach(each) if i in alone else found[i] for i, each in enumerate(several)]}
+        found |= {i: self._noted(made[i], reach) for i, reach in zip(made, reaches, strict=True)}
+        return {"answers": [found[i] for i in range(len(several))]}
 
     def overlap(self, body: Plain) -> Plain:
         """first, second: in that audience alone."""

@@ -82,7 +82,7 @@ def _past(estimator: Estimator, question: Question, feature: str) -> dict[date, 
     values: dict[date, list[Value]] = {}
     for value in estimator.schema.feature(feature).values:
         if value is not None:
-            values.setdefault(_day(value), []).append(value)
+            values.setdefault(_day(value, feature), []).append(value)
     if not LEAST_DAYS <= len(values) <= MAX_DAYS:
         raise AudienceError(
             f"a forecast takes at least {LEAST_DAYS} days, for a weekly pattern, and at most {MAX_DAYS}; "
@@ -113,8 +113,8 @@ def _solved(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarra
     return covariance @ (x.T @ (weight * y)), covariance
 
 
-def _day(value: object) -> date:
+def _day(value: object, feature: str) -> date:
     try:
         return date.fromisoformat(str(value)[:10])
     except ValueError:
-        raise AudienceError(f"the day {value!r} is not written as 2026-11-29") from None
+        raise AudienceError(f"{feature!r} has no days: {value!r:.40} is not written as 2026-11-29") from None

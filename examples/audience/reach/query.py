@@ -78,7 +78,9 @@ def checked(query: Query, schema: Schema) -> Query:
 def _small(query: Query, schema: Schema) -> None:
     parts = list(walk(query))
     if len(parts) > MAX_NODES:
-        raise AudienceError(f"a query has at most {MAX_NODES} criteria and connectives; split this one")
+        raise AudienceError(
+            f"a query has at most {MAX_NODES} criteria and connectives; write several values as `in (...)`, or split it"
+        )
     values = sum(len(_values(each, schema)) for each in parts)
     if values > MAX_VALUES:
         raise AudienceError(f"the query asks for {values:,} values, at most {MAX_VALUES:,}; ask for fewer or split it")

@@ -21,6 +21,8 @@ from examples.audience.reach.store import Manifest, read_shard
 
 CACHED = 512
 """Bitmaps of values and ranges that are kept, the most recently used."""
+FEW = 64
+"""Values of one feature whose bitmaps are joined."""
 Bits = np.ndarray
 """[rows / 8] uint8, a bit a row."""
 
@@ -125,8 +127,8 @@ class Shard:
             case Everybody():
                 return self._everybody
             case In(name, values):
-                found = [self.bitmap(name, self.schema.feature(name).code(value)) for value in values]
-                return np.bitwise_or.reduce(found) if found else self._everybody & 0
+                feature = self.schema.feature(name)
+                return self._any(name, [feature.code(value) for value in values])
             case Range(name, low, high):
                 return self.bitmap(name, (low, high))
             case Not(of):
@@ -140,8 +142,13 @@ class Shard:
         """0 or 1 a row."""
         name, codes = atom
         unlisted = len(self.schema.feature(name).values)
-        found = [self.bitmap(name, -1 if code == unlisted else code) for code in codes]
-        return np.unpackbits(np.bitwise_or.reduce(found) if found else self._everybody & 0, count=self.rows)
+        return np.unpackbits(self._any(name, [-1 if code == unlisted else code for code in codes]), count=self.rows)
+
+    def _any(self, name: str, codes: Sequence[int]) -> Bits:
+        """A bit a row: whether it has one of the codes. Of many at once no bitmaps are made, they would not be kept."""
+        if len(codes) > FEW:
+            return np.packbits(np.isin(self.columns[name], codes))
+        return np.bitwise_or.reduce([self.bitmap(name, code) for code in codes]) if codes else self._everybody & 0
 
     def _bitmap(self, name: str, what: int | tuple[float | None, float | None]) -> Bits:
         column = self.columns[name]

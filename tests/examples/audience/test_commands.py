@@ -126,17 +126,40 @@ def test_errors_are_one_line_from_other_processes_too(tmp_path, capsys):
     assert line.startswith("audience build: ") and "text.parquet is no Parquet file that can be read" in line
 
 
-def test_quality(tmp_path, capsys):
+def campaigns(path):
     counts = [[20, 50 + i, 30 - i] for i in range(20)]
     columns = {"campaign": list("abcdefghijklmnopqrst"), "acme:": [c[0] for c in counts]}
     columns |= {f"acme:{name}": [c[i + 1] for c in counts] for i, name in enumerate(("men", "women"))}
     columns |= {"share:men": [0.5 + i / 100 for i in range(20)], "share:women": [0.5 - i / 100 for i in range(20)]}
-    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
-    assert main(["quality", str(tmp_path / "c.parquet"), "--out", str(tmp_path / "out")]) == 0
-    assert "| acme |" in capsys.readouterr().out and (tmp_path / "out" / "acme.png").exists()
+    pq.write_table(pa.table(columns), path)
+
+
+def test_quality(tmp_path, capsys):
+    campaigns(tmp_path / "c.parquet")
     bought = ["quality", str(tmp_path / "c.parquet"), "--out", str(tmp_path / "out"), "--buy"]
     assert main([*bought, "men", "--price", "0.5", "--value", "1"]) == 0
-    assert re.search(r"\| acme \| men \| \d\.\d\d .* \| (yes|no) \|", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "| acme |" in out and (tmp_path / "out" / "acme.png").exists()
+    assert re.search(r"\| acme \| men \| \d\.\d\d .* \| (yes|no) \|", out)
     assert main([*bought, "men"]) == 2 and "--buy goes with --price and --value" in capsys.readouterr().err
-    assert main([*bought, "boys", "--price", "1", "--value", "2"]) == 2
-    assert "no category 'boys'; there are 'men', 'women'" in capsys.readouterr().err
+
+
+def test_a_true_category(tmp_path, capsys):
+    campaigns(tmp_path / "c.parquet")
+    tags = ["men", "women", None, "men"] * 500
+    pq.write_table(pa.table({"acme": tags, "premium": [True, False] * 1000}), tmp_path / "p.parquet")
+    main(["build", str(tmp_path / "p.parquet"), "--features", "acme", "premium", "--out", str(tmp_path / "s")])
+    capsys.readouterr()
+    asked = ["ask", "--sample", str(tmp_path / "s"), "premium", "--campaigns", str(tmp_path / "c.parquet")]
+    assert main([*asked, "--category", "men", "--holds", "errors"]) == 0
+    corrected, tagged = capsys.readouterr().out.splitlines()
+    assert re.match(r"\d+ \([\d.]+ to \d+\), 1,000 rows of the sample", corrected)
+    assert tagged.startswith("by their tags alone: 500")
+    assert main([*asked, "--category", "boys"]) == 2 and "no category 'boys'" in capsys.readouterr().err
+    assert main([*asked, "--category", "men", "--of", "users"]) == 2
+    assert "does not go with `of`: 'users'" in capsys.readouterr().err
+    pq.write_table(pa.table({"other": tags}), tmp_path / "q.parquet")
+    main(["build", str(tmp_path / "q.parquet"), "--features", "other", "--out", str(tmp_path / "t")])
+    asked[2] = str(tmp_path / "t")
+    assert main([*asked, "--category", "men"]) == 2
+    assert "its sources are ['acme'], the sample's features ['other']" in capsys.readouterr().err

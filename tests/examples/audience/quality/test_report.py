@@ -66,7 +66,13 @@ def broken(change):
         (lambda t: t.update(campaign=["c"] * 16), "campaign 'c' occurs twice"),
         (lambda t: t.update({"acme:old": ["x"] * 16}), "'acme:old' holds string; numbers"),
         (lambda t: t.update({"acme:old": [None, *range(15)]}), "no value for campaign 'c0'"),
-        (lambda t: t.update({"share:old": [0.9] * 16}), "sum to .* not 1"),
+        (lambda t: t.update({"share:old": [0.9] * 16}), "campaign 'c0' sum to .* not 1$"),
+        (
+            lambda t: t.update({f"share:{n}": [100 * x for x in t[f"share:{n}"]] for n in NAMES}),
+            "fractions, 0.25 and not 25",
+        ),
+        (lambda t: t.update({"acme:none": t.pop("acme:")}), "no columns .'acme:'.*`acme:` is for the untagged"),
+        (lambda t: t.pop("campaign"), "no columns .'campaign'"),
         (lambda t: [t.pop(f"share:{name}") for name in NAMES], "no two columns `share:<category>`"),
     ],
 )
@@ -103,3 +109,10 @@ def test_pictures_have_names_of_their_own():
     found = pictures_of(names)
     assert found["acme"] == "acme.png" and list(found) == names
     assert len({each.lower() for each in found.values()}) == len(names)
+
+
+def test_a_file_without_a_source_is_an_error(tmp_path):
+    table = {name: own for name, own in columns().items() if name.partition(":")[0] not in ("acme", "other")}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "c.parquet")
+    with pytest.raises(TableError, match="has no source"):
+        judge(tmp_path / "c.parquet")

@@ -94,6 +94,7 @@ def test_refusals_reach_the_client(client, query, question, message):
         ("reach", {"query": {"feature": chr(0xD800), "is": 1}}, "no feature"),
         ("batch", {"questions": [{"query": "premium", "buy": "device"}]}, "no field 'buy'; did you mean 'by'"),
         ("batch", {"questions": ["premium"]}, "a question is an object"),
+        ("batch", {"questions": [{}, {"query": "contry == 'DE'"}]}, "question 2: there is no feature 'contry'"),
         ("batch", {"queries": []}, "no field 'queries'; there are 'questions'"),
         ("overlap", {"first": "premium"}, "`second` is missing: an audience"),
         ("overlap", {"first": "premium", "second": "premium", "measure": "click"}, "no field 'measure'"),
