@@ -144,13 +144,13 @@ class Asking:
         }
 
     def sample(self) -> Plain:
-        """Which sample answers: when it was drawn, how old that is in seconds, of how many files."""
+        """Which sample answers: when it was drawn, its age in seconds, of how many files, and what it is told by."""
         manifest = self.estimator.manifest
         return {
             "created": datetime.fromtimestamp(manifest.created, UTC).isoformat(timespec="seconds"),
             "age": round(time.time() - manifest.created, 1),
             "files": len(manifest.sources),
-            "model": manifest.model,
+            "identity": manifest.identity,
         }
 
     def _question(self, what: str, body: Plain) -> Question:

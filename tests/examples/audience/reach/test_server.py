@@ -178,7 +178,7 @@ def test_readiness_and_metrics(http, estimator):
     assert http.get("/healthz").text == "ok\n"
     ready, sample = http.get("/readyz").json(), http.get("/v1/schema").json()["sample"]
     assert ready["ready"] and ready["sample"]["created"] == sample["created"] and 0 <= sample["age"] < 3600
-    assert sample["files"] == 2 and sample["model"] == estimator.manifest.model
+    assert sample["files"] == 2 and sample["identity"] == estimator.manifest.identity
     http.post("/v1/reach", json={"query": "premium"})
     text = http.get("/metrics").text
     assert 'reach_requests_total{path="reach",status="200"}' in text and "reach_seconds_bucket" in text
