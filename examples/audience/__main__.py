@@ -7,21 +7,15 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from examples.audience.join import Corrected, Source
+from examples.audience.commands import add
 from examples.audience.quality import report
-from examples.audience.quality.fitted import fitted
-from examples.audience.quality.table import read, sources_of
-from examples.audience.reach import query as queries
+from examples.audience.quality.offers import offers
+from examples.audience.quality.table import FILE
 from examples.audience.reach.build import build, refresh
 from examples.audience.reach.columns import Columns, Map, here
-from examples.audience.reach.counters import Counters, Local
-from examples.audience.reach.curve import curve
-from examples.audience.reach.estimator import Estimator, Question, Unavailable
+from examples.audience.reach.estimator import Unavailable
 from examples.audience.reach.schema import AudienceError
 
 
@@ -31,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (AudienceError, Unavailable, ValueError) as error:
-        print(f"audience {options.command}: {error}", file=sys.stderr)
+        own = getattr(error, "cause", error)  # Ray adds the traceback of the process that raised it
+        print(f"audience {options.command}: {own}", file=sys.stderr)
         return 2
     return 0
 
@@ -52,57 +47,16 @@ def _refresh(options: argparse.Namespace) -> None:
     print(f"{options.out}: {made.rows:,} of {made.population:,} rows")
 
 
-def _ask(options: argparse.Namespace) -> None:
-    with _counters(options) as counters:
-        estimator = Estimator(counters, options.seconds)
-        query = queries.from_text(options.query)
-        if options.curve:
-            for point in curve(estimator, query, options.curve):
-                print(f"{point.reach.value:14,.0f}  {point.performance.value:.4g}  {point.loosened or ''}")
-            return
-        question = Question(query, options.of, options.measure)
-        answers = estimator.group_by(question, options.by) if options.by else {None: estimator.reach(question)}
-    for value, found in answers.items():
-        if options.json:
-            print(json.dumps({"value of": value, **asdict(found)}))
-        else:
-            name = "" if value is None and not options.by else f"{value}: "
-            print(
-                f"{name}{found.value:,.6g} ({found.low:,.6g} to {found.high:,.6g}), {found.rows:,} rows of the sample"
-            )
-
-
-def _serve(options: argparse.Namespace) -> None:
-    import uvicorn
-
-    from examples.audience.reach.server import Front
-
-    with _counters(options) as counters:
-        estimator = Estimator(counters, options.seconds)
-        front = Front(estimator, _corrected(estimator, options.campaigns))
-        uvicorn.run(front.app(), host=options.host, port=options.port, log_level="warning")
-
-
-def _corrected(estimator: Estimator, campaigns: Path | None) -> Corrected | None:
-    """The sources of the file whose tags are columns of the sample."""
-    if campaigns is None:
-        return None
-    names = [name for name in sources_of(campaigns) if name in estimator.schema.names]
-    if not names:
-        raise AudienceError(f"no source of {campaigns} is a feature of the sample: {sources_of(campaigns)}")
-    tables = {name: read(campaigns, name) for name in names}
-    sources = [Source(name, fitted(table.data)) for name, table in tables.items()]
-    first = tables[names[0]]
-    base = np.average(first.data.reports, axis=0, weights=first.data.sizes)
-    return Corrected(estimator, sources, first.categories, base.tolist(), 1 / len(sources))
-
-
 def _quality(options: argparse.Namespace) -> None:
+    if (options.buy is None) != (options.price is None or options.value is None):
+        raise AudienceError("--buy goes with --price and --value")
     found = report.judge(options.campaigns)
     if options.json:
         print(json.dumps(report.to_json(found), indent=1))
         return
     print(report.markdown(found))
+    if options.buy is not None:
+        print(offers(found, options.buy, options.price, options.value))
     print(f"with pictures: {report.write(found, options.out)}")
 
 
@@ -118,24 +72,13 @@ def _map(options: argparse.Namespace) -> Iterator[Map]:
         yield on_ray
 
 
-@contextmanager
-def _counters(options: argparse.Namespace) -> Iterator[Counters]:
-    if not options.counters:
-        yield Local(options.sample)
-        return
-    from examples.audience.reach.ray_counters import OnRay, started
-
-    with started(options.ray):
-        yield OnRay(options.sample, options.counters, options.name)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m examples.audience", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     each = commands.add_parser("build", help="a sample of Parquet files")
     each.add_argument("files", nargs="+", type=Path)
-    each.add_argument("--features", nargs="+", required=True, help="columns with few values")
+    each.add_argument("--features", nargs="*", default=[], help="columns with few values")
     each.add_argument("--numbers", nargs="*", default=[], help="columns to ask ranges of")
     each.add_argument("--measures", nargs="*", default=[], help="columns to sum and average")
     each.add_argument("--user", help="the column that names the user: users are sampled and can be counted")
@@ -151,30 +94,16 @@ def _parser() -> argparse.ArgumentParser:
         parser_.add_argument("--out", type=Path, required=True, help="the folder of the sample")
         parser_.add_argument("--ray", action="store_true", help="read the files in parallel")
 
-    ask = commands.add_parser("ask", help="how many match")
-    ask.add_argument("query", help="""such as 'country == "DE" and not premium'""")
-    ask.add_argument("--of", default="count", choices=["count", "users", "total", "mean"])
-    ask.add_argument("--measure")
-    ask.add_argument("--by", help="a feature: one answer a value")
-    ask.add_argument("--curve", metavar="MEASURE", help="reach against this measure's mean as criteria are loosened")
-    ask.add_argument("--json", action="store_true")
-    ask.set_defaults(run=_ask)
-    serve = commands.add_parser("serve", help="the HTTP front and its page")
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8000)
-    serve.add_argument("--campaigns", type=Path, help="reports on the tags in the sample, for corrected reach")
-    serve.set_defaults(run=_serve)
-    for parser_ in (ask, serve):
-        parser_.add_argument("--sample", type=Path, required=True)
-        parser_.add_argument("--counters", type=int, default=0, help="Ray actors; 0 for one process")
-        parser_.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster; without it one is started here")
-        parser_.add_argument("--name", help="of counters that several servers share and that outlive them")
-        parser_.add_argument("--seconds", type=float, default=1.0, help="that counters may take")
+    add(commands)
 
-    quality = commands.add_parser("quality", help="how right sources' tags are")
-    quality.add_argument("campaigns", type=Path)
-    quality.add_argument("--out", type=Path, default=Path("quality-report"))
-    quality.add_argument("--json", action="store_true")
+    raw = argparse.RawDescriptionHelpFormatter
+    quality = commands.add_parser("quality", help="how right sources' tags are", epilog=FILE, formatter_class=raw)
+    quality.add_argument("campaigns", type=Path, help="a Parquet or CSV file, one row a campaign; see below")
+    quality.add_argument("--out", type=Path, default=Path("quality-report"), help="the folder of the report")
+    quality.add_argument("--json", action="store_true", help="the figures instead")
+    quality.add_argument("--buy", metavar="CATEGORY", help="say which tags are worth their price to reach it")
+    quality.add_argument("--price", type=float, help="of one user")
+    quality.add_argument("--value", type=float, help="of one user who is of the category")
     quality.set_defaults(run=_quality)
     return parser
 

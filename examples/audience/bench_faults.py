@@ -141,7 +141,7 @@ def killed(cluster: Cluster, nodes: list[Any], servers: Servers, kills: int, pau
     """Kills in turn, each when what was killed before of its kind is back."""
     rng, done = np.random.default_rng(seed), []
     manifest = store.load(servers.folder)
-    names = [f"{NAME}-{manifest.model[:12]}-{servers.counters}-{i}" for i in range(servers.counters)]
+    names = [f"{NAME}-{manifest.identity}-{servers.counters}-{i}" for i in range(servers.counters)]
     restarting: int | None = None
     for turn in range(kills):
         what = TURN[turn % len(TURN)]

@@ -28,7 +28,8 @@ class Refused(ValueError):
 class Client:
     """Asks a server; where there are several, the next one when it does not answer, until `seconds` have passed.
 
-    Questions change nothing, so asking twice does no harm. A query is text or the JSON of query.py.
+    Questions change nothing, so asking twice does no harm. A query is a line of text, or a
+    dictionary, as README.md has them; None is everybody.
     """
 
     def __init__(
@@ -44,21 +45,41 @@ class Client:
     def schema(self) -> dict[str, Any]:
         return self._send("GET", "/v1/schema")
 
-    def reach(self, query: Any = None, **question: Any) -> dict[str, Any]:
-        """`of`, `measure`, `by`, `truth` and `category` as the server's README has them."""
-        return self._ask("reach", _query(query) | question)
+    def reach(
+        self,
+        query: Any = None,
+        *,
+        of: str | None = None,
+        measure: str | None = None,
+        by: str | None = None,
+        truth: str | None = None,
+        category: str | None = None,
+        holds: str | None = None,
+    ) -> dict[str, Any]:
+        """How many match; without a query, of everybody.
 
-    def batch(self, queries: list[Any]) -> list[dict[str, Any]]:
-        return self._ask("batch", {"questions": [_query(each) for each in queries]})["answers"]
+        of: "count" (the default), "users", "total" or "mean", the last two of a `measure`. by: a feature: one answer a
+        value. truth="corrected": how many are of `category`, whatever their tags say; holds: "tags" or "errors".
+        """
+        fields = {"of": of, "measure": measure, "by": by, "truth": truth, "category": category, "holds": holds}
+        return self._ask("reach", _query(query) | {name: value for name, value in fields.items() if value is not None})
 
-    def overlap(self, first: Any, second: Any) -> dict[str, Any]:
-        return self._ask("overlap", {"first": first, "second": second})
+    def batch(self, questions: list[Any]) -> list[dict[str, Any]]:
+        """Several at once. A question is a query, or {"query": ..., "of": ...} with all that `reach` takes."""
+        asked = [each if isinstance(each, dict) and "query" in each else _query(each) for each in questions]
+        return self._ask("batch", {"questions": asked})["answers"]
+
+    def overlap(self, first: Any, second: Any, of: str = "count") -> dict[str, Any]:
+        """Who is in `both`, in the `first` alone and in the `second` alone; `jaccard`: both over either."""
+        return self._ask("overlap", {"first": _all(first), "second": _all(second), "of": of})
 
     def curve(self, query: Any, measure: str) -> list[dict[str, Any]]:
-        return self._ask("curve", {"query": query, "measure": measure})["points"]
+        """Reach against the measure's mean as the query's criteria are loosened, cheapest first."""
+        return self._ask("curve", {"query": _all(query), "measure": measure})["points"]
 
-    def forecast(self, query: Any, day: str, days: int = 7) -> dict[str, Any]:
-        return self._ask("forecast", _query(query) | {"day": day, "days": days})
+    def forecast(self, query: Any, day: str, days: int = 7, of: str = "count") -> dict[str, Any]:
+        """How many will match on coming days. day: the feature that holds days as text, 2026-11-29."""
+        return self._ask("forecast", {"query": _all(query), "day": day, "days": days, "of": of})
 
     def __enter__(self) -> Client:
         return self
@@ -90,3 +111,7 @@ class Client:
 
 def _query(query: Any) -> dict[str, Any]:
     return {} if query is None else {"query": query}
+
+
+def _all(query: Any) -> Any:
+    return {"everybody": True} if query is None else query

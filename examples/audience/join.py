@@ -124,7 +124,9 @@ class Corrected:
         if holds not in get_args(Holds):
             raise AudienceError(f"`holds` is one of {', '.join(get_args(Holds))}; got {holds!r:.40}")
         wanted = self.categories.index(category)
-        claimed = And((query, In(self.sources[0].feature, (category,))))
+        source = self.sources[0].feature
+        known = category in self.estimator.schema.feature(source).values  # else no row at all is tagged so
+        claimed = And((query, In(source, (category,) if known else ())))
         cells = [self._cell(query, codes) for codes in self._combinations]
         tagged, *totals = self.estimator.batch([Question(claimed), *map(Question, cells)])
         found = self._by_tags(query, totals, wanted) if holds == "tags" else self._by_errors(query, totals, wanted)
@@ -164,7 +166,8 @@ class Corrected:
     def _summed(self, query: Query, totals: Sequence[Reach], chances: np.ndarray) -> tuple[np.ndarray, float]:
         """Expected rows by resample of Q, and half of the sample's interval. chances [1 + resamples, combinations]."""
         values = chances @ [each.value for each in totals]
-        if self.estimator.formula(Question(query)) is not None:  # the combinations are known better than by the sample
+        combination = Question(self._cell(query, self._combinations[0]))
+        if self.estimator.formula(combination) is not None:  # the combinations are known better than by the sample
             halves = [chance * (each.high - each.low) / 2 for chance, each in zip(chances[0], totals, strict=True)]
             return values, math.hypot(*halves)
         features = tuple(source.feature for source in self.sources)

@@ -40,6 +40,24 @@ def narrowed(wide: Wide) -> Narrow:
     return rule(wide)
 
 
+def turned(reading: Reading, node: fx.Node, lead: Lead) -> tuple[int, ...] | None:
+    """The order of a narrow tensor's dimensions, if the node permutes a wide one so that one of them comes before the
+    replicated ones."""
+    _, order = reading.permuted(node) or (None, ())
+    if not order or order[0] < lead.wide or order[1 : 1 + lead.wide] != (*range(lead.wide),):
+        return None
+    moved = (order[0], *order[1 + lead.wide :])
+    first, *rest = (dim - lead.wide + lead.narrow for dim in moved)
+    return first, *range(lead.narrow), *rest
+
+
+def takes_parts(reading: Reading, node: fx.Node) -> bool:
+    """Whether the node takes the parts of its input along the first dimension."""
+    if reading.op(node) == "getitem":
+        return isinstance(node.args[1], int)
+    return reading.op(node) in ("unbind", "select") and reading.arg(node, "dim") == 0
+
+
 def _pointwise(wide: Wide) -> Narrow:
     reading, rank = wide.reading, wide.reading.rank(wide.node)
     for each in filter(reading.is_tensor, wide.node.all_input_nodes):

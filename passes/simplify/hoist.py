@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 from torch.nn import functional as F
 
 from loka_compile.graph.edit import drop, emit, replace
@@ -34,7 +35,7 @@ from loka_compile.graph.sizes import numel
 from loka_compile.passes.base import EVERYWHERE, Context, PassResult, Reject, Rewrite, rejected
 from loka_compile.passes.simplify._rates import rates
 from loka_compile.passes.simplify._replication import Step, alike, of_one_row, step_of
-from loka_compile.passes.simplify._rowwise import narrowed
+from loka_compile.passes.simplify._rowwise import narrowed, takes_parts, turned
 from loka_compile.passes.simplify._wide import WORK, Lead, Mixed, Wide
 
 
@@ -74,6 +75,7 @@ class _Hoisting:
 
     known: wide tensor -> its narrow form.
     blocked: tensor -> why the replications behind it are lost.
+    turned: a permuted wide tensor, whose replicated dimensions come second -> its permuted narrow form.
     passed: nodes that may be dead after the walk.
     """
 
@@ -83,6 +85,7 @@ class _Hoisting:
     rejects: list[Reject] = field(default_factory=list)
     known: dict[fx.Node, _Narrow] = field(default_factory=dict)
     blocked: dict[fx.Node, str] = field(default_factory=dict)
+    turned: dict[fx.Node, _Narrow] = field(default_factory=dict)
     passed: set[fx.Node] = field(default_factory=set)
 
     def visit(self, node: fx.Node) -> None:
@@ -90,8 +93,10 @@ class _Hoisting:
             return
         sources = [x for x in node.all_input_nodes if x in self.known]
         if sources:
-            self._through(node, self.known[sources[0]])
-        elif self.reading.op(node) != "linear" or not self._split(node):
+            like = self.known[sources[0]]
+            if not self._turn(node, like):
+                self._through(node, like)
+        elif not self._take_apart(node) and (self.reading.op(node) != "linear" or not self._split(node)):
             self._pass_on(node)
 
     # ------------------------------------------------------------ f(repeat(x)) -> repeat(f(x))
@@ -135,6 +140,27 @@ class _Hoisting:
         if (name := self.reading.op(node)) in WORK:
             self.rewrites.append(Rewrite(module_name(node), f"{name} before its input is repeated"))
             self._learn(self._exchange(node, like.wide(node, narrow.base)), narrow)
+
+    # ------------------------------------------------------------ repeat(x).permute(2, 0, ...).unbind(0)
+
+    def _turn(self, node: fx.Node, like: _Narrow) -> bool:
+        """Note a permutation that brings one dimension before the replicated ones, as q, k and v are often taken from
+        one product. Returns whether it is one."""
+        order = turned(self.reading, node, like.lead)
+        if order is not None:
+            self.turned[node] = _Narrow(emit(self.reading, node, "permute", like.base, *order), like.steps, like.lead)
+            self.passed.add(node)
+        return order is not None
+
+    def _take_apart(self, node: fx.Node) -> bool:
+        """Write what takes the parts of a turned tensor on the narrow one: in them the replicated dimensions lead."""
+        source = next(iter(node.all_input_nodes), None)
+        if source not in self.turned or not takes_parts(self.reading, node) or self.reading.reason_against((node,)):
+            return False
+        like = self.turned[source]
+        args, kwargs = map_arg((node.args, node.kwargs), lambda x: like.base if x is source else x)
+        self._learn(node, _Narrow(emit(self.reading, node, node.target, *args, **kwargs), like.steps, like.lead))
+        return True
 
     def _learn(self, node: fx.Node, narrow: _Narrow) -> None:
         self.known[node] = narrow
@@ -249,6 +275,8 @@ class _Hoisting:
 
     def _stop(self, node: fx.Node, reason: str | Mixed) -> None:
         """Refuse work that cannot move before a replication. For other nodes keep the reason for what reads them."""
+        if isinstance(reason, Mixed) and reason.tensor in self.blocked:
+            reason = self.blocked[reason.tensor]  # it was repeated too, until something lost that
         if (name := self.reading.op(node)) in WORK:
             self.rejects.append(rejected(node, f"{name}: {reason}"))
         elif isinstance(reason, str):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from examples.audience.quality.fitted import fitted, widened
 from examples.audience.quality.model import Holds
 from examples.audience.quality.ranking import Place, ranking
 from examples.audience.quality.result import Quality
-from examples.audience.quality.table import Table, read, sources_of
+from examples.audience.quality.table import Table, TableError, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
 
 METHODS = {
@@ -60,7 +62,9 @@ def judge(path: Path, bootstrap: Bootstrap | None = None) -> Report:
     """What every method says of every source of the file. Raises TableError for a file that cannot be read."""
     bootstrap = bootstrap or Bootstrap()
     sources = {}
-    for name in sources_of(path) or ["tag"]:
+    if not (names := sources_of(path)):
+        raise TableError(f"{path} has no source: two columns `<source>:` and `<source>:<category>` at least")
+    for name in names:
         table = read(path, name)
         by_method = {method: _judged(run, table.data, bootstrap) for method, run in METHODS.items()}
         sources[name] = Judged(table, by_method, _constancy(table, by_method[DEFAULT].holds))
@@ -143,17 +147,17 @@ def markdown(report: Report) -> str:
         cells = " | ".join(str(scores[name]) for name in ("accuracy", "lift", "coverage", "bits"))
         rank = f"{place.rank.value:.0f} ({place.rank.low:.0f} to {place.rank.high:.0f})"
         best = "not known" if place.best is None else f"{place.best:.0%} of the resamples"
-        lines.append(
-            f"| {rank if place.sure else f'? {rank}'} | {place.source} | {_held(report, place)} | {cells} | {best} |"
-        )
+        place_of = f"{rank if place.sure else f'? {rank}'} | {_cell(place.source)} | {_held(report, place)}"
+        lines.append(f"| {place_of} | {cells} | {best} |")
+    pictures = pictures_of(report.sources)
     for name, judged in report.sources.items():
         lines += [
             "",
-            f"## {name}",
+            f"## {_cell(name)}",
             "",
             f"{len(judged.table.campaigns)} campaigns: {judged.assumption}.",
             "",
-            f"![Q of {name}]({name}.png)",
+            f"![Q of {_cell(name)}]({pictures[name]})",
             "",
         ]
         lines += ["| method | accuracy | doubts |", "| --- | --- | --- |"]
@@ -181,11 +185,28 @@ def _by_vertical(found: Constancy, assumed: Assumption) -> str:
     return f"By vertical: no reason to doubt that {what} is the same everywhere ({figures})."
 
 
+def pictures_of(sources: Iterable[str]) -> dict[str, str]:
+    """Source -> its picture's file name, of letters, digits, - and _ whatever the source's name holds."""
+    found: dict[str, str] = {}
+    for name in sources:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name) or "_"
+        taken = {each.lower() for each in found.values()}
+        names = (f"{plain}{f'-{again}' if again else ''}.png" for again in count())
+        found[name] = next(each for each in names if each.lower() not in taken)
+    return found
+
+
+def _cell(name: str) -> str:
+    """A name in a line of a table."""
+    return " ".join(name.split()).replace("|", r"\|")
+
+
 def write(report: Report, folder: Path) -> Path:
     """`report.md`, `report.json` and a picture a source in `folder`; gives the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = pictures_of(report.sources)
     for name, judged in report.sources.items():
-        picture(judged, folder / f"{name}.png")
+        picture(judged, folder / pictures[name])
     (folder / "report.json").write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
     text = folder / "report.md"
     text.write_text(markdown(report), encoding="utf-8")
@@ -196,7 +217,8 @@ def picture(judged: Judged, path: Path) -> None:
     """Q with its intervals, a panel a tag."""
     from matplotlib.figure import Figure  # only here: the figures need no matplotlib
 
-    found, names = judged.by_method[DEFAULT], judged.table.categories
+    found = judged.by_method[DEFAULT]
+    names = [name.replace("$", r"\$") for name in judged.table.categories]  # a $ would begin a formula
     figure = Figure(figsize=(2.2 * len(names) + 2.6, 2.8), layout="constrained")
     panels = figure.subplots(1, len(names) + 1, sharey=True)
     assert found.q is not None and found.low is not None and found.high is not None  # a regression gives them

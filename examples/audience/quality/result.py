@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,8 +69,10 @@ class Quality:
         """
         if self.q is None or self.q_draws is None or self.low is None or self.high is None:
             raise ValueError(f"{self.method} gives no Q: use a method that does, constrained_regression for one")
-        if not 0 <= category < self.q.shape[1]:
-            raise ValueError(f"category must be 0 to {self.q.shape[1] - 1}; got {category}")
+        if not isinstance(category, Integral) or not 0 <= category < self.q.shape[1]:
+            raise ValueError(
+                f"category must be 0 to {self.q.shape[1] - 1}, its place among the names; got {category!r}"
+            )
         low, high, found = self.low[:, category], self.high[:, category], self.q_draws[:, :, category].copy()
         if counts is not None and self.errors_draws is not None:
             users = np.broadcast_to(np.asarray(counts, float), (len(found), len(low)))

@@ -12,6 +12,17 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from examples.audience.quality.campaigns import Campaigns
+from loka_compile.sampling.source_quality import SUM_TOLERANCE
+
+FILE = """The file has one row a campaign, as Parquet or CSV. Its columns:
+  campaign              its name; no two are alike
+  <source>:             users of the campaign that the source does not tag
+  <source>:<category>   users that it tags so; one column for every category
+  share:<category>      the share of the campaign that is of the category in truth, a fraction: 0.25, not 25 (%)
+  users                 perhaps: how many users those shares rest on; by default all of the campaign
+  vertical              perhaps: the campaign's kind
+Several sources may stand side by side. For reach corrected by tags, a source is named as the feature of the sample that
+holds its tags; a tag is a category's name, or null where there is none."""
 
 
 class TableError(ValueError):
@@ -41,14 +52,20 @@ def read(path: Path, source: str = "tag") -> Table:
         raise TableError(f"{path} has no two columns `share:<category>`; its columns are {table.column_names}")
     wanted = ["campaign", f"{source}:", *(f"{source}:{category}" for category in categories)]
     if missing := [name for name in wanted if name not in table.column_names]:
-        known = sorted({name.partition(":")[0] for name in table.column_names if ":" in name} - {"share"})
-        raise TableError(f"{path} has no columns {missing}; its sources are {known}, its categories {list(categories)}")
+        known, bare = _sources(table.column_names), f"; `{source}:` is for the untagged" * (f"{source}:" in missing)
+        raise TableError(
+            f"{path} has no columns {missing}; its sources are {known}, its categories {list(categories)}{bare}"
+        )
     names = tuple(map(str, table["campaign"].to_pylist()))
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise TableError(f"{path}: campaign {twice!r} occurs twice")
     counts = np.stack([_numbers(table, name, names) for name in wanted[1:]], axis=1)
     reports = np.stack([_numbers(table, f"share:{category}", names) for category in categories], axis=1)
+    for name, total in zip(names, reports.sum(1).tolist(), strict=True):
+        if abs(total - 1) > SUM_TOLERANCE:
+            hint = "; they are fractions, 0.25 and not 25" if total > 2 else ""
+            raise TableError(f"{path}: the shares reported for campaign {name!r} sum to {total:g}, not 1{hint}")
     sizes = _numbers(table, "users", names) if "users" in table.column_names else None
     verticals = tuple(map(str, table["vertical"].to_pylist())) if "vertical" in table.column_names else None
     try:
@@ -59,9 +76,17 @@ def read(path: Path, source: str = "tag") -> Table:
 
 
 def sources_of(path: Path) -> list[str]:
-    """The sources a file holds, in the order of its columns."""
-    names = [name.partition(":")[0] for name in _load(path).column_names if ":" in name]
-    return [name for name in dict.fromkeys(names) if name != "share"]
+    """The sources a file holds, in the order of its columns: who has `<source>:` or a column of a category of shares.
+
+    Other columns with a colon, `time:utc` say, are none.
+    """
+    return _sources(_load(path).column_names)
+
+
+def _sources(names: list[str]) -> list[str]:
+    columns = [name.partition(":") for name in names if ":" in name]
+    tags = {"", *(category for name, _, category in columns if name == "share")}
+    return list(dict.fromkeys(name for name, _, tag in columns if name != "share" and tag in tags))
 
 
 def _load(path: Path) -> pa.Table:

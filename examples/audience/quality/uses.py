@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,8 +44,10 @@ def trade_off(chances: ArrayLike, price: float) -> Curve:
 
 def choose(chances: ArrayLike, price: float, value: float) -> Choice:
     """The users who are worth their price: P(category | tags) times the value of one of the category exceeds it."""
-    if price < 0 or value <= 0:
-        raise ValueError(f"a price is not negative and a value is positive; got price={price}, value={value}")
+    if not isinstance(price, Real) or not isinstance(value, Real) or not price >= 0 or not value > 0:
+        raise ValueError(
+            f"a price is not negative and a value is positive, both of one user; got price={price!r}, value={value!r}"
+        )
     p = _chances(chances)
     chosen = p * value > price
     return Choice(chosen, int(chosen.sum()), float(p[chosen].sum()), price * int(chosen.sum()))
@@ -74,6 +77,11 @@ def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.9
 def _counted(tags: ArrayLike, source: Quality) -> tuple[np.ndarray, Array]:
     """Users' tags, and how many have each."""
     codes, number = np.asarray(tags), source.chance(0).shape[1]
+    if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes < 0).any():
+        raise ValueError(
+            f"tags must be [N] numbers 0 to {number - 1}: 0 for none, 1 + the category's place among the "
+            f"names; got {codes.dtype} {codes.shape}"
+        )
     counts = np.bincount(codes, minlength=number).astype(float)
     if len(counts) > number:
         raise ValueError(f"tags must be 0 to {number - 1}; got {len(counts) - 1}")
@@ -81,7 +89,11 @@ def _counted(tags: ArrayLike, source: Quality) -> tuple[np.ndarray, Array]:
 
 
 def _chances(chances: ArrayLike) -> Array:
-    p = np.asarray(chances, float)
+    """Raises ValueError for what is no P(category | tags) of each user, as Quality.chance(category)[0][tags] is."""
+    try:
+        p = np.asarray(chances, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"chances must be [N] between 0 and 1; got {chances!r:.60}") from None
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all() or len(p) == 0:
         raise ValueError(f"chances must be [N] between 0 and 1; got shape {p.shape}")
     return p

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from examples.audience.reach import keys
+from examples.audience.reach.kinds import checked, coded, countable, floats, of_views, plain
 from examples.audience.reach.schema import AudienceError, Schema, Value
 
 MAX_VALUES = 65_536
 """Of a feature. A column with more is a number, a measure or a user, not a feature."""
 PILOT_ROWS = 8192
 """Rows that speak for all when dependencies are learned: those with the smallest keys."""
+OWN = ":"
+"""Columns of a sample that are not columns of the files begin with it, and no column that is named may."""
+KEY, STRATUM, WEIGHT, GROUP, GROUP_SIZE, USER, MEASURE = (
+    OWN + name for name in ("key", "stratum", "weight", "group", "group size", "user", "measure ")
+)
+"""Of a row: its number of keys.py, its stratum, the rows that it stands for, those that were drawn alike and how many
+rows these stand for, its user's number; and what precedes a measure's name, which may be a feature's, too."""
 Map = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterable[Any]]
 """Calls a function with each tuple of arguments: in this process, or on Ray."""
 
@@ -30,27 +39,48 @@ def here(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iter
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of the files are to be used; those not named are not read."""
+    """How the columns of the files are to be used; those not named are not read.
+
+    A column can be asked for in one way, as a feature or as a number, and be a measure besides.
+    """
 
     features: tuple[str, ...]
     numbers: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     user: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.all:
+            raise AudienceError("no column is named; name at least one feature, number, measure or user")
+        if own := [name for name in self.all if name.startswith(OWN)]:
+            raise AudienceError(
+                f"the column {own[0]!r} begins with {OWN!r}, as those of the sample itself do; rename it"
+            )
+        for what, names in (("feature or number", self.features + self.numbers), ("measure", self.measures)):
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise AudienceError(f"{twice[0]!r} is named twice; a column is one {what}, so name it once")
+
+    @property
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """Use -> names."""
+        user = (self.user,) if self.user else ()
+        return {"feature": self.features, "number": self.numbers, "measure": self.measures, "user": user}
+
     @property
     def all(self) -> list[str]:
-        named = [*self.features, *self.numbers, *self.measures, *([self.user] if self.user else [])]
-        return list(dict.fromkeys(named))
+        return list(dict.fromkeys(name for names in self.uses.values() for name in names))
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one file holds. values: feature -> value -> rows; pilot: its rows with the smallest keys."""
+    """What one file holds. kinds: see kinds.py; values: feature -> those that occur; pilot: the rows with the smallest
+    keys."""
 
     path: Path
     checksum: str
     rows: int
-    values: dict[str, dict[Value, int]]
+    kinds: dict[str, str]
+    values: dict[str, set[Value]]
     pilot: pa.Table
     pilot_keys: keys.Keys
 
@@ -59,49 +89,60 @@ def seen(path: Path, columns: Columns, seed: int) -> Seen:
     """One pass over one file, a row group at a time. Raises AudienceError for a column that is not there or unfit."""
     if not path.is_file():
         raise AudienceError(f"there is no file {path}")
-    name = keys.checksum(path)
-    values: dict[str, dict[Value, int]] = {feature: {} for feature in columns.features}
+    with _reading(path):
+        name, there = keys.checksum(path), pq.read_schema(path)
+    kinds = checked(path, there, columns.uses)
+    values: dict[str, set[Value]] = {feature: set() for feature in columns.features}
     pilot, pilot_keys, first = None, np.empty(0, np.uint64), 0
     for batch in batches(path, columns):
         own = keys.of_rows(name, first, len(batch), seed)
         for feature, found in values.items():
-            for each in pc.value_counts(batch[feature]).to_pylist():
-                found[each["values"]] = found.get(each["values"], 0) + each["counts"]
-            if len(found) > MAX_VALUES:
-                raise AudienceError(
-                    f"{path}: {feature!r} has more than {MAX_VALUES} values; name it a number or leave it out"
-                )
+            with _reading(path):
+                found.update(pc.unique(plain(batch[feature])).to_pylist())
+            enough(f"{path}: ", feature, found)
+        for number in columns.numbers:
+            countable(path, number, plain(batch[number]))
+        if columns.user and (nobody := plain(batch[columns.user]).null_count):
+            raise AudienceError(f"{path}: user {columns.user!r} is missing in {nobody} rows; leave these rows out")
         few = np.argsort(own)[:PILOT_ROWS]
         pilot = batch.take(few) if pilot is None else pa.concat_tables([pilot, batch.take(few)])
         pilot_keys = np.concatenate([pilot_keys, own[few]])
         best = np.argsort(pilot_keys)[:PILOT_ROWS]
         pilot, pilot_keys, first = pilot.take(best), pilot_keys[best], first + len(batch)
     if pilot is None:
-        raise AudienceError(f"{path} has no rows")
-    return Seen(path, name, first, values, pilot, pilot_keys)
+        raise AudienceError(f"{path} has no rows; leave it out")
+    return Seen(path, name, first, kinds, values, pilot, pilot_keys)
+
+
+def enough(where: str, feature: str, values: set[Value]) -> None:
+    """Raises AudienceError for a feature of more than MAX_VALUES values."""
+    if len(values) > MAX_VALUES:
+        raise AudienceError(
+            f"{where}feature {feature!r} has more than {MAX_VALUES:,} values, the most it can have; name it a number, "
+            "or leave it out"
+        )
 
 
 def batches(path: Path, columns: Columns) -> Iterable[pa.Table]:
     """The rows of a file, a row group at a time, with the columns that are used."""
-    try:
+    with _reading(path):
         file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise AudienceError(f"{path} is no Parquet file: {error}") from None
-    there = file.schema_arrow.names
-    if missing := [name for name in columns.all if name not in there]:
-        raise AudienceError(f"{path} has no columns {missing}; it has {there}")
-    for name in columns.features:
-        kind = file.schema_arrow.field(name).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind)):
-            raise AudienceError(
-                f"{path}: feature {name!r} holds {kind}; expected text, whole numbers or true and false"
-            )
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns.all)
+        with _reading(path):
+            table = file.read_row_group(group, columns.all)
+        for at, field in enumerate(table.schema):
+            if of_views(field.type):  # Arrow takes no rows of these
+                table = table.set_column(at, field.name, plain(table.column(at)))
         if len(table):
             yield table.unify_dictionaries()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise AudienceError(f"{path} is no Parquet file that can be read: {error}; write it again") from None
 
 
 def levels(schema: Schema, name: str) -> int:
@@ -114,19 +155,5 @@ def levels(schema: Schema, name: str) -> int:
 
 def encoded(table: pa.Table, schema: Schema) -> dict[str, np.ndarray]:
     """Name -> the code of its value in each row, [N] int32. A value that the schema lacks is -1."""
-    found = {}
-    for feature in schema.features:
-        column = table[feature.name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        known = pa.array(feature.values, column.type) if feature.values else pa.nulls(0, column.type)
-        codes = pc.index_in(column, value_set=known, skip_nulls=False)
-        found[feature.name] = pc.fill_null(codes, -1).to_numpy().astype(np.int32)
-    for number in schema.numbers:
-        found[number.name] = number.codes(floats(table[number.name]))
-    return found
-
-
-def floats(column: pa.ChunkedArray) -> np.ndarray:
-    """[N] float64; a missing number is NaN."""
-    return pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
+    found = {feature.name: coded(table[feature.name], feature) for feature in schema.features}
+    return found | {number.name: number.codes(floats(table[number.name])) for number in schema.numbers}

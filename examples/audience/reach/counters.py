@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +14,17 @@ from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
 from examples.audience.reach.store import Manifest, load, read_model
 
+TURNS = 4
+"""Times that a sample is read which is exchanged for another meanwhile."""
+
 
 class Counters(Protocol):
     """Answers of all shards that answer in time."""
 
     manifest: Manifest
     model: Model
+    lost: dict[str, str]
+    """Shards that cannot be read, and why."""
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         """Shard -> an answer to each of `asks`; a shard that is lost or late is not there."""
@@ -32,19 +37,32 @@ class Counters(Protocol):
     def close(self) -> None: ...
 
 
+def read(folder: Path, manifest: Manifest, names: Iterable[str]) -> tuple[dict[str, Shard], dict[str, str]]:
+    """The shards of that manifest, and why each of the others cannot be read."""
+    shards, lost = {}, {}
+    for name in names:
+        try:
+            shards[name] = Shard.read(folder, manifest, name)
+        except AudienceError as error:
+            lost[name] = str(error)
+    return shards, lost
+
+
 class Local:
     """All shards in this process. A shard that cannot be read is named in `lost`, and served without."""
 
     def __init__(self, folder: Path) -> None:
-        self.manifest = load(folder)
-        self.model = read_model(folder, self.manifest)
-        self.lost: dict[str, str] = {}
-        self.shards: dict[str, Shard] = {}
-        for name in self.manifest.shards:
+        for turn in range(TURNS):
+            self.manifest = load(folder)
             try:
-                self.shards[name] = Shard.read(folder, name)
-            except AudienceError as error:
-                self.lost[name] = str(error)
+                self.model = read_model(folder, self.manifest)
+                self.shards, self.lost = read(folder, self.manifest, self.manifest.shards)
+            except AudienceError:
+                if turn == TURNS - 1 or load(folder).identity == self.manifest.identity:
+                    raise
+            else:
+                if not self.lost or load(folder).identity == self.manifest.identity:
+                    break  # else a refresh came between the manifest and the shards
         if not self.shards:
             raise AudienceError(f"no shard of {folder} can be read: {next(iter(self.lost.values()), 'there is none')}")
 

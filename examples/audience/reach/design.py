@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,10 @@ from examples.audience.reach.formula import Atom
 from examples.audience.reach.margins import Names
 from examples.audience.reach.schema import Schema
 
+MOST_VALUES = 128
+"""Of one criterion of a trial. It changes nothing for features of up to 386 values."""
+FEW = 512
+"""Values in trials up to which a feature has a bitmap for each of them."""
 Trial = tuple[Atom, ...]
 """A conjunction: (name, codes that match) a criterion, each of another feature, in the schema's order."""
 
@@ -59,27 +63,47 @@ def drawn_trial(codes: Mapping[str, np.ndarray], schema: Schema, rng: np.random.
     wanted = rng.choice(names, min(len(names), rng.integers(1, 6)), replace=False).tolist()
     for name in sorted(wanted, key=names.index):
         size = levels(schema, name)
-        values = {int(codes[name][row]), *rng.integers(0, size, rng.integers(0, max(1, size // 3) + 1)).tolist()}
+        most = min(MOST_VALUES, max(1, size // 3))
+        values = {int(codes[name][row]), *rng.integers(0, size, rng.integers(0, most + 1)).tolist()}
         if len(values - {-1}) < size:
             trial.append((name, tuple(sorted(values - {-1}))))
     return tuple(trial)
 
 
 def counted(trials: Sequence[Trial], codes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How many rows match each trial, [trials] int64, by bitmaps of the values that occur in one."""
-    rows = len(next(iter(codes.values())))
-    bits: dict[tuple[str, int], np.ndarray] = {}
-
-    def of(name: str, code: int) -> np.ndarray:
-        if (name, code) not in bits:
-            bits[name, code] = np.packbits(np.pad(codes[name] == code, (0, -rows % 64))).view(np.uint64)
-        return bits[name, code]
-
+    """How many rows match each trial, [trials] int64, by bitmaps."""
+    rows = len(next(iter(codes.values()), ()))
+    asked: dict[str, set[int]] = {}
+    for name, own in (atom for trial in trials for atom in trial):
+        asked.setdefault(name, set()).update(own)
+    matching = {name: _matching(codes[name], values) for name, values in asked.items()}
     found = np.zeros(len(trials), np.int64)
     for i, trial in enumerate(trials):
         there = None
         for name, own in trial:
-            either = np.bitwise_or.reduce([of(name, code) for code in own]) if own else np.zeros(1, np.uint64)
+            either = matching[name](own)
             there = either if there is None else there & either
         found[i] = int(np.bitwise_count(there).sum()) if there is not None else rows
     return found
+
+
+def _matching(column: np.ndarray, asked: Collection[int]) -> Callable[[Sequence[int]], np.ndarray]:
+    """Some codes -> the rows that have one of them, as a bitmap. asked: all codes that will be wanted."""
+    if len(asked) <= FEW:
+        bits = {code: _packed(column == code) for code in asked}
+        return lambda own: np.bitwise_or.reduce([bits[code] for code in own]) if own else _packed(column < -1)
+    order = np.argsort(column, kind="stable")
+    ends = np.searchsorted(column[order], np.arange(max(asked) + 2))
+
+    def of(own: Sequence[int]) -> np.ndarray:
+        there = np.zeros(len(column), bool)
+        for code in own:
+            there[order[ends[code] : ends[code + 1]]] = True
+        return _packed(there)
+
+    return of
+
+
+def _packed(there: np.ndarray) -> np.ndarray:
+    """[words] uint64, a bit a row."""
+    return np.packbits(np.pad(there, (0, -len(there) % 64))).view(np.uint64)

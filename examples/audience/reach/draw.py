@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from examples.audience.reach.columns import GROUP, KEY, STRATUM, USER, WEIGHT
 from examples.audience.reach.part import Part
 from loka_compile.sampling.allocation import largest_remainder, pair_singles
 
@@ -28,7 +29,7 @@ class NeedMore(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """rows: of the parts, and with each its `weight` and `group` (rows of one number were drawn alike).
+    """rows: of the parts, and with each its WEIGHT and GROUP (rows of one number were drawn alike).
 
     sizes [G]: rows of the population that each group stands for. population: all rows. strata [S, C], counts [S]: all
     strata of the population.
@@ -50,11 +51,11 @@ def draw(parts: Sequence[Part], n: int, seed: int) -> Drawn:
     for each, start in zip(parts, offsets, strict=False):
         own = owner.ravel()[start : start + len(each.strata)]
         np.minimum.at(complete, own, each.complete)
-        at = each.rows.column_names.index("stratum")
-        tables.append(each.rows.set_column(at, "stratum", pa.array(own[each.rows["stratum"].to_numpy()])))
+        at = each.rows.column_names.index(STRATUM)
+        tables.append(each.rows.set_column(at, STRATUM, pa.array(own[each.rows[STRATUM].to_numpy()])))
     rows = pa.concat_tables(tables)
-    rows = rows.take(np.lexsort((rows["key"].to_numpy(), rows["stratum"].to_numpy())))
-    stratum, key = rows["stratum"].to_numpy(), rows["key"].to_numpy()
+    rows = rows.take(np.lexsort((rows[KEY].to_numpy(), rows[STRATUM].to_numpy())))
+    stratum, key = rows[STRATUM].to_numpy(), rows[KEY].to_numpy()
 
     population = int(sizes.sum())
     wanted, weights, groups, group_sizes = allocated(sizes, min(n, population), np.random.default_rng(seed))
@@ -64,7 +65,7 @@ def draw(parts: Sequence[Part], n: int, seed: int) -> Drawn:
     firsts = np.cumsum(np.bincount(stratum, minlength=len(sizes))) - np.bincount(stratum, minlength=len(sizes))
     drawn_of = np.repeat(np.arange(len(sizes)), wanted)
     picked = firsts[drawn_of] + np.arange(len(drawn_of)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
-    found = rows.take(picked).append_column("weight", pa.array(weights)).append_column("group", pa.array(groups))
+    found = rows.take(picked).append_column(WEIGHT, pa.array(weights)).append_column(GROUP, pa.array(groups))
     return Drawn(found, group_sizes, population, strata, sizes)
 
 
@@ -99,10 +100,10 @@ def drawn_users(parts: Sequence[Part], rate: float) -> Drawn:
     if any((each.complete < limit - np.uint64(1)).any() for each in parts):
         raise NeedMore(rate)
     rows = pa.concat_tables([each.rows for each in parts])
-    rows = rows.filter(pa.array(rows["key"].to_numpy() < limit))
-    rows = rows.take(np.argsort(rows["user"].to_numpy(), kind="stable"))
-    users, groups = np.unique(rows["user"].to_numpy(), return_inverse=True)
+    rows = rows.filter(pa.array(rows[KEY].to_numpy() < limit))
+    rows = rows.take(np.argsort(rows[USER].to_numpy(), kind="stable"))
+    users, groups = np.unique(rows[USER].to_numpy(), return_inverse=True)
     weight = 2.0**64 / float(limit)
     population = sum(int(each.counts.sum()) for each in parts)
-    rows = rows.append_column("weight", pa.array(np.full(len(rows), weight))).append_column("group", pa.array(groups))
+    rows = rows.append_column(WEIGHT, pa.array(np.full(len(rows), weight))).append_column(GROUP, pa.array(groups))
     return Drawn(rows, np.full(len(users), weight), population, np.zeros((1, 0), np.int32), np.array([population]))

@@ -99,6 +99,49 @@ def _atoms(query: Query, schema: Schema) -> list[Atom] | None:
     return None
 
 
+NOBODY = Not(Everybody())
+
+
+def within(query: Query, schema: Schema) -> tuple[Query, Query]:
+    """Of a query that is no formula two that are: who matches it surely, and who may. They differ in whatever is no
+    criterion of a feature, or is one too many. `Everybody` and `NOBODY` are written so and not otherwise."""
+    atoms = dict.fromkeys(_leaves(query, schema))
+    known = set(list(atoms)[:MOST])
+    return _assumed(query, schema, known, False), _assumed(query, schema, known, True)
+
+
+def _leaves(query: Query, schema: Schema) -> list[Atom]:
+    match query:
+        case In():
+            return [_atom(query, schema)]
+        case Not(of):
+            return _leaves(of, schema)
+        case And(parts) | Or(parts):
+            return [atom for each in parts for atom in _leaves(each, schema)]
+    return []
+
+
+def _assumed(query: Query, schema: Schema, known: set[Atom], say: bool) -> Query:
+    """The query if all that is not known is as `say` has it."""
+    match query:
+        case Everybody():
+            return query
+        case In():
+            return query if _atom(query, schema) in known else Everybody() if say else NOBODY
+        case Not(of):
+            inner = _assumed(of, schema, known, not say)
+            return NOBODY if inner == Everybody() else Everybody() if inner == NOBODY else Not(inner)
+        case And(parts):
+            found = [_assumed(each, schema, known, say) for each in parts]
+            left = tuple(each for each in found if each != Everybody())
+            return NOBODY if NOBODY in left else left[0] if len(left) == 1 else And(left) if left else Everybody()
+        case Or(parts):
+            found = [_assumed(each, schema, known, say) for each in parts]
+            left = tuple(each for each in found if each != NOBODY)
+            return Everybody() if Everybody() in left else left[0] if len(left) == 1 else Or(left) if left else NOBODY
+    return Everybody() if say else NOBODY
+
+
 def _true(query: Query, schema: Schema, bits: Mapping[Atom, np.ndarray]) -> np.ndarray:
     match query:
         case In():

@@ -6,13 +6,13 @@ numbers. Triples of features that depend on each other come first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import networkx as nx
 import numpy as np
 
-from examples.audience.reach.columns import levels
 from examples.audience.reach.schema import Schema
 
 Names = tuple[str, ...]
@@ -27,28 +27,33 @@ FEW = 256
 def margins(schema: Schema, graph: nx.Graph) -> tuple[Names, ...]:
     """Pairs and triples of features, each in the schema's order. graph: with the edges' `information`."""
     names = [each.name for each in schema.features]
-    places = {name: levels(schema, name) + 1 for name in names}
     strength = {frozenset(edge[:2]): edge[2] for edge in graph.edges(data="information")}
 
     def closeness(group: Names) -> tuple[int, float]:
         found = [strength[pair] for pair in map(frozenset, combinations(group, 2)) if pair in strength]
         return -len(found), -sum(found)
 
+    wanted = [group for size in (2, 3) for group in sorted(combinations(names, size), key=closeness)]
+    return fitting(wanted, schema)
+
+
+def fitting(wanted: Sequence[Names], schema: Schema) -> tuple[Names, ...]:
+    """The groups that are counted, the first of them first, while there is room."""
+    places = {each.name: len(each.values) + 1 for each in schema.features}
     chosen: list[Names] = []
     left = MAX_PLACES
-    for size in (2, 3):
-        for group in sorted(combinations(names, size), key=closeness):
-            held = int(np.prod([float(places[name]) for name in group]))
-            if held <= min(left, MAX_TABLE):
-                chosen.append(group)
-                left -= held
+    for group in wanted:
+        held = math.prod(places[name] for name in group)
+        if held <= min(left, MAX_TABLE):
+            chosen.append(group)
+            left -= held
     return tuple(chosen)
 
 
 def count(codes: Mapping[str, np.ndarray], tables: Mapping[Names, np.ndarray]) -> None:
     """Add rows to the tables. codes [N] by feature; what a feature does not list is -1 and has the last place."""
     bitmaps: dict[str, np.ndarray] = {}
-    rows = len(next(iter(codes.values())))
+    rows = len(next(iter(codes.values()), ()))
     for names, table in tables.items():
         if table.size > FEW:
             table += _numbered([codes[name] for name in names], table.shape)

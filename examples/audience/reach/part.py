@@ -15,9 +15,20 @@ import numpy as np
 import pyarrow as pa
 
 from examples.audience.reach import keys
-from examples.audience.reach.columns import Columns, batches, encoded, floats, levels
+from examples.audience.reach.columns import (
+    KEY,
+    MEASURE,
+    STRATUM,
+    USER,
+    Columns,
+    batches,
+    encoded,
+    levels,
+)
 from examples.audience.reach.design import Design, counted
+from examples.audience.reach.kinds import floats, plain
 from examples.audience.reach.margins import Names, count
+from examples.audience.reach.measures import Spread, joined, spreads
 from examples.audience.reach.schema import AudienceError, Schema
 
 SPARE = 4.0
@@ -30,9 +41,9 @@ LEAST = 12
 class Part:
     """strata [S, C]: combinations of the cover's codes, in lexicographic order; counts [S]: rows of each.
 
-    rows: candidates, a table of `key`, `stratum` (a row of `strata`), codes, numbers, measures and `user`, in the
-    order of stratum and key. Of a stratum all rows with a key up to complete[s] are there. tables, trials: counts for
-    the model, see design.py.
+    rows: candidates, a table of KEY, STRATUM (a row of `strata`), codes, numbers, measures and USER, in the order of
+    stratum and key. Of a stratum all rows with a key up to complete[s] are there. tables, trials: counts for
+    the model, see design.py. measures: what all rows of the file say of each.
     """
 
     file: str
@@ -42,6 +53,7 @@ class Part:
     rows: pa.Table
     tables: dict[Names, np.ndarray]
     trials: np.ndarray
+    measures: dict[str, Spread]
 
 
 def part(path: Path, file: str, columns: Columns, design: Design, rate: float, seed: int) -> Part:
@@ -53,23 +65,25 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     limit = np.uint64(min(1.0, rate * SPARE) * (2**64 - 2**12))
     rows: pa.Table | None = None
     sizes: dict[int, int] = {}
-    first = 0
+    first, measures = 0, dict[str, Spread]()
     tables = {names: np.zeros(places, np.int64) for names, places in design.tables().items()}
     trials = np.zeros(len(design.trials), np.int64)
     for batch in batches(path, columns):
         codes = encoded(batch, schema)
         table, own = _rows(batch, codes, file, first, columns, schema, seed)
+        measures = joined((measures, spreads(table, schema.measures, path)))
         count(codes, tables)
         trials += counted(design.trials, codes)
         first += len(batch)
         strata = _combined(codes, cover, shape, len(batch))
         for number, rows_of_it in zip(*(each.tolist() for each in np.unique(strata, return_counts=True)), strict=True):
             sizes[number] = sizes.get(number, 0) + rows_of_it
-        table = table.append_column("key", pa.array(own)).append_column("stratum", pa.array(strata))
+        table = table.append_column(STRATUM, pa.array(strata))
         table = table.filter(pa.array(_small(strata, own, limit, columns)))
         rows = table if rows is None else pa.concat_tables([rows, table])
         rows = rows.filter(pa.array(_small(*_keyed(rows), limit, columns)))
-    assert rows is not None  # a file without rows was an error in the first pass
+    if rows is None:  # an error in the first pass, so the file is another one now
+        raise AudienceError(f"{path} has no rows; it changed while it was read, begin again")
     rows = rows.take(np.lexsort(_keyed(rows)[::-1]))
     numbers = np.array(sorted(sizes), np.int64)
     counts = np.array([sizes[number] for number in numbers.tolist()])
@@ -79,9 +93,9 @@ def part(path: Path, file: str, columns: Columns, design: Design, rate: float, s
     last = key[np.maximum(np.cumsum(held) - 1, 0)] if len(key) else np.zeros(len(numbers), np.uint64)
     complete = np.where(held > 0, np.maximum(last, limit - np.uint64(1)), limit - np.uint64(1))
     complete[held == counts] = np.uint64(2**64 - 1)
-    rows = rows.set_column(rows.column_names.index("stratum"), "stratum", pa.array(position))
+    rows = rows.set_column(rows.column_names.index(STRATUM), STRATUM, pa.array(position))
     strata = np.stack(np.unravel_index(numbers, shape), 1) if shape else np.zeros((1, 0), np.int64)
-    return Part(file, strata.astype(np.int32), counts, complete, rows, tables, trials)
+    return Part(file, strata.astype(np.int32), counts, complete, rows, tables, trials, measures)
 
 
 def _rows(
@@ -98,11 +112,12 @@ def _rows(
     for number in schema.numbers:
         found[number.name] = floats(batch[number.name])
     for measure in schema.measures:
-        found[f"measure {measure}"] = floats(batch[measure])
+        found[MEASURE + measure] = floats(batch[measure])
     if columns.user is None:
-        return pa.table(found), keys.of_rows(file, first, len(batch), seed)
-    own, found["user"] = keys.of_users(batch[columns.user], seed)
-    return pa.table(found), own
+        found[KEY] = keys.of_rows(file, first, len(batch), seed)
+    else:
+        found[KEY], found[USER] = keys.of_users(plain(batch[columns.user]), seed)
+    return pa.table(found), found[KEY]
 
 
 def _combined(codes: Mapping[str, np.ndarray], cover: Sequence[str], shape: Sequence[int], rows: int) -> np.ndarray:
@@ -131,4 +146,4 @@ def _small(strata: np.ndarray, own: keys.Keys, limit: np.uint64, columns: Column
 
 def _keyed(table: pa.Table) -> tuple[np.ndarray, keys.Keys]:
     """The stratum and the key of each row, [N] each."""
-    return table["stratum"].to_numpy(), table["key"].to_numpy()
+    return table[STRATUM].to_numpy(), table[KEY].to_numpy()

@@ -1,22 +1,24 @@
-"""What is asked: and, or, not over values, sets and ranges. As data, as JSON, and as a line of text.
-
-country == "DE" and age in ("18-24", "25-34") and not premium and 10 <= spend < 20
-"""
+"""What is asked: and, or, not over values, sets and ranges. As data and as JSON; text.py has it as a line of text."""
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from examples.audience.reach import deadline
 from examples.audience.reach.schema import AudienceError, Schema, Value
 
 MAX_NODES = 256
 """Criteria and connectives of one query."""
-MAX_TEXT = 16_384
-"""Characters of one query."""
+MAX_VALUES = 100_000
+"""Values of features that one query may ask for, ranges of whole numbers written out."""
+MAX_DEPTH = 32
+"""Connectives within each other."""
+EXACT = 2**53
+"""From here on all floating-point numbers are whole."""
 
 
 @dataclass(frozen=True)
@@ -60,32 +62,62 @@ Query = Everybody | In | Range | Not | And | Or
 
 
 def checked(query: Query, schema: Schema) -> Query:
-    """The query in the schema's own terms: a range of a feature whose values are whole numbers becomes those values.
+    """The query in the schema's own terms: a range of a feature whose values are whole numbers becomes those values,
+    a value of a number the range that holds it alone, None of a number what no range holds.
 
-    Raises AudienceError for what the schema does not have, with the nearest valid name.
+    Raises AudienceError for what the schema does not have, with the nearest valid name; TimeoutError when nobody waits
+    for the answer any more.
     """
-    if sum(1 for _ in _walk(query)) > MAX_NODES:
-        raise AudienceError(f"a query has at most {MAX_NODES} criteria and connectives; split this one")
-    return _checked(query, schema)
+    deadline.check()
+    _small(query, schema)
+    found = _checked(query, schema)
+    _small(found, schema)  # values of a number became criteria
+    return found
+
+
+def _small(query: Query, schema: Schema) -> None:
+    parts = list(walk(query))
+    if len(parts) > MAX_NODES:
+        raise AudienceError(
+            f"a query has at most {MAX_NODES} criteria and connectives; write several values as `in (...)`, or split it"
+        )
+    values = sum(len(_values(each, schema)) for each in parts)
+    if values > MAX_VALUES:
+        raise AudienceError(f"the query asks for {values:,} values, at most {MAX_VALUES:,}; ask for fewer or split it")
+
+
+def _values(part: Query, schema: Schema) -> Sequence[object]:
+    """Those that a criterion asks for, a range of whole numbers written out."""
+    if isinstance(part, In):
+        return part.values
+    if isinstance(part, Range) and (whole := schema.whole_numbers(part.number)) is not None:
+        return _places(whole, part.low, part.high)
+    return ()
+
+
+def _places(whole: tuple[int, ...], low: float | None, high: float | None) -> range:
+    """Of the values from `low` to below `high`."""
+    first = 0 if low is None else bisect_left(whole, low)
+    return range(first, len(whole) if high is None else bisect_left(whole, high))
 
 
 def _checked(query: Query, schema: Schema) -> Query:
     match query:
         case In(name, values):
+            if schema.is_number(name) and all(value is None or type(value) is int for value in values):
+                return _numbers(name, values)
             feature = schema.feature(name)
             for value in values:
                 feature.code(value)
         case Range(name, low, high):
-            if any(end is not None and math.isnan(end) for end in (low, high)):
-                raise AudienceError(f"a range of {name!r} has an end that is no number")
+            low, high = (None if end is None else _number(end, name) for end in (low, high))
             if low is not None and high is not None and low >= high:
                 raise AudienceError(f"{name!r} from {low:g} to {high:g} holds nothing: ends are low <= x < high")
-            values = schema.whole_numbers(name)
-            if values is None:
-                schema.number(name)
-            else:
-                inside = (v for v in values if (low is None or low <= v) and (high is None or v < high))
-                return In(name, tuple(inside))
+            whole = schema.whole_numbers(name)
+            if whole is not None:
+                return In(name, tuple(whole[i] for i in _places(whole, low, high)))
+            schema.number(name)
+            return Range(name, low, high)
         case Not(of):
             return Not(_checked(of, schema))
         case And(parts):
@@ -93,6 +125,36 @@ def _checked(query: Query, schema: Schema) -> Query:
         case Or(parts):
             return Or(tuple(_checked(each, schema) for each in parts))
     return query
+
+
+def _numbers(name: str, values: tuple[Value, ...]) -> Query:
+    """A number that is one of the values; None is a row that has none."""
+    if not 1 <= len(values) <= MAX_NODES:
+        raise AudienceError(
+            f"of the number {name!r} ask for 1 to {MAX_NODES} values, not {len(values)}; or for a range"
+        )
+    found = tuple(Not(Range(name)) if value is None else exactly(name, value) for value in values)
+    return found[0] if len(found) == 1 else Or(found)
+
+
+def _number(end: float, name: str) -> float:
+    try:
+        if not math.isnan(end):
+            return end
+    except OverflowError:
+        pass
+    raise AudienceError(f"a range of {name!r} has an end that is no number, or beyond all numbers: {end!r:.40}")
+
+
+def exactly(number: str, value: float) -> Range:
+    return Range(number, value, after(value))
+
+
+def after(end: float) -> float:
+    """The next number: `x <= end` is `x < after(end)`, for whole numbers and for fractions."""
+    if isinstance(end, int) and abs(end) >= EXACT:
+        return end + 1
+    return math.nextafter(end, math.inf)
 
 
 def contradiction(query: Query) -> str | None:
@@ -116,7 +178,7 @@ def contradiction(query: Query) -> str | None:
     return None
 
 
-def _walk(query: Query) -> Iterator[Query]:
+def walk(query: Query) -> Iterator[Query]:
     waiting = [query]
     while waiting:
         each = waiting.pop()
@@ -147,21 +209,19 @@ def to_json(query: Query) -> dict[str, Any]:
 
 def from_json(data: Any, depth: int = 0) -> Query:
     """Raises AudienceError with the part that is malformed."""
-    if isinstance(data, str) and depth == 0:
-        return from_text(data)
-    if depth > 32:
-        raise AudienceError("a query is at most 32 levels deep")
+    if depth > MAX_DEPTH:
+        raise AudienceError(f"a query is at most {MAX_DEPTH} levels deep")
     if not isinstance(data, dict):
         raise AudienceError(f"a query is an object such as {{'feature': ..., 'in': [...]}}; got {data!r:.80}")
     match data:
         case {"everybody": True, **rest} if not rest:
             return Everybody()
         case {"feature": str(name), "in": list(values), **rest} if not rest:
-            return In(name, tuple(_value(each, name) for each in values))
+            return In(name, tuple(value_of(each, name) for each in values))
         case {"feature": str(name), "is": value, **rest} if not rest:
-            return In(name, (_value(value, name),))
+            return In(name, (value_of(value, name),))
         case {"number": str(name), **rest} if set(rest) <= {"from", "to"} and rest:
-            return Range(name, _end(rest.get("from"), name), _end(rest.get("to"), name))
+            return Range(name, end_of(rest.get("from"), name), end_of(rest.get("to"), name))
         case {"not": of, **rest} if not rest:
             return Not(from_json(of, depth + 1))
         case {"and": list(parts), **rest} if not rest and parts:
@@ -174,64 +234,13 @@ def from_json(data: Any, depth: int = 0) -> Query:
     )
 
 
-def _value(value: Any, name: str) -> Value:
+def value_of(value: Any, name: str) -> Value:
     if value is None or isinstance(value, str | int | bool):
         return value
     raise AudienceError(f"a value of {name!r} is a text, a whole number, true, false or null; got {value!r:.40}")
 
 
-def _end(value: Any, name: str) -> float | None:
+def end_of(value: Any, name: str) -> float | None:
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
+        return None if value is None else _number(value, name)
     raise AudienceError(f"an end of a range of {name!r} is a number; got {value!r:.40}")
-
-
-def from_text(text: str) -> Query:
-    """A query from a line in Python's spelling of comparisons. Names that are no identifiers: use JSON."""
-    if len(text) > MAX_TEXT:
-        raise AudienceError(f"a query has at most {MAX_TEXT} characters; this one has {len(text)}")
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise AudienceError(f"cannot read {text[:80]!r}: {getattr(error, 'msg', error)}") from None
-    return _of(tree.body, text)
-
-
-def _of(node: ast.expr, text: str) -> Query:
-    match node:
-        case ast.BoolOp(ast.And(), parts):
-            return And(tuple(_of(each, text) for each in parts))
-        case ast.BoolOp(ast.Or(), parts):
-            return Or(tuple(_of(each, text) for each in parts))
-        case ast.UnaryOp(ast.Not(), of):
-            return Not(_of(of, text))
-        case ast.Name("everybody"):
-            return Everybody()
-        case ast.Name(name):
-            return In(name, (True,))
-        case ast.Compare(ast.Name(name), [ast.Eq()], [value]):
-            return In(name, (_value(_literal(value, text), name),))
-        case ast.Compare(ast.Name(name), [ast.NotEq()], [value]):
-            return Not(In(name, (_value(_literal(value, text), name),)))
-        case ast.Compare(ast.Name(name), [ast.In() | ast.NotIn() as op], [values]):
-            found = _literal(values, text)
-            if not isinstance(found, tuple | list | set):
-                raise AudienceError(f"`in` wants values in brackets; got {found!r:.40}")
-            query = In(name, tuple(_value(each, name) for each in found))
-            return Not(query) if isinstance(op, ast.NotIn) else query
-        case ast.Compare(ast.Name(name), [ast.Lt()], [high]):
-            return Range(name, None, _end(_literal(high, text), name))
-        case ast.Compare(ast.Name(name), [ast.GtE()], [low]):
-            return Range(name, _end(_literal(low, text), name))
-        case ast.Compare(low, [ast.LtE(), ast.Lt()], [ast.Name(name), high]):
-            return Range(name, _end(_literal(low, text), name), _end(_literal(high, text), name))
-        case ast.Compare(ast.Name(name), _, _):
-            raise AudienceError(f"of {name!r} ask ==, !=, in, not in, < or >=, or low <= {name} < high")
-    raise AudienceError(f"cannot read {ast.get_source_segment(text.strip(), node) or text!r}: expected a criterion")
-
-
-def _literal(node: ast.expr, text: str) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError):
-        raise AudienceError(f"{ast.get_source_segment(text.strip(), node)!r} is no plain value") from None

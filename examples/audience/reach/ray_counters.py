@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from examples.audience.reach.answer import Answer, Groups
 from examples.audience.reach.calibrate import Cells
+from examples.audience.reach.counters import read
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
 from examples.audience.reach.store import load, read_model
@@ -44,17 +45,21 @@ def started(address: str | None = None, **options: Any) -> Iterator[None]:
 class Counter:
     """Some shards in a process of their own."""
 
-    def __init__(self, folder: str, names: Sequence[str]) -> None:
+    def __init__(self, folder: str, identity: str, names: Sequence[str]) -> None:
+        """identity: of the aggregator's sample, also when this process is started again. What lies in the folder may be
+        another sample by then, and a mix of two is none: its shards are lost."""
         self.shards: dict[str, Shard] = {}
-        self.lost: dict[str, str] = {}
-        for name in names:
-            try:
-                self.shards[name] = Shard.read(Path(folder), name)
-            except AudienceError as error:
-                self.lost[name] = str(error)
+        try:
+            manifest = load(Path(folder))
+            if manifest.identity != identity:
+                raise AudienceError(f"{folder} holds another sample now; start the server again to use it")
+            self.shards, self.lost = read(Path(folder), manifest, names)
+        except AudienceError as error:
+            self.lost = dict.fromkeys(names, str(error))
 
-    def ask(self, asks: Sequence[Ask]) -> dict[str, list[Answer | Cells]]:
-        return {name: [shard.answer(ask) for ask in asks] for name, shard in self.shards.items()}
+    def ask(self, asks: Sequence[Ask]) -> tuple[dict[str, list[Answer | Cells]], dict[str, str]]:
+        """The answers, and the shards that are lost."""
+        return {name: [shard.answer(ask) for ask in asks] for name, shard in self.shards.items()}, self.lost
 
     def groups(self, count: int) -> dict[str, Groups]:
         return {name: shard.groups(count) for name, shard in self.shards.items()}
@@ -78,13 +83,13 @@ class OnRay:
         if not 1 <= counters <= len(shards):
             raise AudienceError(f"the sample has {len(shards)} shards: 1 to {len(shards)} counters, not {counters}")
         path = str(folder.resolve())
-        made = f"{name}-{self.manifest.model[:12]}-{counters}"
+        made = f"{name}-{self.manifest.identity}-{counters}"
         self.actors = []
         for i in range(counters):
             options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
             if name is not None:
                 options |= {"name": f"{made}-{i}", "lifetime": "detached", "get_if_exists": True, "namespace": "reach"}
-            self.actors.append(Counter.options(**options).remote(path, shards[i::counters]))  # type: ignore[attr-defined]
+            self.actors.append(Counter.options(**options).remote(path, self.manifest.identity, shards[i::counters]))  # type: ignore[attr-defined]
         self.lost: dict[str, str] = {}
         self._out: set[int] = set()
         self._lock, self._closed = threading.Lock(), False
@@ -95,7 +100,9 @@ class OnRay:
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         shared = ray.put(tuple(asks)) if len(asks) > 8 else tuple(asks)
-        return _merged(self._all(lambda actor: actor.ask.remote(shared), seconds))
+        found = self._all(lambda actor: actor.ask.remote(shared), seconds)
+        self.lost.update(_merged(lost for _, lost in found))  # one that was started again may have lost its own
+        return _merged(answers for answers, _ in found)
 
     def groups(self) -> dict[str, Groups]:
         return _merged(self._all(lambda actor: actor.groups.remote(self.manifest.groups), START))
@@ -105,7 +112,7 @@ class OnRay:
         for actor in self.actors:
             ray.kill(actor)
 
-    def _all(self, call: Callable[[Any], Any], seconds: float) -> Iterable[Any]:
+    def _all(self, call: Callable[[Any], Any], seconds: float) -> list[Any]:
         """What the actors answer in time; of the others nothing."""
         until, found = time.monotonic() + seconds, []
         with self._lock:

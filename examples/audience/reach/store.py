@@ -6,11 +6,13 @@ them the others still are an unbiased sample of 1 - 1/m of the rows. All rows of
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,53 +22,13 @@ import pyarrow.parquet as pq
 
 from examples.audience.reach import keys
 from examples.audience.reach import model as models
-from examples.audience.reach.design import Design
+from examples.audience.reach.columns import GROUP, GROUP_SIZE, KEY, STRATUM, WEIGHT
 from examples.audience.reach.draw import Drawn
+from examples.audience.reach.manifest import NAME, SHARD, Manifest, ShardFile, load, written
 from examples.audience.reach.model import Model
-from examples.audience.reach.schema import AudienceError, Feature, Number, Schema
+from examples.audience.reach.schema import AudienceError
 
-VERSION = 2
 MODEL = "model.npz"
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """weight: rows of the population that its rows stand for."""
-
-    checksum: str
-    rows: int
-    weight: float
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """population: rows that the sample stands for. groups: how many. shards: by file name. sources: file -> checksum.
-
-    users: whether users were drawn, at a rate of 1 / weight each, rather than rows in strata. created: seconds since
-    1970. model: the checksum of model.npz.
-    """
-
-    design: Design
-    population: int
-    rows: int
-    seed: int
-    created: float
-    groups: int = 0
-    shards: dict[str, ShardFile] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    model: str = ""
-
-    @property
-    def schema(self) -> Schema:
-        return self.design.schema
-
-    @property
-    def cover(self) -> tuple[str, ...]:
-        return self.design.cover
-
-    @property
-    def users(self) -> bool:
-        return self.schema.user is not None
 
 
 def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> Manifest:
@@ -74,39 +36,69 @@ def save(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: i
 
     Raises AudienceError where it cannot be written, as on a full disk; the sample that was there stays.
     """
-    if shards < 1:
-        raise AudienceError(f"a sample has at least 1 shard, not {shards}")
-    try:
+    with naming(folder):
+        usable(folder, shards)
         _written(drawn, model, manifest, folder, shards)
-    except OSError as error:
-        raise AudienceError(f"{folder} cannot be written, what was there is as it was: {error}") from None
     return load(folder)
 
 
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Errors of the disk as one that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise AudienceError(f"{folder} cannot be written, what was there is as it was: {error}") from None
+
+
+def usable(folder: Path, shards: int) -> None:
+    """Raises AudienceError where a sample would replace something that is none."""
+    if shards < 1:
+        raise AudienceError(f"a sample has at least 1 shard, not {shards}")
+    if not folder.exists():
+        return
+    with _alone(folder.parent):
+        free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not free and not (folder / NAME).exists():
+            raise AudienceError(f"{folder} is there and holds no sample, and would be replaced; name another folder")
+
+
 def _written(drawn: Drawn, model: Model, manifest: Manifest, folder: Path, shards: int) -> None:
-    groups = drawn.rows["group"].to_numpy()
+    groups = drawn.rows[GROUP].to_numpy()
     owner = groups % shards if manifest.users else np.arange(len(groups)) % shards
-    held = np.bincount(groups, minlength=len(drawn.sizes))
-    table = drawn.rows.append_column("group size", pa.array(drawn.sizes[groups]))
-    table = table.append_column("group rows", pa.array(held[groups])).drop_columns(["key", "stratum"])
+    table = drawn.rows.append_column(GROUP_SIZE, pa.array(drawn.sizes[groups])).drop_columns([KEY, STRATUM])
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         found = {}
         for shard in range(shards):
-            name = f"shard-{shard:03}.parquet"
+            name = SHARD.format(shard)
             own = table.filter(pa.array(owner == shard))
             pq.write_table(own, made / name)
-            found[name] = ShardFile(keys.checksum(made / name), len(own), float(pc.sum(own["weight"]).as_py() or 0))
+            found[name] = ShardFile(keys.checksum(made / name), len(own), float(pc.sum(own[WEIGHT]).as_py() or 0))
         models.save(model, made / MODEL)
         named = {"shards": found, "model": keys.checksum(made / MODEL)}
         whole = replace(manifest, rows=len(table), groups=len(drawn.sizes), **named)
-        body = asdict(whole) | {"version": VERSION}
-        (made / "manifest.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        _swap(made, folder)
+        (made / NAME).write_text(written(whole), encoding="utf-8")
+        with _alone(folder.parent):
+            _swap(made, folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """While nobody else swaps a sample in that folder. It is the folder itself that is locked: no file is left over."""
+    own = None
+    try:
+        with suppress(OSError):  # some network disks lock no folders; a swap there has its own error
+            own = os.open(parent, os.O_RDONLY)
+            fcntl.flock(own, fcntl.LOCK_EX)
+        yield
+    finally:
+        if own is not None:
+            os.close(own)
 
 
 def _swap(made: Path, folder: Path) -> None:
@@ -114,44 +106,14 @@ def _swap(made: Path, folder: Path) -> None:
     if not folder.exists():
         made.rename(folder)
         return
-    aside = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    aside = made.with_name(f"{made.name}.old")
     folder.rename(aside)
-    made.rename(folder)
+    try:
+        made.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def load(folder: Path) -> Manifest:
-    """The manifest. Raises AudienceError where there is none, or one that cannot be used."""
-    path = folder / "manifest.json"
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AudienceError(f"{folder} holds no sample: it has no manifest.json; make one with `build`") from None
-    except (OSError, ValueError) as error:
-        raise AudienceError(f"{path} cannot be read: {error}; build the sample again") from None
-    version = body.get("version") if isinstance(body, dict) else None
-    if version != VERSION:
-        raise AudienceError(f"{path} is of version {version!r}, this program reads {VERSION}; build the sample again")
-    try:
-        design = body["design"]
-        schema = design["schema"]
-        made = Schema(
-            tuple(Feature(each["name"], tuple(each["values"])) for each in schema["features"]),
-            tuple(Number(each["name"], tuple(each["edges"])) for each in schema["numbers"]),
-            tuple(schema["measures"]),
-            schema["user"],
-        )
-        shards = {name: ShardFile(**each) for name, each in body["shards"].items()}
-        given = {name: tuple(each) for name, each in design["given"].items()}
-        trials = tuple(tuple((name, tuple(codes)) for name, codes in trial) for trial in design["trials"])
-        margins = tuple(map(tuple, design["margins"]))
-        whole = Design(made, tuple(design["cover"]), given, margins, trials)
-        return Manifest(whole, shards=shards, **{name: body[name] for name in _FIELDS})
-    except (KeyError, TypeError) as error:
-        raise AudienceError(f"{path} lacks {error}; build the sample again") from None
-
-
-_FIELDS = ("population", "rows", "seed", "created", "groups", "sources", "model")
 
 
 def read_model(folder: Path, manifest: Manifest) -> Model:

@@ -2,7 +2,7 @@
 
 The history is repeated inside of the model, where loka's pass `hoist` sees that its work is the same for all
 candidates: events, their MLPs, queries, keys and values of the first layer run on one row. The attention between them
-has a mask, and attention with a mask is not moved.
+is not moved, as its rotation joins angles that no row has with repeated ones.
 """
 
 from __future__ import annotations

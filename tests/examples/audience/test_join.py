@@ -189,3 +189,16 @@ def test_what_cannot_be_corrected_is_an_error(made):
         Corrected(estimator, [source, source], NAMES)
     with pytest.raises(AudienceError, match="'device' has the value 'phone', which is no category"):
         Corrected(estimator, [Source("device", source.quality)], NAMES)
+
+
+def test_a_category_that_no_row_is_tagged_as_has_its_answer(made, tmp_path):
+    """Nobody is tagged old; from a holdout it is known how many of the others are."""
+    _, truth, columns, tags, _ = made
+    told = tags[0] != 2
+    kept = {"acme": pa.array(columns["acme"]).filter(pa.array(told)), "device": columns["device"][told]}
+    pq.write_table(pa.table(kept), tmp_path / "p.parquet")
+    build([tmp_path / "p.parquet"], Columns(("acme", "device")), tmp_path / "s", 3000)
+    quality = holdout(tags[0][told][:5000] + 1, truth[told][:5000], 3, Bootstrap(60))
+    found = Corrected(Estimator(Local(tmp_path / "s")), [Source("acme", quality)], NAMES).reach(Everybody(), "old")
+    assert found.reach.low <= (truth[told] == 2).sum() <= found.reach.high
+    assert (found.tagged.value, found.tagged.low, found.tagged.high) == (0, 0, 0)

@@ -166,6 +166,44 @@ def test_attention_with_a_mask_moves_where_the_mask_is_the_users_or_everybodys(k
         assert moved == ["linear", "scaled_dot_product_attention", "linear"]
 
 
+@pytest.mark.parametrize("take", ["unbind", "index", "select", "iterate"])
+def test_queries_keys_and_values_of_one_product_move_though_taken_from_the_front(take):
+    """`qkv.unflatten(...).permute(2, 0, 3, 1, 4)` brings another dimension before the repeated one, for a moment."""
+
+    class History(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, history, item):
+            x = history.expand(item.shape[0], -1, -1)
+            front = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            if take == "index":
+                q, k, v = front[0], front[1], front[2]
+            elif take == "select":
+                q, k, v = (front.select(0, i) for i in range(3))
+            else:
+                q, k, v = front.unbind(0) if take == "unbind" else front
+            return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1) + item
+
+    seen = agrees(Hoist(), History(), torch.randn(1, 5, 8), torch.randn(N, 8), dynamic=True)
+    assert [what.partition(" ")[0] for _, what in seen.did] == ["linear", "scaled_dot_product_attention", "linear"]
+
+
+@pytest.mark.parametrize("back", [lambda x: x[:, 0], lambda x: x[1:].sum(0), lambda x: x.unbind(1)[0], lambda x: x + 1])
+def test_what_else_reads_such_a_front_stays(back):
+    class Front(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 6)
+
+        def forward(self, history, item):
+            return back(self.linear(history.expand(item.shape[0], -1, -1)).permute(2, 0, 1)).sum() + item
+
+    seen = agrees(Hoist(), Front(), torch.randn(1, 5, 8), torch.randn(N, 8))
+    assert [what.partition(" ")[0] for _, what in seen.did] == ["linear"]
+
+
 def test_dropout_in_training_draws_anew():
     seen = rewritten(Hoist(), Ranker().train(), torch.randn(1, 6), torch.randn(N, 5))
     assert [subject for subject, _ in seen.did] == ["tower.0", "tower.1"]

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from examples.audience.quality.campaigns import Campaigns
-from examples.audience.quality.report import judge, markdown, to_json, write
+from examples.audience.quality.report import judge, markdown, pictures_of, to_json, write
 from examples.audience.quality.table import TableError, read, sources_of
 from loka_compile.sampling.intervals import Bootstrap
 from tests.examples.audience.quality.drawn import TRUTH, err, guessing, joined, simulate
@@ -111,7 +111,13 @@ def broken(change):
         (lambda t: t.update(campaign=["c"] * 16), "campaign 'c' occurs twice"),
         (lambda t: t.update({"acme:old": ["x"] * 16}), "'acme:old' holds string; numbers"),
         (lambda t: t.update({"acme:old": [None, *range(15)]}), "no value for campaign 'c0'"),
-        (lambda t: t.update({"share:old": [0.9] * 16}), "sum to .* not 1"),
+        (lambda t: t.update({"share:old": [0.9] * 16}), "campaign 'c0' sum to .* not 1$"),
+        (
+            lambda t: t.update({f"share:{n}": [100 * x for x in t[f"share:{n}"]] for n in NAMES}),
+            "fractions, 0.25 and not 25",
+        ),
+        (lambda t: t.update({"acme:none": t.pop("acme:")}), "no columns .'acme:'.*`acme:` is for the untagged"),
+        (lambda t: t.pop("campaign"), "no columns .'campaign'"),
         (lambda t: [t.pop(f"share:{name}") for name in NAMES], "no two columns `share:<category>`"),
     ],
 )
@@ -127,3 +133,31 @@ def test_no_file_and_no_parquet_are_errors(tmp_path):
     (tmp_path / "text.parquet").write_text("hello")
     with pytest.raises(TableError, match="no Parquet file"):
         read(tmp_path / "text.parquet")
+
+
+def test_names_of_any_kind_stay_in_the_folder(tmp_path):
+    table = {name.replace("acme", "../es|caped").replace("other", "a/b"): own for name, own in columns().items()}
+    table = {name.replace("old", "$x_$^"): own for name, own in table.items()} | {"time:utc": ["now"] * 16}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "c.parquet")
+    assert sources_of(tmp_path / "c.parquet") == ["../es|caped", "a/b"]
+    text = write(judge(tmp_path / "c.parquet", Bootstrap(5)), tmp_path / "in" / "out").read_text()
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {
+        "c.parquet",
+        *(f"in/out/{each}" for each in ("_es_caped.png", "a_b.png", "report.md", "report.json")),
+    }
+    assert "![Q of a/b](a_b.png)" in text and "| ../es\\|caped |" in text
+
+
+def test_pictures_have_names_of_their_own():
+    names = ["a/b", "a_b", "A b", "acme", "..", "", "../.."]
+    found = pictures_of(names)
+    assert found["acme"] == "acme.png" and list(found) == names
+    assert len({each.lower() for each in found.values()}) == len(names)
+
+
+def test_a_file_without_a_source_is_an_error(tmp_path):
+    table = {name: own for name, own in columns().items() if name.partition(":")[0] not in ("acme", "other")}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "c.parquet")
+    with pytest.raises(TableError, match="has no source"):
+        judge(tmp_path / "c.parquet")

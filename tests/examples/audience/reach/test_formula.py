@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.audience.reach.formula import MOST, cells, conjunction, formula, signatures, sums
+from examples.audience.reach.formula import MOST, NOBODY, cells, conjunction, formula, signatures, sums, within
 from examples.audience.reach.query import And, Everybody, In, Not, Or, Range
 from examples.audience.reach.schema import Feature, Number, Schema
 from tests.examples.audience.reach.population import matches
@@ -73,3 +73,19 @@ def test_sums_and_cells_are_inverse():
 
 def test_signatures():
     assert signatures([(0, 1), (1,)], 3).tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_who_matches_surely_and_who_may():
+    """A range, or a criterion too many, holds for nobody or for everybody."""
+    schema = Schema(tuple(Feature(f"f{i}", (0, 1)) for i in range(10)), (Number("x", (0.0,)),))
+    a, b, x = In("f0", (1,)), In("f1", (0,)), Range("x", 0)
+    assert within(And((a, x)), schema) == (NOBODY, a)
+    assert within(Or((a, x)), schema) == (a, Everybody())
+    assert within(And((a, Not(x))), schema) == (NOBODY, a)
+    assert within(Not(And((a, x))), schema) == (Not(a), Everybody())
+    assert within(And((a, Or((b, x)))), schema) == (And((a, b)), a)
+    assert within(Everybody(), schema) == (Everybody(), Everybody())
+    assert within(Not(Or((x, Not(x)))), schema) == (NOBODY, Everybody())
+    many = And(tuple(In(f"f{i}", (1,)) for i in range(10)))
+    surely, perhaps = within(many, schema)
+    assert surely == NOBODY and perhaps == And(many.all[:8]) and formula(perhaps, schema) is not None

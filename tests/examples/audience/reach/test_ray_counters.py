@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from examples.audience.reach.build import build
+from examples.audience.reach.build import build, refresh
 from examples.audience.reach.counters import Local
 from examples.audience.reach.estimator import Estimator, Question, Unavailable
 from examples.audience.reach.query import Everybody
@@ -115,3 +115,28 @@ def test_a_corrupt_shard_is_lost_alone(sample, tmp_path):
 def test_more_counters_than_shards_are_an_error(sample):
     with pytest.raises(AudienceError, match="1 to 4 counters, not 9"):
         OnRay(sample[0] / "s", 9)
+
+
+def test_a_counter_that_starts_again_after_a_refresh_does_not_mix_two_samples(sample, tmp_path):
+    """Everybody was 11,000 of 2,000 yesterday and 20,000 today. What a counter cannot get any more is not answered."""
+    paths = sorted((sample[0] / "population").glob("*.parquet"))
+    build(paths[:1], COLUMNS, tmp_path / "s", 400)
+    counters = OnRay(tmp_path / "s", 2)
+    estimator = Estimator(counters, seconds=5)
+    question = Question(Everybody(), "total", "click")
+    before = eventually(estimator)
+    assert (before.value, before.answered) == (4000, 1)
+    refresh(tmp_path / "s", paths)
+    ray.kill(counters.actors[0], no_restart=False)
+    until = time.monotonic() + 120
+    while not counters.lost:  # until it has started again and found another sample
+        assert eventually(estimator).value == 4000 and time.monotonic() < until
+    alone, found = estimator.alone(Question(Everybody())), estimator.reach(question)
+    assert (alone.value, alone.answered) == (pytest.approx(4000), pytest.approx(0.5, abs=0.02))
+    assert found.answered < 1 and found.value < estimator.manifest.measures["click"].powers[0] * 2
+    assert set(counters.lost) == {"shard-000.parquet", "shard-002.parquet"}
+    assert all("holds another sample now" in why for why in counters.lost.values())
+    counters.close()
+    anew = OnRay(tmp_path / "s", 2)
+    assert eventually(Estimator(anew, seconds=5)).value == 8000
+    anew.close()

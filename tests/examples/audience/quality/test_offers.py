@@ -1,0 +1,24 @@
+"""Tags that are worth their price, by what each is known to reach."""
+
+import pytest
+
+from examples.audience.quality.methods import constrained_regression
+from examples.audience.quality.offers import offers
+from examples.audience.quality.report import DEFAULT, Judged, Report
+from examples.audience.quality.table import Table
+from loka_compile.sampling.intervals import Bootstrap
+from tests.examples.audience.quality.drawn import TRUTH, simulate
+
+
+def test_a_tag_is_bought_if_it_earns_more_than_it_costs():
+    data = simulate(TRUTH, 60, 5000, 0)
+    table = Table(data, ("young", "middle", "old"), ("c",) * 60, None)
+    judged = Judged(table, {DEFAULT: constrained_regression(data, Bootstrap(20))}, None)
+    lines = offers(Report({"acme": judged}, []), "young", 0.5, 1).splitlines()[4:]
+    bought = {line.split(" | ")[1]: line.split(" | ")[-1].strip(" |") for line in lines}
+    assert bought == {
+        name: "yes" if TRUTH[tag, 0] > 0.5 else "no" for tag, name in enumerate(("none", "young", "middle", "old"))
+    }
+    assert "yes" in bought.values() and "no" in bought.values()
+    with pytest.raises(ValueError, match="no category 'yuong'; there are 'young'"):
+        offers(Report({"acme": judged}, []), "yuong", 0.5, 1)
