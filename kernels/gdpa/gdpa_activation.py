@@ -67,3 +67,16 @@ def with_derivative(s, ACTIVATION: tl.constexpr):
     else:
         tl.static_assert(ACTIVATION == "identity")
         return s, tl.full(s.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def through(g, s, slope, ACTIVATION: tl.constexpr):
+    """g behind the activation of scores s. As in torch, nothing comes through where it is cut off, not even NaN."""
+    if ACTIVATION == "relu":
+        return tl.where(s <= 0.0, 0.0, g)
+    elif ACTIVATION == "relu_squared":
+        return tl.where(s <= 0.0, 0.0, slope * g)
+    elif ACTIVATION == "hard_swish":
+        return tl.where(s <= -3.0, 0.0, slope * g)
+    else:
+        return slope * g

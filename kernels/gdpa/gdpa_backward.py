@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from loka_compile.kernels.gdpa.gdpa_activation import with_derivative
+from loka_compile.kernels.gdpa.gdpa_activation import through, with_derivative
 from loka_compile.kernels.gdpa.gdpa_kernel import (
     of_head,
     of_program,
@@ -50,7 +50,8 @@ def gdpa_dq_kernel(
             if INSIDE:
                 scores *= scale
             slope = with_derivative(scores, ACTIVATION)[1]
-            slope = within(slope * tl.dot(above, value.T), first, at, WINDOW, BM, BN)
+            slope = through(tl.dot(above, value.T), scores, slope, ACTIVATION)
+            slope = within(slope, first, at, WINDOW, BM, BN)
             total = tl.dot(slope.to(key.dtype), key, total)
         put(dq, total, scale, first, rows, dq_t, D, BM, BD)
 
@@ -83,7 +84,8 @@ def gdpa_dkdv_kernel(
             p, slope = with_derivative(scores, ACTIVATION)
             p = within(p, first, at, WINDOW, BN, BM)
             of_values = tl.dot(p.to(query.dtype), above, of_values)
-            slope = within(slope * tl.dot(value, above.T), first, at, WINDOW, BN, BM)
+            slope = through(tl.dot(value, above.T), scores, slope, ACTIVATION)
+            slope = within(slope, first, at, WINDOW, BN, BM)
             of_keys = tl.dot(slope.to(query.dtype), query, of_keys)
         put(dk, of_keys, scale, first, keys, dk_t, D, BN, BD)
         put(dv, of_values, outer, first, keys, dv_t, D, BN, BD)

@@ -37,7 +37,7 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda g, s: aten.gelu_backward(g, s),
     "gelu_approx": lambda g, s: aten.gelu_backward(g, s, approximate="tanh"),
     "relu": lambda g, s: aten.threshold_backward(g, s, 0),
-    "relu_squared": lambda g, s: g * 2 * F.relu(s),
+    "relu_squared": lambda g, s: aten.threshold_backward(g * 2 * F.relu(s), s, 0),
     "leaky_relu": lambda g, s: aten.leaky_relu_backward(g, s, LEAK, False),
     "silu": lambda g, s: aten.silu_backward(g, s),
     "hard_swish": lambda g, s: aten.hardswish_backward(g, s),

@@ -95,7 +95,7 @@ def reference(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
     if rstd is not None:
         n = n.unflatten(1, (blocks, length))
         n = ((n - statistics[:, :blocks, None] if norm == "layer" else n) * rstd).flatten(1)
-    g = g * slope(norms.affine(n, weight, bias), call.activation)
+    g = through(g, norms.affine(n, weight, bias), call.activation)
     grad_weight = x.new_empty(0) if weight is None else (g * n).sum(0).to(weight.dtype)
     grad_bias = x.new_empty(0) if bias is None else g.sum(0).to(bias.dtype)
     g = norms.affine(g, weight, None)
@@ -115,6 +115,13 @@ def quantize_columns(y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return y.new_empty((y.shape[1], 0), dtype=dtype), y.new_ones((y.shape[1], 1), dtype=torch.float32)
     copy, scale = norms.quantize_rows(y.t(), None, dtype)
     return copy.contiguous(), scale
+
+
+def through(g: Tensor, z: Tensor, activation: str) -> Tensor:
+    """g behind the activation of z. As in torch, nothing comes through where it is cut off, not even NaN."""
+    product = g * slope(z, activation)
+    end = {"relu": 0.0, "hard_swish": -3.0}.get(activation)
+    return product if end is None else torch.where(z <= end, 0.0, product)
 
 
 def slope(z: Tensor, activation: str) -> Tensor:

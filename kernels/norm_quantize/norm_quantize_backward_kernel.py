@@ -10,13 +10,12 @@ from loka_compile.kernels.norm_quantize.norm_quantize_kernel import store_vector
 
 @triton.jit
 def slope(z, ACTIVATION: tl.constexpr):
-    """The activation's derivative, in float32."""
+    """The activation's derivative, in float32; of hard swish above -3."""
     if ACTIVATION == "silu":
         s = tl.sigmoid(z)
         return s * (1.0 + z * (1.0 - s))
     elif ACTIVATION == "hard_swish":
-        inner = tl.where(z < 3.0, z * (1.0 / 3.0) + 0.5, 1.0)
-        return tl.where(z <= -3.0, 0.0, inner)
+        return tl.where(z < 3.0, z * (1.0 / 3.0) + 0.5, 1.0)
     else:  # gelu
         size = tl.abs(z)
         tail, density = upper_tail(size), 0.3989422804014327 * tl.exp2((size * -0.7213475204444817) * size)
@@ -77,6 +76,8 @@ def gradient_kernel(
             z = z + tl.load(bias + column, mask=valid, other=0.0).to(tl.float32)[None, :, :]
         if ACTIVATION == "relu":
             g = tl.where(z <= 0.0, 0.0, g)
+        elif ACTIVATION == "hard_swish":
+            g = tl.where(z <= -3.0, 0.0, g * slope(z, ACTIVATION))
         elif ACTIVATION != "none":
             g = g * slope(z, ACTIVATION)
         if bias_sums is not None:

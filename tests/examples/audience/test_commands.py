@@ -152,7 +152,7 @@ def test_a_true_category(tmp_path, capsys):
     capsys.readouterr()
     asked = ["ask", "--sample", str(tmp_path / "s"), "premium", "--campaigns", str(tmp_path / "c.parquet")]
     assert main([*asked, "--category", "men", "--holds", "errors"]) == 0
-    corrected, tagged = capsys.readouterr().out.splitlines()
+    corrected, tagged, *_ = capsys.readouterr().out.splitlines()
     assert re.match(r"\d+ \([\d.]+ to \d+\), 1,000 rows of the sample", corrected)
     assert tagged.startswith("by their tags alone: 500")
     assert main([*asked, "--category", "boys"]) == 2 and "no category 'boys'" in capsys.readouterr().err

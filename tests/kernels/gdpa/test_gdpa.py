@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import loka_compile as loka
 from loka_compile.kernels.gdpa import gdpa_backward as backward
 from loka_compile.kernels.gdpa import gdpa_kernel as forward
+from loka_compile.kernels.gdpa import gdpa_reference
 from loka_compile.kernels.gdpa.gdpa_reference import ACTIVATIONS, LEAK
 from loka_compile.kernels.launch import arch_of
 
@@ -198,6 +199,19 @@ def test_a_score_that_is_nan_stays_nan(activation):
     assert out.isnan().all(-1).flatten().tolist() == [False, True, False]
     _, dk, dv = kernel(q, k, k, None, None, activation, 1.0, False, None, grad=torch.ones_like(q))
     assert dk.isnan().all() and dv.isnan().all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu_squared", "hard_swish"])
+def test_a_gradient_that_is_nan_does_not_come_through_what_is_cut_off(activation):
+    """As in torch: threshold_backward and hardswish_backward give 0 there. Keys fill their tile: scores of what pads
+    one are 0, where hard swish cuts nothing off."""
+    q, k = -torch.ones(1, 1, 3, 16), torch.ones(1, 1, 128, 16)  # all scores are -16
+    grad = torch.full_like(q, float("nan"))
+    for dq, dk, dv in (
+        kernel(q, k, k, None, None, activation, 1.0, False, None, grad=grad),
+        gdpa_reference.reference_backward(grad, q, k, k, None, None, 3, 128, activation, 1.0, False, -1),
+    ):
+        assert not dq.any() and not dk.any() and dv.isnan().all()
 
 
 def test_the_kernels_take_any_strides_and_give_the_same_bits():

@@ -246,3 +246,18 @@ def test_bad_arguments(change, message):
 def test_specimens_are_launches_on_no_memory(arch):
     for each in specimens(arch):
         assert all(value.is_meta for value in each.launch.args.values() if torch.is_tensor(value))
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])
+@pytest.mark.parametrize("activation", ["relu", "hard_swish"])
+def test_a_gradient_that_is_nan_does_not_come_through_what_is_cut_off(norm, activation):
+    """As in torch: a row of which everything is cut off has no gradient, whatever comes from above."""
+    x = torch.tensor([[-5.0] * 16, [5.0] * 16], device=DEVICE)
+    weight = None if norm == "none" else torch.full((16,), 5.0, device=DEVICE)
+    grad = torch.full_like(x, float("nan"))
+    _, statistics = norms.normalize(x, norm, 0, EPS)
+    named = norm, 0, activation, torch.float32, False
+    by_reference = reference(NormQuantizeBackward(grad, x, statistics, weight, None, *named, False, 1.0)).out
+    by_kernel = kernel(grad, x, statistics, weight, None, *named, summed=False).out
+    for out in (by_reference, by_kernel):
+        assert not out[0].any() and out[1].isnan().all()
