@@ -49,6 +49,7 @@ from loka_compile.compat.fakes import (
     in_one_mode,
     is_fake,
     running_fakes,
+    stands_for_others,
     tracing_fakes,
 )
 from loka_compile.compat.few_files import compiling_side_by_side
@@ -156,6 +157,7 @@ __all__ = [
     "saved_tensors_are_hooked",
     "say_if_untested",
     "specialize",
+    "stands_for_others",
     "start_compiler",
     "static_inputs",
     "switches_functorch",

@@ -43,6 +43,12 @@ def is_fake(value: Any) -> bool:
     return isinstance(value, FakeTensor)
 
 
+def stands_for_others(value: torch.Tensor) -> bool:
+    """Whether a tensor's values are not what lies in memory: all zeros (a gradient that autograd knows to be nothing),
+    or what lies there negated or conjugated. A trace computes with the values, and has no input for them."""
+    return value._is_zerotensor() or value.is_neg() or value.is_conj()
+
+
 def guard_free(value: Any) -> bool:
     """Whether a possibly symbolic condition is known to be true, without adding a guard."""
     if isinstance(value, bool):

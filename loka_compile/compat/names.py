@@ -37,7 +37,7 @@ NAMES: dict[str, str] = {
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.produce_guards_verbose": "source_ref",
     # products of bytes; tensors, their memory, and what autograd saves of them
     "torch": "_int_mm _scaled_mm",
-    "torch:Tensor": "_version _base",
+    "torch:Tensor": "_version _base _is_zerotensor",
     "torch:UntypedStorage": "_cdata",
     "torch._C:_autograd": (
         "_top_saved_tensors_default_hooks _push_saved_tensors_default_hooks _pop_saved_tensors_default_hooks"

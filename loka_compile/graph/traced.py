@@ -94,6 +94,8 @@ def _forms(values: Sequence[Any]) -> Hashable:
 def _form(value: Any) -> Hashable:
     if not (compat.is_fake(value) and value.layout == torch.strided and not value.is_complex()):
         raise _Unknown
+    if compat.stands_for_others(value):  # its trace is of those, and says nothing of another tensor
+        raise _Unknown
     form = *value.shape, *value.stride(), value.storage_offset()
     if any(isinstance(each, torch.SymInt) for each in form):
         raise _Unknown

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from loka_compile.passes import PassResult
 from loka_compile.passes.adapt.block_norm import EPS, BlockNorm, block_norm, block_of
@@ -78,9 +80,10 @@ class _Interpreter(fx.Interpreter):
 
 
 def _sized_by_others(node: fx.Node) -> bool:
-    """A norm over a size that the graph does not know stays as it is."""
+    """A norm over a size that the graph does not know stays as it is. `x.shape[-1:]` is a node of known sizes."""
     shape = node.kwargs.get("normalized_shape", node.args[1] if len(node.args) > 1 else ())
-    return any(isinstance(each, fx.Node) for each in (shape if isinstance(shape, tuple | list) else (shape,)))
+    given = map_arg(shape, lambda each: each.meta.get("example_value"))
+    return any(not isinstance(each, int) for each in tree_leaves(given))
 
 
 def _instead(functions: dict[Any, Callable[..., Any]], with_eps: bool = True) -> Twin:

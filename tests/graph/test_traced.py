@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
@@ -115,3 +116,23 @@ def test_no_fake_tensor_is_kept() -> None:
     del values, graph
     gc.collect()
     assert gone() is None
+
+
+def lazy(kind: str) -> Tensor:
+    with FakeTensorMode():
+        return torch._efficientzerotensor((3, 4)) if kind == "zeros" else torch._neg_view(torch.empty(3, 4))
+
+
+@pytest.mark.parametrize("kind", ["zeros", "negated"])
+def test_what_stands_for_other_values_is_traced_by_itself(kind: str) -> None:
+    """The trace of a gradient that is known to be 0 has zeros in place of its input. Kept for tensors that lie alike,
+    it was the weight of another model that became zeros."""
+
+    def function(x: Tensor) -> Tensor:
+        return x.abs() + 1
+
+    given(function, [lazy(kind)])
+    [x, out] = [node for node in given(function, fakes((3, 4))).nodes if node.op in ("placeholder", "output")]
+    assert x.users and "full" not in str(out.graph) and "neg" not in str(out.graph)
+    before = len(given(function, [lazy(kind)]).nodes)
+    assert before == len(_trace(function, [fx.Graph().placeholder("x")], [lazy(kind)]).nodes)
