@@ -83,7 +83,12 @@ def _sized_by_others(node: fx.Node) -> bool:
     """A norm over a size that the graph does not know stays as it is. `x.shape[-1:]` is a node of known sizes."""
     shape = node.kwargs.get("normalized_shape", node.args[1] if len(node.args) > 1 else ())
     given = map_arg(shape, lambda each: each.meta.get("example_value"))
-    return any(not isinstance(each, int) for each in tree_leaves(given))
+    sizes = [*given] if isinstance(given, torch.Size) else tree_leaves(given)
+    return any(not (isinstance(each, int) or _is_number(each)) for each in sizes)
+
+
+def _is_number(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.expr.is_number
 
 
 def _instead(functions: dict[Any, Callable[..., Any]], with_eps: bool = True) -> Twin:
