@@ -31,8 +31,9 @@ class Fingerprint:
         self._bits = _memory(tensor)
         self._spread = self._bits[:: len(self._bits) // SAMPLES | 1]  # an odd step visits all columns of an even matrix
         self._sample = self._spread.tobytes()
-        is_dense = len(self._bits) == tensor.numel()  # else others' values lie between its own
-        self._sums = [self._sum(block) for block in range(-(-tensor.numel() // BLOCK))] if is_dense else []
+        is_dense = 0 < len(self._bits) == tensor.numel()  # else others' values lie between its own
+        starts = range(0, len(self._bits), BLOCK)
+        self._sums = numpy.add.reduceat(self._bits, starts, dtype=numpy.int64).tolist() if is_dense else []
         self._turn = self._calls = 0
 
     def same(self, every: int = 1) -> bool:

@@ -74,9 +74,7 @@ def _scatter(of: Model) -> tuple[float, int]:
     rows, free = of.design.shape[1], of.response.shape[1] - 1
     q, weights = np.tile(of.sizes @ of.response / of.sizes.sum(), (rows, 1)), of.sizes / of.sizes.sum()
     for _ in range(ROUNDS):
-        weighted = (weights[:, None] * of.design).T
-        gram, cross = weighted @ of.design + RIDGE * np.eye(rows), weighted @ of.response + RIDGE * q
-        [q] = simplex.least_squares(gram[None], cross[None], q[None], 1e-7)
+        q = simplex.regression(of.design, of.response, weights, q, RIDGE, 1e-7)
         chance = of.covariance(q)
         weights = 1 / np.trace(chance, axis1=1, axis2=2)
         weights /= weights.sum()

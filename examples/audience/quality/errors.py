@@ -22,9 +22,7 @@ def error_regression(data: Campaigns, bootstrap: Bootstrap = BOOTSTRAP, *, ridge
     """
     of, weights = model.errors(data), data.sizes / data.sizes.sum()
     prior = np.tile(weights @ of.response, (of.design.shape[1], 1))
-    weighted = (weights[:, None] * of.design).T
-    gram, cross = weighted @ of.design + ridge * np.eye(len(prior)), weighted @ of.response + ridge * prior
-    [errors] = simplex.least_squares(gram[None], cross[None], prior[None])
+    errors = simplex.regression(of.design, of.response, weights, prior, ridge)
     drawn = spread.drawn(of, errors, alike(of), bootstrap)
 
     flags: tuple[str, ...] = ()

@@ -44,9 +44,7 @@ def constrained_regression(
     undetermined, flags = told_apart(data)
     if ridge < 0 or (ridge == 0 and undetermined):
         raise ValueError(flags[0] if flags else f"ridge must not be negative, got {ridge}")
-    weighted = (weights[:, None] * data.mixes).T
-    gram, cross = weighted @ data.mixes + ridge * np.eye(len(q0)), weighted @ data.reports + ridge * q0
-    [q] = simplex.least_squares(gram[None], cross[None], q0[None])
+    q = simplex.regression(data.mixes, data.reports, weights, q0, ridge)
     of = model.tags(data)
     drawn = spread.drawn(of, q, alike(of), bootstrap)
     return quality("constrained_regression", data, q, drawn, bootstrap, undetermined, flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from examples.audience.quality.report import DEFAULT, Report
-from examples.audience.quality.uses import choose
+from examples.audience.quality.uses import believed, choose
 
 
 def offers(report: Report, category: str, price: float, value: float) -> str:
@@ -27,7 +27,7 @@ def offers(report: Report, category: str, price: float, value: float) -> str:
         at = table.categories.index(category)
         chances = source.chance(at)[0]
         assert source.low is not None and source.high is not None  # `chance` wants them
-        bought = choose(np.clip(chances if source.sure else source.low[:, at], 0, 1), price, value).chosen
+        bought = choose(np.clip(believed(source, at), 0, 1), price, value).chosen
         doubts += [] if source.sure else [f"{name}: {source.flags[0]}. Its tags are bought by their low ends."]
         for tag, words in enumerate(("none", *table.categories)):
             ends = f"{chances[tag]:.2f} ({source.low[tag, at]:.2f} to {source.high[tag, at]:.2f})"

@@ -38,6 +38,18 @@ def least_squares(gram: Array, cross: Array, start: Array, tolerance: float = 1e
     return q
 
 
+def regression(
+    design: Array, response: Array, weights: Array, prior: Array, ridge: float, tolerance: float = 1e-9
+) -> Array:
+    """argmin over Q of sum_k weights_k ||response_k - design_k Q||^2 + ridge ||Q - prior||^2, rows on the simplex.
+
+    design: [C, D]; response: [C, R]; weights: [C]; prior: [D, R], where to start.
+    """
+    weighted = (weights[:, None] * design).T
+    gram, cross = weighted @ design + ridge * np.eye(len(prior)), weighted @ response + ridge * prior
+    return least_squares(gram[None], cross[None], prior[None], tolerance)[0]
+
+
 def fit_margins(mixes: Array, reports: Array, q: Array, rows: Array, iterations: int = 50) -> tuple[Array, Array]:
     """Scales of the table nearest in KL to mixes[k, a] q[a, c] whose margins are mixes[k, :] and reports[k, :].
 

@@ -56,12 +56,20 @@ def choose(chances: ArrayLike, price: float, value: float) -> Choice:
 def chances_of(tags: ArrayLike, source: Quality, category: int) -> Array:
     """P(category | tag) of each user, [N], for `choose` and `trade_off`; tags [N]: 0..K, those of all users on offer.
 
-    Where the source errs alike, tags are as often right as the mix of these users makes them. Where the campaigns bear
-    out no assumption it is the least that it can be, so that nobody is bought whose worth is not certain.
+    Where the source errs alike, tags are as often right as the mix of these users makes them.
     """
     codes, counts = _counted(tags, source)
+    return believed(source, category, counts)[codes]
+
+
+def believed(source: Quality, category: int, counts: ArrayLike | None = None) -> Array:
+    """P(category | tag) by tag, [K + 1], to buy by; counts: as `Quality.chance` has them.
+
+    Where the campaigns bear out no assumption it is the least that it can be, so that nobody is bought whose worth is
+    not certain.
+    """
     found = source.chance(category, counts)
-    return np.asarray((found[0] if source.sure else found[1:3].min(0))[codes])
+    return np.asarray(found[0] if source.sure else found[1:3].min(0))
 
 
 def forecast(tags: ArrayLike, source: Quality, category: int, level: float = 0.95) -> Estimate:
