@@ -37,7 +37,7 @@ def check(source: str, choices: tuple[Choice, ...] = (), again: bool = False) ->
 
 def _checked(source: str, choices: tuple[Choice, ...], again: bool) -> Verdict:
     verdict, program, number = Verdict(), load(source), zlib.crc32(source.encode())
-    choices = choices or (Choice.of(number, program.TRAINING),)
+    choices = choices or (Choice.of(number, program.TRAINING, program.DYNAMIC),)
     judge = Judge(verdict, number, choices, tuple(re.findall(r"self\.(blocks\d+) =", source)), again)
     torch._dynamo.reset()
     torch.manual_seed(0)

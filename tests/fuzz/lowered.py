@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
+from torch._inductor import inductor_prims
 
 from loka_compile import compat
 from loka_compile.graph.sites import annotate
@@ -77,11 +78,19 @@ class Recipes:
         return Plan(target, decisions, origin="random")
 
 
-def lowered(
-    gm: fx.GraphModule, inputs: Sequence[Any], recipes: Recipes | None, fired: Counter[str]
-) -> Callable[..., Any]:
-    """What is called in place of the graph; without recipes as AOTAutograd leaves it. fired: rewrites by pass."""
+@dataclass
+class Lowered:
+    """call: what is called in place of a Dynamo graph. draws: some of it draws random numbers, which Inductor takes
+    from seeds of its own, so that they are others than eager mode's."""
+
+    call: Callable[..., Any]
+    draws: bool
+
+
+def lowered(gm: fx.GraphModule, inputs: Sequence[Any], recipes: Recipes | None, fired: Counter[str]) -> Lowered:
+    """Without recipes as AOTAutograd leaves it. fired: rewrites by pass."""
     stages: list[Stages] = []
+    draws: list[bool] = []
 
     def watch(name: str, graph: fx.Graph, run: Callable[[], PassResult]) -> None:
         result = run()
@@ -97,6 +106,7 @@ def lowered(
         if stages:
             stages[-1].post_grad(module.graph, watch)
             module.graph.lint()
+        draws.append(any(node.target is inductor_prims.seeds for node in module.graph.nodes))
         module.recompile()
         return lambda *args: fx.Interpreter(module).run(*args)
 
@@ -104,7 +114,7 @@ def lowered(
     no_print = unittest.mock.patch.object(fx.GraphModule, "print_readable", lambda *_, **__: "")  # for logs
     with no_gpu, no_print:
         call = compat.capture(compat.copy_dynamo_graph(gm), inputs, joint=joint, inner=inner)
-    return lambda *args: _flat(call(*args))
+    return Lowered(lambda *args: _flat(call(*args)), any(draws))
 
 
 def _flat(outs: Any) -> Iterator[Any]:
