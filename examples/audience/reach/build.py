@@ -19,10 +19,11 @@ from examples.audience.reach.kinds import agreed, kind_of
 from examples.audience.reach.learn import extended, learn
 from examples.audience.reach.manifest import Manifest
 from examples.audience.reach.measures import Spread, joined
-from examples.audience.reach.model import Model, compact, fitted
+from examples.audience.reach.model import Model, fitted
 from examples.audience.reach.part import Part, part
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import tried
+from examples.audience.reach.strata import compact
 
 
 def build(

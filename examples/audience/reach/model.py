@@ -27,6 +27,7 @@ from examples.audience.reach.design import Design
 from examples.audience.reach.formula import Atom, Formula, signatures, sums
 from examples.audience.reach.margins import Names
 from examples.audience.reach.schema import AudienceError
+from examples.audience.reach.strata import Share, Strata, compact, joined, summed_out
 
 DECADES = 6
 """Errors are told apart by the share that the model predicts, in powers of ten: 1 to 0.1, 0.1 to 0.01, …"""
@@ -38,8 +39,6 @@ _LOCK = threading.Lock()
 FLOOR = 0.01
 """Rows that a cell has at least before it is raked: the graph may rule out what there is."""
 ROUNDS = 40
-BLOCK = 2048
-"""Strata that are looked at together; more do not fit in a processor's cache."""
 Figure = Callable[[np.ndarray], float]
 TOLERANCE = 1e-3
 """Of a count, and TOLERANCE * 50 rows, by which raked cells may miss it."""
@@ -51,14 +50,6 @@ class Face:
 
     mask: int
     cells: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Strata:
-    """codes: feature of the cover -> its code in each stratum, [S]; counts [S]: rows of each."""
-
-    codes: Mapping[str, np.ndarray]
-    counts: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +121,7 @@ class Model:
         names |= {each for name in names for each in self.design.given.get(name, ())}
         own = [name for name in self.design.cover if name in names]
         shape = [levels(self.design.schema, name) + 1 for name in own]
-        if math.prod(shape) > len(self.counts):
-            return Strata({name: self._columns[name] for name in own}, self.counts)
-        number = _numbered([self._columns[name] for name in own], shape, len(self.counts))
-        counts = np.bincount(number, self.counts, math.prod(shape))
-        there = np.flatnonzero(counts)
-        codes = np.unravel_index(there, shape) if shape else ()
-        return Strata(dict(zip(own, codes, strict=True)), counts[there])
+        return joined(Strata({name: self._columns[name] for name in own}, self.counts), shape)
 
     def _faces(self, asked: Formula, strata: Strata) -> list[Face]:
         """The largest sets of criteria that were counted together."""
@@ -186,27 +171,18 @@ class Model:
         return self._prior(asked, self._joined(asked))
 
     def _prior(self, asked: Formula, strata: Strata) -> np.ndarray:
-        cover = self.design.cover
-        number, width = self._cover_cells(asked, strata)
-        inside = [name for name, _ in asked.features if name in cover]
-        outside = [(name, codes) for name, codes in asked.features if name not in cover]
-        shares, places = [], []
-        for name, codes in outside:
-            given = self.design.given[name]
-            table = self.tables[*given, name]
-            share = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
-            shares.append(np.ascontiguousarray(share.reshape(-1, share.shape[-1]).T))
-            places.append(_numbered([strata.codes[each] for each in given], table.shape, len(number)))
-        cells = np.zeros((math.prod(len(share) for share in shares), 2**width))
-        for start in range(0, len(number), BLOCK):
-            own = slice(start, start + BLOCK)
-            found = strata.counts[own].astype(float)[None]
-            for share, place in zip(shares, places, strict=True):
-                found = (found[:, None] * share[:, place[own]]).reshape(-1, found.shape[1])
-            cells += found @ (number[own, None] == np.arange(2**width)).astype(float)
-        sizes = {name: 2 ** len(codes) for name, codes in asked.features}
-        shape = [sizes[name] for name, _ in outside] + [sizes[name] for name in reversed(inside)]
-        return _flat(cells.reshape(shape), [name for name, _ in outside] + inside[::-1], asked)
+        cell, width = self._cover_cells(asked, strata)
+        shares = {}
+        for name, codes in asked.features:
+            if name not in self.design.cover:
+                table = self.tables[*self.design.given[name], name]
+                own = table @ signatures(codes, table.shape[-1]).T / np.maximum(table.sum(-1, keepdims=True), 1)
+                shares[name] = Share(self.design.given[name], own)
+        sizes = {name: levels(self.design.schema, name) + 1 for name in strata.codes}
+        cells, order = summed_out(strata, shares, sizes, cell, 2**width)
+        criteria = {name: 2 ** len(codes) for name, codes in asked.features}
+        order += [name for name, _ in reversed(asked.features) if name in self.design.cover]
+        return _flat(cells.reshape([criteria[name] for name in order]), order, asked)
 
     def error(self, predicted: np.ndarray) -> np.ndarray:
         """Standard deviation of the truth about what is predicted, in rows.
@@ -219,20 +195,6 @@ class Model:
     def decade(self, rows: np.ndarray) -> np.ndarray:
         share = np.clip(np.maximum(rows, 0.5) / self.population, 1e-12, 1)
         return np.minimum(DECADES - 1, -np.log10(share)).astype(int)
-
-
-def _numbered(columns: Sequence[np.ndarray], shape: Sequence[int], count: int) -> np.ndarray:
-    """The place of each combination of codes in a table of that shape, flattened. [count] int64."""
-    number = np.zeros(count, np.int64)
-    for column, size in zip(columns, shape, strict=False):
-        number *= size
-        number += column
-    return number
-
-
-def compact(strata: np.ndarray) -> np.ndarray:
-    """In as few bytes as the codes fit in, a feature after the other."""
-    return np.asfortranarray(strata, np.min_scalar_type(int(strata.max(initial=0))))
 
 
 def _flat(array: np.ndarray, names: Sequence[str], asked: Formula) -> np.ndarray:
