@@ -48,6 +48,7 @@ def wide(gm: fx.GraphModule, with_eps: bool = True) -> fx.GraphModule:
         if node.op == "call_method" and _casts(node):
             with gm.graph.inserting_after(node):
                 apart = gm.graph.call_method("clone", (node,))
+                apart.meta = dict(node.meta)  # a cast of this cast asks what it is
             node.replace_all_uses_with(apart, delete_user_cb=lambda user, apart=apart: user is not apart)
     gm.recompile()
     return gm
