@@ -309,7 +309,8 @@ def test_the_users_checkpoints(reentrant, outside_first):
         model(x).square().sum().backward()
         assert off(mine, model[0].weight.grad) < 0.1
         model.zero_grad()
-    assert lowered(compiled) >= 2
+    # A forward without gradients may take other kernels than one that is trained.
+    assert all(len(plan.lowered) >= 2 for plan in loka.plans(compiled).values())
 
 
 def test_microbatches_inside_of_checkpoints_run_what_they_began_with():

@@ -11,7 +11,7 @@ class Net(nn.Module):
 
     def forward(self, x1):
         c2 = x1.float()
-        with torch.autocast('cpu', dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             n3 = c2 * torch.rsqrt(c2.pow(2).mean(-1, keepdim=True) + 1e-6)
         x4 = c2.half()
         v5 = c2.mT
@@ -23,7 +23,7 @@ class Net(nn.Module):
         k12 = y11.unflatten(-1, (2, 8, 8))
         n13 = F.layer_norm(x4, (16,))
         q14 = n13.unflatten(-1, (2, -1)).transpose(1, 2)
-        w15 = F.silu((q14 @ k9.transpose(-2, -1)))
+        w15 = F.silu(q14 @ k9.transpose(-2, -1))
         o16 = (w15 @ k12).transpose(1, 2).flatten(2)
         z17 = o16 + n13
         h18 = F.rms_norm(z17, (16,), eps=1e-5) + x4
