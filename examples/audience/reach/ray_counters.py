@@ -24,6 +24,7 @@ from examples.audience.reach.counters import read
 from examples.audience.reach.schema import AudienceError
 from examples.audience.reach.shard import Ask, Shard
 from examples.audience.reach.store import load, read_model
+from examples.audience.reach.together import Together
 
 START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
@@ -93,12 +94,16 @@ class OnRay:
         self.lost: dict[str, str] = {}
         self._out: set[int] = set()
         self._lock, self._closed = threading.Lock(), False
+        self._together = Together(self._ask)
         for state in self._all(lambda actor: actor.state.remote(), START):
             self.lost.update(state)
         if len(self.lost) == len(shards):
             raise AudienceError(f"no shard of {folder} can be read: {next(iter(self.lost.values()))}")
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
+        return self._together.ask(asks, seconds)
+
+    def _ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         shared = ray.put(tuple(asks)) if len(asks) > 8 else tuple(asks)
         found = self._all(lambda actor: actor.ask.remote(shared), seconds)
         self.lost.update(_merged(lost for _, lost in found))  # one that was started again may have lost its own
