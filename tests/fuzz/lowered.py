@@ -78,7 +78,7 @@ class Recipes:
         return Plan(target, decisions, origin="random")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lowered:
     """call: what is called in place of a Dynamo graph. draws: some of it draws random numbers, which Inductor takes
     from seeds of its own, so that they are others than eager mode's."""

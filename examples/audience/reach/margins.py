@@ -14,6 +14,7 @@ import networkx as nx
 import numpy as np
 
 from examples.audience.reach.schema import Schema
+from examples.audience.reach.strata import numbered
 
 Names = tuple[str, ...]
 MAX_PLACES = 2**20
@@ -56,7 +57,7 @@ def count(codes: Mapping[str, np.ndarray], tables: Mapping[Names, np.ndarray]) -
     rows = len(next(iter(codes.values()), ()))
     for names, table in tables.items():
         if table.size > FEW:
-            table += _numbered([codes[name] for name in names], table.shape)
+            table += _counted([codes[name] for name in names], table.shape)
             continue
         for name, size in zip(names, table.shape, strict=True):
             if name not in bitmaps:
@@ -64,11 +65,9 @@ def count(codes: Mapping[str, np.ndarray], tables: Mapping[Names, np.ndarray]) -
         table += _popcounts([bitmaps[name] for name in names]).reshape(table.shape)
 
 
-def _numbered(columns: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    cells = np.zeros(len(columns[0]), np.int64)
-    for column, size in zip(columns, shape, strict=True):
-        cells *= size
-        cells += np.where(column < 0, size - 1, column)
+def _counted(columns: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    placed = (np.where(column < 0, size - 1, column) for column, size in zip(columns, shape, strict=True))
+    cells = numbered(placed, shape, len(columns[0]))
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
 

@@ -76,14 +76,14 @@ def _summed(
     size = math.prod(shape)
     if size > rows.shape[1]:
         return rows, dict(columns)
-    number = numbered(list(columns.values()), shape, rows.shape[1])
+    number = numbered(columns.values(), shape, rows.shape[1])
     rows = np.stack([np.bincount(number, own, size) for own in rows])
     there = np.flatnonzero(rows.any(0))
     codes = np.unravel_index(there, shape) if shape else ()
     return rows[:, there], dict(zip(columns, codes, strict=True))
 
 
-def numbered(columns: Sequence[np.ndarray], shape: Sequence[int], count: int) -> np.ndarray:
+def numbered(columns: Iterable[np.ndarray], shape: Sequence[int], count: int) -> np.ndarray:
     """The place of each combination of codes in a table of that shape, flattened. [count] int64."""
     number = np.zeros(count, np.int64)
     for column, size in zip(columns, shape, strict=False):
