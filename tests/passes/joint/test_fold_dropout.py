@@ -61,9 +61,14 @@ def eager(model, x, kept, weights, dtype):
 
 
 def assert_exact(found, *args):
-    """In float32 to its rounding; in bfloat16 no worse than eager mode, which rounds more often."""
-    for ours, exact, torchs in zip(found, eager(*args, torch.float64), eager(*args, found[0].dtype), strict=True):
-        assert sqnr_db(ours, exact) > (100 if ours.dtype == torch.float32 else sqnr_db(torchs, exact) - 0.5)
+    """In float32 each to its rounding; in bfloat16 all together no worse than eager mode, which rounds more often (the
+    64 of one parameter alone are up to 0.5 dB apart by chance)."""
+    exact, torchs = eager(*args, torch.float64), eager(*args, found[0].dtype)
+    if found[0].dtype == torch.float32:
+        assert all(sqnr_db(ours, own) > 100 for ours, own in zip(found, exact, strict=True))
+    else:
+        scaled = lambda grads: torch.cat([g.double().flatten() / e.norm() for g, e in zip(grads, exact, strict=True)])  # noqa: E731
+        assert sqnr_db(scaled(found), scaled(exact)) > sqnr_db(scaled(torchs), scaled(exact)) - 0.2
 
 
 def rewrites(captured):
