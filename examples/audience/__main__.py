@@ -1,4 +1,8 @@
-"""python -m examples.audience build | refresh | ask | serve | quality: see README.md."""
+"""python -m examples.audience build | refresh | ask | serve | quality: see README.md.
+
+What builds a sample imports PyTorch, and is imported where one is built: a server that was killed is there again
+a second and a half earlier.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from examples.audience.commands import add
 from examples.audience.quality import report
 from examples.audience.quality.offers import offers
 from examples.audience.quality.table import FILE
-from examples.audience.reach.build import build, refresh
 from examples.audience.reach.columns import Columns, Map, here
 from examples.audience.reach.estimator import Unavailable
 from examples.audience.reach.schema import AudienceError
@@ -32,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _build(options: argparse.Namespace) -> None:
+    from examples.audience.reach.build import build
+
     columns = Columns(tuple(options.features), tuple(options.numbers), tuple(options.measures), options.user)
     with _map(options) as each:
         made = build(
@@ -42,6 +47,8 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _refresh(options: argparse.Namespace) -> None:
+    from examples.audience.reach.build import refresh
+
     with _map(options) as each:
         made = refresh(options.out, options.files, n=options.rows, each=each)
     print(f"{options.out}: {made.rows:,} of {made.population:,} rows")

@@ -17,6 +17,8 @@ import httpx
 
 PATIENCE = 2.0
 """Seconds that one of several servers has to answer."""
+ASIDE = 1.0
+"""Seconds for which one that did not answer is asked only if no other is left."""
 PAUSE = 0.02
 """Seconds before the next one is asked."""
 
@@ -26,7 +28,8 @@ class Refused(ValueError):
 
 
 class Client:
-    """Asks a server; where there are several, the next one when it does not answer, until `seconds` have passed.
+    """Asks a server; where there are several, each in turn, and the next one when one does not answer, until `seconds`
+    have passed. So one that was started again gets its share, and the others do not keep its load.
 
     Questions change nothing, so asking twice does no harm. A query is a line of text, or a
     dictionary, as README.md has them; None is everybody.
@@ -40,7 +43,8 @@ class Client:
         timeout = httpx.Timeout(patience, connect=min(1.0, patience))
         self.seconds = seconds
         self.https = [httpx.Client(base_url=each, timeout=timeout, transport=transport) for each in addresses]
-        self._first = 0
+        self._turn = -1
+        self._aside = [0.0] * len(addresses)
 
     def schema(self) -> dict[str, Any]:
         return self._send("GET", "/v1/schema")
@@ -95,9 +99,9 @@ class Client:
         """The answer of the first server that has one. Raises what the last one said when none has in time."""
         until = time.monotonic() + self.seconds
         while True:
-            http = self.https[self._first]
+            number = self._next()
             try:
-                response = http.request(method, path, **options)
+                response = self.https[number].request(method, path, **options)
                 if response.status_code in (413, 422):
                     raise Refused(response.json()["error"])
                 response.raise_for_status()
@@ -105,8 +109,15 @@ class Client:
             except (httpx.TransportError, httpx.HTTPStatusError):
                 if len(self.https) == 1 or time.monotonic() + PAUSE > until:
                     raise
-                self._first = (self._first + 1) % len(self.https)
+                self._aside[number] = time.monotonic() + ASIDE
                 time.sleep(PAUSE)
+
+    def _next(self) -> int:
+        """The server whose turn it is, of those that are not aside; of all, the one that was put there first."""
+        now, count = time.monotonic(), len(self.https)
+        turns = [(self._turn + i) % count for i in range(1, count + 1)]
+        self._turn = next((i for i in turns if self._aside[i] <= now), min(turns, key=self._aside.__getitem__))
+        return self._turn
 
 
 def _query(query: Any) -> dict[str, Any]:

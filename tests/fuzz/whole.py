@@ -2,7 +2,8 @@
 
 What a plan's rounding does to a program depends on the program, so the same plan run operator by operator says how far
 from eager mode it may be: generated code may be FACTOR times as far, or as Inductor is, and a few roundings of its
-dtype.
+dtype. Where a value jumps (a gradient at a ReLU's 0), generated code may be on the other side of it: it may be as far
+as eager mode is on operands that are others by what int8 makes of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tests.fuzz.judge import PASSES
 from tests.helpers import compile_op_by_op
 
 FACTOR, ROUNDINGS = 3.0, 64
+SHAKE, SHAKES = 2**-7, 8
+"""Of each operand, as int8 has 7 bits beside the sign; and how often."""
 
 
 def whole(source: str) -> str:
@@ -45,14 +48,32 @@ def whole(source: str) -> str:
             values(lambda own: compile_op_by_op(own, plan, on_dynamo=passes, dynamic=dynamic), model, args)  # noqa: B023
             for passes in (PASSES, ())
         ]
+        shaken = [values(lambda own: own, *shake(model, args, seed)) for seed in range(SHAKES)]
     return next(
         (
             f"value {i}: {why}"
-            for i, each in enumerate(zip(found, exact, inductor, *op_by_op, strict=True))
+            for i, each in enumerate(zip(found, exact, inductor, *op_by_op, *shaken, strict=True))
             if (why := farther(*each))
         ),
         "",
     )
+
+
+def shake(model: nn.Module, args: Sequence[Any], seed: int) -> tuple[nn.Module, list[Any]]:
+    """The model on other operands, as far from its own as int8 makes them."""
+    noise = torch.Generator().manual_seed(seed)
+
+    def shaken(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        other = x.detach() * (1 + SHAKE * torch.randn(x.shape, generator=noise))
+        return other.to(x.dtype).requires_grad_(x.requires_grad)
+
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(shaken(parameter))
+    return other, [shaken(x) for x in args]
 
 
 def farther(found: Tensor | None, exact: Tensor | None, *others: Tensor | None) -> str:

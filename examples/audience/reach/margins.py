@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from examples.audience.reach.schema import Schema
 from examples.audience.reach.strata import numbered
+
+if TYPE_CHECKING:  # counters start without it
+    import networkx as nx
 
 Names = tuple[str, ...]
 MAX_PLACES = 2**20

@@ -1,12 +1,14 @@
 """Counters as Ray actors, on one machine or many. They hold nothing but what they can read again.
 
 A restarted actor runs its constructor once more and reads its shards from their files; a call that was under way is
-lost and its shards are missing from that answer alone (docs.ray.io, "Actor fault tolerance"). One that did not answer
-in time is not waited for again until it has answered a ping, so that a dead machine makes few answers slow.
+lost and its shards are missing from that answer alone (docs.ray.io, "Actor fault tolerance"). What is asked of one that
+is being restarted waits for it, so no answer waits long for one when the others are there, and it is asked nothing
+more until it has answered a ping: a dead machine makes few answers slow, and by little.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -28,6 +30,8 @@ from examples.audience.reach.together import Together
 
 START = 300.0
 """Seconds that the counters may take to read their shards at the start."""
+LATE = 0.15
+"""Seconds, beside as many as the others took, that an answer waits for a counter after the others'."""
 PING, PAUSE = 2.0, 0.1
 """Seconds that a counter has to answer a ping, and between two of them."""
 
@@ -74,10 +78,10 @@ class OnRay:
     """`counters` actors that share the shards. Needs `ray.init()` before.
 
     name: of counters that outlive this process and are shared by all who name them, several aggregators say; counters
-    of another sample have other names. Without one they are this process's own.
+    of another sample have other names. Without one they are this process's own. late: see LATE.
     """
 
-    def __init__(self, folder: Path, counters: int = 4, name: str | None = None) -> None:
+    def __init__(self, folder: Path, counters: int = 4, name: str | None = None, late: float = LATE) -> None:
         self.manifest = load(folder)
         self.model = read_model(folder, self.manifest)
         shards = list(self.manifest.shards)
@@ -92,6 +96,7 @@ class OnRay:
                 options |= {"name": f"{made}-{i}", "lifetime": "detached", "get_if_exists": True, "namespace": "reach"}
             self.actors.append(Counter.options(**options).remote(path, self.manifest.identity, shards[i::counters]))  # type: ignore[attr-defined]
         self.lost: dict[str, str] = {}
+        self._late = late
         self._out: set[int] = set()
         self._lock, self._closed = threading.Lock(), False
         self._together = Together(self._ask)
@@ -105,7 +110,7 @@ class OnRay:
 
     def _ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Answer | Cells]]:
         shared = ray.put(tuple(asks)) if len(asks) > 8 else tuple(asks)
-        found = self._all(lambda actor: actor.ask.remote(shared), seconds)
+        found = self._all(lambda actor: actor.ask.remote(shared), seconds, self._late)
         self.lost.update(_merged(lost for _, lost in found))  # one that was started again may have lost its own
         return _merged(answers for answers, _ in found)
 
@@ -117,24 +122,23 @@ class OnRay:
         for actor in self.actors:
             ray.kill(actor)
 
-    def _all(self, call: Callable[[Any], Any], seconds: float) -> list[Any]:
-        """What the actors answer in time; of the others nothing."""
-        until, found = time.monotonic() + seconds, []
+    def _all(self, call: Callable[[Any], Any], seconds: float, late: float = math.inf) -> list[Any]:
+        """What the actors answer in time, and no more than `late` after the others; of the rest nothing."""
+        began, found = time.monotonic(), []
         with self._lock:
             asked = [i for i in range(len(self.actors)) if i not in self._out] or list(range(len(self.actors)))
-        waiting = {}
+        waiting: dict[Any, int] = {}
         for i in asked:
             try:
                 waiting[call(self.actors[i])] = i
             except RayError:
                 self._aside(i)  # its process is being restarted and its queue is full
-        while waiting and (left := until - time.monotonic()) > 0:
-            for reference in ray.wait(list(waiting), timeout=left)[0]:
-                i = waiting.pop(reference)
-                try:
-                    found.append(ray.get(reference))
-                except RayError:
-                    self._aside(i)  # it died under way; its shards are missing from this answer
+        for reference in _in_time(list(waiting), began, seconds, late):
+            i = waiting.pop(reference)
+            try:
+                found.append(ray.get(reference))
+            except RayError:
+                self._aside(i)  # it died under way; its shards are missing from this answer
         for i in waiting.values():
             self._aside(i)
         return found
@@ -159,6 +163,19 @@ class OnRay:
             time.sleep(PAUSE)
         with self._lock:
             self._out.discard(number)
+
+
+def _in_time(references: list[Any], began: float, seconds: float, late: float) -> list[Any]:
+    """Those that are there within so many seconds, and soon enough after the others."""
+    there: list[Any] = []
+    count, pause = max(1, len(references) - 1), late
+    while references and (left := began + seconds - time.monotonic()) > 0:
+        some, references = ray.wait(references, num_returns=count, timeout=min(left, pause))
+        there += some
+        if there and not some:
+            break
+        count, pause = 1, late + time.monotonic() - began if there else math.inf
+    return there
 
 
 def _merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:

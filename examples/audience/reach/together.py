@@ -1,7 +1,8 @@
 """Questions that come while others are being asked wait, and are asked together.
 
 A call of a counter costs the same for one question as for ten, so under load there are fewer calls, and alone a
-question waits for nobody (as databases commit in groups).
+question waits for nobody (as databases commit in groups). Where questions meet, the next call comes when some more
+are there, or twice as long after the last one as that took.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from examples.audience.reach.shard import Ask
 
 MOST = 64
 """Asks of one call, beyond those of the question that leads it."""
+SOME = 8
+"""Asks that wait for no more others."""
 PATIENCE = 0.05
-"""Seconds after which a call that is under way (one of its counters has died, say) keeps no other back."""
+"""Seconds after which a call that is under way (one of its counters has died, say) keeps no other back; and the most
+between two calls."""
 
 
 @dataclass(eq=False)
 class _Waiting:
+    """turn: set when it may lead. done: set when a call that took it has ended."""
+
     asks: Sequence[Ask]
     until: float
     taken: bool = False
+    turn: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     found: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -34,18 +41,22 @@ class Together:
 
     def __init__(self, call: Callable[[Sequence[Ask], float], dict[str, list[Any]]]) -> None:
         self._call = call
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._under_way: dict[object, float] = {}
+        self._rests_until = 0.0
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Any]]:
         """The answers that are there in time; nothing if the call fails that others lead."""
         own = _Waiting(asks, time.monotonic() + seconds)
-        with self._changed:
+        with self._lock:
             self._waiting.append(own)
-            while not own.taken and self._busy():
-                self._changed.wait(PATIENCE)
-            group = [] if own.taken else self._group(own)
+            group = [] if self._busy() else self._group(own)
+        while not group and not own.taken:
+            own.turn.wait(self._pause(own))
+            own.turn.clear()
+            with self._lock:
+                group = [] if own.taken or self._busy() else self._group(own)
         if group:
             self._lead(group)
         else:
@@ -54,7 +65,16 @@ class Together:
 
     def _busy(self) -> bool:
         now = time.monotonic()
-        return any(now - began < PATIENCE for began in self._under_way.values())
+        rests = now < self._rests_until and sum(len(each.asks) for each in self._waiting) < SOME
+        return rests or any(now - began < PATIENCE for began in self._under_way.values())
+
+    def _pause(self, own: _Waiting) -> float:
+        """Seconds until the question looks again whether it may lead. The first one of those that wait is woken, or
+        looks when the rest is over; the others only in case that it does not."""
+        with self._lock:
+            first = bool(self._waiting) and self._waiting[0] is own
+            rest = self._rests_until - time.monotonic()
+        return rest if first and rest > 0 else PATIENCE
 
     def _group(self, own: _Waiting) -> list[_Waiting]:
         """That question and those that wait, as far as they fit."""
@@ -71,6 +91,7 @@ class Together:
 
     def _lead(self, group: Sequence[_Waiting]) -> None:
         asks = [ask for each in group for ask in each.asks]
+        began = time.monotonic()
         try:
             found = self._call(asks, max(0.0, max(each.until for each in group) - time.monotonic()))
             start = 0
@@ -80,6 +101,10 @@ class Together:
         finally:
             for each in group:
                 each.done.set()
-            with self._changed:
+            with self._lock:
                 del self._under_way[group[0]]
-                self._changed.notify_all()
+                if len(group) > 1 or self._waiting:
+                    now = time.monotonic()
+                    self._rests_until = now + min(2 * (now - began), PATIENCE)
+                if self._waiting:
+                    self._waiting[0].turn.set()  # it alone: to wake all of them costs more than the call

@@ -1,5 +1,7 @@
 """The client goes to another server when one is gone, and says so when none is there."""
 
+import time
+
 import httpx
 import pytest
 
@@ -22,7 +24,22 @@ def test_the_next_server_answers():
     asked = []
     with Client(["http://dead", "http://busy", "http://well"], transport=transport({"dead"}, asked)) as client:
         assert client.reach("premium")["value"] == 7 and asked == ["dead", "busy", "well"]
-        assert client.reach("premium")["value"] == 7 and asked[3:] == ["well"]  # it stays with the one that answered
+        assert client.reach("premium")["value"] == 7 and asked[3:] == ["well"]  # the others are aside
+
+
+def test_servers_are_asked_in_turn_and_one_that_is_back_too(monkeypatch):
+    gone, asked = {"b"}, []
+    with Client(["http://a", "http://b", "http://c"], transport=transport(gone, asked)) as client:
+        for _ in range(4):
+            client.reach("premium")
+        assert asked == ["a", "b", "c", "a", "c"]
+        gone.clear()
+        later = time.monotonic() + 2
+        monkeypatch.setattr("examples.audience.client.time.monotonic", lambda: later)
+        del asked[:]
+        for _ in range(3):
+            client.reach("premium")
+        assert sorted(asked) == ["a", "b", "c"]
 
 
 def test_no_server_is_an_error_in_bounded_time():

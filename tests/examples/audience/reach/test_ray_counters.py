@@ -32,7 +32,7 @@ def sample(cluster, tmp_path_factory):
 
 def test_tasks_and_actors_say_what_one_process_says(sample):
     folder, _ = sample
-    here, there = Estimator(Local(folder / "here")), Estimator(OnRay(folder / "s", 4), seconds=30)
+    here, there = Estimator(Local(folder / "here")), Estimator(OnRay(folder / "s", 4, late=30), seconds=30)
     for query in questions(0, 25):
         assert there.reach(Question(query)) == here.reach(Question(query))
     there.counters.close()
@@ -68,11 +68,11 @@ def test_killed_counters_come_back_and_no_answer_is_wrong(sample):
     counters.close()
 
 
-def test_a_counter_that_hangs_makes_one_answer_slow(sample):
+def test_a_counter_that_hangs_is_waited_for_once_and_not_long(sample):
     """A stopped process is what a machine that is gone looks like at first: nothing comes back."""
     folder, _ = sample
-    counters = OnRay(folder / "s", 2)
-    estimator = Estimator(counters, seconds=1.5)
+    counters = OnRay(folder / "s", 2, late=1.0)
+    estimator = Estimator(counters, seconds=60)
     assert eventually(estimator).answered == 1
     pid = ray.get(counters.actors[0].__ray_call__.remote(lambda counter: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
@@ -82,7 +82,7 @@ def test_a_counter_that_hangs_makes_one_answer_slow(sample):
             began = time.monotonic()
             assert estimator.reach(Question(Everybody())).answered < 1
             seconds.append(time.monotonic() - began)
-        assert seconds[0] >= 1.5 > np.median(seconds[1:]), seconds
+        assert 60 > seconds[0] >= 1.0 > np.median(seconds[1:]), seconds
     finally:
         os.kill(pid, signal.SIGCONT)
     until = time.monotonic() + 120
@@ -105,7 +105,7 @@ def test_a_corrupt_shard_is_lost_alone(sample, tmp_path):
     folder, _ = sample
     build(sorted((folder / "population").glob("*.parquet")), COLUMNS, tmp_path / "s", 200)
     (tmp_path / "s" / "shard-002.parquet").write_bytes(b"no")
-    counters = OnRay(tmp_path / "s", 2)
+    counters = OnRay(tmp_path / "s", 2, late=30)
     assert list(counters.lost) == ["shard-002.parquet"]
     found = Estimator(counters, seconds=30).reach(Question(Everybody()))
     assert found.answered == pytest.approx(0.75, abs=0.02) and found.value == pytest.approx(8000)
@@ -121,7 +121,7 @@ def test_a_counter_that_starts_again_after_a_refresh_does_not_mix_two_samples(sa
     """Everybody was 11,000 of 2,000 yesterday and 20,000 today. What a counter cannot get any more is not answered."""
     paths = sorted((sample[0] / "population").glob("*.parquet"))
     build(paths[:1], COLUMNS, tmp_path / "s", 400)
-    counters = OnRay(tmp_path / "s", 2)
+    counters = OnRay(tmp_path / "s", 2, late=30)
     estimator = Estimator(counters, seconds=5)
     question = Question(Everybody(), "total", "click")
     before = eventually(estimator)
@@ -137,6 +137,6 @@ def test_a_counter_that_starts_again_after_a_refresh_does_not_mix_two_samples(sa
     assert set(counters.lost) == {"shard-000.parquet", "shard-002.parquet"}
     assert all("holds another sample now" in why for why in counters.lost.values())
     counters.close()
-    anew = OnRay(tmp_path / "s", 2)
+    anew = OnRay(tmp_path / "s", 2, late=30)
     assert eventually(Estimator(anew, seconds=5)).value == 8000
     anew.close()
