@@ -16,7 +16,7 @@ from typing import Any
 from examples.audience.reach.shard import Ask
 
 MOST = 64
-"""Asks of one call, beyond those of the question that leads it."""
+"""Asks of one call, if one question alone does not have more."""
 SOME = 8
 """Asks that wait for no more others."""
 PATIENCE = 0.05
@@ -34,6 +34,7 @@ class _Waiting:
     turn: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     found: dict[str, list[Any]] = field(default_factory=dict)
+    error: BaseException | None = None
 
 
 class Together:
@@ -47,23 +48,23 @@ class Together:
         self._rests_until = 0.0
 
     def ask(self, asks: Sequence[Ask], seconds: float) -> dict[str, list[Any]]:
-        """The answers that are there in time; nothing if the call fails that others lead."""
+        """The answers that are there in time. Raises what the call raises that they were in."""
         own = _Waiting(asks, time.monotonic() + seconds)
         with self._lock:
             self._waiting.append(own)
-            group = [] if self._busy() else self._group(own)
-        while not group and not own.taken:
-            own.turn.wait(self._pause(own))
-            own.turn.clear()
-            with self._lock:
-                group = [] if own.taken or self._busy() else self._group(own)
-        if group:
-            self._lead(group)
-        else:
-            own.done.wait(max(0.0, own.until - time.monotonic()))
+        while not own.taken:
+            if group := self._group():
+                self._lead(group)
+            else:
+                own.turn.wait(self._pause(own))
+                own.turn.clear()
+        own.done.wait(max(0.0, own.until - time.monotonic()))
+        if own.error is not None:
+            raise own.error
         return own.found
 
     def _busy(self) -> bool:
+        """Whether those that wait go on waiting. The lock is held."""
         now = time.monotonic()
         rests = now < self._rests_until and sum(len(each.asks) for each in self._waiting) < SOME
         return rests or any(now - began < PATIENCE for began in self._under_way.values())
@@ -76,35 +77,42 @@ class Together:
             rest = self._rests_until - time.monotonic()
         return rest if first and rest > 0 else PATIENCE
 
-    def _group(self, own: _Waiting) -> list[_Waiting]:
-        """That question and those that wait, as far as they fit."""
-        group, size = [own], 0
-        for each in self._waiting:
-            if each is not own and size + len(each.asks) <= MOST:
-                group.append(each)
-                size += len(each.asks)
-        for each in group:
-            each.taken = True
-        self._waiting = [each for each in self._waiting if not each.taken]
-        self._under_way[own] = time.monotonic()
-        return group
+    def _group(self) -> list[_Waiting]:
+        """Who is asked for now: whoever waits longest, and those after it as far as they fit. Nobody, if it is not time;
+        the question that leads need not be one of them."""
+        with self._lock:
+            if not self._waiting or self._busy():
+                return []
+            group, size = self._waiting[:1], len(self._waiting[0].asks)
+            for each in self._waiting[1:]:
+                if size + len(each.asks) <= MOST:
+                    group.append(each)
+                    size += len(each.asks)
+            for each in group:
+                each.taken = True
+                each.turn.set()
+            self._waiting = [each for each in self._waiting if not each.taken]
+            self._under_way[group[0]] = time.monotonic()
+            return group
 
     def _lead(self, group: Sequence[_Waiting]) -> None:
         asks = [ask for each in group for ask in each.asks]
         began = time.monotonic()
         try:
-            found = self._call(asks, max(0.0, max(each.until for each in group) - time.monotonic()))
+            found = self._call(asks, max(0.0, max(each.until for each in group) - began))
             start = 0
             for each in group:
                 own = slice(start, start := start + len(each.asks))
                 each.found = {shard: answers[own] for shard, answers in found.items()}
-        finally:
+        except BaseException as error:
             for each in group:
-                each.done.set()
-            with self._lock:
-                del self._under_way[group[0]]
-                if len(group) > 1 or self._waiting:
-                    now = time.monotonic()
-                    self._rests_until = now + min(2 * (now - began), PATIENCE)
-                if self._waiting:
-                    self._waiting[0].turn.set()  # it alone: to wake all of them costs more than the call
+                each.error = error
+        for each in group:
+            each.done.set()
+        with self._lock:
+            del self._under_way[group[0]]
+            if len(group) > 1 or self._waiting:
+                now = time.monotonic()
+                self._rests_until = now + min(2 * (now - began), PATIENCE)
+            if self._waiting:
+                self._waiting[0].turn.set()  # it alone: to wake all of them costs more than the call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -84,3 +85,31 @@ def test_one_that_leads_and_fails_says_so_and_the_others_are_free():
     with pytest.raises(RuntimeError, match="no"):
         asking.ask(["x"], 30)
     assert asking.ask(["y"], 30) == echo(["y"], 30)
+
+
+def test_of_many_that_fail_and_hang_each_has_its_own_answers_or_its_calls_error():
+    """Questions larger than a call among them, which wait no longer than others."""
+    rng = random.Random(0)
+
+    def call(asks, seconds):
+        chance = rng.random()
+        if chance < 0.05:
+            raise RuntimeError("no")
+        time.sleep(0.2 if chance < 0.1 else 0.01 * rng.random())
+        return echo(asks, seconds)
+
+    asking, answers, errors = Together(call), [], []
+
+    def client(number):
+        for turn in range(40):
+            own = [f"{number} {turn} {i}" for i in range((1, 1, 2, 5, 2 * together.MOST)[(number + turn) % 5])]
+            try:
+                answers.append((asking.ask(own, 60), echo(own, 60)))
+            except RuntimeError:
+                errors.append(own)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client, range(16)))
+    assert len(answers) + len(errors) == 640 and errors
+    assert all(found == wanted for found, wanted in answers)
+    assert not asking._waiting and not asking._under_way
