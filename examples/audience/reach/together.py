@@ -34,7 +34,7 @@ class _Waiting:
     turn: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     found: dict[str, list[Any]] = field(default_factory=dict)
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 class Together:
@@ -104,15 +104,16 @@ class Together:
             for each in group:
                 own = slice(start, start := start + len(each.asks))
                 each.found = {shard: answers[own] for shard, answers in found.items()}
-        except BaseException as error:
+        except Exception as error:
             for each in group:
                 each.error = error
-        for each in group:
-            each.done.set()
-        with self._lock:
-            del self._under_way[group[0]]
-            if len(group) > 1 or self._waiting:
-                now = time.monotonic()
-                self._rests_until = now + min(2 * (now - began), PATIENCE)
-            if self._waiting:
-                self._waiting[0].turn.set()  # it alone: to wake all of them costs more than the call
+        finally:
+            for each in group:
+                each.done.set()
+            with self._lock:
+                del self._under_way[group[0]]
+                if len(group) > 1 or self._waiting:
+                    now = time.monotonic()
+                    self._rests_until = now + min(2 * (now - began), PATIENCE)
+                if self._waiting:
+                    self._waiting[0].turn.set()  # it alone: to wake all of them costs more than the call

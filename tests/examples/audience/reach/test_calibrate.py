@@ -1,5 +1,6 @@
 """The sample's cells against known counts: exact where they decide, else nearer, with intervals at their rate."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +32,13 @@ def drawn(cells, n, rng):
     rows = rng.multivariate_hypergeometric(cells.astype(int), n)
     weight = N / n
     return Cells(rows * weight, rows, n * weight**2)
+
+
+def test_cells_come_over_a_wire_as_they_are():
+    cells = drawn(population(np.random.default_rng(5)), 1000, np.random.default_rng(6))
+    there = pickle.loads(pickle.dumps(cells))
+    assert np.array_equal(there.weights, cells.weights) and np.array_equal(there.rows, cells.rows)
+    assert there.squares == cells.squares and there.rows.dtype == cells.rows.dtype
 
 
 def known(cells, most):
