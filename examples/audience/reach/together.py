@@ -78,8 +78,8 @@ class Together:
         return rest if first and rest > 0 else PATIENCE
 
     def _group(self) -> list[_Waiting]:
-        """Who is asked for now: whoever waits longest, and those after it as far as they fit. Nobody, if it is not time;
-        the question that leads need not be one of them."""
+        """Who is asked for now: whoever waits longest, and those after it as far as they fit. Nobody, if it is not
+        time. The question that leads need not be one of them."""
         with self._lock:
             if not self._waiting or self._busy():
                 return []
