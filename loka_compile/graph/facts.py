@@ -244,10 +244,13 @@ class Reading:
 
     def share(self, a: fx.Node, b: fx.Node) -> None:
         """From now on both nodes share their memory, because one replaced the other."""
-        both = self.memory(a) | self.memory(b)
+        self.join(self.memory(a) | self.memory(b))
+
+    def join(self, memories: frozenset[int]) -> None:
+        """From now on these are one memory: who has one of them has all."""
         for node, fact in self.facts.items():
-            if fact.memory & both:
-                self.facts[node] = replace(fact, memory=fact.memory | both)
+            if fact.memory & memories:
+                self.facts[node] = replace(fact, memory=fact.memory | memories)
 
     def forget(self, node: fx.Node) -> None:
         """Drop the facts of a node that is erased from the graph."""

@@ -58,13 +58,15 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     try:
         if compat.calls_graphs(node):
             return _run_graphs(reading, node, calls)
+        lay = [reading.memory_of(reading.value(each)) for each in inputs]
         value = call(node, reading.value)
+        elsewhere = _lie_elsewhere(reading, inputs, lay)
         memory = reading.memory_of(value)
         memory = memory.union(*(each for each in map(reading.memory, inputs) if each & memory))
         mine = tuple(calls[start:])
         changed = [x for x, version in versions if x._version != version]
         changed += [x for call in mine for x in aten.written_by(call)]
-        writes = reading.memory_of(changed) & (reached | memory)
+        writes = elsewhere | reading.memory_of(changed) & (reached | memory)
     except Exception as error:  # a node of the user's code may raise anything on fake values
         reason = f"{type(error).__name__}: {error}"[:200]
         return Fact(value=expected, memory=reached, writes=reached, region=region, reason=reason)
@@ -72,6 +74,17 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     if not mine and any(value is each for each in values):  # contiguous() of what is
         name, given = aten.IDENTITY, {"self": value}
     return Fact(name, given, mine, value, memory, writes, region)
+
+
+def _lie_elsewhere(reading: Reading, inputs: list[fx.Node], lay: list[frozenset[int]]) -> frozenset[int]:
+    """The memory that inputs had before this node (`lay`) and have after it, where these differ, as by `set_`. From now
+    on it is one, as what is written into the new one is read through nodes that had the old one."""
+    joined = frozenset[int]()
+    for each, before in zip(inputs, lay, strict=True):
+        if (now := reading.memory_of(reading.value(each))) != before:
+            reading.join(now | reading.memory(each))
+            joined |= reading.memory(each)
+    return joined
 
 
 def _run_graphs(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:

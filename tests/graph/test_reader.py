@@ -93,3 +93,21 @@ def test_what_drops_nothing_gives_its_input_itself() -> None:
         [given] = graph.find_nodes(op="placeholder")
         assert (forward(x).data_ptr() == x.data_ptr()) is (written_inputs(graph) == {0})
         assert reading.writers[next(iter(reading.memory(given)))]
+
+
+def test_what_is_set_to_other_memory_is_written_there() -> None:
+    """`set_`: x and y lie where z does, from then on; what is written into either is read through all of them."""
+
+    def forward(x: Tensor, z: Tensor) -> Any:
+        y = x * 2
+        rows = y[1:]
+        y.set_(z * 3)  # type: ignore[call-overload]
+        y[0].add_(1)
+        return y, rows
+
+    graph = graph_of(forward, torch.randn(4, 4), torch.randn(4, 4))
+    reading = read(graph)
+    [added] = [node for node in graph.nodes if node.target == "add_"]
+    y, rows = graph.output_node().all_input_nodes
+    assert reading.facts[added].writes & reading.memory(y) and reading.is_written(y)
+    assert reading.is_written(rows)  # taken before: it may be, and nothing says that it is not
