@@ -58,7 +58,7 @@ def run(reading: Reading, node: fx.Node, calls: list[AtenCall]) -> Fact:
     try:
         if compat.calls_graphs(node):
             return _run_graphs(reading, node, calls)
-        lay = [reading.memory_of(reading.value(each)) for each in inputs]
+        lay = [*map(reading.memory_of, values)]
         value = call(node, reading.value)
         elsewhere = _lie_elsewhere(reading, inputs, lay)
         memory = reading.memory_of(value)

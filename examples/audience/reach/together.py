@@ -97,7 +97,7 @@ class Together:
 
     def _lead(self, group: Sequence[_Waiting]) -> None:
         asks = [ask for each in group for ask in each.asks]
-        began = time.monotonic()
+        began = self._under_way[group[0]]
         try:
             found = self._call(asks, max(0.0, max(each.until for each in group) - began))
             start = 0
