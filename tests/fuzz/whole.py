@@ -3,7 +3,7 @@
 What a plan's rounding does to a program depends on the program, so the same plan run operator by operator says how far
 from eager mode it may be: generated code may be FACTOR times as far, or as Inductor is, and a few roundings of its
 dtype. Where a value jumps (a gradient at a ReLU's 0), generated code may be on the other side of it: it may be farther
-by as much as eager mode is on operands that are others by what int8 makes of them.
+by as much as eager mode is with parameters that are others by what int8 makes of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.helpers import compile_op_by_op
 
 FACTOR, ROUNDINGS = 3.0, 64
 SHAKE, SHAKES = 2**-7, 8
-"""Of each operand, as int8 has 7 bits beside the sign; and how often."""
+"""Of each parameter, as int8 has 7 bits beside the sign; and how often."""
 
 
 def whole(source: str) -> str:
@@ -48,38 +48,32 @@ def whole(source: str) -> str:
             values(lambda own: compile_op_by_op(own, plan, on_dynamo=passes, dynamic=dynamic), model, args)  # noqa: B023
             for passes in (PASSES, ())
         ]
-        shaken = [values(lambda own: own, *shake(model, args, seed)) for seed in range(SHAKES)]
+        jumps = [values(lambda own: own, shaken(model, seed), args) for seed in range(SHAKES)]
     return next(
         (
             f"value {i}: {why}"
             for i, (own, eager, *others) in enumerate(zip(found, exact, inductor, *op_by_op, strict=True))
-            if (why := farther(own, eager, others, [each[i] for each in shaken]))
+            if (why := farther(own, eager, others, [each[i] for each in jumps]))
         ),
         "",
     )
 
 
-def shake(model: nn.Module, args: Sequence[Any], seed: int) -> tuple[nn.Module, list[Any]]:
-    """The model on other operands, as far from its own as int8 makes them."""
+def shaken(model: nn.Module, seed: int) -> nn.Module:
+    """The model with other parameters, as far from its own as int8 makes them; what is compared as input stays."""
     noise = torch.Generator().manual_seed(seed)
-
-    def shaken(x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            return x
-        other = x.detach() * (1 + SHAKE * torch.randn(x.shape, generator=noise))
-        return other.to(x.dtype).requires_grad_(x.requires_grad)
-
     other = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.copy_(shaken(parameter))
-    return other, [shaken(x) for x in args]
+            if parameter.is_floating_point():
+                parameter.mul_(1 + SHAKE * torch.randn(parameter.shape, generator=noise).to(parameter.dtype))
+    return other
 
 
 def farther(
-    found: Tensor | None, exact: Tensor | None, others: Sequence[Tensor | None], shaken: Sequence[Tensor | None]
+    found: Tensor | None, exact: Tensor | None, others: Sequence[Tensor | None], jumps: Sequence[Tensor | None]
 ) -> str:
-    """Why a value is farther from the exact one than the others and the shaken ones allow."""
+    """Why a value is farther from the exact one than the others, and eager mode on other parameters, allow."""
     if found is None or exact is None:
         return "" if found is exact else "it is there in one only"
     if found.dtype != exact.dtype or found.shape != exact.shape:
@@ -90,7 +84,7 @@ def farther(
     size = exact[known].double().square().mean().sqrt().item()
     away = lambda x: (x[known].double() - exact[known].double()).square().mean().sqrt().item()  # noqa: E731
     allowed = FACTOR * max(away(x) for x in others if x is not None) + ROUNDINGS * torch.finfo(exact.dtype).eps * size
-    allowed += max(away(x) for x in shaken if x is not None)
+    allowed += max(away(x) for x in jumps if x is not None)
     return "" if away(found) <= allowed else f"{away(found):.2e} from eager mode's, and {allowed:.2e} is allowed"
 
 
