@@ -118,8 +118,12 @@ def difference(found: Found, cell: Cell, over: Cell) -> Difference:
 
 def orders(found: Found, delay: float, cells: Sequence[Cell]) -> list[tuple[str, bool, Difference]]:
     """No distillation > shared > Auxiliary Head >= with Student Adapter in NE: which of the three hold, and by how
-    much."""
-    at = {cell.arm: cell for cell in cells if cell.delay == delay or cell.arm == "none"}
+    much. Of other dials than the delay, those that stand as near to their default as they were tried."""
+    at = {}
+    for arm in {cell.arm for cell in cells}:
+        mine = [cell for cell in cells if cell.arm == arm]
+        base = _nearest_default(mine) | {"delay": delay}
+        at.update((arm, cell) for cell in mine if arm == "none" or cell.dials == base)
     said = []
     for worse, better in (("none", "shared"), ("shared", "auxiliary"), ("auxiliary", "adapter")):
         if worse in at and better in at:
@@ -158,12 +162,8 @@ def plot(found: Mapping[str, Found], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    cells = [cell for of in found.values() for cell in of if cell.arm != "none"]
-    tried = {name: {cell.dials[name] for cell in cells} for name in Cell("auxiliary").dials}
-    base = {
-        name: min(tried[name], key=lambda value, default=default: abs(value - default), default=default)
-        for name, default in Cell("auxiliary").dials.items()
-    }
+    cells = [cell for of in found.values() for cell in of]
+    base, tried = _nearest_default(cells), _tried(cells)
     dials = [name for name, values in tried.items() if len(values) > 1] or ["delay"]
     figure, panels = pyplot.subplots(
         len(found), len(dials), figsize=(5 * len(dials), 3 * len(found)), squeeze=False, sharey="row"
@@ -182,6 +182,20 @@ def plot(found: Mapping[str, Found], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
+
+
+def _tried(cells: Sequence[Cell]) -> dict[str, set[float]]:
+    """The values of each dial."""
+    return {name: {cell.dials[name] for cell in cells if cell.arm != "none"} for name in Cell("auxiliary").dials}
+
+
+def _nearest_default(cells: Sequence[Cell]) -> dict[str, float]:
+    """Of each dial the value that is nearest to its default."""
+    tried = _tried(cells)
+    return {
+        name: min(tried[name], key=lambda value, default=default: abs(value - default), default=default)
+        for name, default in Cell("auxiliary").dials.items()
+    }
 
 
 def _lines(of: Found, dial: str, base: Mapping[str, float]) -> dict[str, dict[float, Difference]]:

@@ -130,6 +130,11 @@ class Reading:
         """The storages of the node's tensors."""
         return self.facts[node].memory
 
+    def sources(self, node: fx.Node) -> set[fx.Node]:
+        """What the node reads: its inputs, and the nodes that write their memory, before it or after it."""
+        read = set(node.all_input_nodes)
+        return read.union(*(self.writers.get(memory, ()) for each in read for memory in self.memory(each)))
+
     def only_user(self, node: Any) -> fx.Node | None:
         """The node's only reader; None if it has none or several."""
         return next(iter(node.users)) if isinstance(node, fx.Node) and len(node.users) == 1 else None

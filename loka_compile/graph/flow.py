@@ -16,9 +16,7 @@ def differentiated(reading: Reading) -> set[fx.Node]:
     for node in reversed(reading.graph.nodes):
         if node.op != "output" and not (node in found and _lets_through(reading, node)):
             continue
-        for each in node.all_input_nodes:
-            found.add(each)
-            found.update(writer for memory in reading.memory(each) for writer in reading.writers.get(memory, ()))
+        found |= reading.sources(node)
     return found
 
 

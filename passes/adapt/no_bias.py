@@ -70,9 +70,9 @@ def rewrite(reading: Reading, node: fx.Node) -> Rewrite:
 
 
 def _feeding_products(reading: Reading) -> set[fx.Node]:
-    """The nodes whose value a later product depends on."""
+    """The nodes whose value a later product depends on, be it read or written into what the product reads."""
     feeding: set[fx.Node] = set()
     for node in reversed(reading.graph.nodes):
         if node in feeding or reading.op(node) in PRODUCTS:
-            feeding.update(node.all_input_nodes)
+            feeding |= reading.sources(node)
     return feeding

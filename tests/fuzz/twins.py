@@ -138,9 +138,12 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
     """Zeros for the biases of linears before a product and of layer norms. Inside of vmap or grad nothing is read."""
     gm = wide(gm)
     feeding: set[fx.Node] = set()
+    memory: set[int] = set()  # that a product reads, later on
     for node in reversed(gm.graph.nodes):
-        if node in feeding or (_is_product(node) and has_memory(node.meta["example_value"])):
+        is_product = _is_product(node) and has_memory(node.meta["example_value"])
+        if node in feeding or is_product or not memory.isdisjoint(_written(node)):
             feeding.update(node.all_input_nodes)
+            memory.update(storage for each in node.all_input_nodes for storage in _storages(each))
     for node in gm.graph.nodes:
         if node.op != "call_function" or node.target not in (F.linear, F.layer_norm, torch.layer_norm):
             continue
@@ -155,6 +158,19 @@ def _without_biases(gm: fx.GraphModule) -> Callable[..., Any]:
         node.replace_input_with(bias, zero)
     gm.recompile()
     return gm
+
+
+def _written(node: fx.Node) -> list[int]:
+    """The memory that a call writes: of `x` in `x.add_(y)`, `x[i] = y`, `add(y, z, out=x)`; a batch's statistics."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    in_place = name == "setitem" or (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace")
+    into = [node.kwargs.get("out"), *(node.args[:1] if in_place else node.args[1:3] if name == "batch_norm" else ())]
+    return [storage for each in tree_leaves(into) if isinstance(each, fx.Node) for storage in _storages(each)]
+
+
+def _storages(node: fx.Node) -> list[int]:
+    values = [x for x in tree_leaves(node.meta.get("example_value")) if isinstance(x, Tensor) and has_memory(x)]
+    return [x.untyped_storage()._cdata for x in values]
 
 
 def _is_product(node: fx.Node) -> bool:

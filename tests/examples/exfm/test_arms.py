@@ -38,6 +38,13 @@ def test_orders_hold_or_do_not():
         ("auxiliary better than shared", True),
         ("adapter better than auxiliary", True),
     ]
+    turned = found | {
+        Cell("shared", beta=1.0, weight=3.0): {0: 0.1, 1: 0.1},
+        Cell("auxiliary", beta=5.0): {0: 1.0, 1: 1.0},
+    }
+    assert orders(turned, 0.0, list(turned)) == said  # of dials that were turned those by default are compared
+    without = [cell for cell in turned if cell != AUXILIARY]
+    assert orders(turned, 0.0, without)[1][2].mean > 0  # a beta of 5 is all there is
     lines = markdown({"drama": found}).splitlines()
     assert len(lines) == 6 and "+1.67%" in lines[3] and "| drama | none | 0.9000" in lines[2]
 

@@ -88,6 +88,42 @@ def test_every_head_of_many_keeps_its_bias():
     assert done == ["trunk"] and set(left) == {"click", "buy"}
 
 
+def into(h, y):
+    h.copy_(y)
+
+
+def into_a_view(h, y):
+    h.view(-1, 2, 4)[:, 0] = y[:, :4]
+
+
+@torch.no_grad()
+def into_out(h, y):
+    torch.mul(y, 2, out=h)
+
+
+def of_a_list(h, y):
+    torch._foreach_add_([h], [y])
+
+
+@pytest.mark.parametrize("write", [into, into_a_view, into_out, of_a_list])
+def test_a_product_may_read_what_was_written_by_then(write):
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down, self.late = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            h = torch.zeros_like(x)
+            write(h, self.up(x))
+            down = self.down(h)
+            write(h, self.late(x))
+            return down, h
+
+    ((_, changes),), _ = changes_of(Written(), torch.randn(B, 8), mods=("no_bias",))
+    done, left = subjects(changes["no_bias"])
+    assert done == ["up"] and set(left) == {"down", "late"}
+
+
 def test_a_bias_that_is_computed_stays():
     def generated(x, w, b):
         return F.linear(F.linear(x, w, b * 2), w)
