@@ -177,11 +177,10 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     rows = x.reshape(-1, x.shape[-1])
     if row.norm != "none" and not statistics.shape[-1]:  # nothing was saved
         statistics = normalize(rows.to(statistics.dtype), row.norm, row.block, row.eps)[1]
-    kept = statistics.new_empty((rows.shape[0], 0)) if row.norm == "none" else statistics.flatten(0, -2)
     made = NormQuantizeBackward(
         grad=grad.reshape(rows.shape),
         x=rows,
-        statistics=kept,
+        statistics=statistics.reshape(rows.shape[0], statistics.shape[-1]),
         weight=weight,
         bias=bias,
         norm=row.norm,

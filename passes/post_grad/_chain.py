@@ -152,7 +152,7 @@ def _normed(norm: fx.Node) -> fx.Node:
 
 
 def check(chain: Chain) -> str:
-    """Why the chain cannot become one op; "" if it can. K and N must be known multiples of ALIGNED."""
+    """Why the chain cannot become one op; "" if it can. K and N must be known multiples of ALIGNED above 0."""
     gemm = ScaledGemm.of(chain.gemm)
     left, right = gemm.a.meta["val"], gemm.b.meta["val"]
     k, n = left.shape[-1], right.shape[-1]
@@ -163,8 +163,8 @@ def check(chain: Chain) -> str:
     if left.dtype not in (*FP8, torch.bfloat16, torch.float16):
         return f"operands are {left.dtype}; the epilogue needs FP8, bfloat16 or float16"
     for name, size in (("K", k), ("N", n)):
-        if not isinstance(size, int) or size % ALIGNED:
-            return f"{name} = {size}; the epilogue needs a known multiple of {ALIGNED}"
+        if not isinstance(size, int) or not size or size % ALIGNED:
+            return f"{name} = {size}; the epilogue needs a known multiple of {ALIGNED} above 0"
     if gemm.a_scale is not None and gemm.a_scale.meta["val"].dim() != 2:
         return "operands have one scale a tensor; the epilogue needs one scale a row"
     if gemm.b_scale is not None and tuple(gemm.b_scale.meta["val"].shape) != (1, n):

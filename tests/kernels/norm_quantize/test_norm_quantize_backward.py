@@ -193,6 +193,8 @@ def test_gradcheck_of_norm_quantize(norm, block, activation, save):
 
     assert torch.autograd.gradcheck(y, (x, weight, bias))
     assert torch.autograd.gradcheck(lambda x: y(x, None, None), (x,))
+    assert torch.autograd.gradcheck(y, (x[0, 0], weight, bias))  # one row, without a dimension of rows
+    assert torch.autograd.gradcheck(y, (x[:0], weight, bias))
 
 
 def test_a_compiled_module_trains():
