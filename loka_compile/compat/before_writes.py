@@ -1,8 +1,10 @@
 """Inputs that a graph writes, as the backward has to see them: as they were before.
 
-AOTAutograd's joint graph writes its inputs at the end. The partitioner may let the backward compute once more what the
-forward computed from such an input, to save memory. The backward then reads what was written. Inductor's gradients are
-wrong for that, without a word: `weight.mul_(2)` under no_grad, then `(x * weight).sin()` (seen with torch 2.13).
+AOTAutograd's joint graph writes its inputs at the end, or returns what is written behind it into inputs that require
+gradients. The partitioner may let the backward compute once more what the forward computed from such an input, to save
+memory. The backward then reads what was written. Inductor's gradients are wrong for that, without a word:
+`weight.mul_(2)` under no_grad, then `(x * weight).sin()`; or autograd refuses: `(x * 2).sin()`, then
+`x.detach().add_(1)` (both seen with torch 2.13).
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from torch.utils.checkpoint import CheckpointPolicy
 def save_from_before(graph: fx.Graph) -> None:
     """Have the partitioner save what is computed from an input that the graph writes, and not compute it again.
 
-    graph: the joint graph. The partitioner looks at `meta["recompute"]`, as selective checkpoints set it.
+    graph: the joint graph. The partitioner looks at `meta["recompute"]`, as selective checkpoints set it. Its output
+    node's `meta["desc"]` says which of its values are written behind it (InputMutationAOTOutput, torch 2.9 to 2.14).
     """
-    for write in graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
-        if write.args[0].op == "placeholder":
-            for reader in _readers(write.args[0]):
-                if reader is not write:
+    copies = graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    outputs = graph.output_node().meta.get("desc", ())
+    returned = {each.mutated_input for each in outputs if hasattr(each, "mutated_input")}
+    for node in graph.find_nodes(op="placeholder"):
+        writes = [copy for copy in copies if copy.args[0] is node]
+        if writes or node.meta.get("desc", node) in returned:
+            for reader in _readers(node):
+                if reader not in writes:
                     reader.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 

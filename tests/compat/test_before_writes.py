@@ -54,6 +54,31 @@ def test_gradients_are_eagers(through, options):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def without_gradient(x):
+    with torch.no_grad():
+        x.add_(1)
+
+
+@pytest.mark.parametrize("options", [{"measure_calls": 0}, {"measure_calls": 2}], ids=str)
+@pytest.mark.parametrize("write", [lambda x: x.detach().add_(1), lambda x: x.data[0].mul_(2), without_gradient])
+def test_an_input_with_a_gradient_may_be_written_behind_its_readers(write, options):
+    def forward(x):
+        y = (x * 2).sin() + (x[1:2] + 1).exp()
+        write(x)
+        return y * 3
+
+    def steps(call):
+        torch.manual_seed(0)
+        leaf = torch.randn(4, 4).requires_grad_()
+        for _ in range(3):
+            call(leaf).sum().backward()
+        return leaf.grad, leaf.detach()
+
+    found = steps(torch.compile(forward, backend="loka", options=options))
+    for one, other in zip(found, steps(forward), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_only_readers_of_what_is_written_are_saved():
     graph = torch.fx.Graph()
     written, read = graph.placeholder("written"), graph.placeholder("read")
