@@ -38,6 +38,7 @@ from loka_compile.compat.compiled import (
 from loka_compile.compat.draws import cuda_devices, draw_like_inductor
 from loka_compile.compat.errors import raise_plainly
 from loka_compile.compat.fakes import (
+    UNKNOWN,
     concrete,
     fake_mode_of,
     guard_free,
@@ -93,6 +94,7 @@ from loka_compile.compat.tracing import (
 )
 
 __all__ = [
+    "UNKNOWN",
     "Anew",
     "AtenCall",
     "Holds",

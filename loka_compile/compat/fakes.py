@@ -11,6 +11,9 @@ import torch
 from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
+UNKNOWN = 8192
+"""A size that only the data decide, as Inductor guesses it (unbacked_symint_fallback)."""
+
 
 def fake_mode_of(values: Sequence[Any]) -> Any | None:
     """The FakeTensorMode the values belong to, if any."""
@@ -59,8 +62,15 @@ def guard_free(value: Any) -> bool:
 
 
 def concrete(size: Any) -> Any:
-    """The value a symbolic size has for the inputs at hand, without adding a guard; anything else as it is."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    """The value a symbolic size has for the inputs at hand, without adding a guard; anything else as it is. A symbol
+    whose value the data decide (an unbacked one) counts as UNKNOWN (ShapeEnv.backed_var_to_val, seen with torch 2.13).
+    """
+    if not isinstance(size, torch.SymInt):
+        return size
+    if has_value(size):
+        return int(size.node.hint)
+    known = size.node.expr.xreplace(size.node.shape_env.backed_var_to_val)
+    return int(known.xreplace(dict.fromkeys(known.free_symbols, UNKNOWN)))
 
 
 def has_value(size: Any) -> bool:

@@ -103,6 +103,8 @@ def check(reading: Reading, node: fx.Node, window: int) -> str:
         return "" if same else f"{shape[0][2]} queries look at {shape[1][2]} keys; a window needs as many of each"
     if len(shape[0]) != 4 or len(shape[1]) != 4 or given["query"].meta["example_value"].is_nested:
         return f"its queries are {tuple(shape[0])}; expected (batch, heads, length, width)"
+    if any(compat.guard_free(size == 0) for size in shape[0]):
+        return f"its queries are empty: {tuple(shape[0])}"
     t, s = shape[0][2], shape[1][2]
     if not compat.guard_free(t == s):
         return f"{t} queries look at {s} keys; a window needs as many of each"
