@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.fuzz import blocks, ends, families, memory, models, norms, regions, tables, writes
+from tests.fuzz import blocks, edges, ends, families, memory, models, norms, regions, tables, writes
 from tests.fuzz.build import Builder
 from tests.fuzz.program import Program, Step
 
@@ -64,6 +64,7 @@ STEPS = {
     **memory.STEPS,
     **families.STEPS,
     **ends.STEPS,
+    **edges.STEPS,
     "linear": (linear, 6),
     "several": (several, 3),
     "machine": (machine, 4),
