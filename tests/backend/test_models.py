@@ -114,7 +114,7 @@ def test_sizes_that_are_no_multiples_of_anything(recipe, m, k, n, plan_for, op_b
         torch.testing.assert_close(compiled(x), expected, rtol=1e-2 if recipe == "bf16" else 1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("recipe", SIGNED)
+@pytest.mark.parametrize("recipe", [pytest.param(x, marks=[pytest.mark.slow] * (x != "int8_rowwise")) for x in SIGNED])
 def test_an_empty_batch_and_a_batch_of_one(recipe, plan_for, op_by_op):
     model = MLP(32, 64, 48)
     compiled = compiled_with(plan_for(recipe, model, torch.randn(5, 32)), model)

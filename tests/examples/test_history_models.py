@@ -21,6 +21,8 @@ MODELS = {
     "ple": lambda: PLE((7, 5), 4, width=8, expert=(24, 16), tower=(12,), dropout=0.0),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
+SLOW = ("sasrec", "ple")
+"""To train."""
 OPTIONS = {"target": "h100", "min_speedup": 0, "race": False, "recipes": ("int8_rowwise",), "max_probe_overhead": 0}
 
 
@@ -112,7 +114,7 @@ def test_inference_under_a_plan(name, fresh_dynamo, op_by_op, tmp_path, monkeypa
     assert (out - wanted).norm() < 0.06 * wanted.norm()
 
 
-@every_model
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in MODELS])
 def test_training_under_a_plan(name, fresh_dynamo, op_by_op, tmp_path, monkeypatch):
     monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
     model = made(name)

@@ -101,6 +101,7 @@ def test_a_gate_that_is_sure_picks_one_expert():
     torch.testing.assert_close(model(*batch), model.towers[0](model.experts[1](x)).squeeze(1))
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_the_benchmark(tmp_path, fresh_dynamo):
     try:
         movielens.folder()

@@ -23,7 +23,7 @@ def test_kept(path):
     assert not verdict.wrong
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(KINDS))
 def test_random_programs(program):
     source, _ = build(program)

@@ -229,6 +229,7 @@ def check_epilogues(rows):
             assert found[name, arch] >= BARS[arch], (name, arch)
 
 
+@pytest.mark.slow
 def test_no_default_configuration_has_a_fault_on_hopper(tmp_path):
     names = [specimen.name for _, specimen in specimens("sm_90")]
     assert names

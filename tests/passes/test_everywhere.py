@@ -136,8 +136,14 @@ def gradients(model, out, args):
     return [x.grad for x in args] + [parameter.grad for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", [*EXACT, *ADAPTING])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        pytest.param(name, training, marks=[] if training or name in INFERENCE else pytest.mark.slow)
+        for name in (*EXACT, *ADAPTING)
+        for training in (False, True)
+    ],
+)
 def test_each_pass_works_everywhere(name, training):
     assert hasattr(Part, name), f"Part needs a method {name} that computes what the pass {name} looks for"
     each, dtype = {**EXACT, **ADAPTING}[name], DTYPES.get(name, torch.float64)

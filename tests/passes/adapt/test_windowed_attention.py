@@ -152,7 +152,7 @@ class Stack(nn.Module):
     [
         (4, (4, 4, 4)),
         ({"layers.*.attention": 5}, (5, 5, 5)),
-        ({"layers.1": 3, "layers.2.attention": 6}, (None, 3, 6)),
+        pytest.param({"layers.1": 3, "layers.2.attention": 6}, (None, 3, 6), marks=pytest.mark.slow),
         ({"layers.1.attention": 2, "**": 7}, (7, 2, 7)),
     ],
 )

@@ -165,7 +165,7 @@ def assert_as_exact(found, exact, eager, smooth):
     assert (ours - torchs).mean() > -0.5 or not smooth, (ours, torchs)
 
 
-@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("dynamic", [None, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", ["layer", "rms", "block"])
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Identity])
 def test_a_linear_writes_its_product_beside_norm_and_activation(plan_for, norm, activation, dynamic):

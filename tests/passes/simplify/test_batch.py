@@ -139,7 +139,7 @@ def test_a_batch_shares_its_waves():
     dynamic=st.sampled_from([None, True]),
 )
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],  # each example is compiled: shrinking one takes minutes

@@ -337,7 +337,7 @@ chains = st.lists(st.sampled_from(sorted(CHAIN)), max_size=4)
 # A size that was read before what has it was made.
 @example("history", ["heads", "parameter"], "users alone", ["heads", "parameter"], True)
 @settings(
-    max_examples=30,
+    max_examples=16,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.generate],  # each example is compiled: shrinking one takes minutes
