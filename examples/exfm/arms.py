@@ -122,7 +122,7 @@ def orders(found: Found, delay: float, cells: Sequence[Cell]) -> list[tuple[str,
     at = {}
     for arm in {cell.arm for cell in cells}:
         mine = [cell for cell in cells if cell.arm == arm]
-        base = _nearest_default(mine) | {"delay": delay}
+        base = _nearest_default(_tried(mine)) | {"delay": delay}
         at.update((arm, cell) for cell in mine if arm == "none" or cell.dials == base)
     said = []
     for worse, better in (("none", "shared"), ("shared", "auxiliary"), ("auxiliary", "adapter")):
@@ -162,8 +162,8 @@ def plot(found: Mapping[str, Found], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    cells = [cell for of in found.values() for cell in of]
-    base, tried = _nearest_default(cells), _tried(cells)
+    tried = _tried([cell for of in found.values() for cell in of])
+    base = _nearest_default(tried)
     dials = [name for name, values in tried.items() if len(values) > 1] or ["delay"]
     figure, panels = pyplot.subplots(
         len(found), len(dials), figsize=(5 * len(dials), 3 * len(found)), squeeze=False, sharey="row"
@@ -185,13 +185,12 @@ def plot(found: Mapping[str, Found], path: Path) -> None:
 
 
 def _tried(cells: Sequence[Cell]) -> dict[str, set[float]]:
-    """The values of each dial."""
+    """The values of each dial; no teacher has none."""
     return {name: {cell.dials[name] for cell in cells if cell.arm != "none"} for name in Cell("auxiliary").dials}
 
 
-def _nearest_default(cells: Sequence[Cell]) -> dict[str, float]:
+def _nearest_default(tried: Mapping[str, set[float]]) -> dict[str, float]:
     """Of each dial the value that is nearest to its default."""
-    tried = _tried(cells)
     return {
         name: min(tried[name], key=lambda value, default=default: abs(value - default), default=default)
         for name, default in Cell("auxiliary").dials.items()

@@ -22,14 +22,14 @@ def save_from_before(graph: fx.Graph) -> None:
     graph: the joint graph. The partitioner looks at `meta["recompute"]`, as selective checkpoints set it. Its output
     node's `meta["desc"]` says which of its values are written behind it (InputMutationAOTOutput, torch 2.9 to 2.14).
     """
-    copies = graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default)
+    copy = torch.ops.aten.copy_.default
+    written = {write.args[0] for write in graph.find_nodes(op="call_function", target=copy)}
     outputs = graph.output_node().meta.get("desc", ())
     returned = {each.mutated_input for each in outputs if hasattr(each, "mutated_input")}
     for node in graph.find_nodes(op="placeholder"):
-        writes = [copy for copy in copies if copy.args[0] is node]
-        if writes or node.meta.get("desc", node) in returned:
+        if node in written or node.meta.get("desc", node) in returned:
             for reader in _readers(node):
-                if reader not in writes:
+                if reader.target is not copy or reader.args[0] is not node:
                     reader.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 

@@ -57,7 +57,7 @@ def check(reading: Reading, norm: Norm) -> str:
     """Why the norm stays as it is; "" if it is raised."""
     if (dtype := reading.value(norm.x).dtype) not in FLOATS:
         return f"its input is {dtype}; expected bfloat16, float16 or float32"
-    shape = tuple(reading.shape(norm.x))
+    shape = reading.shape(norm.x)
     if not shape or not compat.guard_free(shape[-1] > 0):
         return f"its input is {shape}; expected rows of one column at least"
     if norm.norm != "none" and not (len(norm.shape) == 1 and isinstance(norm.shape[0], int)):

@@ -128,19 +128,30 @@ def write_input(b: Builder) -> None:
 
 
 def buffers(b: Builder) -> None:
-    """A buffer that is read, updated and read again; a queue; running statistics."""
-    x = b.tensor(lambda t: t.is_floating_point() and t.dim() == 2)
+    """A buffer that is read, updated and read again; a queue; running statistics. The backward may compute once more
+    what was read of it, when it is another one."""
+    x = b.tensor(is_rows)
     width, dtype = b.value(x).shape[-1], b.value(x).dtype
     like = f"{width}, dtype={dtype}" if dtype != torch.float32 else f"{width}"
     buffer = b.buffer(f"torch.ones({like})")
-    y = b.let(f"{x} * {buffer}")
+    y = b.let(
+        b.of(
+            f"{x} * {buffer}",
+            f"{x} * ({buffer} * 2).sin()",
+            f"({x} - {buffer}) * torch.rsqrt({buffer} * {buffer} + 1)",
+            f"{x} * {buffer}.exp()",
+        )
+    )
+    mean = f"{x}.detach().flatten(0, -2).mean(0)"
     b.run(
         b.of(
             f"{buffer}.add_(1)",
-            f"{buffer}.copy_({x}.detach().mean(0))",
+            f"{buffer}.copy_({mean})",
             f"{buffer}[0] = 2.0",
             f"{buffer}.mul_(0.9)",
-            f"{buffer}.lerp_({x}.detach().mean(0), 0.1)",
+            f"{buffer}.lerp_({mean}, 0.1)",
+            f"{buffer}.mul_(0.9).add_({mean}, alpha=0.1)",
+            f"{buffer}.data.add_(1)",
             f"torch.add({buffer}, 1, out={buffer})",
             f"{buffer} += 1",
         )
