@@ -177,10 +177,13 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     rows = x.reshape(-1, x.shape[-1])
     if row.norm != "none" and not statistics.shape[-1]:  # nothing was saved
         statistics = normalize(rows.to(statistics.dtype), row.norm, row.block, row.eps)[1]
+    shape = (rows.shape[0], statistics.shape[-1])
+    # without a norm they are empty: made here, so that the forward need not write and keep them
+    statistics = statistics.new_empty(shape) if row.norm == "none" else statistics.reshape(shape)
     made = NormQuantizeBackward(
         grad=grad.reshape(rows.shape),
         x=rows,
-        statistics=statistics.reshape(rows.shape[0], statistics.shape[-1]),
+        statistics=statistics,
         weight=weight,
         bias=bias,
         norm=row.norm,
