@@ -67,8 +67,9 @@ class Fact:
 
     @cached_property
     def permutation(self) -> tuple[int, ...]:
-        """The order in which the result has its argument's dimensions; () if the node is no permuting view."""
-        return aten.permutation(self.calls[0]) if len(self.calls) == 1 else ()
+        """The order in which the result has its argument's dimensions; () if the node is no permuting view. Indexing is
+        none: `x[:, :1]` of one column is all of x, yet its argument has no name."""
+        return aten.permutation(self.calls[0]) if self.given and len(self.calls) == 1 else ()
 
 
 class Reading:

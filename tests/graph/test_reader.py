@@ -44,6 +44,13 @@ def test_what_cuts_the_gradient_is_no_view_like_the_others() -> None:
     assert [order for _, order in filter(None, permuted.values())] == [(1, 0)]
 
 
+def test_indexing_that_takes_everything_permutes_nothing() -> None:
+    graph = graph_of(lambda x: (x[:, :1] @ x[...].mT, x[:].mT), torch.randn(4, 1))
+    reading = read(graph)
+    taken = [node for node in graph.nodes if reading.op(node) == "getitem"]
+    assert len(taken) == 3 and not any(map(reading.permuted, taken)) and not any(map(reading.flipped, taken))
+
+
 def test_running_statistics_are_written_in_training_only() -> None:
     module = nn.BatchNorm1d(8)
     for training, count in ((True, 3), (False, 0)):  # mean, variance, and the number of batches
