@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -25,6 +26,24 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["LOKA_CACHE_DIR"] = f"{_caches}/loka"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{_caches}/inductor"
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes, each of which imports torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    _not_heard()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    _not_heard()
+
+
+def _not_heard():
+    """Take pytest off torch.__trace. pytest listens to all loggers that do not propagate, and PyTorch prints every graph
+    to this one as soon as somebody listens."""
+    log = logging.getLogger("torch.__trace")
+    for handler in [each for each in log.handlers if type(each).__module__ == "_pytest.logging"]:
+        log.removeHandler(handler)
 
 
 @pytest.fixture
