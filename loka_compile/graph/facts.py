@@ -136,6 +136,16 @@ class Reading:
         read = set(node.all_input_nodes)
         return read.union(*(self.writers.get(memory, ()) for each in read for memory in self.memory(each)))
 
+    def needed(self) -> set[fx.Node]:
+        """The nodes on which the output depends, or what is written into an input."""
+        found: set[fx.Node] = set()
+        for node in reversed(self.graph.nodes):
+            if node.op in CALLS and self.facts[node].writes and self.given_in(node):
+                found.add(node)
+            if node.op == "output" or node in found:
+                found |= {each for each in self.sources(node) if each < node}
+        return found
+
     def only_user(self, node: Any) -> fx.Node | None:
         """The node's only reader; None if it has none or several."""
         return next(iter(node.users)) if isinstance(node, fx.Node) and len(node.users) == 1 else None

@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from loka_compile import compat
+from loka_compile.graph.facts import Reading
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
@@ -34,18 +35,9 @@ def flops_of(graph: fx.Graph) -> dict[fx.Node, int]:
     return {node: _flops(node) for node in graph.nodes if node.op in ("call_function", "call_method")}
 
 
-def total(graph: fx.Graph, flops: Mapping[fx.Node, int]) -> int:
-    """FLOPs of the nodes that the output depends on; the others are not run."""
-    return sum(flops.get(node, 0) for node in needed(graph))
-
-
-def needed(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that the output depends on."""
-    found: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op == "output" or node in found:
-            found.update(node.all_input_nodes)
-    return found
+def total(reading: Reading, flops: Mapping[fx.Node, int]) -> int:
+    """FLOPs of the nodes that something depends on; the others are not run."""
+    return sum(flops.get(node, 0) for node in reading.needed())
 
 
 def _flops(node: fx.Node) -> int:

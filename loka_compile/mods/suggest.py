@@ -105,8 +105,9 @@ def suggest_compskip(model: nn.Module, batches: Sequence[Sequence[Any] | Mapping
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         compat.name_root(gm)
         flops = flops_of(gm.graph)
-        whole = total(gm.graph, flops)
-        candidates = list(_candidates(read(gm.graph)))
+        reading = read(gm.graph)
+        whole = total(reading, flops)
+        candidates = list(_candidates(reading))
         for each in candidates:
             found[each.call.path, each.action] = {node: flops.get(node, 0) for node in each.call.nodes}
 

@@ -55,7 +55,7 @@ class Skip:
                 raise OptionsError(f"compskip: {error}") from error
             return PassResult(rejects=(rejected("this part of the model", str(error)),))
         flops, rewrites, rejects = flops_of(graph), [], []
-        before = total(graph, flops)
+        before = total(reading, flops)
         standing: dict[str, Standing] = {}
         for path, earlier in todo:
             reason, did = _reuse(reading, path, earlier, standing) if earlier is not None else _skip(reading, path)
@@ -66,7 +66,7 @@ class Skip:
                 done |= {path}
         output.meta[DONE] = schedule, done
         if rewrites:
-            after = total(graph, flops)
+            after = total(reading, flops)
             rewrites.append(Rewrite(str(schedule), _saved(before, after)))
         graph.lint()
         return PassResult(tuple(rewrites), tuple(rejects))

@@ -60,7 +60,7 @@ class WindowedAttention:
     def __call__(self, reading: Reading, context: Context) -> PassResult:
         graph = reading.graph
         self._check_patterns(graph)
-        before, rewrites, rejects = total(graph, flops_of(graph)), [], []
+        before, rewrites, rejects = total(reading, flops_of(graph)), [], []
         for node in list(graph.nodes):
             window = self._window(node) if reading.op(node) in (ATTENTION, GDPA) and DONE not in node.meta else None
             if window is None:
@@ -71,7 +71,7 @@ class WindowedAttention:
             else:
                 rewrites.append(Rewrite(module_name(node), _rewrite(reading, node, window)))
         if rewrites:
-            after = total(graph, flops_of(graph))
+            after = total(reading, flops_of(graph))
             saved = f"{1 - after / before:.1%}" if before else "none"
             did = f"{saved} of the forward's FLOPs are gone ({before:,} to {after:,}, counted on the graph)"
             rewrites.append(Rewrite("all of these", did))

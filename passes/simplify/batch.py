@@ -24,7 +24,6 @@ from torch import fx
 from loka_compile import compat
 from loka_compile.graph.edit import emit, replace, size_arg
 from loka_compile.graph.facts import Reading
-from loka_compile.graph.flops import needed
 from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
@@ -57,7 +56,7 @@ def _groups(reading: Reading) -> list[list[fx.Node]]:
     over different tensors. None depends on another, because equally many linears come before each of them."""
     found: dict[object, list[fx.Node]] = {}
     level: dict[fx.Node, int] = {}
-    read, learning = needed(reading.graph), differentiated(reading)
+    read, learning = reading.needed(), differentiated(reading)
     for node in reading.graph.nodes:
         is_linear = reading.op(node) == "linear"
         level[node] = max((level[each] for each in node.all_input_nodes), default=0) + is_linear

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from loka_compile.graph.edit import emit, replace
 from loka_compile.graph.facts import Reading
-from loka_compile.graph.flops import needed
 from loka_compile.graph.flow import differentiated
 from loka_compile.graph.sites import module_name
 from loka_compile.graph.sizes import numel
@@ -53,7 +52,7 @@ class Merge:
 def _groups(reading: Reading) -> list[list[fx.Node]]:
     """Groups of linears of parameters that read one tensor, all with a bias or all without, widest first."""
     found: dict[object, list[fx.Node]] = {}
-    read, learning = needed(reading.graph), differentiated(reading)
+    read, learning = reading.needed(), differentiated(reading)
     for node in [each for each in reading.graph.nodes if each in read and reading.op(each) == "linear"]:
         x, weight, bias = (reading.arg(node, name) for name in ("input", "weight", "bias"))
         of_parameters = all(each is None or each.op in ("placeholder", "get_attr") for each in (weight, bias))

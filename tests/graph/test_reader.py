@@ -118,3 +118,20 @@ def test_what_is_set_to_other_memory_is_written_there() -> None:
     y, rows = graph.output_node().all_input_nodes
     assert reading.facts[added].writes & reading.memory(y) and reading.is_written(y)
     assert reading.is_written(rows)  # taken before: it may be, and nothing says that it is not
+
+
+def test_what_reaches_the_output_or_an_input_by_a_write_alone_is_needed() -> None:
+    def forward(x: Tensor, kept: Tensor, w: Tensor) -> Tensor:
+        into_output, into_input, nowhere, later = (x.sin() @ each for each in w.unbind())
+        out = x.clone()
+        out[:2].add_(into_output[:2])
+        kept.copy_(into_input)
+        x.clone().add_(nowhere)
+        scaled = out * 2
+        out.add_(later)
+        return scaled
+
+    graph = graph_of(forward, torch.randn(4, 4), torch.zeros(4, 4), torch.randn(4, 4, 4))
+    reading = read(graph)
+    products = [node for node in graph.nodes if reading.op(node) == "matmul"]
+    assert [node in reading.needed() for node in products] == [True, True, False, False]
