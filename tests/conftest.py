@@ -39,8 +39,8 @@ def pytest_runtest_call():
 
 
 def _not_heard():
-    """Take pytest off torch.__trace. pytest listens to all loggers that do not propagate, and PyTorch prints every graph
-    to this one as soon as somebody listens."""
+    """Take pytest off torch.__trace. It listens to all loggers that do not propagate, and PyTorch prints every graph to
+    this one as soon as somebody listens."""
     log = logging.getLogger("torch.__trace")
     for handler in [each for each in log.handlers if type(each).__module__ == "_pytest.logging"]:
         log.removeHandler(handler)

@@ -7,7 +7,7 @@ NE is progressive, over all rows from day `--skip` on. Students differ from each
 The teacher is trained once, from one seed, and for each delay what it would have said is said again; students' seeds
 differ. Everything is kept in the folder: a run that is stopped goes on.
 
-What the teacher knows more than students do: `--history` events of the user's past, `--replay` steps on the past for
+What the teacher knows more than students do: `--history` events of the user's past, `--rehearse` steps on the past for
 each on new rows, and, with `--late`, what comes before the label does.
 """
 
@@ -25,15 +25,17 @@ from examples.exfm.evaluate import teacher
 from examples.exfm.learner import LESSONS
 from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, Progress, score
-from examples.exfm.stream import drift, log, movielens
-from examples.exfm.stream.events import SCHEMA
+from examples.exfm.stream import drift, log
+from examples.exfm.stream.origin import once, record
 from examples.exfm.students import ARMS, StudentSpec
 from examples.exfm.teacher import SIZES
 
 HOUR = 3600
 DAY = 24 * HOUR
 PLOT = "arms.png"
-TEACHER = ("size", "history", "period", "lessons", "replay", "late")
+SURE = 2.0
+"""Standard errors from 0 at which an order is said to hold, or not to."""
+TEACHER = ("size", "history", "period", "lessons", "rehearse", "late")
 """Options that say what the teacher is."""
 STUDENTS = {
     "movielens": (
@@ -52,13 +54,13 @@ STUDENTS = {
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
     folder = options.work / "log"
-    if not (folder / SCHEMA).exists():
-        if options.data == "movielens":
-            movielens.record(folder, days=options.days, history=options.history)
-        else:
-            stream = drift.Drift(hours=36 if options.quick else 24 * (options.days or 42), history=options.history)
-            stream = stream if options.quick else replace(stream, users=2000, items=500)
-            log.write(folder, stream.schema, stream.events())
+    if options.data == "movielens":
+        record(folder, "movielens", options.days, options.history, 0)
+    else:
+        stream = drift.Drift(hours=36 if options.quick else 24 * (options.days or 42), history=options.history)
+        stream = stream if options.quick else replace(stream, users=2000, items=500)
+        asked = {"data": "drift", "hours": stream.hours, "history": stream.history}
+        once(folder, asked, lambda: log.write(folder, stream.schema, stream.events()))
     source = log.Log(folder)
     taught = options.work / "taught"
     plan = Plan(
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         Settings(late=options.late),
         period=round(options.period * HOUR),
         keep=10**6,
-        lessons=replace(LESSONS[options.lessons], replay=options.replay),
+        lessons=replace(LESSONS[options.lessons], replay=options.rehearse),
     )
     score(source, plan, each=said_so)
     works = {delay: taught if not delay else options.work / f"delay-{delay:g}" for delay in options.delays}
@@ -88,8 +90,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     for vertical, by_delay in said.items():
         for delay, each in by_delay.items():
             for words, holds, change in each:
+                verdict = ("yes" if holds else "NO") if change.sure >= SURE else "not sure"
                 print(
-                    f"{vertical}, delay {delay} d: {words}: {'yes' if holds else 'NO'}, {change.mean:+.3%} ± "
+                    f"{vertical}, delay {delay} d: {words}: {verdict}, {change.mean:+.3%} ± "
                     f"{change.error:.3%} of NE over {change.seeds} seeds"
                 )
     results: dict[str, object] = {
@@ -132,7 +135,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--history", type=int, default=0, help="events of a user's past that the teacher reads")
     parser.add_argument("--period", type=float, default=24.0, help="hours between the teacher's snapshots")
     parser.add_argument("--lessons", choices=list(LESSONS), default="large", help="steps of the teacher")
-    parser.add_argument("--replay", type=int, default=0, help="the teacher's steps on the past for each on new rows")
+    parser.add_argument("--rehearse", type=int, default=0, help="the teacher's steps on the past for each on new rows")
     parser.add_argument("--late", action="store_true", help="score an example when its label has come, not before")
     parser.add_argument("--skip", type=int, default=14, help="days at the start that do not count")
     parser.add_argument("--quick", action="store_true", help="a tiny stream and teacher: a rehearsal, no result")

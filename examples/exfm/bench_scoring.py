@@ -27,8 +27,8 @@ from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.errors import ExfmError
 from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, rows_of, score
-from examples.exfm.stream import drift, log, movielens
-from examples.exfm.stream.events import SCHEMA
+from examples.exfm.stream import drift, log
+from examples.exfm.stream.origin import once, record
 from examples.exfm.teacher import SIZES, built
 from examples.metrics import Race
 
@@ -39,12 +39,11 @@ CELLS = (Cell("auxiliary"), Cell("adapter"))
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
     folder = options.work / "log"
-    if not (folder / SCHEMA).exists():
-        if options.quick:
-            stream = drift.Drift(hours=30)
-            log.write(folder, stream.schema, stream.events())
-        else:
-            movielens.record(folder, days=options.days, history=options.history)
+    if options.quick:
+        stream = drift.Drift(hours=30)
+        once(folder, {"data": "drift", "hours": 30}, lambda: log.write(folder, stream.schema, stream.events()))
+    else:
+        record(folder, "movielens", options.days, options.history, 0)
     source = log.Log(folder)
     works = {how: options.work / f"scored-{how}" for how in ("eager", "loka")}
     period = 6 * 3600 if options.quick else 24 * 3600
@@ -112,7 +111,7 @@ def newest(work: Path, batch: int) -> tuple[torch.nn.Module, torch.Tensor, torch
     model.load_state_dict(weights)
     rows = next(rows for _, rows in rows_of(work) if len(rows))
     take = torch.arange(batch) % len(rows)
-    return model, torch.from_numpy(rows.ids).long()[take], torch.from_numpy(rows.bag).long()[take]
+    return model, torch.from_numpy(rows.ids[take.numpy()]).long(), torch.from_numpy(rows.bag[take.numpy()]).long()
 
 
 def students(works: dict[str, Path], schema: object, options: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -24,7 +24,8 @@ from examples.exfm.das.service import Das, Settings
 from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.stream import log
 from examples.exfm.stream.drift import START, Drift
-from examples.exfm.stream.events import SCHEMA, Events
+from examples.exfm.stream.events import Events
+from examples.exfm.stream.origin import once
 from examples.exfm.teacher import SIZES, Teacher, described
 
 PER_EXAMPLE = 2.5
@@ -56,8 +57,9 @@ def main(argv: list[str] | None = None) -> dict[str, Figure]:
     options = parse(argv)
     torch.set_num_threads(1)
     drift, folder = stream(options.events, options.quick), options.work / "log"
-    if not (folder / SCHEMA).exists():
-        print(f"{log.write(folder, drift.schema, drift.events()):,} events in {folder}", flush=True)
+    asked = {"data": "drift", "hours": drift.hours, "rate": drift.rate}
+    if count := once(folder, asked, lambda: log.write(folder, drift.schema, drift.events())):
+        print(f"{count:,} events in {folder}", flush=True)
     snapshots = Snapshots(options.work / "snapshots")
     size = SIZES["tiny"]
     teacher = Teacher(drift.schema, size)

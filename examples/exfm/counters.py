@@ -25,6 +25,19 @@ class Counters:
             if words:
                 self.named.append(f"{name}: {words}")
 
+    def take_in(self, other: Counters) -> None:
+        """What another one counted."""
+        self.counts.update(other.counts)
+        self.named.extend(other.named)
+
+    def taken(self) -> Counters:
+        """Everything so far, and begin anew."""
+        found = Counters(self.counts)
+        found.named.extend(self.named)
+        self.counts.clear()
+        self.named.clear()
+        return found
+
     def __getitem__(self, name: str) -> int:
         return self.counts[name]
 

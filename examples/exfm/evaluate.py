@@ -22,7 +22,7 @@ from examples.exfm.score import rows_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
 from examples.exfm.tally import Daily, Tally
-from examples.exfm.teacher import Teacher, TeacherSize
+from examples.exfm.teacher import Teacher, size_of
 from examples.exfm.train import REPORT as TRAIN_REPORT
 from examples.exfm.train import predictions_of
 
@@ -33,13 +33,13 @@ OLDEST = 24 * 100
 """Hours: a teacher that was older counts as this old."""
 
 
-def evaluate(
-    work: Path, schema: Schema, out: Path | None = None, skip: int = 0, size: TeacherSize | None = None
-) -> dict:
+def evaluate(work: Path, schema: Schema, out: Path | None = None, skip: int = 0) -> dict:
     """Everything to `results.json`, and a picture of NE by day. skip: days at the start that count for no total."""
     out = out or work / "students"
     if not (out / TRAIN_REPORT).exists():
         raise ExfmError(f"{out} holds no students: run `train` first")
+    if not (work / SCORE_REPORT).exists():
+        raise ExfmError(f"{work} has no {SCORE_REPORT}: run `score` to its end first")
     trained = json.loads((out / TRAIN_REPORT).read_text(encoding="utf-8"))
     scored = json.loads((work / SCORE_REPORT).read_text(encoding="utf-8"))
     students = {
@@ -54,7 +54,7 @@ def evaluate(
     }
     results = {
         "students": students,
-        "teacher": {**teacher(work, schema, skip), "cost": cost(scored, schema, size)},
+        "teacher": {**teacher(work, schema, skip), "cost": cost(scored, schema)},
         "stream": scored,
     }
     files.write(out / RESULTS, json.dumps(results, indent=1).encode() + b"\n")
@@ -113,14 +113,16 @@ def _scored(work: Path) -> Iterator[Rows]:
             yield rows.take(rows.scored)
 
 
-def cost(scored: Mapping[str, Any], schema: Schema, size: TeacherSize | None) -> dict[str, Any]:
-    """Calls per unique example that was sent to be scored, and FLOPs of a call."""
+def cost(scored: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """Calls per unique example that was sent to be scored, how many those are of all, and FLOPs of a call."""
     counts = scored["counters"]
     sent = counts.get("sent", 0)
     return {
+        "examples": counts.get("examples", 0),
+        "sent": sent,
         "calls": counts.get("teacher_calls", 0),
         "calls_per_example": counts.get("teacher_calls", 0) / sent if sent else None,
-        "flops_forward": flops(Teacher(schema, size), schema) if size else None,
+        "flops_forward": flops(Teacher(schema, size_of(scored["size"])), schema),
         "parameters": scored["teacher_parameters"],
     }
 
@@ -148,7 +150,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             if of["vertical"] == vertical:
                 panel.plot(*zip(*smooth(of["days"]), strict=True), label=name)
         panel.set_title(vertical)
-        panel.set_ylabel("NE")
+        panel.set_ylabel("NE, mean of 7 days")
         panel.legend(fontsize="small")
     panels[-1, 0].set_xlabel("day")
     figure.tight_layout()

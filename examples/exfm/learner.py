@@ -126,7 +126,7 @@ class Learner:
         held, kept = _part(tensors, "teacher.held."), _part(tensors, "teacher.memory.")
         self.held = Rows(**held) if held else None
         if bool(kept) != (self.memory is not None):
-            raise ExfmError("the checkpoint is of a teacher that learns another way (--replay): give another folder")
+            raise ExfmError("the checkpoint is of a teacher that learns another way (--rehearse): give another folder")
         if self.memory is not None:
             self.memory.restore(kept)
 

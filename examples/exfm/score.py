@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from examples.exfm import checkpoint, files
 from examples.exfm.checkpoint import Checkpoint
@@ -19,6 +20,7 @@ from examples.exfm.das.rows import Rows, joined
 from examples.exfm.das.scorers import Local, Scorer, Scorers
 from examples.exfm.das.service import Das, Settings
 from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.errors import ExfmError
 from examples.exfm.learner import Learner, Lessons
 from examples.exfm.parts import Parts
 from examples.exfm.stream.events import Events
@@ -32,7 +34,8 @@ REPORT = "score.json"
 @dataclass(frozen=True)
 class Plan:
     """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once.
-    period: seconds between snapshots; lessons: how the teacher learns."""
+    period: seconds between snapshots; lessons: how the teacher learns. how: in what words the teacher is run, as
+    `scorers` does."""
 
     work: Path
     size: TeacherSize = SIZES["small"]
@@ -43,6 +46,14 @@ class Plan:
     seed: int = 0
     speed: float | None = None
     lessons: Lessons = field(default_factory=Lessons)
+    how: str = "eager"
+
+    def said(self) -> dict[str, Any]:
+        """What rows depend on, by name, as JSON has it."""
+        parts = {"size": asdict(self.size), "settings": asdict(self.settings), "lessons": asdict(self.lessons)}
+        found = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        found |= {"period": self.period, "seed": self.seed, "how": self.how}
+        return json.loads(json.dumps(found))
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,10 @@ class Run:
             "seconds": self.seconds,
             "done": done,
             "counters": self.das.counters.to_json(),
+            "plan": self.plan.said(),
         }
+        if (source := self._source()) is not None:
+            said["source"] = source.to_json()
         tensors = {**self.learner.tensors(), **checkpoint.arrays(self.das.arrays(), "das.")}
         checkpoint.save(self.folder, Checkpoint(self.saved, tensors, said))
         self.saved += 1
@@ -140,6 +154,7 @@ class Run:
             self.parts.commit(0)
             return
         said = last.said
+        self._same_plan(said.get("plan", {}))
         damage = self.das.counters
         self.das.counters = Counters.from_json(said["counters"])
         for name, count in damage.counts.items():
@@ -147,14 +162,29 @@ class Run:
         self.position, self.done, self.seconds = said["position"], said["done"], said["seconds"]
         self.chunks, self.rows, self.written = said["chunks"], said["rows"], said["parts"]
         self.saved = last.number + 1
+        if (source := self._source()) is not None and "source" in said:
+            source.take_in(Counters.from_json(said["source"]))
         self.learner.restore(last.tensors)
         self.das.restore({name: each.numpy() for name, each in last.part("das.").items()})
         self.parts.commit(self.written)
 
+    def _same_plan(self, before: Mapping[str, Any]) -> None:
+        """Raises ExfmError if rows that are there were made another way."""
+        now = self.plan.said()
+        others = [f"{name} {before[name]}, not {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+        if others:
+            words = f"{self.plan.work} was scored another way ({'; '.join(others)})"
+            raise ExfmError(f"{words}: give another folder, or remove it to begin anew")
+
+    def _source(self) -> Counters | None:
+        return getattr(self.source, "counters", None)
+
     def _report(self) -> None:
         """What the evaluation will want to know."""
-        counters, source = self.das.counters, getattr(self.source, "counters", None)
+        counters, source = self.das.counters, self._source()
         body = {
+            "plan": self.plan.said(),
+            "size": asdict(self.plan.size),
             "counters": dict(sorted(counters.counts.items())),
             "source": dict(source.counts) if source is not None else {},
             "named": list(counters.named) + (list(source.named) if source is not None else []),

@@ -41,6 +41,7 @@ def late(schema: Schema) -> Built:
 
 
 STAGES: dict[str, Callable[[Schema], Built]] = {"retrieval": retrieval, "early": early, "late": late}
+"""Backbones by name. One of your own goes in here, under a name of its own, before students are built."""
 ARMS = ("none", "shared", "auxiliary", "adapter")
 """No distillation; a shared head; the Auxiliary Head; the Auxiliary Head with the Student Adapter."""
 
@@ -70,20 +71,21 @@ class StudentSpec:
         for what, value, known in (("stage", self.stage, tuple(STAGES)), ("arm", self.arm, ARMS)):
             if value not in known:
                 raise ExfmError(f"student {self.name}: there is no {what} {value!r}; there are {', '.join(known)}")
+        if self.arm == "shared" and self.beta != 1:
+            raise ExfmError(f"student {self.name}: a shared head has no gradient of its own to scale: leave beta at 1")
 
     def build(self, schema: Schema) -> tuple[AuxiliaryHead, StudentAdapter | None]:
         """The same first weights of backbone and serving head in every arm: they are drawn first."""
         torch.manual_seed(self.seed)
         backbone, width = STAGES[self.stage](schema)
         taught = self.arm != "none"
-        shared = self.arm == "shared"
         student = AuxiliaryHead(
             backbone,
             width,
-            beta=1.0 if shared else self.beta,
+            beta=self.beta,
             alpha=self.alpha,
             weight=self.weight if taught else 0.0,
-            shared=shared,
+            shared=self.arm == "shared",
             adapter_head=self.arm == "adapter",
         )
         return student, StudentAdapter() if self.arm == "adapter" else None

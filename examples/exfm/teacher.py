@@ -86,10 +86,15 @@ def built(said: dict[str, Any]) -> tuple[Teacher, Schema, TeacherSize]:
     """The model that a snapshot describes, with weights of its own."""
     try:
         schema = Schema(**{name: _tuple(value) for name, value in said["schema"].items()})
-        size = TeacherSize(**{name: _tuple(value) for name, value in said["size"].items()})
+        size = size_of(said["size"])
     except (KeyError, TypeError) as error:
         raise ExfmError(f"a snapshot does not say what model it is of: {error}; publish it again") from None
     return Teacher(schema, size).eval(), schema, size
+
+
+def size_of(said: dict[str, Any]) -> TeacherSize:
+    """A size out of JSON."""
+    return TeacherSize(**{name: _tuple(value) for name, value in said.items()})
 
 
 def _tuple(value: Any) -> Any:

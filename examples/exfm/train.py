@@ -132,6 +132,8 @@ def train(
     out: where students go, `work/students` by default. every: parts between checkpoints. window: seconds that a label
     takes at most. last: the stream has ended, so what is held is learned from, too.
     """
+    if not (work / "rows").exists():
+        raise ExfmError(f"{work} holds no joined rows: run `score` first")
     run = Run(work, schema, students, out or work / "students", window)
     for number, rows in rows_of(work, run.read, run.counters):
         run.take(number, rows)

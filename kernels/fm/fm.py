@@ -16,7 +16,8 @@ float32. The kernel rounds x x^T to the operands' dtype for the second product. 
 not fit in registers. It refuses what it cannot do, or not do faster (`reasons_against`); then, and on a CPU, plain
 operations run, which torch.compile sees and fuses. Gradients are formulas in plain operations.
 Raises ValueError for other names, shapes and dtypes.
-Source: Wukong (papers.md 7.1); where fusing pays, KernelEvolve: 2-4x for N <= 64, nothing beyond (papers.md 7.6).
+Source: Wukong (arXiv 2403.02545). Where fusing pays: KernelEvolve (arXiv 2512.23236, 5.3), 2-4x for N <= 64, nothing
+beyond.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ On a GPU 16-bit dtypes with heads of up to 128 run in Triton. Otherwise the refe
 torch.compile sees and fuses. It has gradients for q, k and v; the kernels' gradients have the same bits every time (no
 atomics).
 Raises ValueError for other names, shapes and dtypes.
-Source: Kunlun's GDPA (papers.md 2.2.2). The scale's place, the window's meaning and the jagged layout are those of
+Source: Kunlun's GDPA (arXiv 2602.10016). The scale's place, the window's meaning and the jagged layout are those of
 Meta's released kernels.
 """
 

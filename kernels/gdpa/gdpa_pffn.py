@@ -14,7 +14,7 @@ into graphs:
 x: (B, T, H * D), a token's heads side by side; k, v: (B, H, S, D); out: as x.
 eps: LayerNorm's; eps_out: RMSNorm's.
 The kernel takes 16-bit dtypes and up to 128 keys (`reasons_against`); otherwise the reference runs.
-Source: Kunlun and the fused normalization blog (papers.md 2.2.2).
+Source: Kunlun (arXiv 2602.10016) and the fused normalization blog (pytorch.org).
 """
 
 from __future__ import annotations

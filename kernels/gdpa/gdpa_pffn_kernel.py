@@ -2,7 +2,7 @@
 
 The second norm needs the squares of a whole token, known only when its last head is done. So the results of all heads
 stay in registers until then, which limits a token's width. A head's keys and values are resident.
-Source: papers.md 2.2.2.
+Source: Kunlun (arXiv 2602.10016).
 """
 
 from __future__ import annotations

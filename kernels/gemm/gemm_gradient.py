@@ -13,7 +13,7 @@ total: (N,) with `summed`, else (0,); the sum of out over rows, before out is ro
 Sums are in float32 and always in the same order, so equal operands give equal bits. Without this op the product is
 written, and read once more by loka::norm_quantize_backward.
 Raises ValueError for other dtypes and shapes.
-Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind.
+Source: fused epilogues; cuBLASLt has one of this kind.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ out: (M, N) and total: (M,), in the same dtype.
 Without this op two more kernels read grad for the bias. Sums are in float32 and always in the same order, so equal
 operands give equal bits.
 Raises ValueError for other dtypes and shapes.
-Source: fused epilogues (papers.md 1.6); cuBLASLt has one of this kind, CUBLASLT_EPILOGUE_BGRADA.
+Source: fused epilogues; cuBLASLt has one of this kind, CUBLASLT_EPILOGUE_BGRADA.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ neither bias nor activation.
 Hopper's FP8 tensor cores add in about 14 bits, so contractions longer than PRECISE_K are added outside of them at every
 step, as blocks are (DeepGEMM). FP8 tensor cores read both operands along K; FP8 operands that lie otherwise are copied.
 Raises ValueError for other names, dtypes and shapes.
-Source: LoKA's recipes (papers.md 1.4) at the field's shapes (7.6), scales as in torchao and DeepGEMM.
+Source: LoKA's recipes (arXiv 2605.10886) at the field's shapes, scales as in torchao and DeepGEMM.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ mean is 100 deviations from zero.
 
 The reference runs on CPUs, for float32 and float64 operands, and on GPUs that the kernel is not tuned for.
 Raises ValueError for other names, dtypes and shapes.
-Source: LoKA BlockNorm (papers.md 1.3), multi-CTA norm and lazy norm of the fused normalization blog (papers.md 1.6).
+Source: LoKA BlockNorm (arXiv 2605.10886), multi-CTA norm and lazy norm of the fused normalization blog.
 """
 
 from __future__ import annotations

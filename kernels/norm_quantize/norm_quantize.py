@@ -22,7 +22,7 @@ Everything is computed in float32 and rounded once, to `dtype`. Zero rows give z
 for |x| above about 1e18 rstd is 0. A value that is not finite becomes NaN in FP8, in its own place (a norm spreads NaN
 over its block); an int8 row with such a value has a scale that is not finite.
 Raises ValueError for other names, dtypes and shapes.
-Source: LoKA Mods (papers.md 1.3), Lattice's SwishRMSNorm (3.2.6).
+Source: LoKA Mods (arXiv 2605.10886), Lattice's SwishRMSNorm (arXiv 2512.09200).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Sums over rows are in float32, in two stages, always in the same order, and roun
 as in loka::quantize. A column's scale needs all rows, so the copy takes a second pass over grad and x. At the kinks of
 relu and hard swish the slope is torch's.
 Raises ValueError for other dtypes and shapes.
-Source: fused normalization blog (papers.md 1.6), LoKA Mods (1.3).
+Source: fused normalization blog (pytorch.org), LoKA Mods (arXiv 2605.10886).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ copy: (N, R) with scale (N, 1), as grad_weight's product reads it, which contrac
 
 Everything is computed in float32 and rounded once. Zero rows, NaN and infinities as in loka::norm_quantize.
 Raises ValueError for other names, dtypes and shapes.
-Source: fused normalization blog (papers.md 1.6).
+Source: fused normalization blog (pytorch.org).
 """
 
 from __future__ import annotations

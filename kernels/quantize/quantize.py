@@ -23,7 +23,7 @@ A value that is not finite must never become an ordinary number, but casts satur
 becomes NaN in its own place. Integers have no NaN, so the scale of its slice is not finite; `tensor` would spoil the
 whole tensor, so integers refuse it. No other clamp is needed: amax maps to the largest value, and what the division
 adds is rounded away.
-Source: LoKA recipes (papers.md 1.4); the floor is torchao's, for the NaNs users met without it (torchao #3356).
+Source: LoKA recipes (arXiv 2605.10886); the floor is torchao's, for the NaNs users met without it (torchao #3356).
 """
 
 from __future__ import annotations

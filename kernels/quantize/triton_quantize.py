@@ -14,7 +14,7 @@ t_scale are (0,).
 x is read once for `block`, `tile` and, along one axis, `row`. `tensor`, and `row` along both axes, know no scale before
 all of x was seen, and read it twice. Zeros, NaN and infinities as in loka::quantize. Equal operands give equal bits.
 Raises ValueError for other dtypes, scalings and shapes.
-Source: LoKA recipes (papers.md 1.4); DeepSeek's blocks.
+Source: LoKA recipes (arXiv 2605.10886); DeepSeek's blocks.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     ranges       the same at other batches                                  ranges.py
     plan         the choices with their reasons                             reasons.py
 
-Each stage is a function of those before it, and none is gone back to. LoKA Dispatch (papers.md 1.4) chooses site by
+Each stage is a function of those before it, and none is gone back to. LoKA Dispatch (arXiv 2605.10886) chooses site by
 site, which loses where a cast is shared.
 """
 

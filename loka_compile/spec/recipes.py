@@ -1,7 +1,7 @@
 """Recipes: a numeric format for a GEMM's operands, and how they are scaled.
 
-Names follow torchao and DeepGEMM (papers.md names them as in LoKA, section 1.4). A recipe says what the
-numbers are; a provider (kernels/providers) says who computes with them.
+Names follow torchao and DeepGEMM, not LoKA (arXiv 2605.10886). A recipe says what the numbers are; a
+provider (kernels/providers) says who computes with them.
 """
 
 from __future__ import annotations

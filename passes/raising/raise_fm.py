@@ -4,7 +4,7 @@
 
 Three kernels become one, and two intermediate results are never written. A program must hold a sample's tokens: N <=
 64. It works on CUDA, in 16 bits and in inference: a gradient would need the products, which the op would compute again.
-Source: Wukong (papers.md 7.1); KernelEvolve for where fusing pays (papers.md 7.6).
+Source: Wukong (arXiv 2403.02545); KernelEvolve (arXiv 2512.23236, 5.3) for where fusing pays.
 """
 
 from __future__ import annotations

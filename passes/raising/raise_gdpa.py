@@ -6,7 +6,7 @@ There are Tq x Tk scores a head. In one kernel they never reach memory, neither 
 in 16 bits. On a CPU Inductor fuses the parts as well.
 
 Two products with anything else between them are not looked at. A pattern that almost fits is refused with the reason.
-Source: Kunlun's PFFN, whose weights are made for each request (papers.md 2.2.2); HSTU's attention without softmax.
+Source: Kunlun's PFFN, whose weights are made for each request (arXiv 2602.10016); HSTU's attention without softmax.
 """
 
 from __future__ import annotations

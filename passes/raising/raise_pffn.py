@@ -4,7 +4,7 @@
 
 It finds the loka::gdpa that raise_gdpa made and reads the graph around it. It works on CUDA, in 16 bits and in
 inference: gdpa and the norms have gradients, the whole block has none.
-Source: Meta's fused normalization around GDPA (papers.md 2.2.2).
+Source: Meta's fused normalization around GDPA (pytorch.org's blog).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from examples.exfm.das.scorers import Batch, Scored, Scorer
+from examples.exfm.das.scorers import Batch, Scored, Scorer, scored
 from examples.exfm.errors import ExfmError
 
 FIRST_WAIT, LAST_WAIT = 0.05, 2.0
@@ -33,11 +33,7 @@ class Actor:
         self.scorer = Scorer(Path(folder), prepare)
 
     def score(self, batch: Batch) -> Scored:
-        try:
-            logit, embedding = self.scorer.score(batch.version, batch.ids, batch.bag)
-        except ExfmError as error:
-            return Scored(batch.number, error=str(error))
-        return Scored(batch.number, logit, embedding, calls=len(logit))
+        return scored(self.scorer, batch)
 
 
 class OnRay:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from examples.exfm import teacher
+from examples.exfm.counters import Counters
 from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.errors import ExfmError
 
@@ -33,13 +34,14 @@ class Batch:
 @dataclass(frozen=True, eq=False)
 class Scored:
     """A batch's logits (N,) and embeddings (N, E), or why there are none. calls: examples that the teacher ran on for
-    it, so more than N if it had to be run again."""
+    it, so more than N if it had to be run again. told: what whoever runs the teacher counted since the last batch."""
 
     number: int
     logit: NDArray[np.float32] | None = None
     embedding: NDArray[np.float16] | None = None
     error: str = ""
     calls: int = 0
+    told: Counters | None = None
 
 
 class Scorers(Protocol):
@@ -60,20 +62,42 @@ class Scorers(Protocol):
     def close(self) -> None: ...
 
 
+class Scores(Protocol):
+    """A teacher with its snapshots: a Scorer, or anything of yours."""
+
+    def score(self, version: int, ids: NDArray[np.int32], bag: NDArray[np.int32]) -> tuple[NDArray, NDArray]:
+        """Logits (N,) and embeddings (N, E) by that snapshot."""
+        ...
+
+
+def scored(scorer: Scores, batch: Batch) -> Scored:
+    """A batch's scores, or why there are none: whatever goes wrong in a teacher costs scores, and no rows."""
+    try:
+        logit, embedding = scorer.score(batch.version, batch.ids, batch.bag)
+        done = Scored(batch.number, logit, embedding, calls=len(logit))
+    except ExfmError as error:
+        done = Scored(batch.number, error=str(error))
+    except Exception as error:
+        done = Scored(batch.number, error=f"{type(error).__name__}: {error}".splitlines()[0])
+    counters = getattr(getattr(scorer, "prepare", None), "counters", None)
+    return replace(done, told=counters.taken()) if counters is not None else done
+
+
 Run = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Scorer:
     """One copy of the teacher, with the weights of one snapshot at a time.
 
-    prepare: called with the model when it is built, gives what is run in its place (lowered.py); None: the model
-    itself.
+    prepare: called with the model at every snapshot, gives what is run in its place (lowered.py); None: the model
+    itself. If it has `counters`, what they count goes on with the scores.
     """
 
     def __init__(self, folder: Path, prepare: Callable[[teacher.Teacher], Run] | None = None) -> None:
         self.snapshots, self.prepare = Snapshots(folder), prepare
         self.version = -1
         self.model: teacher.Teacher | None = None
+        self.said: Any = None
         self.run: Run | None = None
 
     @torch.no_grad()
@@ -86,8 +110,10 @@ class Scorer:
 
     def _load(self, version: int) -> None:
         weights, said = self.snapshots.read(version)
-        if self.model is None:
+        self.version = -1  # until all of it is there
+        if self.model is None or said != self.said:
             self.model, _, _ = teacher.built(said)
+            self.said = said
         self.model.load_state_dict(weights)
         self.run = self.prepare(self.model) if self.prepare else self.model
         self.version = version
@@ -96,7 +122,7 @@ class Scorer:
 class Local:
     """Scores in this process, when a batch is collected. limit: batches that may be under way."""
 
-    def __init__(self, scorer: Scorer, limit: int = 4) -> None:
+    def __init__(self, scorer: Scores, limit: int = 4) -> None:
         self.scorer, self.limit = scorer, limit
         self.waiting: deque[Batch] = deque()
 
@@ -106,14 +132,8 @@ class Local:
         self.waiting.append(batch)
 
     def collect(self, seconds: float | None) -> list[Scored]:
-        done = []
-        while self.waiting:
-            batch = self.waiting.popleft()
-            try:
-                logit, embedding = self.scorer.score(batch.version, batch.ids, batch.bag)
-                done.append(Scored(batch.number, logit, embedding, calls=len(logit)))
-            except ExfmError as error:
-                done.append(Scored(batch.number, error=str(error)))
+        done = [scored(self.scorer, batch) for batch in self.waiting]
+        self.waiting.clear()
         return done
 
     @property

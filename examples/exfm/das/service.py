@@ -1,4 +1,4 @@
-"""DAS, the data augmentation system (papers.md 4.2 [B]): while a row waits for its label, the teacher scores it.
+"""DAS, the data augmentation system (arXiv 2502.17494 [B]): while a row waits for its label, the teacher scores it.
 
     push      events come in: examples wait, labels find them
     score     each example goes to the scorers once, whichever verticals log it: at once, or, `late`, with its label
@@ -221,9 +221,12 @@ class Das:
         held = numbers >= self.waiting.begin
         self.counters.add("score_too_late", int((~held).sum()))
         place, columns = self.waiting.place(numbers[held]), self.waiting.columns
-        if done.logit is None or done.embedding is None:
+        if done.told is not None:
+            self.counters.take_in(done.told)
+        why = done.error or self._misshapen(done, len(numbers))
+        if why or done.logit is None or done.embedding is None:
             columns["state"][place] = UNSCORED
-            self.counters.add("scorer_failed", len(place), done.error)
+            self.counters.add("scorer_failed", len(place), why)
             return
         logit = done.logit[held]
         right = np.isfinite(logit)
@@ -234,6 +237,12 @@ class Das:
         columns["embedding"][place] = done.embedding[held]
         columns["version"][place], columns["trained_until"][place] = snapshot.version, snapshot.trained_until
         columns["scored_at"][place] = sent
+
+    def _misshapen(self, done: Scored, count: int) -> str:
+        """Why these are no scores of so many examples; "" if they are."""
+        found = np.shape(done.logit), np.shape(done.embedding)
+        wanted = (count,), (count, *self.waiting.columns["embedding"].shape[1:])
+        return "" if found == wanted else f"logits and embeddings are {found}; expected {wanted}"
 
     def _settle(self) -> None:
         """Move every ready row to `out`, when its score is there or there will be none in time."""

@@ -1,4 +1,4 @@
-"""The Auxiliary Head of ExFM (papers.md 4.2 [B], equations [C]), for any backbone.
+"""The Auxiliary Head of ExFM (arXiv 2502.17494 [B], equations [C]), for any backbone.
 
     x    = backbone(features)
     L_s  = h(z_S(x), y)                                      serving head: true labels alone
@@ -51,7 +51,7 @@ class AuxiliaryHead(nn.Module):
         adapter_head: bool = False,
     ) -> None:
         super().__init__()
-        if min(beta, weight) < 0 or alpha <= 0:
+        if not (beta >= 0 and weight >= 0 and alpha > 0):  # NaN is neither
             raise ValueError(f"beta and weight are 0 or more, alpha is above 0; got {beta=}, {weight=}, {alpha=}")
         if shared and (beta != 1 or adapter_head):
             raise ValueError("a shared head has no gradient of its own to scale, and no second head; leave beta at 1")
@@ -64,21 +64,28 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, *features: Any) -> Tensor:
         """What is served: logits (B,). Nothing of the teacher is computed."""
-        return self.serving(self.backbone(*features)).squeeze(1)
+        return self.serving(self._trunk(*features)).squeeze(1)
 
     def heads(self, *features: Any) -> Heads:
         """All heads' logits, for training."""
-        x = self.backbone(*features)
+        x = self._trunk(*features)
         from_teacher = self.scale(x)
         serving = self.serving(x).squeeze(1)
         distilled = serving if self.shared else self.distilled(from_teacher).squeeze(1)
         return Heads(serving, distilled, None if self.adapted is None else self.adapted(from_teacher).squeeze(1))
 
+    def _trunk(self, *features: Any) -> Tensor:
+        """What the backbone gives. Raises ValueError if that is not (B, width)."""
+        x = self.backbone(*features)
+        if x.dim() != 2 or x.shape[1] != self.serving.in_features:
+            raise ValueError(f"the backbone gives {tuple(x.shape)}; expected (rows, width {self.serving.in_features})")
+        return x
+
     def loss(self, heads: Heads, labels: Tensor, soft: Tensor, scored: Tensor, target: Tensor | None = None) -> Tensor:
         """L_ah, and the adapter's term where there is a `target`; means over the rows.
 
-        labels, soft (the teacher's probabilities), target: (B,). scored: (B,) bool; a row without a score adds its
-        label's loss alone, whatever its `soft` and `target` hold.
+        labels, soft (the teacher's probabilities, not its logits), target: (B,), floats. scored: (B,) bool; a row
+        without a score adds its label's loss alone, whatever its `soft` and `target` hold.
         """
         loss = binary_cross_entropy_with_logits(heads.serving, labels)
         wanted = (self.alpha * soft).clamp(0, 1)

@@ -1,7 +1,7 @@
 """What the two theorems of ExFM say, in a form that a convex problem can be held against.
 
-papers.md has their claims and not their constants: separate heads transfer less of the teacher's bias (3.1), and the
-adapter tracks the drift (3.2). The bounds below are the standard ones for smooth, strongly convex losses ([I]).
+What is public has their claims and not their constants: separate heads transfer less of the teacher's bias (3.1), and
+the adapter tracks the drift (3.2). The bounds below are the standard ones for smooth, strongly convex losses ([I]).
 """
 
 from __future__ import annotations

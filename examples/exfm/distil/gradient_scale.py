@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class GradientScale(nn.Module):
     """x forward; backward what comes from above times `beta`. 0 stops the gradient, 1 changes nothing.
 
-    Of ExFM's auxiliary head (papers.md 4.2 [C]): how strongly the teacher may move the backbone, apart from how
+    Of ExFM's auxiliary head (arXiv 2502.17494 [C]): how strongly the teacher may move the backbone, apart from how
     strongly it moves its own head. With an optimizer that normalises (Adam) it matters only where other gradients meet
     it.
     """

@@ -1,4 +1,4 @@
-"""The Student Adapter of ExFM (papers.md 4.2 [B], equations [C]): a stale teacher's score, as it would be today.
+"""The Student Adapter of ExFM (arXiv 2502.17494 [B], equations [C]): a stale teacher's score, as it would be today.
 
     z_SA = adapter(teacher's logit)
     step 1: minimise h(z_SA, y) over the adapter

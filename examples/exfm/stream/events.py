@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from examples.exfm import files
 from examples.exfm.errors import ExfmError
 
 IMPRESSION, LABEL = 0, 1
@@ -26,6 +27,8 @@ SCHEMA = "schema.json"
 ITEM = "item"
 STATES = 3
 """Of an event in a history: its label had not come yet, was 0, was 1."""
+LATEST = 253_402_300_799
+"""The last second of the year 9999: times beyond it are not in seconds."""
 COLUMNS = {"kind": "uint8", "id": "int64", "logged": "int64", "time": "int64", "vertical": "int8", "label": "float32"}
 """The columns of one number an event, and their types, in NumPy's words and in Arrow's."""
 
@@ -76,8 +79,7 @@ class Schema:
         return self.verticals.index(name)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SCHEMA).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        files.write(folder / SCHEMA, json.dumps(asdict(self), indent=1).encode() + b"\n")
 
     @classmethod
     def load(cls, folder: Path) -> Schema:
@@ -153,34 +155,58 @@ def impressions(
     vertical: NDArray[Any],
     logged: NDArray[Any] | None = None,
 ) -> Events:
-    """Impressions, logged when they happen unless said otherwise."""
-    n = len(id)
-    logged = time if logged is None else logged
+    """Impressions, logged when they happen unless said otherwise.
+
+    ids (N, fields), bag (N, places): numbers of rows in the tables, below 2**31; hashes have to be numbered first. id,
+    time, logged (N,): seconds since 1970. vertical (N,): numbers, as `Schema.vertical` gives. Raises ExfmError for what
+    does not fit.
+    """
+    n, time = len(id), seconds("time", time)
     return Events(
         np.full(n, IMPRESSION, np.uint8),
-        id.astype(np.int64),
-        logged.astype(np.int64),
-        time.astype(np.int64),
-        vertical.astype(np.int8),
+        whole("id", id, np.int64),
+        time if logged is None else seconds("logged", logged),
+        time,
+        whole("vertical", vertical, np.int8),
         np.full(n, np.nan, np.float32),
-        ids.astype(np.int32),
-        bag.astype(np.int32),
+        whole("ids", ids, np.int32),
+        whole("bag", bag, np.int32),
     )
 
 
 def labels(schema: Schema, *, id: NDArray[Any], time: NDArray[Any], label: NDArray[Any]) -> Events:
-    """Labels, logged when they are known."""
+    """Labels, logged when they are known. id, time (seconds since 1970), label (N,)."""
     n = len(id)
     return Events(
         np.full(n, LABEL, np.uint8),
-        id.astype(np.int64),
-        time.astype(np.int64),
-        time.astype(np.int64),
+        whole("id", id, np.int64),
+        seconds("time", time),
+        seconds("time", time),
         np.full(n, -1, np.int8),
-        label.astype(np.float32),
+        np.asarray(label).astype(np.float32),
         np.zeros((n, len(schema.fields)), np.int32),
         np.zeros((n, schema.places), np.int32),
     )
+
+
+def whole(name: str, values: Any, kind: type[np.integer]) -> NDArray[Any]:
+    """Whole numbers as this type. Raises ExfmError for others, and for those that it cannot hold."""
+    found = np.asarray(values)
+    if found.size and not (found.dtype.kind in "iub" or (found.dtype.kind == "f" and (found == np.floor(found)).all())):
+        raise ExfmError(f"{name} has {found.dtype}; expected whole numbers")
+    bounds = np.iinfo(kind)
+    if found.size and not bounds.min <= int(found.min()) <= int(found.max()) <= bounds.max:
+        raise ExfmError(f"{name} goes from {found.min()} to {found.max()}; expected {bounds.min} to {bounds.max}")
+    return found.astype(kind)
+
+
+def seconds(name: str, values: Any) -> NDArray[np.int64]:
+    """Times. Raises ExfmError for what can be no second since 1970."""
+    found = np.asarray(values)
+    found = whole(name, np.floor(found) if found.dtype.kind == "f" else found, np.int64)  # Python's clock is a float
+    if found.size and not 0 <= int(found.min()) <= int(found.max()) <= LATEST:
+        raise ExfmError(f"{name} goes from {found.min()} to {found.max()}; expected seconds since 1970")
+    return found
 
 
 def event(item: Any, state: Any) -> Any:

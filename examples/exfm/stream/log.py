@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from examples.exfm.counters import Counters
 from examples.exfm.errors import ExfmError
-from examples.exfm.stream.events import Events, Schema, concat, in_order
+from examples.exfm.stream.events import SCHEMA, Events, Schema, concat, in_order
 
 HOUR = 3600
 GROUP_ROWS = 4096
@@ -88,25 +88,28 @@ class Log:
         with file:
             for group in range(first, file.num_row_groups):
                 try:
-                    yield group, self._checked(Events.from_table(file.read_row_group(group)))
+                    yield group, as_said(Events.from_table(file.read_row_group(group)), self.schema)
                 except (OSError, ExfmError, pa.ArrowException) as error:
                     self.counters.add("corrupt_group", words=f"{path.name}, row group {group}: {_line(error)}")
 
-    def _checked(self, events: Events) -> Events:
-        shape = (events.ids.shape[1], events.bag.shape[1])
-        wanted = (len(self.schema.fields), self.schema.places)
-        if shape != wanted:
-            raise ExfmError(f"examples have {shape} ids, the log's schema says {wanted}")
-        return events
-
 
 def write(folder: Path, schema: Schema, parts: Iterable[Events], group_rows: int = GROUP_ROWS) -> int:
-    """Write a log of events in the order of `logged`; how many. Only the hour at hand is held in memory."""
-    schema.save(folder)
+    """Write a log of events in the order of `logged`; how many. Only the hour at hand is held in memory.
+
+    The schema comes last: a folder without one holds no log, at most the hours of one whose writing was cut off, which
+    are written anew. Raises ExfmError if there is a log already, and for events that are not as the schema says.
+    """
+    if (folder / SCHEMA).exists():
+        raise ExfmError(f"{folder} holds a log already: give another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.parquet"):
+        hour_of(path)  # nothing but hours is removed
+        path.unlink()
     held: list[Events] = []
     total = 0
     for part in parts:
         total += len(part)
+        as_said(part, schema)
         for hour, events in _by_hour(part):
             if held and int(held[0].logged[0]) // HOUR != hour:
                 write_hour(folder, concat(held), group_rows)
@@ -114,7 +117,17 @@ def write(folder: Path, schema: Schema, parts: Iterable[Events], group_rows: int
             held.append(events)
     if held:
         write_hour(folder, concat(held), group_rows)
+    os.sync()  # every hour is on the disk before the log is known
+    schema.save(folder)
     return total
+
+
+def as_said(events: Events, schema: Schema) -> Events:
+    """The events. Raises ExfmError if their ids are not as many as the schema says."""
+    shape, wanted = (events.ids.shape[1], events.bag.shape[1]), (len(schema.fields), schema.places)
+    if shape != wanted:
+        raise ExfmError(f"examples have {shape} ids, in fields and in the bag; the log's schema says {wanted}")
+    return events
 
 
 def write_hour(folder: Path, events: Events, group_rows: int = GROUP_ROWS) -> Path:

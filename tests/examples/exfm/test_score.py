@@ -1,8 +1,10 @@
 """The run from the log to joined rows: the teacher learns and scores in the stream's order, and a crash costs
 nothing."""
 
+import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,10 +14,11 @@ from examples.exfm import checkpoint, files
 from examples.exfm.das.rows import joined
 from examples.exfm.das.service import Settings
 from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import Plan, rows_of, score
+from examples.exfm.score import Plan, Run, local, rows_of, score
 from examples.exfm.stream.events import IMPRESSION, LABEL, Events
-from examples.exfm.stream.log import Log, write
+from examples.exfm.stream.log import Log, name_of, write
 from tests.examples.exfm.world import DRIFT, HOUR, TINY
 
 LONGER = replace(DRIFT, hours=16, rate=120)
@@ -143,3 +146,39 @@ def test_a_corrupt_hour_is_counted_and_the_run_goes_on(straight, log, tmp_path):
     shown, told = (set(events.id[events.kind == kind].tolist()) for kind in (IMPRESSION, LABEL))
     assert set(range(16 * 120)) - set(rows.id.tolist()) == shown | told and victim.name in damaged.counters.named[0]
     assert counters["examples"] == 16 * 120 - len(shown)
+
+
+def test_rows_of_two_plans_do_not_mix(straight, log):
+    work = straight[0]
+    for changes, words in (
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"how": "loka"}, "how eager, not loka"),
+        ({"settings": Settings(batch=128, late=True, delay=60)}, "settings.delay 0, not 60; settings.late False, not"),
+        ({"size": replace(TINY, width=16)}, "size.width 8, not 16"),
+    ):
+        with pytest.raises(ExfmError, match=f"scored another way .*{words}.*another folder"):
+            score(source(log), replace(plan(work), **changes))
+    assert score(source(log), replace(plan(work), every=5, keep=9)).counts == straight[1].counts
+
+
+def test_what_could_not_be_read_is_still_known_after_a_restart(straight, log, tmp_path):
+    damaged = tmp_path / "log"
+    shutil.copytree(log, damaged)
+    hours = Log(damaged).hours
+    (damaged / name_of(hours[1])).write_bytes(b"PAR1 no")
+    (damaged / name_of(hours[-2])).write_bytes(b"PAR1 no")
+    told = []
+    for last in (9, None):  # stopped behind the first of them, then to the end
+        read = source(damaged)
+        run = Run(read, plan(tmp_path / "work"), local(tmp_path / "work" / "snapshots"))
+        if last is not None:
+            for events, position in islice(run._chunks(), last):
+                run._take(events)
+                run.position, run.chunks = position, run.chunks + 1
+            run._save(done=False)
+        else:
+            run.to_the_end(lambda at: None)
+        told.append(read.counters["corrupt_file"])
+    score(source(damaged), plan(tmp_path / "work"))  # once more: nothing is left to do, and nothing is forgotten
+    report = json.loads((tmp_path / "work" / "score.json").read_text())
+    assert told == [1, 2] and report["source"] == {"corrupt_file": 2} and len(report["named"]) == 2

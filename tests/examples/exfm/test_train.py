@@ -1,7 +1,8 @@
 """Students learn every row of their vertical once, also after crashes, to the same bits."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +12,12 @@ import torch
 from examples.exfm import checkpoint, files
 from examples.exfm.das.rows import joined
 from examples.exfm.errors import ExfmError
-from examples.exfm.evaluate import by_student, cost, evaluate, smooth
+from examples.exfm.evaluate import by_student, cost, evaluate, flops, smooth
 from examples.exfm.parts import Parts
 from examples.exfm.score import rows_of, score
 from examples.exfm.stream.log import write
 from examples.exfm.students import ARMS, StudentSpec
+from examples.exfm.teacher import Teacher
 from examples.exfm.train import Trainee, features_of, predictions_of, train
 from tests.examples.exfm.test_score import LONGER, Killed, plan, source
 from tests.examples.exfm.world import TINY
@@ -140,13 +142,15 @@ def test_wrong_students_are_errors(work, straight):
         train(work, LONGER.schema, [STUDENTS[0], STUDENTS[0]])
     with pytest.raises(ExfmError, match="no arm 'both'; there are none, shared"):
         StudentSpec("s", "feed", "late", "both")
+    with pytest.raises(ExfmError, match="leave beta at 1"):
+        StudentSpec("s", "feed", "late", "shared", beta=5.0)
     with pytest.raises(ExfmError, match="no vertical 'news'"):
         train(work, LONGER.schema, [replace(STUDENTS[0], vertical="news")])
     assert ARMS[0] == "none"
 
 
 def test_the_evaluation(work, straight):
-    results = evaluate(work, LONGER.schema, size=TINY)
+    results = evaluate(work, LONGER.schema)
     assert set(results["students"]) == {spec.name for spec in STUDENTS}
     late = results["students"]["late"]
     assert 0.5 < late["total"]["ne"] < 1.5 and late["flops_forward"] > 1000
@@ -155,8 +159,18 @@ def test_the_evaluation(work, straight):
     assert 0 < results["teacher"]["freshness_hours"]["p50"] < 16
     assert json.loads((straight[0] / "results.json").read_text())["stream"]["rows"] == results["stream"]["rows"]
     assert (straight[0] / "ne.png").stat().st_size > 1000
+    assert results["teacher"]["cost"]["flops_forward"] == flops(Teacher(LONGER.schema, TINY), LONGER.schema)
+    assert results["teacher"]["cost"]["examples"] >= results["teacher"]["cost"]["sent"] > 0
     with pytest.raises(ExfmError, match="run `train` first"):
         evaluate(work, LONGER.schema, work / "none")
+
+
+def test_what_comes_first_is_said(straight, tmp_path):
+    with pytest.raises(ExfmError, match="no joined rows: run `score` first"):
+        train(tmp_path, LONGER.schema, STUDENTS)
+    shutil.copytree(straight[0], tmp_path / "students")
+    with pytest.raises(ExfmError, match=r"no score.json: run `score` to its end"):
+        evaluate(tmp_path, LONGER.schema)
 
 
 def test_days_are_smoothed_and_no_call_has_no_cost():
@@ -164,7 +178,8 @@ def test_days_are_smoothed_and_no_call_has_no_cost():
         (0, 0.5),
         (1, pytest.approx(0.8)),
     ]
-    assert cost({"counters": {}, "teacher_parameters": 3}, LONGER.schema, None)["calls_per_example"] is None
+    scored = {"counters": {}, "teacher_parameters": 3, "size": asdict(TINY)}
+    assert cost(scored, LONGER.schema)["calls_per_example"] is None
 
 
 def test_predictions_are_read_by_student(straight):

@@ -110,3 +110,14 @@ def test_wrong_settings_are_errors(data):
             student(shared=True, **wrong)
     with pytest.raises(ValueError, match="adapter_head=True"):
         gradients(student(), data, target=data[2])
+
+
+def test_a_backbone_of_another_shape_is_an_error(data):
+    x, *_ = data
+    for features, width in ((x, 3), (x[:, None], WIDTH)):
+        model = AuxiliaryHead(nn.Linear(FEATURES, WIDTH), width).double()
+        for call in (model, model.heads):
+            with pytest.raises(ValueError, match=r"the backbone gives .*; expected \(rows, width"):
+                call(features)
+    with pytest.raises(ValueError, match="beta and weight are 0 or more"):
+        student(beta=float("nan"))

@@ -6,7 +6,7 @@ import pytest
 
 from examples.exfm.errors import ExfmError
 from examples.exfm.stream.drift import Drift
-from examples.exfm.stream.events import IMPRESSION, LABEL, Events, Schema, concat, in_order
+from examples.exfm.stream.events import IMPRESSION, LABEL, Events, Schema, concat, impressions, in_order, labels
 
 
 def same(a, b):
@@ -56,3 +56,22 @@ def test_a_schema_says_what_is_wrong(tmp_path):
         Schema.load(tmp_path)
     with pytest.raises(ExfmError, match="holds no log"):
         Schema.load(tmp_path / "none")
+
+
+def test_what_does_not_fit_a_column_is_an_error_not_another_number():
+    one = {"id": np.array([1]), "time": np.array([1_700_000_000]), "vertical": np.array([0])}
+    ids, bag = np.array([[3]]), np.array([[1, 0]])
+    assert impressions([[3]], [[1, 0]], id=[1], time=[1_700_000_000.7], vertical=[0]).time.tolist() == [1_700_000_000]
+    for changes, words in (
+        ({"ids": ids << 40}, "ids goes from 3298534883328 .*expected -2147483648"),
+        ({"time": one["time"] * 1000}, "time.*expected seconds since 1970"),
+        ({"time": np.array([np.nan])}, "time has float64"),
+        ({"vertical": np.array(["feed"])}, "vertical has <U4; expected whole numbers"),
+        ({"vertical": np.array([200])}, "vertical goes from 200"),
+        ({"id": np.array([0.5])}, "id has float64"),
+    ):
+        given = {**one, "ids": ids, "bag": bag, **changes}
+        with pytest.raises(ExfmError, match=words):
+            impressions(given.pop("ids"), given.pop("bag"), **given)
+    with pytest.raises(ExfmError, match="seconds since 1970"):
+        labels(Drift().schema, id=one["id"], time=one["time"] * 10**9, label=np.array([1.0]))

@@ -1,5 +1,7 @@
 """The log is read in the same chunks wherever one begins, and damage costs what is damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -80,8 +82,10 @@ def test_a_file_is_whole_or_absent_and_holds_one_hour(drift, folder, tmp_path):
     whole = concat(list(drift.events()))
     with pytest.raises(ExfmError, match="write one hour"):
         write_hour(tmp_path, whole)
+    with pytest.raises(ExfmError, match=r"examples have .* ids, in fields and in the bag; the log's schema says"):
+        write(tmp_path / "other", replace(drift.schema, most=drift.schema.most + 1), [whole])
     with pytest.raises(ExfmError, match="not in the order"):
-        write(tmp_path, drift.schema, [whole.take(np.arange(len(whole))[::-1])])
+        write(tmp_path / "other", drift.schema, [whole.take(np.arange(len(whole))[::-1])])
     assert hour_of(folder / name_of(123_456)) == 123_456
     with pytest.raises(ExfmError, match="no hour of a log"):
         hour_of(tmp_path / "notes.parquet")
