@@ -133,6 +133,11 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"{name:24} {of['rows']:9,} {ne:>8} {auc:>8} {calibration:>12} {flops / 1e6:8.3f}")
     if not any(of["rows"] for of, _ in lines.values()):
         print(f"no row is later than the first {options.skip} days: give a smaller --skip", file=sys.stderr)
+    for name, (of, _) in lines.items():
+        if of["not_finite"]:
+            print(f"{name}: {of['not_finite']:,} predictions are no numbers", file=sys.stderr)
+    for words in results["faults"]["named"][-SHOWN:]:
+        print(f"  {words}", file=sys.stderr)
     calls = "-" if cost["calls_per_example"] is None else f"{cost['calls_per_example']:.4f}"
     words = f"{cost['calls']:,} for {cost['sent']:,} that a snapshot was there for, of {cost['examples']:,} examples"
     print(f"the teacher's calls per unique example: {calls} ({words})")

@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from examples.exfm import files
-from examples.exfm.evaluate import by_student
+from examples.exfm.evaluate import began, by_student
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
 from examples.exfm.train import train
@@ -80,6 +80,7 @@ def compare(
     lags so many days; base: a student a vertical; what an earlier run has done is not done again."""
     found: dict[str, Found] = {spec.vertical: {} for spec in base}
     for delay, work in works.items():
+        start = began(work)
         mine = [cell for cell in cells if cell.delay == delay or (cell.arm == "none" and delay == min(works))]
         for spec, seed in product(base, seeds) if mine else ():
             named = {f"{spec.vertical}/{cell}": cell for cell in mine}
@@ -89,7 +90,7 @@ def compare(
             ]
             out = work / "arms" / f"seed-{seed}-{_digest(specs)}"
             train(work, schema, specs, out, every=10**9)
-            for name, of in by_student(out, skip).items():
+            for name, of in by_student(out, start, skip).items():
                 found[spec.vertical].setdefault(named[name], {})[seed] = of["total"]["ne"]
     return found
 

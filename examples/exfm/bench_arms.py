@@ -21,7 +21,8 @@ from pathlib import Path
 
 from examples.exfm.arms import as_json, compare, grid, markdown, orders, plot
 from examples.exfm.das.service import Settings
-from examples.exfm.evaluate import teacher
+from examples.exfm.errors import ExfmError
+from examples.exfm.evaluate import began, teacher
 from examples.exfm.learner import LESSONS
 from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, Progress, score
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         each for each in STUDENTS[options.data] if each.vertical in (options.verticals or source.schema.verticals)
     ]
     found = compare(works, source.schema, students, cells, range(options.seeds), options.skip)
-    knows = {delay: teacher(work, source.schema, options.skip) for delay, work in works.items()}
+    knows = {delay: teacher(work, source.schema, began(work), options.skip) for delay, work in works.items()}
     for delay, of in knows.items():
         nes = ", ".join(f"{name} {each['ne']:.4f}" for name, each in of.get("verticals", {}).items() if each["ne"])
         print(f"the teacher's scores, delay {delay:g} d: NE {nes}")
@@ -148,4 +149,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ExfmError as error:
+        sys.exit(f"bench_arms: {error}")

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from examples.exfm import files
+from examples.exfm.counters import Counters
 from examples.exfm.das.rows import Rows
 from examples.exfm.errors import ExfmError
 from examples.exfm.score import REPORT as SCORE_REPORT
 from examples.exfm.score import rows_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
-from examples.exfm.tally import Daily, Tally
+from examples.exfm.tally import Daily
 from examples.exfm.teacher import Teacher, size_of
 from examples.exfm.train import REPORT as TRAIN_REPORT
 from examples.exfm.train import predictions_of
@@ -42,6 +43,7 @@ def evaluate(work: Path, schema: Schema, out: Path | None = None, skip: int = 0)
         raise ExfmError(f"{work} has no {SCORE_REPORT}: run `score` to its end first")
     trained = json.loads((out / TRAIN_REPORT).read_text(encoding="utf-8"))
     scored = json.loads((work / SCORE_REPORT).read_text(encoding="utf-8"))
+    faults, start = Counters(), began(work)
     students = {
         name: {
             **of,
@@ -50,49 +52,51 @@ def evaluate(work: Path, schema: Schema, out: Path | None = None, skip: int = 0)
             "seconds": trained["students"][name]["seconds"],
             "flops_forward": flops(StudentSpec(**_spec(trained["students"][name])).build(schema)[0], schema),
         }
-        for name, of in by_student(out, skip).items()
+        for name, of in by_student(out, start, skip, faults).items()
     }
     results = {
         "students": students,
-        "teacher": {**teacher(work, schema, skip), "cost": cost(scored, schema)},
+        "teacher": {**teacher(work, schema, start, skip, faults), "cost": cost(scored, schema)},
         "stream": scored,
+        "faults": {"counters": dict(faults.counts), "named": list(faults.named)},
     }
     files.write(out / RESULTS, json.dumps(results, indent=1).encode() + b"\n")
     plot(results, out / PLOT)
     return results
 
 
-def by_student(out: Path, skip: int = 0) -> dict[str, dict[str, Any]]:
-    """Total and by day, counted from the first, of each student's predictions."""
-    starts: dict[str, int] = {}
-    for name, time, _, _ in _predicted(out):
-        starts[name] = min(starts.get(name, int(time.min())), int(time.min()))
-    found = {name: Daily(start, skip) for name, start in starts.items()}
-    for name, time, logit, label in _predicted(out):
-        found[name].add(time, logit, label)
+def began(work: Path) -> int:
+    """When the first example of all was shown: day 0 of everybody, whoever predicted or scored what."""
+    return min((int(rows.time.min()) for _, rows in rows_of(work, counters=Counters()) if len(rows)), default=0)
+
+
+def by_student(out: Path, start: int, skip: int = 0, faults: Counters | None = None) -> dict[str, dict[str, Any]]:
+    """Total and by day, counted from that of `start`, of each student's predictions. faults: counts parts that cannot
+    be read; None: they raise."""
+    found: dict[str, Daily] = {}
+    for name, time, logit, label in _predicted(out, faults):
+        found.setdefault(name, Daily(start, skip)).add(time, logit, label)
     return {
         name: {"total": asdict(of.total()), "days": {day: asdict(each) for day, each in of.by_day().items()}}
         for name, of in found.items()
     }
 
 
-def _predicted(out: Path) -> Iterator[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]:
+def _predicted(out: Path, faults: Counters | None) -> Iterator[tuple[str, NDArray[Any], NDArray[Any], NDArray[Any]]]:
     """A student's name, and time, logit and label of some of its predictions."""
-    for table in predictions_of(out):
+    for table in predictions_of(out, faults):
         names = table["student"].combine_chunks()
         for name in pc.unique(names).to_pylist():
             own = table.filter(pc.equal(names, name))
             yield name, *(own[column].to_numpy() for column in ("time", "logit", "label"))
 
 
-def teacher(work: Path, schema: Schema, skip: int = 0) -> dict[str, Any]:
-    """The scores' own quality, over all traffic and by vertical, and how old the teacher was that gave them."""
-    start = min((int(rows.time.min()) for rows in _scored(work)), default=None)
-    if start is None:
-        return {"total": asdict(Tally().quality())}
+def teacher(work: Path, schema: Schema, start: int, skip: int = 0, faults: Counters | None = None) -> dict[str, Any]:
+    """The scores' own quality, over all traffic and by vertical, and how old the teacher was that gave them. Days count
+    from that of `start`, however late the first score was given."""
     whole, verticals = Daily(start, skip), {name: Daily(start, skip) for name in schema.verticals}
     hours = np.zeros(OLDEST, np.int64)
-    for rows in _scored(work):
+    for rows in _scored(work, faults):
         first = rows.take(rows.first)
         whole.add(first.time, first.logit, first.label)
         for number, of in enumerate(verticals.values()):
@@ -103,12 +107,14 @@ def teacher(work: Path, schema: Schema, skip: int = 0) -> dict[str, Any]:
     return {
         "total": asdict(whole.total()),
         "verticals": {name: asdict(total) for name, of in verticals.items() if (total := of.total()).rows},
-        "freshness_hours": {f"p{p}": float(np.searchsorted(below, p / 100 * below[-1])) for p in (5, 50, 95)},
+        "freshness_hours": {
+            f"p{p}": float(np.searchsorted(below, p / 100 * below[-1])) if below[-1] else None for p in (5, 50, 95)
+        },
     }
 
 
-def _scored(work: Path) -> Iterator[Rows]:
-    for _, rows in rows_of(work):
+def _scored(work: Path, faults: Counters | None) -> Iterator[Rows]:
+    for _, rows in rows_of(work, counters=faults):
         if rows.scored.any():
             yield rows.take(rows.scored)
 
@@ -144,8 +150,9 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     verticals = list(dict.fromkeys(of["vertical"] for of in results["students"].values()))
-    figure, panels = pyplot.subplots(len(verticals), 1, figsize=(9, 3 * len(verticals)), squeeze=False, sharex=True)
-    for panel, vertical in zip(panels[:, 0], verticals, strict=True):
+    count = max(len(verticals), 1)
+    figure, panels = pyplot.subplots(count, 1, figsize=(9, 3 * count), squeeze=False, sharex=True)
+    for panel, vertical in zip(panels[:, 0], verticals, strict=False):
         for name, of in results["students"].items():
             if of["vertical"] == vertical:
                 panel.plot(*zip(*smooth(of["days"]), strict=True), label=name)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import safetensors.torch
 from torch import Tensor
+
+from examples.exfm.errors import ExfmError
+
+LOCK = ".lock"
 
 
 def write(path: Path, content: bytes) -> None:
@@ -20,6 +26,19 @@ def write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(made, path)
+
+
+def alone(folder: Path) -> IO[bytes]:
+    """Keep other processes out of a folder as long as this one lives and holds what is returned. Raises ExfmError if
+    one is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / LOCK).open("ab")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ExfmError(f"another process works in {folder}: wait for it, or give another folder") from None
+    return lock
 
 
 def packed(tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def number(kind: type[int] | type[float], least: float, above: bool = False) -> 
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
-        if not (value > least if above else value >= least):
+        if not (math.isfinite(value) and (value > least if above else value >= least)):
             raise argparse.ArgumentTypeError(f"expected {'more than' if above else 'at least'} {least}, got {text}")
         return value
 

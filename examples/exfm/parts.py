@@ -8,14 +8,17 @@ next start. So what readers see is what checkpoints know, no row missing and non
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from examples.exfm import files
 from examples.exfm.counters import Counters
+from examples.exfm.errors import ExfmError
 
 
 @dataclass(frozen=True)
@@ -33,26 +36,50 @@ class Parts:
                 os.fsync(file.fileno())
 
     def commit(self, count: int) -> None:
-        """Put every part below `count` in place; those prepared beyond it were of a run that was lost."""
+        """Put every part below `count` in place; those prepared beyond it were of a run that was lost. Raises ExfmError
+        if one below it is neither prepared nor in place."""
         for path in sorted(self.folder.glob(".part-*.parquet")):
             number = int(path.stem.removeprefix(".part-"))
             if number < count:
                 os.replace(path, self._place(number))
             else:
                 path.unlink()
+        gone = [number for number in range(count) if not self._place(number).exists()]
+        if gone:
+            raise ExfmError(f"{self._place(gone[0])} is gone, which a checkpoint knows: begin anew in another folder")
 
-    def tables(self, start: int = 0, counters: Counters | None = None) -> Iterator[tuple[int, pa.Table]]:
-        """The parts in place, from number `start` on. One that is damaged is counted, named and left out."""
-        for path in sorted(self.folder.glob("part-*.parquet")):
-            number = int(path.stem.removeprefix("part-"))
-            if number < start:
-                continue
+    def go_back(self, count: int) -> None:
+        """As a checkpoint that has `count` parts behind itself knows it: later ones are of a run that was lost. Raises
+        ExfmError if one of its own is gone."""
+        for path in self.folder.glob("part-*.parquet"):
+            if int(path.stem.removeprefix("part-")) >= count:
+                path.unlink()
+        self.commit(count)
+
+    def tables(
+        self,
+        start: int = 0,
+        counters: Counters | None = None,
+        made: Callable[[pa.Table], Any] = lambda table: table,
+    ) -> Iterator[tuple[int, Any]]:
+        """The parts in place, from number `start` on, as what `made` makes of them. One that is damaged is counted,
+        named and left out, as is one that is gone, or raises if nobody counts."""
+        known = {int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.parquet")}
+        for number in range(start, max(known, default=-1) + 1):
+            path = self._place(number)
             try:
-                yield number, pq.read_table(path, page_checksum_verification=True)
-            except (OSError, pa.ArrowException) as error:
+                found = made(pq.read_table(path, page_checksum_verification=True))
+            except Exception as error:  # Arrow raises many kinds for a damaged file
                 if counters is None:
                     raise
                 counters.add("corrupt_part", words=f"{path.name}: {str(error).splitlines()[0]}")
+                continue
+            yield number, found
+
+    def digest(self) -> str:
+        """Of the first part, which tells the rows of one run from those of another; "" if there is none."""
+        path = self._place(0)
+        return files.checksum(path.read_bytes()) if path.exists() else ""
 
     def _place(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.parquet"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.exfm import files
 from examples.exfm.das.rows import Rows
 from examples.exfm.das.scorers import Run, Scorer
 from examples.exfm.das.snapshots import Snapshot, Snapshots
@@ -29,10 +30,11 @@ def rescore(work: Path, to: Path, delay: int = 0, prepare: Callable[[Teacher], R
     without a score where it had none, or where no snapshot is that old.
     """
     snapshots, scorer, parts = Snapshots(work / "snapshots"), Scorer(work / "snapshots", prepare), Parts(to / "rows")
-    done = sum(1 for _ in (to / "rows").glob("part-*.parquet"))
-    for number, rows in rows_of(work, done):
-        parts.prepare(number, _again(rows, snapshots, scorer, delay).to_table())
-        parts.commit(number + 1)
+    with files.alone(to):
+        done = sum(1 for _ in (to / "rows").glob("part-*.parquet"))
+        for number, rows in rows_of(work, done):
+            parts.prepare(number, _again(rows, snapshots, scorer, delay).to_table())
+            parts.commit(number + 1)
 
 
 def _again(rows: Rows, snapshots: Snapshots, scorer: Scorer, delay: int) -> Rows:

@@ -71,12 +71,30 @@ def score(
     scorers: Callable[[Path], Scorers] | None = None,
     each: Callable[[Progress], None] = lambda progress: None,
 ) -> Counters:
-    """Run to the end of the source; what happened. scorers: given the snapshots' folder, who runs the teacher."""
-    return Run(source, plan, (scorers or local)(plan.work / "snapshots")).to_the_end(each)
+    """Run to the end of the source; what happened. scorers: given the snapshots' folder, who runs the teacher.
+
+    Called again, it goes on with what the source has got since. Raises ExfmError if another process is at it, and if
+    the folder was begun by another plan.
+    """
+    with files.alone(plan.work):
+        return Run(source, plan, (scorers or local)(plan.work / "snapshots")).to_the_end(each)
+
+
+def ended(work: Path) -> bool:
+    """Whether all rows of a folder are there: nothing is on its way to them (scored again, they are whole parts)."""
+    last = checkpoint.load(work / "checkpoints" / "score")
+    return bool(last.said["done"]) if last is not None else bool(Parts(work / "rows").digest())
 
 
 def local(folder: Path) -> Scorers:
     return Local(Scorer(folder))
+
+
+def identity(work: Path) -> str:
+    """What tells the rows of one run from those of another: the plan, and the first rows; "" if there are none yet."""
+    first, last = Parts(work / "rows").digest(), checkpoint.load(work / "checkpoints" / "score")
+    plan = json.dumps(last.said.get("plan"), sort_keys=True) if last is not None else ""
+    return first and files.checksum((plan + first).encode())
 
 
 class Run:
@@ -92,21 +110,22 @@ class Run:
         self.held: list[Rows] = []
         self.chunks = self.rows = self.saved = self.written = 0
         self.seconds, self.done = 0.0, False
+        self.needed = 0  # stream's time from which on snapshots may be asked for again
         self._resume()
 
     def to_the_end(self, each: Callable[[Progress], None]) -> Counters:
         begun, before = time.perf_counter(), self.seconds
+        for events, position in self._chunks():
+            self._take(events)
+            self.position, self.done = position, False
+            self.chunks += 1
+            if self.chunks % self.plan.every == 0:
+                self.seconds = before + time.perf_counter() - begun
+                self._save()
+            each(Progress(self.das.now, self.chunks, self.rows))
         if not self.done:
-            for events, position in self._chunks():
-                self._take(events)
-                self.position = position
-                self.chunks += 1
-                if self.chunks % self.plan.every == 0:
-                    self.seconds = before + time.perf_counter() - begun
-                    self._save(done=False)
-                each(Progress(self.das.now, self.chunks, self.rows))
-            self.seconds = before + time.perf_counter() - begun
-            self._save(done=True)
+            self.seconds, self.done = before + time.perf_counter() - begun, True
+            self._save()
         self.das.scorers.close()
         self._report()
         return self.das.counters
@@ -124,8 +143,9 @@ class Run:
         if len(rows):
             self.held.append(rows)
 
-    def _save(self, done: bool) -> None:
-        """A part of rows and the checkpoint behind it."""
+    def _save(self) -> None:
+        """A part of rows and the checkpoint behind it. Snapshots that the checkpoint before it would ask for stay, as
+        that one does."""
         self.das.drain()
         if self.held:
             self.parts.prepare(self.written, joined(self.held).to_table())
@@ -136,7 +156,8 @@ class Run:
             "rows": self.rows,
             "parts": self.written,
             "seconds": self.seconds,
-            "done": done,
+            "done": self.done,
+            "needed": self.needed,
             "counters": self.das.counters.to_json(),
             "plan": self.plan.said(),
         }
@@ -146,12 +167,16 @@ class Run:
         checkpoint.save(self.folder, Checkpoint(self.saved, tensors, said))
         self.saved += 1
         self.parts.commit(self.written)
-        self.snapshots.rotate(self.das.now - self.plan.settings.delay)
+        self._rotate()
+        self.needed = self.das.now
+
+    def _rotate(self) -> None:
+        self.snapshots.rotate(self.needed - self.plan.settings.delay)
 
     def _resume(self) -> None:
         last = checkpoint.load(self.folder, self.das.counters)
         if last is None:
-            self.parts.commit(0)
+            self.parts.go_back(0)
             return
         said = last.said
         self._same_plan(said.get("plan", {}))
@@ -163,10 +188,14 @@ class Run:
         self.chunks, self.rows, self.written = said["chunks"], said["rows"], said["parts"]
         self.saved = last.number + 1
         if (source := self._source()) is not None and "source" in said:
+            source.taken()  # what was counted behind the checkpoint is read again
             source.take_in(Counters.from_json(said["source"]))
         self.learner.restore(last.tensors)
         self.das.restore({name: each.numpy() for name, each in last.part("das.").items()})
-        self.parts.commit(self.written)
+        self.parts.go_back(self.written)
+        self.needed = said.get("needed", 0)
+        self._rotate()
+        self.needed = self.das.now
 
     def _same_plan(self, before: Mapping[str, Any]) -> None:
         """Raises ExfmError if rows that are there were made another way."""
@@ -199,5 +228,4 @@ class Run:
 
 def rows_of(work: Path, start: int = 0, counters: Counters | None = None) -> Iterator[tuple[int, Rows]]:
     """The joined rows so far, a part at a time."""
-    for number, table in Parts(work / "rows").tables(start, counters):
-        yield number, Rows.from_table(table)
+    return Parts(work / "rows").tables(start, counters, Rows.from_table)

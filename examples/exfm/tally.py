@@ -21,13 +21,14 @@ STEPS = round(2 * LIMIT / STEP)
 @dataclass(frozen=True)
 class Quality:
     """rows; rate: of positives; ne, auc: None where one of the two labels is missing; calibration: mean prediction over
-    mean label."""
+    mean label. not_finite: rows whose prediction is no number; with any, the rest is None."""
 
     rows: int
     rate: float
     ne: float | None
     auc: float | None
     calibration: float | None
+    not_finite: int = 0
 
 
 @dataclass
@@ -39,12 +40,16 @@ class Tally:
     positive: float = 0.0
     predicted: float = 0.0
     loss: float = 0.0
+    not_finite: int = 0
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, STEPS)))
 
     def add(self, logit: NDArray[Any], label: NDArray[Any]) -> None:
         z, y = logit.astype(np.float64), label.astype(np.float64)
+        finite = np.isfinite(z)
+        self.not_finite += int((~finite).sum())
         self.rows += len(z)
         self.positive += float(y.sum())
+        z, y = z[finite], y[finite]
         self.predicted += float((1 / (1 + np.exp(-z))).sum())
         self.loss += float((np.logaddexp(0, z) - y * z).sum())
         step = np.clip(np.floor((z + LIMIT) / STEP), 0, STEPS - 1).astype(np.int64)
@@ -56,10 +61,13 @@ class Tally:
         self.positive += other.positive
         self.predicted += other.predicted
         self.loss += other.loss
+        self.not_finite += other.not_finite
         self.counts += other.counts
 
     def quality(self) -> Quality:
         rate = self.positive / self.rows if self.rows else 0.0
+        if self.not_finite:
+            return Quality(self.rows, rate, None, None, None, self.not_finite)
         both = 0 < rate < 1
         entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if both else 0.0
         return Quality(

@@ -29,13 +29,14 @@ from examples.exfm.das.rows import Rows, joined
 from examples.exfm.distil.step import Batch, optimizer_of, step
 from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import rows_of
+from examples.exfm.score import ended, identity, rows_of
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
 
 REPORT = "train.json"
-WINDOW = 50 * 3600
-"""A little more than DAS waits."""
+WINDOW = 100 * 3600
+"""A little more than lies between an example and its release: DAS waits 49 hours from when it was logged, which may be
+49 hours after it was shown."""
 
 
 class Trainee:
@@ -124,27 +125,31 @@ def train(
     out: Path | None = None,
     every: int = 4,
     window: int = WINDOW,
-    last: bool = True,
+    last: bool | None = None,
     each: Callable[[Progress], None] = lambda progress: None,
 ) -> Counters:
     """Learn from all rows that are there, from where the last run stopped.
 
-    out: where students go, `work/students` by default. every: parts between checkpoints. window: seconds that a label
-    takes at most. last: the stream has ended, so what is held is learned from, too.
+    out: where students go, `work/students` by default. every: parts between checkpoints. window: seconds that a row
+    takes at most. last: no rows will come any more, so what is held is learned from, too; None: as `score` says. Raises
+    ExfmError if another process is at it, for students of other rows, and for rows that come after the last.
     """
     if not (work / "rows").exists():
         raise ExfmError(f"{work} holds no joined rows: run `score` first")
-    run = Run(work, schema, students, out or work / "students", window)
-    for number, rows in rows_of(work, run.read, run.counters):
-        run.take(number, rows)
-        if (number + 1) % every == 0:
-            run.save()
-        each(Progress(run.read, run.rows))
-    if last:
-        run.finish()
-    run.save()
-    run.report()
-    return run.counters
+    last = ended(work) if last is None else last  # asked before the rows are read: none comes between
+    out = out or work / "students"
+    with files.alone(out):
+        run = Run(work, schema, students, out, window)
+        for number, rows in rows_of(work, run.read, run.counters):
+            run.take(number, rows)
+            if (number + 1) % every == 0:
+                run.save()
+            each(Progress(run.read, run.rows))
+        if last:
+            run.finish()
+        run.save()
+        run.report()
+        return run.counters
 
 
 class Run:
@@ -158,11 +163,15 @@ class Run:
         self.specs = [asdict(spec) for spec in students]
         self.parts, self.folder, self.out = Parts(out / "predictions"), out / "checkpoints", out
         self.counters = Counters()
+        self.of, self.finished = identity(work), False
         self.read = self.rows = self.written = self.saved = 0
         self.predicted: list[pa.Table] = []
         self._resume()
 
     def take(self, number: int, rows: Rows) -> None:
+        if self.finished:
+            words = f"{self.out} has learned to the end of the rows, and more have come since"
+            raise ExfmError(f"{words}: give another folder, or remove it to begin anew")
         for trainee in self.trainees:
             self.predicted += trainee.learn(rows)
         self.read, self.rows = number + 1, self.rows + len(rows)
@@ -171,6 +180,7 @@ class Run:
         for trainee in self.trainees:
             if trainee.held is not None:
                 self.predicted += trainee.learn(trainee.held.take(slice(0, 0)), last=True)
+        self.finished = True
 
     def save(self) -> None:
         if self.predicted:
@@ -184,6 +194,8 @@ class Run:
             "rows": self.rows,
             "written": self.written,
             "specs": self.specs,
+            "of": self.of,
+            "finished": self.finished,
             "seconds": [trainee.seconds for trainee in self.trainees],
             "counters": self.counters.to_json(),
         }
@@ -208,10 +220,13 @@ class Run:
     def _resume(self) -> None:
         last = checkpoint.load(self.folder, self.counters)
         if last is None:
-            self.parts.commit(0)
+            self.parts.go_back(0)
             return
         if last.said["specs"] != json.loads(json.dumps(self.specs)):
             raise ExfmError(f"{self.out} holds other students: give another folder, or remove it to begin anew")
+        if last.said.get("of", self.of) not in (self.of, ""):
+            raise ExfmError(f"{self.out} learned from other rows: give another folder, or remove it to begin anew")
+        self.finished = last.said.get("finished", False)
         earlier = Counters.from_json(last.said["counters"])
         for name, count in self.counters.counts.items():
             earlier.add(name, count, self.counters.named[-1])
@@ -221,7 +236,7 @@ class Run:
         for index, (trainee, seconds) in enumerate(zip(self.trainees, last.said["seconds"], strict=True)):
             trainee.restore(last.part(f"{index}."))
             trainee.seconds = seconds
-        self.parts.commit(self.written)
+        self.parts.go_back(self.written)
 
 
 def features_of(rows: Rows, most: int) -> tuple[Tensor, Tensor]:
@@ -233,7 +248,7 @@ def batch_of(rows: Rows, most: int) -> Batch:
     return Batch(*features_of(rows, most), *(torch.from_numpy(each) for each in (rows.label, rows.logit, rows.scored)))
 
 
-def predictions_of(out: Path) -> Iterator[pa.Table]:
+def predictions_of(out: Path, counters: Counters | None = None) -> Iterator[pa.Table]:
     """student, id, time, label, scored, logit; a part at a time."""
-    for _, table in Parts(out / "predictions").tables():
+    for _, table in Parts(out / "predictions").tables(counters=counters):
         yield table

@@ -33,8 +33,8 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A batch's logits (N,) and embeddings (N, E), or why there are none. calls: examples that the teacher ran on for
-    it, so more than N if it had to be run again. told: what whoever runs the teacher counted since the last batch."""
+    """A batch's logits (N,) and embeddings (N, E), or why there are none. calls: examples that the teacher gave scores
+    for. told: what whoever runs the teacher counted since the last batch."""
 
     number: int
     logit: NDArray[np.float32] | None = None
@@ -95,16 +95,19 @@ class Scorer:
 
     def __init__(self, folder: Path, prepare: Callable[[teacher.Teacher], Run] | None = None) -> None:
         self.snapshots, self.prepare = Snapshots(folder), prepare
-        self.version = -1
+        self.version, self.checksum = -1, None
         self.model: teacher.Teacher | None = None
         self.said: Any = None
         self.run: Run | None = None
 
     @torch.no_grad()
     def score(self, version: int, ids: NDArray[np.int32], bag: NDArray[np.int32]) -> tuple[NDArray, NDArray]:
-        """Logits and embeddings. Raises SnapshotError where the snapshot cannot be read."""
-        if version != self.version:
+        """Logits and embeddings. Raises SnapshotError where the snapshot cannot be read. One that is published again is
+        read again; one that is gone since is still known."""
+        checksum = self.snapshots.checksum(version)
+        if version != self.version or checksum not in (None, self.checksum):
             self._load(version)
+            self.checksum = checksum
         logit, embedding = self.run(torch.from_numpy(ids).long(), torch.from_numpy(bag).long())
         return logit.float().numpy(), embedding.half().numpy()
 

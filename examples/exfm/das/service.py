@@ -28,6 +28,7 @@ from examples.exfm.das.rows import Rows, joined
 from examples.exfm.das.scorers import Batch, Scored, Scorers
 from examples.exfm.das.snapshots import Snapshot
 from examples.exfm.das.waiting import SCORED, UNDER_WAY, UNSCORED, WAITING, Waiting
+from examples.exfm.errors import ExfmError
 from examples.exfm.stream.clean import clean
 from examples.exfm.stream.events import IMPRESSION, Events, Schema
 
@@ -171,12 +172,15 @@ class Das:
         self._forget("evicted")
 
     def _forget(self, name: str) -> None:
-        """Drop the oldest; `name` counts one that was never released."""
+        """Drop the oldest; `name` counts one that was never released, and says why."""
         waiting = self.waiting
         if waiting.begin in self.ready_numbers:
             self._settle()
-        if np.isnan(waiting.columns["label"][waiting.begin % waiting.capacity]):
+        released = not np.isnan(waiting.columns["label"][waiting.begin % waiting.capacity])
+        if not released:
             self.counters.add(name)
+        elif name == "evicted":
+            self.counters.add("forgotten_early")  # a duplicate of it would be taken for new
         waiting.drop()
 
     def _submit(self, whole: bool) -> None:
@@ -194,15 +198,19 @@ class Das:
                 self._collect(left)
             numbers = np.array([self.to_score.popleft() for _ in range(min(size, len(self.to_score)))])
             numbers = numbers[numbers >= self.waiting.begin]
+            numbers = numbers[self.waiting.columns["state"][self.waiting.place(numbers)] == WAITING]
             if len(numbers):
                 self._send(numbers)
 
     def _send(self, numbers: NDArray[np.int64]) -> None:
         place, columns = self.waiting.place(numbers), self.waiting.columns
-        snapshot = self.choose(self.now - self.settings.delay)
+        try:
+            snapshot, why = self.choose(self.now - self.settings.delay), ""
+        except ExfmError as error:
+            snapshot, why = None, str(error)
         if snapshot is None:
             columns["state"][place] = UNSCORED
-            self.counters.add("no_teacher", len(numbers))
+            self.counters.add("no_teacher", len(numbers), why)
             return
         columns["state"][place] = UNDER_WAY
         self.under_way[self.batches] = (numbers, snapshot, self.now)
@@ -218,9 +226,10 @@ class Das:
         """A batch's scores to their examples."""
         numbers, snapshot, sent = self.under_way.pop(done.number)
         self.counters.add("teacher_calls", done.calls)
-        held = numbers >= self.waiting.begin
+        columns = self.waiting.columns
+        held = (numbers >= self.waiting.begin) & (columns["state"][self.waiting.place(numbers)] == UNDER_WAY)
         self.counters.add("score_too_late", int((~held).sum()))
-        place, columns = self.waiting.place(numbers[held]), self.waiting.columns
+        place = self.waiting.place(numbers[held])
         if done.told is not None:
             self.counters.take_in(done.told)
         why = done.error or self._misshapen(done, len(numbers))
@@ -258,7 +267,9 @@ class Das:
             if left is not None and left <= 0:
                 break
             self._collect(left)
-        self.counters.add("score_missing", int(np.isin(state[place(numbers)], (WAITING, UNDER_WAY)).sum()))
+        missing = place(numbers[np.isin(state[place(numbers)], (WAITING, UNDER_WAY))])
+        self.counters.add("score_missing", len(missing))
+        state[missing] = UNSCORED  # for good: a later score would know the label
         columns = [np.array(column) for column in zip(*self.ready, strict=True)]
         rows = self.waiting.rows(*columns)
         self.ready.clear()

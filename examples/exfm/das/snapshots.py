@@ -59,7 +59,7 @@ class Snapshots:
         except FileNotFoundError:
             return []
         except (ValueError, TypeError) as error:
-            raise SnapshotError(f"{path} cannot be read: {error}; publish the teacher again") from None
+            raise SnapshotError(f"{path} cannot be read: {error}; the next snapshot begins a new one") from None
 
     def publish(
         self, version: int, published: int, trained_until: int, tensors: Mapping[str, Tensor], said: Any
@@ -68,7 +68,7 @@ class Snapshots:
         content = files.packed(tensors, {"said": json.dumps(said)})
         made = Snapshot(version, published, trained_until, files.checksum(content))
         files.write(self.folder / made.name, content)
-        others = [each for each in self.index() if each.version != version]
+        others = [each for each in self._readable() if each.version != version]
         self._write([*others, made])
         return made
 
@@ -77,6 +77,17 @@ class Snapshots:
         lost and is being repeated."""
         known = [each for each in self.index() if each.published <= time and not each.withdrawn]
         return max(known, key=_age, default=None)
+
+    def checksum(self, version: int) -> str | None:
+        """Of a snapshot; None if it is not there."""
+        return next((each.checksum for each in self._readable() if each.version == version), None)
+
+    def _readable(self) -> list[Snapshot]:
+        """The index; none if it is damaged."""
+        try:
+            return self.index()
+        except SnapshotError:
+            return []
 
     def read(self, version: int) -> tuple[dict[str, Tensor], Any]:
         """Weights, and what the publisher said of them. Raises SnapshotError for one that is gone or damaged."""
@@ -105,7 +116,7 @@ class Snapshots:
     def rotate(self, time: int) -> list[Snapshot]:
         """Delete the old ones; which. Kept are the last `keep` of those published by `time`, and all later ones, which
         a run that was set back to `time` will ask for again."""
-        known = self.index()
+        known = self._readable()
         past = sorted((each for each in known if each.published <= time), key=_age)
         gone = past[: -self.keep]
         if gone:

@@ -14,7 +14,8 @@ def clean(events: Events, schema: Schema, counters: Counters, now: int, toleranc
     now: `logged` of the last event before. tolerance: seconds that a sender's clock may be ahead of the log.
 
     log_disorder    `logged` went back: it stays where it was
-    clock_ahead     `time` is ahead of `logged`: it is `logged`
+    clock_ahead     `time` is ahead of `logged` by more than that. It is `logged` then, as whenever it is ahead: nothing
+                    is logged before it happens
     unknown_kind, unknown_vertical, bad_label (NaN, or outside of 0 to 1)    left out
     unknown_id      an id of no row of a table: 0, unknown
     """
@@ -24,7 +25,7 @@ def clean(events: Events, schema: Schema, counters: Counters, now: int, toleranc
     _say(counters, "log_disorder", events, logged != events.logged)
     ahead = events.time > logged + tolerance
     _say(counters, "clock_ahead", events, ahead)
-    time = np.where(ahead, logged, events.time)
+    time = np.minimum(events.time, logged)
 
     shown, told = events.kind == IMPRESSION, events.kind == LABEL
     strange = ~(shown | told)

@@ -52,6 +52,8 @@ class Schema:
     def __post_init__(self) -> None:
         if len(self.fields) != len(self.cardinalities):
             raise ExfmError(f"{len(self.fields)} fields have {len(self.cardinalities)} cardinalities: give one each")
+        if self.most < 1:
+            raise ExfmError(f"a bag has one place at least, not {self.most}")
         if self.history and ITEM not in self.fields:
             raise ExfmError(f"a history is of ids of the field {ITEM!r}; the fields are {', '.join(self.fields)}")
         if not 1 <= len(self.verticals) <= MOST_VERTICALS:
@@ -128,15 +130,39 @@ class Events:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Events:
-        """Raises ExfmError for a table that lacks a column or has one of another type."""
-        holes = [name for name in table.column_names if table[name].null_count]
-        if holes:
-            raise ExfmError(f"these are no events: {', '.join(holes)} has values that are missing")
-        try:
-            narrow = [table[name].to_numpy().astype(kind, copy=False) for name, kind in COLUMNS.items()]
-            return cls(*narrow, flat(table["ids"]), flat(table["bag"]))
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ExfmError(f"these are no events: {error}; columns are {', '.join(table.column_names)}") from None
+        """Raises ExfmError for a table that lacks a column, or has one of another kind, with holes, or with numbers
+        that its type cannot hold."""
+        lacking = [name for name in (*COLUMNS, "ids", "bag") if name not in table.column_names]
+        if lacking:
+            raise ExfmError(
+                f"these are no events: no {', '.join(lacking)}; columns are {', '.join(table.column_names)}"
+            )
+        narrow = [_numbers(name, table[name], kind).to_numpy() for name, kind in COLUMNS.items()]
+        return cls(*narrow, *(_lists(name, table[name]) for name in ("ids", "bag")))
+
+
+def _numbers(name: str, column: Any, kind: str) -> Any:
+    """A column of one number an event, as this type."""
+    wanted = pa.from_numpy_dtype(kind)
+    right = pa.types.is_floating if pa.types.is_floating(wanted) else pa.types.is_integer
+    if column.null_count:
+        raise ExfmError(f"these are no events: {name} has values that are missing")
+    if not right(column.type):
+        raise ExfmError(f"these are no events: {name} has {column.type}; expected {wanted}")
+    try:
+        return column.cast(wanted)  # checked: a number that does not fit is an error
+    except pa.ArrowInvalid as error:
+        raise ExfmError(f"these are no events: {name}: {error}") from None
+
+
+def _lists(name: str, column: Any) -> NDArray[np.int32]:
+    """A column of so many ids an event."""
+    if not pa.types.is_fixed_size_list(column.type):
+        raise ExfmError(f"these are no events: {name} has {column.type}; expected lists of one size")
+    if column.null_count:
+        raise ExfmError(f"these are no events: {name} has values that are missing")
+    values = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+    return _numbers(name, values, "int32").to_numpy().reshape(-1, column.type.list_size)
 
 
 def concat(parts: Sequence[Events]) -> Events:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from examples.exfm.counters import Counters
 from examples.exfm.errors import ExfmError
 from examples.exfm.stream.events import Events, Schema
-from examples.exfm.stream.log import Position
+from examples.exfm.stream.log import Position, as_said
 
 PARTITION = "partition 0"
 
@@ -38,7 +38,10 @@ class Kafka:
         offset = position[PARTITION] if position else 0
         consumer = kafka.Consumer({"bootstrap.servers": self.servers, "group.id": "exfm", "enable.auto.commit": False})
         try:
-            end = self._end(kafka, consumer)
+            begin, end = self._offsets(kafka, consumer)
+            if position and not begin <= offset <= end:
+                raise ExfmError(f"{self.topic} has offsets {begin} to {end}, not {offset}: was it made anew?")
+            offset = max(offset, begin)
             consumer.assign([kafka.TopicPartition(self.topic, 0, offset)])
             while self.follow or offset < end:
                 message = consumer.poll(self.seconds)
@@ -50,11 +53,12 @@ class Kafka:
                     raise ExfmError(f"{self.topic}: {message.error().str()}")
                 offset = message.offset() + 1
                 try:
-                    events = unpacked(message.value())
-                except (pa.ArrowException, ExfmError) as error:
+                    events = as_said(unpacked(message.value()), self.schema)
+                except Exception as error:  # a tombstone, damage, another schema's
                     self.counters.add("corrupt_group", words=f"{self.topic}, offset {offset - 1}: {error}")
                     continue
-                yield events, {PARTITION: offset}
+                if len(events):
+                    yield events, {PARTITION: offset}
         finally:
             consumer.close()
 
@@ -63,9 +67,11 @@ class Kafka:
         producer = _library().Producer({"bootstrap.servers": self.servers, "enable.idempotence": True})
         return send(producer, self.topic, chunks)
 
-    def _end(self, kafka: Any, consumer: Any) -> int:
+    def _offsets(self, kafka: Any, consumer: Any) -> tuple[int, int]:
+        """Of the first message that is still there, and behind the last."""
         try:
-            return int(consumer.get_watermark_offsets(kafka.TopicPartition(self.topic, 0), self.seconds)[1])
+            begin, end = consumer.get_watermark_offsets(kafka.TopicPartition(self.topic, 0), self.seconds)
+            return int(begin), int(end)
         except kafka.KafkaException as error:
             raise ExfmError(f"{self.servers} does not answer for {self.topic}: {error}") from None
 

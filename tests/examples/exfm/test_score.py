@@ -3,24 +3,29 @@ nothing."""
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from examples.exfm import checkpoint, files
+from examples.exfm.counters import Counters
 from examples.exfm.das.rows import joined
 from examples.exfm.das.service import Settings
 from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import Plan, Run, local, rows_of, score
+from examples.exfm.score import Plan, Run, ended, local, rows_of, score
 from examples.exfm.stream.events import IMPRESSION, LABEL, Events
 from examples.exfm.stream.log import Log, name_of, write
 from tests.examples.exfm.world import DRIFT, HOUR, TINY
 
+ROOT = Path(__file__).parents[3]
 LONGER = replace(DRIFT, hours=16, rate=120)
 
 
@@ -175,10 +180,63 @@ def test_what_could_not_be_read_is_still_known_after_a_restart(straight, log, tm
             for events, position in islice(run._chunks(), last):
                 run._take(events)
                 run.position, run.chunks = position, run.chunks + 1
-            run._save(done=False)
+            run._save()
         else:
             run.to_the_end(lambda at: None)
         told.append(read.counters["corrupt_file"])
     score(source(damaged), plan(tmp_path / "work"))  # once more: nothing is left to do, and nothing is forgotten
     report = json.loads((tmp_path / "work" / "score.json").read_text())
     assert told == [1, 2] and report["source"] == {"corrupt_file": 2} and len(report["named"]) == 2
+
+
+def test_hours_that_come_later_are_read_later(straight, log, tmp_path):
+    folder = tmp_path / "log"
+    shutil.copytree(log, folder)
+    hours = Log(folder).hours
+    for hour in hours[9:]:
+        (folder / name_of(hour)).unlink()
+    some = score(source(folder), plan(tmp_path / "work"))["rows"]
+    assert ended(tmp_path / "work") and 0 < some < straight[1]["rows"]
+    shutil.copytree(log, folder, dirs_exist_ok=True)
+    assert score(source(folder), plan(tmp_path / "work"))["rows"] == straight[1]["rows"]
+    assert sorted(all_of(tmp_path / "work").id.tolist()) == sorted(all_of(straight[0]).id.tolist())
+
+
+def test_back_at_the_checkpoint_before_the_last_it_finds_the_snapshots_it_needs(straight, log, tmp_path):
+    last, keep = 20, 1
+
+    def killed(at):
+        if at.chunks == last:
+            raise Killed
+
+    short = replace(plan(tmp_path), keep=keep, every=6)
+    with pytest.raises(Killed):
+        score(source(log), short, each=killed)
+    *_, newest = sorted((tmp_path / "checkpoints" / "score").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    counters = score(source(log), short)
+    assert counters["corrupt_checkpoint"] == 1 and counters["rows_without_score"] == straight[1]["rows_without_score"]
+    mine, theirs = (all_of(work) for work in (tmp_path, straight[0]))
+    for name, values in mine.arrays().items():
+        assert np.array_equal(values, theirs.arrays()[name], equal_nan=values.dtype.kind == "f"), name
+
+
+def test_a_part_that_is_gone_is_said(straight, log, tmp_path):
+    shutil.copytree(straight[0], tmp_path / "work")
+    (tmp_path / "work" / "rows" / "part-000001.parquet").unlink()
+    with pytest.raises(ExfmError, match=r"part-000001.parquet is gone, .*begin anew"):
+        score(source(log), plan(tmp_path / "work"))
+    faults = Counters()
+    numbers = [number for number, _ in rows_of(tmp_path / "work", counters=faults)]
+    assert 1 not in numbers and 2 in numbers and faults["corrupt_part"] == 1
+
+
+def test_two_processes_do_not_work_in_one_folder(straight, log):
+    holder = "import sys, pathlib; from examples.exfm import files; held = files.alone(pathlib.Path(sys.argv[1]));"
+    command = [sys.executable, "-c", holder + "print('held', flush=True); sys.stdin.read()", str(straight[0])]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ExfmError, match="another process works in"):
+            score(source(log), plan(straight[0]))
+        other.communicate("")
+    assert score(source(log), plan(straight[0])).counts == straight[1].counts

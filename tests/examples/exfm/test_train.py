@@ -12,7 +12,7 @@ import torch
 from examples.exfm import checkpoint, files
 from examples.exfm.das.rows import joined
 from examples.exfm.errors import ExfmError
-from examples.exfm.evaluate import by_student, cost, evaluate, flops, smooth
+from examples.exfm.evaluate import began, by_student, cost, evaluate, flops, smooth, teacher
 from examples.exfm.parts import Parts
 from examples.exfm.score import rows_of, score
 from examples.exfm.stream.log import write
@@ -20,8 +20,9 @@ from examples.exfm.students import ARMS, StudentSpec
 from examples.exfm.teacher import Teacher
 from examples.exfm.train import Trainee, features_of, predictions_of, train
 from tests.examples.exfm.test_score import LONGER, Killed, plan, source
-from tests.examples.exfm.world import TINY
+from tests.examples.exfm.world import HOUR, TINY
 
+DAY = 24 * HOUR
 STUDENTS = (
     StudentSpec("retrieve", "feed", "retrieval", "adapter", batch=64),
     StudentSpec("late", "stories", "late", "auxiliary", batch=64, beta=2.0),
@@ -183,6 +184,96 @@ def test_days_are_smoothed_and_no_call_has_no_cost():
 
 
 def test_predictions_are_read_by_student(straight):
-    found = by_student(straight[0])
+    found = by_student(straight[0], began(straight[0].parent))
     assert sum(each["rows"] for each in found["late"]["days"].values()) == found["late"]["total"]["rows"]
     assert found["late"]["total"]["rows"] == found["alone"]["total"]["rows"] != found["retrieve"]["total"]["rows"]
+
+
+def halfway(work, to, upto):
+    """`to` has the first rows of `work`, and is being scored still."""
+    (to / "rows").mkdir(parents=True)
+    names = sorted(path.name for path in (work / "rows").glob("part-*"))
+    for name in names[:upto]:
+        shutil.copy(work / "rows" / name, to / "rows" / name)
+    last = checkpoint.load(work / "checkpoints" / "score")
+    checkpoint.save(to / "checkpoints" / "score", replace(last, said={**last.said, "done": False}))
+
+
+def test_students_do_not_learn_the_end_of_rows_that_still_come(work, straight, tmp_path):
+    """What is held when there are no more rows is learned from at once; were that done too early, rows that come later
+    would be predicted by a student that knows later labels."""
+    halfway(work, tmp_path, 4)
+    train(tmp_path, LONGER.schema, STUDENTS, every=2)
+    shutil.copytree(work / "rows", tmp_path / "rows", dirs_exist_ok=True)
+    shutil.copytree(work / "checkpoints", tmp_path / "checkpoints", dirs_exist_ok=True)
+    train(tmp_path, LONGER.schema, STUDENTS, every=2)
+    one, other = (
+        {(row["student"], row["id"]): row["logit"] for table in predictions_of(each) for row in table.to_pylist()}
+        for each in (straight[0], tmp_path / "students")
+    )
+    assert one == other
+
+
+def test_rows_after_the_end_and_other_rows_are_refused(work, tmp_path):
+    halfway(work, tmp_path / "work", 4)
+    train(tmp_path / "work", LONGER.schema, STUDENTS[:1], last=True)
+    shutil.copytree(work / "rows", tmp_path / "work" / "rows", dirs_exist_ok=True)
+    with pytest.raises(ExfmError, match="more have come since: give another folder"):
+        train(tmp_path / "work", LONGER.schema, STUDENTS[:1])
+    other = tmp_path / "other"
+    score(source(work / "log"), replace(plan(other), seed=5))
+    with pytest.raises(ExfmError, match="learned from other rows"):
+        train(other, LONGER.schema, STUDENTS[:1], tmp_path / "work" / "students")
+
+
+def test_a_damaged_checkpoint_loses_no_prediction_of_rows_that_came_since(work, straight, tmp_path):
+    halfway(work, tmp_path, 6)
+    train(tmp_path, LONGER.schema, STUDENTS, every=2)
+    shutil.copytree(work / "rows", tmp_path / "rows", dirs_exist_ok=True)
+    *_, newest = sorted((tmp_path / "students" / "checkpoints").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    counters = train(tmp_path, LONGER.schema, STUDENTS, every=2, last=True)
+    assert counters["corrupt_checkpoint"] == 1
+    one, other = (
+        sorted((row["student"], row["id"]) for table in predictions_of(each) for row in table.to_pylist())
+        for each in (straight[0], tmp_path / "students")
+    )
+    assert one == other
+
+
+def test_days_are_the_streams_for_everybody(work, tmp_path):
+    """A teacher that lags gives its first score later; what `skip` leaves out is the same."""
+    rows = joined([each for _, each in rows_of(work)])
+    start = began(work)
+    assert start == rows.time.min()
+    later = replace(rows, scored=rows.scored & (rows.time > start + 8 * HOUR))
+    parts = Parts(tmp_path / "rows")
+    parts.prepare(0, later.to_table())
+    parts.commit(1)
+    assert began(tmp_path) == start
+    found = teacher(tmp_path, LONGER.schema, start - DAY, skip=1)["total"]["rows"]
+    assert found == (later.scored & later.first).sum() > 0  # the whole stream is in day 1
+    assert teacher(tmp_path, LONGER.schema, start, skip=1)["total"]["rows"] == 0
+
+
+def test_a_student_that_gives_no_numbers_is_said_and_others_are_judged(work, straight, tmp_path):
+    [table, *_] = predictions_of(straight[0])
+    names = np.array(table["student"].to_pylist())
+    logit = np.where(names == "late", np.nan, table["logit"].to_numpy())
+    parts = Parts(tmp_path / "predictions")
+    parts.prepare(0, table.set_column(table.column_names.index("logit"), "logit", pa.array(logit, pa.float32())))
+    parts.commit(1)
+    found = by_student(tmp_path, began(work))
+    late, alone = found["late"]["total"], found["alone"]["total"]
+    assert late["ne"] is None and late["not_finite"] == late["rows"] > 0
+    assert alone["not_finite"] == 0 and alone["rows"] > 0
+
+
+def test_damaged_predictions_are_counted_and_the_rest_is_judged(work, straight, tmp_path):
+    shutil.copytree(straight[0], tmp_path / "students")
+    parts = sorted((tmp_path / "students" / "predictions").iterdir())
+    damaged = parts[0].with_name(f"part-{len(parts):06}.parquet")
+    damaged.write_bytes(b"PAR1")
+    results = evaluate(work, LONGER.schema, tmp_path / "students")
+    assert results["faults"]["counters"] == {"corrupt_part": 1} and damaged.name in results["faults"]["named"][0]
+    assert results["students"]["late"]["total"]["rows"] > 0

@@ -90,3 +90,16 @@ def test_what_is_counted_where_the_teacher_runs_goes_on_with_the_scores(folder):
     through(service, DRIFT.events())
     assert service.counters["plan_checked"] == 1 and "plan_checked: once" in service.counters.named
     assert not Prepare.counters.counts
+
+
+def test_a_snapshot_that_is_published_again_is_read_again(folder):
+    scorer = Scorer(folder)
+    ids, bag = np.ones((5, len(DRIFT.schema.fields)), np.int32), np.ones((5, DRIFT.schema.places), np.int32)
+    before, _ = scorer.score(1, ids, bag)
+    Snapshots(folder).publish(1, 0, 0, teacher(9).state_dict(), described(DRIFT.schema, TINY))
+    after, _ = scorer.score(1, ids, bag)
+    fresh, _ = Scorer(folder).score(1, ids, bag)
+    assert not np.array_equal(before, after) and np.array_equal(after, fresh)
+    Snapshots(folder, keep=0).rotate(-1)
+    (folder / "index.json").unlink()
+    assert np.array_equal(scorer.score(1, ids, bag)[0], after)  # what is gone since is still known

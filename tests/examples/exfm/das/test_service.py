@@ -10,7 +10,7 @@ from examples.exfm.das.rows import joined
 from examples.exfm.das.scorers import Local, Scorer
 from examples.exfm.stream.delays import Delays
 from examples.exfm.stream.drift import START
-from examples.exfm.stream.events import IMPRESSION, LABEL, concat, in_order
+from examples.exfm.stream.events import IMPRESSION, LABEL, concat, impressions, in_order, labels
 from tests.examples.exfm.world import DRIFT, HOUR, Faulty, das, publish, teacher, through
 
 
@@ -243,3 +243,50 @@ def test_nothing_is_scored_by_a_scorer_that_is_full():
     scorers = Local(Scorer(None), limit=0)
     with pytest.raises(Exception, match="collect before submitting more"):
         scorers.submit(None)
+
+
+def test_a_row_that_went_on_without_a_score_gets_none_later(folder):
+    """A score given after the row's release would be of a teacher that may have learned the row's label."""
+
+    class Busy(Local):
+        busy = True
+
+        @property
+        def full(self):
+            return self.busy or super().full
+
+    scorers = Busy(Scorer(folder))
+    service = das(folder, scorers=scorers, batch=1, patience=0.01)
+    ids, bag = np.ones((1, len(DRIFT.schema.fields)), int), np.ones((1, DRIFT.schema.places), int)
+
+    def shown(id, after, vertical):
+        time, logged = np.array([START]), np.array([START + after])
+        return impressions(ids, bag, id=np.array([id]), time=time, logged=logged, vertical=np.array([vertical]))
+
+    service.push(shown(7, 0, 0))
+    service.push(labels(DRIFT.schema, id=np.array([7]), time=np.array([START + 60]), label=np.array([1.0])))
+    [first] = service.release().scored.tolist()
+    scorers.busy = False
+    service.push(shown(8, 3600, 0))
+    service.push(shown(7, 3700, 1))
+    [again] = service.release().scored.tolist()
+    assert (first, again) == (False, False) and service.counters["sent"] == 1  # of the other example
+    assert service.counters["score_missing"] == 1
+
+
+def test_a_full_ring_says_what_it_forgets(folder):
+    chunks = list(DRIFT.events())
+    service = das(folder, capacity=40, batch=16)
+    rows = joined(through(service, chunks))
+    counted = service.counters
+    assert counted["evicted"] + counted["forgotten_early"] + counted["unlabelled"] > 0
+    assert len(rows) and len(service.waiting) <= 40
+
+
+def test_no_index_of_snapshots_costs_scores_alone(tmp_path):
+    publish(tmp_path, [1])
+    (tmp_path / "index.json").write_text("{")
+    service = das(tmp_path)
+    rows = joined(through(service, DRIFT.events()))
+    assert not rows.scored.any() and service.counters["no_teacher"] == 6 * 80
+    assert "index.json cannot be read" in service.counters.named[-1]

@@ -67,5 +67,8 @@ def test_damage_is_told_from_good(snapshots):
     with pytest.raises(SnapshotError, match=r"has no snapshot 7; it has \[1, 2, 3, 4\]"):
         snapshots.read(7)
     (snapshots.folder / "index.json").write_text(json.dumps([{"version": 1}]))
-    with pytest.raises(SnapshotError, match="publish the teacher again"):
+    with pytest.raises(SnapshotError, match="the next snapshot begins a new one"):
         snapshots.index()
+    assert snapshots.checksum(3) is None and snapshots.rotate(10**12) == []
+    snapshots.publish(9, 10**10, 10**10, {"a": torch.zeros(1)}, {})
+    assert [each.version for each in snapshots.index()] == [9]

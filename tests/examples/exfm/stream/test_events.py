@@ -31,6 +31,22 @@ def test_what_is_no_events_is_an_error():
     holes = table.set_column(table.column_names.index("id"), "id", pa.array([None] * len(table), pa.int64()))
     with pytest.raises(ExfmError, match="id has values that are missing"):
         Events.from_table(holes)
+    width = table["ids"].type.list_size
+    for name, column, words in (
+        ("ids", pa.array([None, *range(1, len(table) * width)], pa.int32()), "ids has values that are missing"),
+        ("ids", pa.array(np.full(len(table) * width, np.nan, np.float32)), "ids has float; expected int32"),
+        ("ids", pa.array(np.full(len(table) * width, 1 << 40)), "ids: .*not in range"),
+    ):
+        lists = pa.FixedSizeListArray.from_arrays(column, width)
+        with pytest.raises(ExfmError, match=words):
+            Events.from_table(table.set_column(table.column_names.index(name), name, lists))
+    for name, column, words in (
+        ("logged", pa.array(np.zeros(len(table), "datetime64[ms]")), "logged has timestamp"),
+        ("kind", pa.array(table["kind"].to_numpy().astype(int) + 256), "kind: .*not in range"),
+        ("id", pa.array([str(each) for each in table["id"].to_pylist()]), "id has string; expected int64"),
+    ):
+        with pytest.raises(ExfmError, match=words):
+            Events.from_table(table.set_column(table.column_names.index(name), name, column))
 
 
 def test_order_is_that_of_the_log_and_of_one_second_that_given():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -91,3 +92,38 @@ def test_a_file_is_whole_or_absent_and_holds_one_hour(drift, folder, tmp_path):
         hour_of(tmp_path / "notes.parquet")
     with pytest.raises(ExfmError, match="holds no log"):
         Log(tmp_path / "none")
+
+
+def test_events_of_another_hour_are_left_out_and_do_not_move_the_clock(folder):
+    log = Log(folder)
+    hour = log.hours[2]
+    path = folder / name_of(hour)
+    table = pq.read_table(path)
+    logged = table["logged"].to_numpy().copy()
+    logged[3] += 365 * 24 * HOUR
+    pq.write_table(table.set_column(table.column_names.index("logged"), "logged", pa.array(logged)), path)
+    found = concat([events for events, _ in log.chunks()])
+    assert log.counters.counts == {"wrong_hour": 1} and found.logged.max() < (log.hours[-1] + 1) * HOUR
+    path.rename(folder / name_of(log.hours[-1] + 5))  # a whole hour under another name
+    rest = Log(folder)
+    assert not set(concat([events for events, _ in rest.chunks()]).logged // HOUR) & {hour, rest.hours[-1]}
+    assert rest.counters["wrong_hour"] == len(table)
+
+
+def test_an_hour_without_events_is_no_chunk(folder):
+    log = Log(folder)
+    path = folder / name_of(log.hours[1])
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    assert all(len(events) for events, _ in log.chunks()) and not log.counters.counts
+
+
+def test_any_damage_of_a_footer_costs_the_file_alone(folder):
+    log = Log(folder)
+    path = folder / name_of(log.hours[1])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(footer, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        assert {*log.hours} - {log.hours[1]} <= {
+            int(each) for events, _ in Log(folder).chunks() for each in events.logged // HOUR
+        }
