@@ -67,7 +67,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
 	@$(if $(TORCH),(sed -E '/^($(UNPIN))==/d' constraints.txt; echo 'torch==$(TORCH)'$(if $(filter 2.11%,$(TORCH)),; echo 'numpy<2.4')) > $(PINS))
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation -e '.[dev,examples,audience,lattice]'
+	@$(PIP) --no-build-isolation -e '.[dev,examples,audience,lattice,kafka]'
 	@touch $@
 
 $(DATA): $(READY)
