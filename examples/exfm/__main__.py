@@ -113,6 +113,7 @@ def train(options: argparse.Namespace) -> None:
         Schema.load(options.work / "log"),
         students_of(options),
         _out(options),
+        last=False if options.more else None,
         each=lambda at: say(lambda: f"train: {at.rows:,} rows"),
     )
 

@@ -8,6 +8,7 @@ seed does.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -91,7 +92,8 @@ def compare(
             out = work / "arms" / f"seed-{seed}-{_digest(specs)}"
             train(work, schema, specs, out, every=10**9)
             for name, of in by_student(out, start, skip).items():
-                found[spec.vertical].setdefault(named[name], {})[seed] = of["total"]["ne"]
+                ne = of["total"]["ne"]  # None of a student that gives no numbers
+                found[spec.vertical].setdefault(named[name], {})[seed] = math.nan if ne is None else ne
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ import torch
 from examples.exfm.das.scorers import Local, Scorer
 from examples.exfm.das.service import Das, Settings
 from examples.exfm.das.snapshots import Snapshots
+from examples.exfm.errors import ExfmError
 from examples.exfm.stream import log
 from examples.exfm.stream.drift import START, Drift
 from examples.exfm.stream.events import Events
@@ -125,4 +127,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ExfmError as error:
+        sys.exit(f"bench_stream: {error}")

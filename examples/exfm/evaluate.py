@@ -43,6 +43,8 @@ def evaluate(work: Path, schema: Schema, out: Path | None = None, skip: int = 0)
         raise ExfmError(f"{work} has no {SCORE_REPORT}: run `score` to its end first")
     trained = json.loads((out / TRAIN_REPORT).read_text(encoding="utf-8"))
     scored = json.loads((work / SCORE_REPORT).read_text(encoding="utf-8"))
+    if "size" not in scored:
+        raise ExfmError(f"{work / SCORE_REPORT} is of an older version: run `score` again, which finds all done")
     faults, start = Counters(), began(work)
     students = {
         name: {

@@ -29,13 +29,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def alone(folder: Path) -> IO[bytes]:
-    """Keep other processes out of a folder as long as this one lives and holds what is returned. Raises ExfmError if
-    one is there."""
+    """Keep others out of a folder until what is returned is closed, or the process is gone. Raises ExfmError if one is
+    there."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / LOCK).open("ab")
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         lock.close()
         raise ExfmError(f"another process works in {folder}: wait for it, or give another folder") from None
     return lock

@@ -34,7 +34,9 @@ def parser_of(commands: Mapping[str, Command], description: str) -> argparse.Arg
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         each.add_argument("--work", type=Path, required=True, help="the folder that everything goes to")
-        each.add_argument("--seed", type=int, help="of the log, the teacher and the students; 0 unless the log has one")
+        each.add_argument(
+            "--seed", type=number(int, 0), help="of the log, the teacher and the students; 0 if not given"
+        )
         for add in parts[name]:
             add(each)
         each.set_defaults(run=command)
@@ -82,6 +84,7 @@ def _students(parser: argparse.ArgumentParser) -> None:
         metavar="VERTICAL:STAGE",
         help=f"who learns; stages are {', '.join(STAGES)}; None is those of the data, or one a vertical",
     )
+    parser.add_argument("--more", action="store_true", help="rows will come later: do not learn the end yet")
     parser.add_argument("--arm", choices=ARMS, default="adapter", help="how students are taught")
     least = number(float, 0)
     parser.add_argument("--beta", type=least, default=1.0, help="the teacher's gradient into the trunk is scaled by it")

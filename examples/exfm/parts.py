@@ -1,4 +1,4 @@
-"""Output in numbered Parquet files that others read: each appears once, whole, and never changes.
+"""Output in numbered Parquet files that others read: each appears whole, and holds the same whenever it is made.
 
 A part is prepared, then the checkpoint that has it behind itself is saved, then the part is put in place. A crash
 before the checkpoint leaves a prepared part that is written again; one after it leaves it to be put in place by the
@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from examples.exfm import files
 from examples.exfm.counters import Counters
 from examples.exfm.errors import ExfmError
 
@@ -39,7 +38,7 @@ class Parts:
         """Put every part below `count` in place; those prepared beyond it were of a run that was lost. Raises ExfmError
         if one below it is neither prepared nor in place."""
         for path in sorted(self.folder.glob(".part-*.parquet")):
-            number = int(path.stem.removeprefix(".part-"))
+            number = _number(path)
             if number < count:
                 os.replace(path, self._place(number))
             else:
@@ -52,7 +51,7 @@ class Parts:
         """As a checkpoint that has `count` parts behind itself knows it: later ones are of a run that was lost. Raises
         ExfmError if one of its own is gone."""
         for path in self.folder.glob("part-*.parquet"):
-            if int(path.stem.removeprefix("part-")) >= count:
+            if _number(path) >= count:
                 path.unlink()
         self.commit(count)
 
@@ -64,8 +63,7 @@ class Parts:
     ) -> Iterator[tuple[int, Any]]:
         """The parts in place, from number `start` on, as what `made` makes of them. One that is damaged is counted,
         named and left out, as is one that is gone, or raises if nobody counts."""
-        known = {int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.parquet")}
-        for number in range(start, max(known, default=-1) + 1):
+        for number in range(start, self.count):
             path = self._place(number)
             try:
                 found = made(pq.read_table(path, page_checksum_verification=True))
@@ -76,13 +74,18 @@ class Parts:
                 continue
             yield number, found
 
-    def digest(self) -> str:
-        """Of the first part, which tells the rows of one run from those of another; "" if there is none."""
-        path = self._place(0)
-        return files.checksum(path.read_bytes()) if path.exists() else ""
+    @property
+    def count(self) -> int:
+        """The number behind the last part in place."""
+        return max((_number(path) for path in self.folder.glob("part-*.parquet")), default=-1) + 1
 
     def _place(self, number: int) -> Path:
         return self.folder / f"part-{number:06}.parquet"
 
     def _prepared(self, number: int) -> Path:
         return self.folder / f".part-{number:06}.parquet"
+
+
+def _number(path: Path) -> int:
+    """Of a part, in place or prepared."""
+    return int(path.stem.rpartition("-")[2])

@@ -6,6 +6,7 @@ however they are run. Experiments train it once and score again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from examples.exfm import files
 from examples.exfm.das.rows import Rows
 from examples.exfm.das.scorers import Run, Scorer
 from examples.exfm.das.snapshots import Snapshot, Snapshots
+from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import rows_of
+from examples.exfm.score import NOTE, rows_of, standing
 from examples.exfm.teacher import Teacher
 
 BATCH = 512
@@ -27,14 +29,25 @@ def rescore(work: Path, to: Path, delay: int = 0, prepare: Callable[[Teacher], R
     """The rows of `work`, which has kept all its snapshots, into `to`, part by part; parts that are there stay.
 
     delay: seconds that the teacher lags behind when a row was sent to be scored. prepare: as of a Scorer. A row goes on
-    without a score where it had none, or where no snapshot is that old.
+    without a score where it had none, or where no snapshot is that old. Raises ExfmError if `to` holds the rows of
+    another teacher, or by another delay.
     """
+    name = getattr(prepare, "how", "eager" if prepare is None else "prepared")
+    how = {"of": standing(work)[0], "delay": delay, "how": name}
     snapshots, scorer, parts = Snapshots(work / "snapshots"), Scorer(work / "snapshots", prepare), Parts(to / "rows")
     with files.alone(to):
-        done = sum(1 for _ in (to / "rows").glob("part-*.parquet"))
-        for number, rows in rows_of(work, done):
+        note = to / NOTE
+        if note.exists() and json.loads(note.read_text(encoding="utf-8"))["how"] != how:
+            raise ExfmError(f"{to} was scored again another way, or of other rows: give another folder, or remove it")
+        for number, rows in rows_of(work, parts.count):
+            _say(note, how, done=False)
             parts.prepare(number, _again(rows, snapshots, scorer, delay).to_table())
             parts.commit(number + 1)
+        _say(note, how, done=standing(work)[1])
+
+
+def _say(note: Path, how: dict[str, object], done: bool) -> None:
+    files.write(note, json.dumps({"how": how, "done": done}).encode() + b"\n")
 
 
 def _again(rows: Rows, snapshots: Snapshots, scorer: Scorer, delay: int) -> Rows:

@@ -28,14 +28,14 @@ from examples.exfm.stream.log import Position, Source
 from examples.exfm.stream.pace import pace
 from examples.exfm.teacher import SIZES, TeacherSize
 
-REPORT = "score.json"
+REPORT, NOTE = "score.json", "rescored.json"
 
 
 @dataclass(frozen=True)
 class Plan:
     """work: the folder. every: chunks between checkpoints. speed: seconds of the stream a second; None for at once.
-    period: seconds between snapshots; lessons: how the teacher learns. how: in what words the teacher is run, as
-    `scorers` does."""
+    period: seconds between snapshots; lessons: how the teacher learns. how: a name for what `scorers` runs; rows by
+    another go to another folder."""
 
     work: Path
     size: TeacherSize = SIZES["small"]
@@ -80,21 +80,20 @@ def score(
         return Run(source, plan, (scorers or local)(plan.work / "snapshots")).to_the_end(each)
 
 
-def ended(work: Path) -> bool:
-    """Whether all rows of a folder are there: nothing is on its way to them (scored again, they are whole parts)."""
-    last = checkpoint.load(work / "checkpoints" / "score")
-    return bool(last.said["done"]) if last is not None else bool(Parts(work / "rows").digest())
+def standing(work: Path) -> tuple[str, bool]:
+    """What tells the rows of one run from those of another ("" if that is not known yet), and whether they all are
+    there."""
+    note, last = work / NOTE, checkpoint.load(work / "checkpoints" / "score")
+    if note.exists():  # scored again by `rescore`
+        said = json.loads(note.read_text(encoding="utf-8"))
+        return files.checksum(json.dumps(said["how"], sort_keys=True).encode()), said["done"]
+    if last is None:
+        return "", False
+    return last.said.get("identity", ""), last.said["done"] and Parts(work / "rows").count >= last.said["parts"]
 
 
 def local(folder: Path) -> Scorers:
     return Local(Scorer(folder))
-
-
-def identity(work: Path) -> str:
-    """What tells the rows of one run from those of another: the plan, and the first rows; "" if there are none yet."""
-    first, last = Parts(work / "rows").digest(), checkpoint.load(work / "checkpoints" / "score")
-    plan = json.dumps(last.said.get("plan"), sort_keys=True) if last is not None else ""
-    return first and files.checksum((plan + first).encode())
 
 
 class Run:
@@ -110,14 +109,19 @@ class Run:
         self.held: list[Rows] = []
         self.chunks = self.rows = self.saved = self.written = 0
         self.seconds, self.done = 0.0, False
+        self.identity = files.checksum(json.dumps([plan.said(), self._log()], sort_keys=True).encode())
+        self.told = ""  # what the source had counted at `position`
         self.needed = 0  # stream's time from which on snapshots may be asked for again
         self._resume()
 
     def to_the_end(self, each: Callable[[Progress], None]) -> Counters:
         begun, before = time.perf_counter(), self.seconds
         for events, position in self._chunks():
+            if self.done:  # there is more since: nobody shall take these rows for all of them
+                self.done = False
+                self._save()
             self._take(events)
-            self.position, self.done = position, False
+            self.position = position
             self.chunks += 1
             if self.chunks % self.plan.every == 0:
                 self.seconds = before + time.perf_counter() - begun
@@ -142,6 +146,8 @@ class Run:
         self.rows += len(rows)
         if len(rows):
             self.held.append(rows)
+        if (source := self._source()) is not None:
+            self.told = source.to_json()
 
     def _save(self) -> None:
         """A part of rows and the checkpoint behind it. Snapshots that the checkpoint before it would ask for stay, as
@@ -160,9 +166,10 @@ class Run:
             "needed": self.needed,
             "counters": self.das.counters.to_json(),
             "plan": self.plan.said(),
+            "log": self._log(),
+            "identity": self.identity,
+            "source": self.told,
         }
-        if (source := self._source()) is not None:
-            said["source"] = source.to_json()
         tensors = {**self.learner.tensors(), **checkpoint.arrays(self.das.arrays(), "das.")}
         checkpoint.save(self.folder, Checkpoint(self.saved, tensors, said))
         self.saved += 1
@@ -179,17 +186,18 @@ class Run:
             self.parts.go_back(0)
             return
         said = last.said
-        self._same_plan(said.get("plan", {}))
+        self._same_plan(said.get("plan", {}), said.get("log"))
+        self.identity = said.get("identity", self.identity)
         damage = self.das.counters
         self.das.counters = Counters.from_json(said["counters"])
-        for name, count in damage.counts.items():
-            self.das.counters.add(name, count, damage.named[-1])
+        self.das.counters.take_in(damage)
         self.position, self.done, self.seconds = said["position"], said["done"], said["seconds"]
         self.chunks, self.rows, self.written = said["chunks"], said["rows"], said["parts"]
         self.saved = last.number + 1
-        if (source := self._source()) is not None and "source" in said:
+        self.told = said.get("source", "")
+        if (source := self._source()) is not None and self.told:
             source.taken()  # what was counted behind the checkpoint is read again
-            source.take_in(Counters.from_json(said["source"]))
+            source.take_in(Counters.from_json(self.told))
         self.learner.restore(last.tensors)
         self.das.restore({name: each.numpy() for name, each in last.part("das.").items()})
         self.parts.go_back(self.written)
@@ -197,8 +205,14 @@ class Run:
         self._rotate()
         self.needed = self.das.now
 
-    def _same_plan(self, before: Mapping[str, Any]) -> None:
-        """Raises ExfmError if rows that are there were made another way."""
+    def _log(self) -> dict[str, Any]:
+        """What tells the source from others."""
+        return {"schema": json.loads(json.dumps(asdict(self.source.schema))), "origin": self.source.origin}
+
+    def _same_plan(self, before: Mapping[str, Any], log: Mapping[str, Any] | None) -> None:
+        """Raises ExfmError if rows that are there were made another way, or of something else."""
+        if log not in (None, self._log()):
+            raise ExfmError(f"{self.plan.work} was scored from another log: give another folder, or remove it")
         now = self.plan.said()
         others = [f"{name} {before[name]}, not {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
         if others:

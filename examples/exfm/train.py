@@ -29,7 +29,8 @@ from examples.exfm.das.rows import Rows, joined
 from examples.exfm.distil.step import Batch, optimizer_of, step
 from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import ended, identity, rows_of
+from examples.exfm.score import REPORT as SCORE_REPORT
+from examples.exfm.score import rows_of, standing
 from examples.exfm.stream.events import Schema
 from examples.exfm.students import StudentSpec
 
@@ -135,17 +136,20 @@ def train(
     ExfmError if another process is at it, for students of other rows, and for rows that come after the last.
     """
     if not (work / "rows").exists():
-        raise ExfmError(f"{work} holds no joined rows: run `score` first")
-    last = ended(work) if last is None else last  # asked before the rows are read: none comes between
+        scored = (work / SCORE_REPORT).exists()
+        words = "no example of its log has a label" if scored else "run `score` first"
+        raise ExfmError(f"{work} holds no joined rows: {words}")
+    (of, all_there), until = standing(work), Parts(work / "rows").count  # asked before the rows are read
     out = out or work / "students"
     with files.alone(out):
-        run = Run(work, schema, students, out, window)
+        run = Run(schema, students, out, of, window)
         for number, rows in rows_of(work, run.read, run.counters):
             run.take(number, rows)
             if (number + 1) % every == 0:
                 run.save()
             each(Progress(run.read, run.rows))
-        if last:
+        run.read = max(run.read, until)  # parts that are damaged were counted, and are not looked at again
+        if all_there if last is None else last:
             run.finish()
         run.save()
         run.report()
@@ -155,7 +159,7 @@ def train(
 class Run:
     """One process's run over the rows."""
 
-    def __init__(self, work: Path, schema: Schema, students: Sequence[StudentSpec], out: Path, window: int) -> None:
+    def __init__(self, schema: Schema, students: Sequence[StudentSpec], out: Path, of: str, window: int) -> None:
         names = [spec.name for spec in students]
         if len(set(names)) < len(names) or not names:
             raise ExfmError(f"students need names of their own, and there has to be one; got {names}")
@@ -163,7 +167,7 @@ class Run:
         self.specs = [asdict(spec) for spec in students]
         self.parts, self.folder, self.out = Parts(out / "predictions"), out / "checkpoints", out
         self.counters = Counters()
-        self.of, self.finished = identity(work), False
+        self.of, self.finished = of, False
         self.read = self.rows = self.written = self.saved = 0
         self.predicted: list[pa.Table] = []
         self._resume()
@@ -224,12 +228,12 @@ class Run:
             return
         if last.said["specs"] != json.loads(json.dumps(self.specs)):
             raise ExfmError(f"{self.out} holds other students: give another folder, or remove it to begin anew")
-        if last.said.get("of", self.of) not in (self.of, ""):
+        before = last.said.get("of", "")
+        if before and self.of and before != self.of:
             raise ExfmError(f"{self.out} learned from other rows: give another folder, or remove it to begin anew")
         self.finished = last.said.get("finished", False)
         earlier = Counters.from_json(last.said["counters"])
-        for name, count in self.counters.counts.items():
-            earlier.add(name, count, self.counters.named[-1])
+        earlier.take_in(self.counters)
         self.counters = earlier
         self.read, self.rows, self.written = last.said["read"], last.said["rows"], last.said["written"]
         self.saved = last.number + 1

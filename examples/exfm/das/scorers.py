@@ -74,6 +74,7 @@ def scored(scorer: Scores, batch: Batch) -> Scored:
     """A batch's scores, or why there are none: whatever goes wrong in a teacher costs scores, and no rows."""
     try:
         logit, embedding = scorer.score(batch.version, batch.ids, batch.bag)
+        logit, embedding = np.asarray(logit, np.float32), np.asarray(embedding, np.float16)
         done = Scored(batch.number, logit, embedding, calls=len(logit))
     except ExfmError as error:
         done = Scored(batch.number, error=str(error))

@@ -238,12 +238,12 @@ class Das:
             self.counters.add("scorer_failed", len(place), why)
             return
         logit = done.logit[held]
-        right = np.isfinite(logit)
+        right = np.isfinite(logit) & np.isfinite(done.embedding[held]).all(1)
         wrong = int((~right).sum())
         self.counters.add("score_not_finite", wrong, f"{wrong} by version {snapshot.version}")
         columns["state"][place] = np.where(right, SCORED, UNSCORED)
         columns["logit"][place] = np.where(right, logit, 0)
-        columns["embedding"][place] = done.embedding[held]
+        columns["embedding"][place] = np.where(right[:, None], done.embedding[held], 0)
         columns["version"][place], columns["trained_until"][place] = snapshot.version, snapshot.trained_until
         columns["scored_at"][place] = sent
 

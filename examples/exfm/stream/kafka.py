@@ -33,6 +33,10 @@ class Kafka:
     follow: bool = False
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        return {"topic": self.topic}
+
     def chunks(self, position: Position | None = None) -> Iterator[tuple[Events, Position]]:
         kafka = _library()
         offset = position[PARTITION] if position else 0

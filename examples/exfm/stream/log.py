@@ -8,30 +8,35 @@ are events of another hour than the file's, which would move the stream's clock.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
+from examples.exfm import files
 from examples.exfm.counters import Counters
 from examples.exfm.errors import ExfmError
 from examples.exfm.stream.events import SCHEMA, Events, Schema, concat, in_order
 
 HOUR = 3600
 GROUP_ROWS = 4096
+WRITING, ORIGIN = ".writing", "origin.json"
+"""Files that are there while a log is being written, and that say what it was made of."""
 Position = dict[str, int]
 """Where a source goes on: {"hour", "group"} of a log, {"partition 0": offset} of Kafka. Plain data, kept in
 checkpoints."""
 
 
 class Source(Protocol):
-    """Where events come from. The same position gives the same events."""
+    """Where events come from. The same position gives the same events. origin: what they were made of, as JSON."""
 
     schema: Schema
+    origin: dict[str, Any]
 
     def chunks(self, position: Position | None = None) -> Iterator[tuple[Events, Position]]:
         """Events from `position` on, a chunk at a time, each with the position behind it."""
@@ -49,7 +54,7 @@ class Log:
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self.schema = Schema.load(self.folder)
+        self.schema, self.origin = Schema.load(self.folder), origin_of(self.folder)
 
     @property
     def hours(self) -> list[int]:
@@ -105,13 +110,14 @@ def write(folder: Path, schema: Schema, parts: Iterable[Events], group_rows: int
     """Write a log of events in the order of `logged`; how many. Only the hour at hand is held in memory.
 
     The schema comes last: a folder without one holds no log, at most the hours of one whose writing was cut off, which
-    are written anew. Raises ExfmError if there is a log already, and for events that are not as the schema says.
+    are written anew. Raises ExfmError if there is a log already, or hours that `write` did not write, and for events
+    that are not as the schema says.
     """
-    if (folder / SCHEMA).exists():
-        raise ExfmError(f"{folder} holds a log already: give another folder, or remove it")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.parquet"):
-        hour_of(path)  # nothing but hours is removed
+    begun, there = folder / WRITING, list(folder.glob("*.parquet"))
+    if (folder / SCHEMA).exists() or (there and not begun.exists()):
+        raise ExfmError(f"{folder} holds a log already, or hours of one: give another folder, or remove it")
+    files.write(begun, b"")
+    for path in there:
         path.unlink()
     held: list[Events] = []
     total = 0
@@ -127,6 +133,7 @@ def write(folder: Path, schema: Schema, parts: Iterable[Events], group_rows: int
         write_hour(folder, concat(held), group_rows)
     os.sync()  # every hour is on the disk before the log is known
     schema.save(folder)
+    begun.unlink()
     return total
 
 
@@ -149,6 +156,15 @@ def write_hour(folder: Path, events: Events, group_rows: int = GROUP_ROWS) -> Pa
     pq.write_table(events.to_table(), made, row_group_size=group_rows, write_page_checksum=True, compression="zstd")
     os.replace(made, path)
     return path
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """What is written down beside a log of what it was made of (origin.py); nothing if it is somebody's own."""
+    path = folder / ORIGIN
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ExfmError(f"{path} cannot be read: {error}; remove it to take the log as it is") from None
 
 
 def name_of(hour: int) -> str:

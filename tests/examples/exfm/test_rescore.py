@@ -5,9 +5,12 @@ import pytest
 
 from examples.exfm.das.rows import joined
 from examples.exfm.das.service import Settings
+from examples.exfm.errors import ExfmError
 from examples.exfm.rescore import rescore
-from examples.exfm.score import Plan, rows_of, score
+from examples.exfm.score import Plan, rows_of, score, standing
 from examples.exfm.stream.log import Log, write
+from examples.exfm.students import StudentSpec
+from examples.exfm.train import train
 from tests.examples.exfm.test_score import LONGER
 from tests.examples.exfm.world import HOUR, TINY
 
@@ -59,3 +62,19 @@ def test_it_goes_on_where_it_stopped(works, tmp_path):
     assert 0 < len(calls) - count < count
     again = all_of(tmp_path)
     assert all(np.array_equal(value, again.arrays()[name]) for name, value in once.arrays().items())
+
+
+def test_another_delay_and_other_rows_go_to_another_folder(works, tmp_path):
+    rescore(works / "0", tmp_path, 2 * HOUR)
+    one = standing(tmp_path)
+    assert one[1] and one[0] not in (standing(works / "0")[0], "")
+    rescore(works / "0", tmp_path / "more", 3 * HOUR)
+    assert standing(tmp_path / "more")[0] != one[0]
+    with pytest.raises(ExfmError, match="scored again another way, or of other rows"):
+        rescore(works / "0", tmp_path, 3 * HOUR)
+    with pytest.raises(ExfmError, match="scored again another way, or of other rows"):
+        rescore(works / "4", tmp_path, 2 * HOUR)
+    spec = StudentSpec("s", "feed", "early", "none", batch=64)
+    train(tmp_path, LONGER.schema, [spec], tmp_path / "out")
+    with pytest.raises(ExfmError, match="learned from other rows"):
+        train(tmp_path / "more", LONGER.schema, [spec], tmp_path / "out")

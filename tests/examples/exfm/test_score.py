@@ -20,7 +20,7 @@ from examples.exfm.das.service import Settings
 from examples.exfm.das.snapshots import Snapshots
 from examples.exfm.errors import ExfmError
 from examples.exfm.parts import Parts
-from examples.exfm.score import Plan, Run, ended, local, rows_of, score
+from examples.exfm.score import Plan, Run, local, rows_of, score, standing
 from examples.exfm.stream.events import IMPRESSION, LABEL, Events
 from examples.exfm.stream.log import Log, name_of, write
 from tests.examples.exfm.world import DRIFT, HOUR, TINY
@@ -196,7 +196,7 @@ def test_hours_that_come_later_are_read_later(straight, log, tmp_path):
     for hour in hours[9:]:
         (folder / name_of(hour)).unlink()
     some = score(source(folder), plan(tmp_path / "work"))["rows"]
-    assert ended(tmp_path / "work") and 0 < some < straight[1]["rows"]
+    assert standing(tmp_path / "work")[1] and 0 < some < straight[1]["rows"]
     shutil.copytree(log, folder, dirs_exist_ok=True)
     assert score(source(folder), plan(tmp_path / "work"))["rows"] == straight[1]["rows"]
     assert sorted(all_of(tmp_path / "work").id.tolist()) == sorted(all_of(straight[0]).id.tolist())
@@ -240,3 +240,55 @@ def test_two_processes_do_not_work_in_one_folder(straight, log):
             score(source(log), plan(straight[0]))
         other.communicate("")
     assert score(source(log), plan(straight[0])).counts == straight[1].counts
+
+
+def die():
+    raise Killed
+
+
+def test_rows_are_all_there_only_when_the_last_part_is(straight, log, tmp_path, monkeypatch):
+    """Whoever learns the end of the rows learns nothing more: to be told so too early is for good."""
+    assert standing(tmp_path) == ("", False) and standing(straight[0])[1]
+    with monkeypatch.context() as patch:  # killed behind the last checkpoint, before its part is in place
+        commit = Parts.commit
+        patch.setattr(Parts, "commit", lambda self, count: commit(self, count) if count < 1 else die())
+        with pytest.raises(Killed):
+            score(source(log), replace(plan(tmp_path), every=10**6))
+    assert checkpoint.load(tmp_path / "checkpoints" / "score").said["done"]
+    assert not standing(tmp_path)[1]
+    score(source(log), replace(plan(tmp_path), every=10**6))
+    assert standing(tmp_path) == (standing(straight[0])[0], True)  # the same plan, the same log, the same rows
+    for path in (tmp_path / "checkpoints" / "score").iterdir():
+        path.write_bytes(b"")
+    assert standing(tmp_path) == ("", False)
+
+
+def test_while_more_is_scored_nobody_takes_the_rows_for_all_of_them(log, tmp_path):
+    folder = tmp_path / "log"
+    shutil.copytree(log, folder)
+    hours = Log(folder).hours
+    for hour in hours[9:]:
+        (folder / name_of(hour)).unlink()
+    score(source(folder), plan(tmp_path / "work"))
+    before = standing(tmp_path / "work")
+    shutil.copytree(log, folder, dirs_exist_ok=True)
+    seen = []
+    score(source(folder), plan(tmp_path / "work"), each=lambda at: seen.append(standing(tmp_path / "work")))
+    assert before[1] and not any(there for _, there in seen) and {name for name, _ in seen} == {before[0]}
+    assert standing(tmp_path / "work") == before
+
+
+def test_rows_of_another_log_do_not_mix(straight, tmp_path):
+    other = replace(LONGER, history=2)
+    write(tmp_path / "log", other.schema, other.events())
+    with pytest.raises(ExfmError, match="was scored from another log"):
+        score(source(tmp_path / "log"), plan(straight[0]))
+
+
+def test_a_damaged_hour_at_the_end_is_counted_once_however_often_one_starts(log, tmp_path):
+    folder = tmp_path / "log"
+    shutil.copytree(log, folder)
+    (folder / name_of(Log(folder).hours[-1])).write_bytes(b"PAR1 no")
+    for _ in range(3):
+        score(source(folder), plan(tmp_path / "work"))
+        assert json.loads((tmp_path / "work" / "score.json").read_text())["source"] == {"corrupt_file": 1}

@@ -103,3 +103,25 @@ def test_a_snapshot_that_is_published_again_is_read_again(folder):
     Snapshots(folder, keep=0).rotate(-1)
     (folder / "index.json").unlink()
     assert np.array_equal(scorer.score(1, ids, bag)[0], after)  # what is gone since is still known
+
+
+@pytest.mark.parametrize(
+    "logit, embedding, counted, words",
+    [
+        (lambda n: torch.ones(n), lambda n: torch.ones(n, 4), "", ""),
+        (lambda n: [1.0] * n, lambda n: [[1.0] * 4] * n, "", ""),
+        (lambda n: torch.ones(n, requires_grad=True), lambda n: torch.ones(n, 4), "scorer_failed", "RuntimeError"),
+        (lambda n: torch.ones(n, dtype=torch.bfloat16), lambda n: torch.ones(n, 4), "scorer_failed", "TypeError"),
+        (lambda n: ["a"] * n, lambda n: torch.ones(n, 4), "scorer_failed", "ValueError"),
+        (lambda n: np.full(n, 1e300), lambda n: np.ones((n, 4)), "score_not_finite", ""),
+        (lambda n: np.ones(n), lambda n: np.full((n, 4), 1e9), "score_not_finite", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_whatever_is_given_for_scores_is_scores_or_counted(folder, logit, embedding, counted, words):
+    service = das(folder, scorers=Local(Mine(lambda n: (logit(n), embedding(n)))))
+    rows = joined(through(service, DRIFT.events()))
+    assert len(set(rows.id.tolist())) == 6 * 80 and rows.scored.all() == (not counted)
+    assert not counted or service.counters[counted] == 6 * 80
+    assert words in "".join(service.counters.named)
+    assert np.isfinite(rows.logit).all() and np.isfinite(rows.embedding).all()
