@@ -43,6 +43,11 @@ class Scored:
     calls: int = 0
     told: Counters | None = None
 
+    def misshapen(self, count: int, width: int) -> str:
+        """Why these are no scores of so many examples, with embeddings of that width; "" if they are."""
+        found, wanted = (np.shape(self.logit), np.shape(self.embedding)), ((count,), (count, width))
+        return "" if found == wanted else f"logits and embeddings are {found}; expected {wanted}"
+
 
 class Scorers(Protocol):
     def submit(self, batch: Batch) -> None:

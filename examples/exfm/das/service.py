@@ -15,7 +15,7 @@ same rows in the same order with the same scores. Live, they wait `patience` sec
 from __future__ import annotations
 
 import time as wall
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.exfm.counters import Counters
+from examples.exfm.das.orphans import Orphans
 from examples.exfm.das.rows import Rows, joined
 from examples.exfm.das.scorers import Batch, Scored, Scorers
 from examples.exfm.das.snapshots import Snapshot
@@ -75,7 +76,7 @@ class Das:
         self.batches = 0
         self.ready: deque[tuple[int, int, bool, int]] = deque()  # number, verticals, first, when
         self.ready_numbers: set[int] = set()
-        self.orphans: OrderedDict[int, tuple[float, int]] = OrderedDict()  # id: label, when it came
+        self.orphans = Orphans(self.settings.orphans)
         self.out: list[Rows] = []
 
     def push(self, events: Events) -> None:
@@ -112,9 +113,9 @@ class Das:
         self.counters.add("examples")
         if not self.settings.late:
             self.to_score.append(number)
-        if id in self.orphans:
+        if (label := self.orphans.take(id)) is not None:
             self.counters.add("label_first")
-            self._told(id, self.orphans.pop(id)[0])
+            self._told(id, label)
 
     def _shown_again(self, number: int, vertical: int) -> None:
         """Another vertical's row of an example, or a duplicate."""
@@ -129,8 +130,9 @@ class Das:
 
     def _told(self, id: int, label: float) -> None:
         number = self.waiting.number.get(id)
-        if number is None:
-            self._orphan(id, label)
+        if number is None:  # too early, or too late
+            if lost := self.orphans.add(id, label, self.now):
+                self.counters.add(lost)
             return
         place, columns = self.waiting.place(number), self.waiting.columns
         if not np.isnan(columns["label"][place]):
@@ -145,25 +147,13 @@ class Das:
         self.ready.append((number, verticals, first, self.now))
         self.ready_numbers.add(number)
 
-    def _orphan(self, id: int, label: float) -> None:
-        """A label without its example: too early, or too late."""
-        if id in self.orphans:
-            self.counters.add("duplicate_label")
-            return
-        if len(self.orphans) >= self.settings.orphans:
-            self.orphans.popitem(last=False)
-            self.counters.add("label_alone")
-        self.orphans[id] = (label, self.now)
-
     def _expire(self) -> None:
         """Forget what is older than the window."""
         waiting, limit = self.waiting, self.now - self.settings.window
         logged = waiting.columns["logged"]
         while waiting.begin < waiting.end and logged[waiting.begin % waiting.capacity] < limit:
             self._forget("unlabelled")
-        while self.orphans and next(iter(self.orphans.values()))[1] < limit:
-            self.orphans.popitem(last=False)
-            self.counters.add("label_alone")
+        self.counters.add("label_alone", self.orphans.expire(limit))
 
     def _make_room(self) -> None:
         """The ring is full: let labelled rows go on, then let the oldest go."""
@@ -232,7 +222,7 @@ class Das:
         place = self.waiting.place(numbers[held])
         if done.told is not None:
             self.counters.take_in(done.told)
-        why = done.error or self._misshapen(done, len(numbers))
+        why = done.error or done.misshapen(len(numbers), columns["embedding"].shape[1])
         if why or done.logit is None or done.embedding is None:
             columns["state"][place] = UNSCORED
             self.counters.add("scorer_failed", len(place), why)
@@ -246,12 +236,6 @@ class Das:
         columns["embedding"][place] = np.where(right[:, None], done.embedding[held], 0)
         columns["version"][place], columns["trained_until"][place] = snapshot.version, snapshot.trained_until
         columns["scored_at"][place] = sent
-
-    def _misshapen(self, done: Scored, count: int) -> str:
-        """Why these are no scores of so many examples; "" if they are."""
-        found = np.shape(done.logit), np.shape(done.embedding)
-        wanted = (count,), (count, *self.waiting.columns["embedding"].shape[1:])
-        return "" if found == wanted else f"logits and embeddings are {found}; expected {wanted}"
 
     def _settle(self) -> None:
         """Move every ready row to `out`, when its score is there or there will be none in time."""
@@ -293,21 +277,14 @@ class Das:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything that is held, to go on from. Only after `release`."""
-        orphans = list(self.orphans.items())
-        extra = {
-            "orphan_id": np.array([id for id, _ in orphans], np.int64),
-            "orphan_label": np.array([label for _, (label, _) in orphans], np.float64),
-            "orphan_when": np.array([when for _, (_, when) in orphans], np.int64),
-            "cursor": np.array([self.now, self.waiting.begin, self.batches], np.int64),
-        }
-        return {**self.waiting.arrays(), **extra}
+        cursor = np.array([self.now, self.waiting.begin, self.batches], np.int64)
+        return {**self.waiting.arrays(), **self.orphans.arrays(), "cursor": cursor}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """The reverse. What was under way is scored again."""
         self.now, begin, self.batches = (int(each) for each in arrays["cursor"])
         self.waiting.restore(begin, arrays)
-        columns = zip(arrays["orphan_id"], arrays["orphan_label"], arrays["orphan_when"], strict=True)
-        self.orphans = OrderedDict((int(id), (float(label), int(when))) for id, label, when in columns)
+        self.orphans.restore(arrays)
         state = self.waiting.columns["state"]
         numbers = range(self.waiting.begin, self.waiting.end)
         waits = deque(number for number in numbers if state[self.waiting.place(number)] == WAITING)
