@@ -21,7 +21,7 @@ from pathlib import Path
 
 from examples.exfm.arms import as_json, compare, grid, markdown, orders, plot
 from examples.exfm.das.service import Settings
-from examples.exfm.errors import ExfmError
+from examples.exfm.errors import in_one_line
 from examples.exfm.evaluate import began, teacher
 from examples.exfm.learner import LESSONS
 from examples.exfm.rescore import rescore
@@ -149,7 +149,4 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExfmError as error:
-        sys.exit(f"bench_arms: {error}")
+    in_one_line("bench_arms", main)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +24,7 @@ from examples.exfm.arms import Cell, Found, compare, difference
 from examples.exfm.bench_arms import STUDENTS, said_so
 from examples.exfm.das.lowered import HOW, Lowered, loss_rise
 from examples.exfm.das.snapshots import Snapshots
-from examples.exfm.errors import ExfmError
+from examples.exfm.errors import ExfmError, in_one_line
 from examples.exfm.rescore import rescore
 from examples.exfm.score import Plan, rows_of, score
 from examples.exfm.stream import drift, log
@@ -164,7 +163,4 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExfmError as error:
-        sys.exit(f"bench_scoring: {error}")
+    in_one_line("bench_scoring", main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import torch
 from examples.exfm.das.scorers import Local, Scorer
 from examples.exfm.das.service import Das, Settings
 from examples.exfm.das.snapshots import Snapshots
-from examples.exfm.errors import ExfmError
+from examples.exfm.errors import in_one_line
 from examples.exfm.stream import log
 from examples.exfm.stream.drift import START, Drift
 from examples.exfm.stream.events import Events
@@ -127,7 +126,4 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ExfmError as error:
-        sys.exit(f"bench_stream: {error}")
+    in_one_line("bench_stream", main)

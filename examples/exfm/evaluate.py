@@ -18,6 +18,7 @@ from examples.exfm import files
 from examples.exfm.counters import Counters
 from examples.exfm.das.rows import Rows
 from examples.exfm.errors import ExfmError
+from examples.exfm.parts import Parts
 from examples.exfm.score import REPORT as SCORE_REPORT
 from examples.exfm.score import rows_of
 from examples.exfm.stream.events import Schema
@@ -62,14 +63,15 @@ def evaluate(work: Path, schema: Schema, out: Path | None = None, skip: int = 0)
         "stream": scored,
         "faults": {"counters": dict(faults.counts), "named": list(faults.named)},
     }
-    files.write(out / RESULTS, json.dumps(results, indent=1).encode() + b"\n")
+    files.write_json(out / RESULTS, results)
     plot(results, out / PLOT)
     return results
 
 
 def began(work: Path) -> int:
     """When the first example of all was shown: day 0 of everybody, whoever predicted or scored what."""
-    return min((int(rows.time.min()) for _, rows in rows_of(work, counters=Counters()) if len(rows)), default=0)
+    times = (table["time"] for _, table in Parts(work / "rows").tables(counters=Counters(), columns=["time"]))
+    return min((pc.min(each).as_py() for each in times if len(each)), default=0)
 
 
 def by_student(out: Path, start: int, skip: int = 0, faults: Counters | None = None) -> dict[str, dict[str, Any]]:

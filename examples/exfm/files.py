@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import safetensors.torch
 from torch import Tensor
@@ -26,6 +27,11 @@ def write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(made, path)
+
+
+def write_json(path: Path, body: Any) -> None:
+    """The same for what JSON can say."""
+    write(path, json.dumps(body, indent=1).encode() + b"\n")
 
 
 def alone(folder: Path) -> IO[bytes]:

@@ -60,13 +60,14 @@ class Parts:
         start: int = 0,
         counters: Counters | None = None,
         made: Callable[[pa.Table], Any] = lambda table: table,
+        columns: list[str] | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        """The parts in place, from number `start` on, as what `made` makes of them. One that is damaged is counted,
-        named and left out, as is one that is gone, or raises if nobody counts."""
+        """The parts in place, from number `start` on, as what `made` makes of them; `columns` alone if any are named.
+        One that is damaged is counted, named and left out, as is one that is gone, or raises if nobody counts."""
         for number in range(start, self.count):
             path = self._place(number)
             try:
-                found = made(pq.read_table(path, page_checksum_verification=True))
+                found = made(pq.read_table(path, columns=columns, page_checksum_verification=True))
             except Exception as error:  # Arrow raises many kinds for a damaged file
                 if counters is None:
                     raise

@@ -33,21 +33,18 @@ def rescore(work: Path, to: Path, delay: int = 0, prepare: Callable[[Teacher], R
     another teacher, or by another delay.
     """
     name = getattr(prepare, "how", "eager" if prepare is None else "prepared")
-    how = {"of": standing(work)[0], "delay": delay, "how": name}
+    of, all_there = standing(work)  # asked before the rows are read, as `train` does
+    how = {"of": of, "delay": delay, "how": name}
     snapshots, scorer, parts = Snapshots(work / "snapshots"), Scorer(work / "snapshots", prepare), Parts(to / "rows")
     with files.alone(to):
         note = to / NOTE
         if note.exists() and json.loads(note.read_text(encoding="utf-8"))["how"] != how:
             raise ExfmError(f"{to} was scored again another way, or of other rows: give another folder, or remove it")
+        files.write_json(note, {"how": how, "done": False})
         for number, rows in rows_of(work, parts.count):
-            _say(note, how, done=False)
             parts.prepare(number, _again(rows, snapshots, scorer, delay).to_table())
             parts.commit(number + 1)
-        _say(note, how, done=standing(work)[1])
-
-
-def _say(note: Path, how: dict[str, object], done: bool) -> None:
-    files.write(note, json.dumps({"how": how, "done": done}).encode() + b"\n")
+        files.write_json(note, {"how": how, "done": all_there})
 
 
 def _again(rows: Rows, snapshots: Snapshots, scorer: Scorer, delay: int) -> Rows:

@@ -237,7 +237,7 @@ class Run:
             "teacher_steps": self.learner.steps,
             "teacher_parameters": sum(each.numel() for each in self.learner.model.parameters()),
         }
-        files.write(self.plan.work / REPORT, json.dumps(body, indent=1).encode() + b"\n")
+        files.write_json(self.plan.work / REPORT, body)
 
 
 def rows_of(work: Path, start: int = 0, counters: Counters | None = None) -> Iterator[tuple[int, Rows]]:

@@ -219,7 +219,7 @@ class Run:
             for trainee in self.trainees
         }
         body = {"rows": self.rows, "counters": dict(self.counters.counts), "students": students}
-        files.write(self.out / REPORT, json.dumps(body, indent=1).encode() + b"\n")
+        files.write_json(self.out / REPORT, body)
 
     def _resume(self) -> None:
         last = checkpoint.load(self.folder, self.counters)

@@ -62,7 +62,7 @@ class Lowered:
         self.model: Teacher | None = None
         self.compiled: Run | None = None
         self.plan: loka.Plan | None = None
-        self.checked, self.worst = False, 0.0
+        self.checked = False
         self.exact = self.how == "eager"
 
     def __call__(self, model: Teacher) -> Run:
@@ -114,8 +114,8 @@ class Lowered:
         exact, low = self.model(ids, bag), self.compiled(ids, bag)
         lowered = len(self.plan.lowered) if self.plan is not None else 0
         check = Check(loss_rise(exact[0], low[0]), relative(exact[1], low[1]), lowered)
-        self.counters.add("plan_checked", words="" if self.checks and check.loss <= self.worst else str(check))
-        self.worst = max(self.worst, check.loss)
+        worst = all(check.loss > each.loss for each in self.checks)  # so is the first
+        self.counters.add("plan_checked", words=str(check) if worst else "")
         self.checks.append(check)
         return check.loss <= self.max_loss and check.embedding <= self.max_embedding
 

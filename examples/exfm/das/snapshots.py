@@ -126,8 +126,7 @@ class Snapshots:
         return gone
 
     def _write(self, known: list[Snapshot]) -> None:
-        body = json.dumps([asdict(each) for each in sorted(known, key=lambda each: each.version)], indent=1)
-        files.write(self.folder / INDEX, body.encode() + b"\n")
+        files.write_json(self.folder / INDEX, [asdict(each) for each in sorted(known, key=lambda each: each.version)])
 
 
 def _age(snapshot: Snapshot) -> tuple[int, int]:

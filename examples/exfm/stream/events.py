@@ -81,7 +81,7 @@ class Schema:
         return self.verticals.index(name)
 
     def save(self, folder: Path) -> None:
-        files.write(folder / SCHEMA, json.dumps(asdict(self), indent=1).encode() + b"\n")
+        files.write_json(folder / SCHEMA, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> Schema:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def once(folder: Path, made: Mapping[str, Any], make: Callable[[], int], asked: 
     if not (folder / SCHEMA).exists():
         with files.alone(folder):
             if not (folder / SCHEMA).exists():
-                files.write(folder / ORIGIN, json.dumps(dict(made), indent=1).encode() + b"\n")
+                files.write_json(folder / ORIGIN, dict(made))
                 return make()
     found = origin_of(folder)
     wanted = made if asked is None else asked
