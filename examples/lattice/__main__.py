@@ -29,10 +29,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument("--out", type=Path, default=Path("build/lattice-run"), help="where all that is found is kept")
     command.add_argument("--backend", choices=tuple(BACKENDS), default="eager", help="trains and serves the networks")
     command.add_argument(
-        "--serve",
+        "--time",
         nargs="+",
         choices=tuple(BACKENDS),
-        help="what serving is timed under; eager and the backend by default",
+        help="what training steps and serving are timed under; eager and the backend by default",
     )
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--features", type=int, default=8, help="how many of the fields and the bag are kept")

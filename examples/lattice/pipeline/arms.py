@@ -27,9 +27,7 @@ from examples.lattice.networks.loss import NO_TEACHER, Objective
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
-from examples.lattice.networks.untie import for_domain
 from examples.lattice.pipeline.stages import Watch
-from examples.metrics import Race
 
 SEPARATE, LONGER = "separate", "separate, longer"
 MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
@@ -122,27 +120,3 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
 def known_rows(found: Samples, rows: Tensor) -> Tensor:
     """Those that have a label at all."""
     return rows[~found.labels[rows].isnan().all(dim=1)]
-
-
-def serving(
-    separate: list[Job], merged: list[Job], backend: str, batch: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    """CPU milliseconds for a batch of rows of the first domain, all tasks: of separate models and of the merged ones.
-
-    Weights are drawn: what a product costs does not depend on them. Both take turns.
-    """
-    variants: dict[str, Callable[[], object]] = {}
-    for name, which in ((SEPARATE, separate), (CONSOLIDATED, merged)):
-        calls = []
-        for job in which:
-            rows = (job.found.inputs.domain == 0).nonzero()[:, 0]
-            if len(rows) and not job.found.labels[rows].isnan().all():
-                model = for_domain(LatticeNetwork(job.found.schema, job.size), 0).eval()
-                inputs, _ = job.found.batch(rows[torch.arange(batch) % len(rows)])
-                calls.append((BACKENDS[backend]["serving"](model), inputs))
-        variants[f"{backend}, {name}"] = lambda calls=calls: [call(*inputs) for call, inputs in calls]
-    race = Race(variants, clock=time.process_time)
-    with torch.no_grad():
-        for _ in race.rounds(rounds, warm_up=8):  # loka measures its first calls
-            pass
-    return {name: {"cpu_ms": race.ms(name)} for name in variants}

@@ -83,8 +83,14 @@ def by_portfolio(found: Found) -> list[list[str]]:
     ]
 
 
-def by_serving(found: Found) -> list[list[str]]:
-    return [[name, f"{of['cpu_ms']:.2f}"] for name, of in found["serving"].items()]
+def by_backend(times: dict[str, dict[str, float]]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Columns and lines: milliseconds of each backend, and how many times as fast as the first the others are."""
+    first, *others = next(iter(times.values()))
+    lines = []
+    for name, of in times.items():
+        ratios = [f"{of[first] / of[each]:.2f}x" for each in others]
+        lines.append([name, *(f"{of[each]:.1f}" for each in (first, *others)), *ratios])
+    return ("", first, *others, *(f"{each} over {first}" for each in others)), lines
 
 
 def tables(found: Found) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
@@ -92,7 +98,8 @@ def tables(found: Found) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     return [
         ("All portfolios", ARMS, by_arm(found)),
         ("AUC by portfolio", ("", *found["arms"]), by_portfolio(found)),
-        ("Serving one domain's rows, all tasks", ("", "CPU ms a batch"), by_serving(found)),
+        ("A training step of one network, CPU ms", *by_backend(found["timing"]["training"])),
+        ("Serving a batch of one domain, all tasks, CPU ms", *by_backend(found["timing"]["serving"])),
     ]
 
 

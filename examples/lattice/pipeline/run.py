@@ -16,7 +16,7 @@ from examples.lattice.kept import Kept
 from examples.lattice.networks import samples
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
-from examples.lattice.pipeline import arms, report, stages
+from examples.lattice.pipeline import arms, report, stages, timing
 from examples.lattice.pipeline.arms import BACKENDS, CONSOLIDATED, LONGER, MERGED, SEPARATE, UNTIED
 from examples.lattice.sketch.search import Bounds
 
@@ -31,9 +31,10 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("data", "seed", "features", "trials", "quality", "latency", "backend", "quick")
     kept = Kept(folder / "run.json", {name: getattr(options, name) for name in names})
-    serve = tuple(options.serve or dict.fromkeys(("eager", options.backend)))
+    timed = tuple(dict.fromkeys(options.time or ("eager", options.backend)))
+    times = f"timing, {' '.join(timed)}"
     with Progress(console=Console(stderr=True)) as progress:
-        whole = progress.add_task(options.data, total=len(STAGES) + len(serve))
+        whole = progress.add_task(options.data, total=len(STAGES) + 1)
 
         def once(name: str, make: Callable[[], Any]) -> Any:
             """A stage's result, made if it is not kept."""
@@ -51,10 +52,10 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
                 yield loss
             progress.remove_task(bar)
 
-        run(options, serve, once, watch, folder)
+        run(options, once, watch, folder, (times, timed))
     found = {**kept.more, "problem": options.data, "backend": options.backend}
     found["arms"] = {arm: kept.more[arm] for arm in ARMS}
-    found["serving"] = {name: of for each in serve for name, of in kept.more[f"serving, {each}"].items()}
+    found["timing"] = kept.more[times]
     report.show(found, Console(width=None if sys.stdout.isatty() else 150))
     (folder / "report.md").write_text(report.markdown(found), encoding="utf-8")
     report.plot(found, folder / "report.png")
@@ -63,12 +64,12 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(
     options: argparse.Namespace,
-    serve: tuple[str, ...],
     once: Callable[[str, Callable[[], Any]], Any],
     watch: stages.Watch,
     folder: Path,
+    timed: tuple[str, tuple[str, ...]],
 ) -> None:
-    """All stages."""
+    """All stages. timed: the last one's name, and the backends that take turns in it."""
     parts = once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), options.seed))
     every = loaded(options)
     kept = once("filter", lambda: stages.filtered(every, options.features, options.seed, watch))["kept"]
@@ -88,11 +89,8 @@ def run(
         weights = folder if arm == CONSOLIDATED else None
         once(arm, lambda arm=arm, weights=weights: arms.arm(made[arm], backend, options.seed, weights, watch))
     batch, rounds = (64, 2) if options.quick else (512, 15)
-    for each in serve:
-        once(
-            f"serving, {each}",
-            lambda each=each: arms.serving(made[SEPARATE], made[CONSOLIDATED], each, batch, rounds),
-        )
+    models = {SEPARATE: made[SEPARATE], CONSOLIDATED: made[CONSOLIDATED]}
+    once(timed[0], lambda: timing.timing(models, timed[1], batch, rounds))
 
 
 def loaded(options: argparse.Namespace) -> Samples:

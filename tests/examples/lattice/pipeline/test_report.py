@@ -26,7 +26,10 @@ def found():
         "sketch": {"values": {}, "auc": 0.7, "tried": 2},
         "teacher": {"file": ""},
         "arms": {"separate": arm([10.0, 20.0, 30.0, 40.0], 0.6), "merged": arm([100.0, 200.0], 0.61)},
-        "serving": {"eager, separate": {"cpu_ms": 2.0}},
+        "timing": {
+            "training": {"separate": {"eager": 2.0}},
+            "serving": {"separate": {"eager": 3.0, "loka": 2.0, "inductor": 4.0}},
+        },
     }
 
 
@@ -43,5 +46,8 @@ def test_tables_and_plot(found, tmp_path):
     assert merged[:3] == ["merged", "2", "0"] and merged[-2] == "4 of 4" and separate[-2] == ""
     text = report.markdown(found)
     assert "| a: x | 0.6000 | 0.6100 |" in text and "* group 1: a: y, b: y" in text
+    assert "|  | eager |\n| --- | --- |\n| separate | 2.0 |" in text
+    assert "|  | eager | loka | inductor | loka over eager | inductor over eager |" in text
+    assert "| separate | 3.0 | 2.0 | 4.0 | 1.50x | 0.75x |" in text
     report.plot(found, tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

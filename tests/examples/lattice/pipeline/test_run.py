@@ -8,7 +8,7 @@ import torch
 
 from examples.lattice import __main__ as command
 from examples.lattice.data import DataError
-from examples.lattice.pipeline import arms, run
+from examples.lattice.pipeline import arms, run, timing
 from tests.examples.lattice.networks.small import SCHEMA, double, inputs, network
 
 ARGS = ["run", "--quick", "--trials", "2"]
@@ -20,10 +20,10 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
     stopped = pytest.raises(KeyboardInterrupt)
     with monkeypatch.context() as patch, stopped:
 
-        def serving(*_):
+        def stop(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(arms, "serving", serving)
+        patch.setattr(timing, "timing", stop)
         command.main([*ARGS, *out])
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["more"]
     assert list(kept) == list(run.STAGES)
@@ -34,7 +34,9 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(arms, "arm", never)
         found = command.main([*ARGS, *out])
-    assert {*found["arms"]} == {*run.ARMS} and {*found["serving"]} == {"eager, separate", "eager, consolidated"}
+    assert {*found["arms"]} == {*run.ARMS} and {*found["timing"]} == {"training", "serving"}
+    for of in found["timing"].values():
+        assert {name: {*times} for name, times in of.items()} == {"separate": {"eager"}, "consolidated": {"eager"}}
     assert len(found["arms"]["separate"]["flops_by_model"]) == 6
     assert found["teacher"]["hits"] > 0.5 and len(found["filter"]["kept"]) == 8
     for arm in found["arms"].values():
