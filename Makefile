@@ -66,7 +66,7 @@ $(VENV):
 $(READY): setup.cfg pyproject.toml constraints.txt $(if $(VALID),,$(VENV))
 	@echo "installing into $(VENV) (the first time takes minutes)"
 	@$(if $(TORCH),(sed -E '/^($(UNPIN))==/d' constraints.txt; echo 'torch==$(TORCH)'$(if $(filter 2.11%,$(TORCH)),; echo 'numpy<2.4')) > $(PINS))
-	@$(PIP) setuptools
+	@$(PIP) 'setuptools>=77'  # as pyproject.toml asks for; Python 3.11 brings an older one
 	@$(PIP) --no-build-isolation -e '.[dev,examples,audience,lattice,kafka]'
 	@touch $@
 
