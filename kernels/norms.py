@@ -3,6 +3,7 @@
     normalize      (n, statistics): the norm without weight, and what its backward needs
     affine         n * weight + bias
     activate       an activation by name
+    through        a gradient behind it
     quantize_rows  (out, scale): one scale a row, or a given one
 
 norm is one of NORMS, activation one of ACTIVATIONS. block: the length of the blocks of a row that are normalized apart;
@@ -11,6 +12,7 @@ norm is one of NORMS, activation one of ACTIVATIONS. block: the length of the bl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +72,28 @@ def activate(x: Tensor, activation: str) -> Tensor:
         return x * torch.sigmoid(x)
     functions = {"relu": torch.relu, "hard_swish": torch.nn.functional.hardswish, "gelu": torch.nn.functional.gelu}
     return functions[activation](x) if activation in functions else x
+
+
+def through(g: Tensor, z: Tensor, activation: str) -> Tensor:
+    """g behind the activation of z. As in torch, nothing comes through where it is cut off, not even NaN."""
+    product = g * slope(z, activation)
+    end = {"relu": 0.0, "hard_swish": -3.0}.get(activation)
+    return product if end is None else torch.where(z <= end, 0.0, product)
+
+
+def slope(z: Tensor, activation: str) -> Tensor:
+    """The activation's derivative at z."""
+    if activation == "relu":
+        return torch.where(z <= 0, 0.0, torch.ones_like(z))
+    if activation == "silu":
+        s = torch.sigmoid(z)
+        return s * (1 + z * (1 - s))
+    if activation == "hard_swish":
+        return torch.where(z <= -3, 0.0, torch.where(z < 3, z / 3 + 0.5, 1.0))
+    if activation == "gelu":
+        density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return torch.special.erfc(-z / math.sqrt(2)) / 2 + z * density
+    return torch.ones_like(z)
 
 
 def quantize_rows(y: Tensor, given: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,6 @@ Source: fused normalization blog (pytorch.org), LoKA Mods (arXiv 2605.10886).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple
 
@@ -95,7 +94,7 @@ def reference(call: NormQuantizeBackward[Tensor]) -> Gradients[Tensor]:
     if rstd is not None:
         n = n.unflatten(1, (blocks, length))
         n = ((n - statistics[:, :blocks, None] if norm == "layer" else n) * rstd).flatten(1)
-    g = through(g, norms.affine(n, weight, bias), call.activation)
+    g = norms.through(g, norms.affine(n, weight, bias), call.activation)
     grad_weight = x.new_empty(0) if weight is None else (g * n).sum(0).to(weight.dtype)
     grad_bias = x.new_empty(0) if bias is None else g.sum(0).to(bias.dtype)
     g = norms.affine(g, weight, None)
@@ -115,28 +114,6 @@ def quantize_columns(y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return y.new_empty((y.shape[1], 0), dtype=dtype), y.new_ones((y.shape[1], 1), dtype=torch.float32)
     copy, scale = norms.quantize_rows(y.t(), None, dtype)
     return copy.contiguous(), scale
-
-
-def through(g: Tensor, z: Tensor, activation: str) -> Tensor:
-    """g behind the activation of z. As in torch, nothing comes through where it is cut off, not even NaN."""
-    product = g * slope(z, activation)
-    end = {"relu": 0.0, "hard_swish": -3.0}.get(activation)
-    return product if end is None else torch.where(z <= end, 0.0, product)
-
-
-def slope(z: Tensor, activation: str) -> Tensor:
-    """The activation's derivative at z."""
-    if activation == "relu":
-        return torch.where(z <= 0, 0.0, torch.ones_like(z))
-    if activation == "silu":
-        s = torch.sigmoid(z)
-        return s * (1 + z * (1 - s))
-    if activation == "hard_swish":
-        return torch.where(z <= -3, 0.0, torch.where(z < 3, z / 3 + 0.5, 1.0))
-    if activation == "gelu":
-        density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-        return torch.special.erfc(-z / math.sqrt(2)) / 2 + z * density
-    return torch.ones_like(z)
 
 
 def check(call: NormQuantizeBackward[Tensor]) -> None:

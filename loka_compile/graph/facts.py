@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_leaves
 
-from loka_compile import compat
 from loka_compile.compat import AtenCall, Region
 from loka_compile.graph import aten
+from loka_compile.graph.memories import Memories
 from loka_compile.graph.sizes import known, same
 
 CALLS = ("call_function", "call_method")
@@ -84,8 +83,7 @@ class Reading:
         self.facts: dict[fx.Node, Fact] = {}
         self.writers: dict[int, list[fx.Node]] = {}
         self.fakes: Sequence[Any] = ()
-        self._numbers: dict[int, int] = {}
-        self._storages: list[Any] = []  # kept alive, so that no new storage reuses an address
+        self._memories = Memories()
         self._stands_for: dict[fx.Node, list[Any]] = {}  # node -> values it stands for, its own first
 
     # ------------------------------------------------------------ asking
@@ -277,28 +275,15 @@ class Reading:
     def moved(self, graph: fx.Graph, twin: Mapping[fx.Node, fx.Node]) -> Reading:
         """The same reading for a copy of the graph. twin: original node -> its copy."""
         other = Reading(graph)
-        other.fakes, other._numbers = self.fakes, dict(self._numbers)
-        other._storages = list(self._storages)
+        other.fakes, other._memories = self.fakes, self._memories.copy()
         other.facts = {twin[node]: fact for node, fact in self.facts.items()}
         other.writers = {memory: [twin[node] for node in nodes] for memory, nodes in self.writers.items()}
         other._stands_for = {twin[node]: [*values] for node, values in self._stands_for.items()}
         return other
 
     def memory_of(self, value: Any) -> frozenset[int]:
-        """The storages of all tensors in a value.
-        Raises NotImplementedError for a tensor without one (a sparse one, say).
-        """
-        found = set()
-        for each in tree_leaves(value):
-            if isinstance(each, torch.Tensor):
-                if compat.hides_its_memory(each):
-                    raise NotImplementedError(f"a {type(each).__name__} hides its memory")
-                storage = each.untyped_storage()
-                number = self._numbers.setdefault(storage._cdata, len(self._numbers))
-                if number == len(self._storages):
-                    self._storages.append(storage)
-                found.add(number)
-        return frozenset(found)
+        """The storages of all tensors in a value. Raises NotImplementedError for a tensor without one."""
+        return self._memories.of(value)
 
 
 def _dtype(value: Any) -> Any:
