@@ -13,7 +13,11 @@ from torch.nn.functional import binary_cross_entropy
 
 
 def auc(logits: Tensor, labels: Tensor) -> float:
-    """The chance that a random positive is ranked above a random negative; ties count one half."""
+    """The chance that a random positive is ranked above a random negative; ties count one half. Raises ValueError for
+    NaN, which has no rank, and for labels of one kind."""
+    wrong = [int(of.isnan().sum()) for of in (logits, labels)]
+    if any(wrong):
+        raise ValueError(f"AUC needs numbers, got NaN in {wrong[0]} logits and {wrong[1]} labels")
     _, place, counts = logits.double().unique(return_inverse=True, return_counts=True)
     below = counts.cumsum(0) - counts
     rank = (below + (counts.double() + 1) / 2)[place]  # mean rank of each group of equals, from 1

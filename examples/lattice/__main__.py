@@ -9,14 +9,38 @@ compares quality, FLOPs, parameters and serving cost. A run that was stopped goe
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from examples.lattice.data import DataError
+from examples.lattice.kept import at_least_one
 from examples.lattice.pipeline import run
 from examples.lattice.pipeline.arms import BACKENDS
+from examples.lattice.sketch.search import NothingFits
+from examples.lattice.sketch.sharding import ShardingError
 
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     return run.main(parse(argv))
+
+
+def shell(argv: list[str] | None = None) -> int:
+    """The command with its errors in one line; gives the exit status."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
+    except (DataError, NothingFits, ShardingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def more_than_zero(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
+    return float(text)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -35,13 +59,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="what training steps and serving are timed under; eager and the backend by default",
     )
     command.add_argument("--seed", type=int, default=1)
-    command.add_argument("--features", type=int, default=8, help="how many of the fields and the bag are kept")
-    command.add_argument("--trials", type=int, default=4, help="sizes that are tried")
+    command.add_argument("--features", type=at_least_one, default=8, help="how many of the fields and the bag are kept")
+    command.add_argument("--trials", type=at_least_one, default=4, help="sizes that are tried")
     command.add_argument("--quality", type=float, default=0.0, help="the least AUC of a size, on held-out rows")
-    command.add_argument("--latency", type=float, default=1.0, help="most seconds for 256 rows of a size that is tried")
+    command.add_argument(
+        "--latency", type=more_than_zero, default=1.0, help="most seconds for 256 rows of a size that is tried"
+    )
     command.add_argument("--quick", action="store_true", help="few rows: a rehearsal, no result")
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(shell())

@@ -27,6 +27,19 @@ WORDS = 48  # words kept of a review
 SELDOM = 10  # a word in fewer reviews has no id
 
 
+COLUMNS = (
+    ("ids", 2, True),
+    ("bag", 2, True),
+    ("dense", 2, False),
+    ("domain", 1, True),
+    ("labels", 2, False),
+    ("times", 1, True),
+    ("users", 1, True),
+    ("items", 1, True),
+)
+"""Of Rows: name, dimensions, whether its values are integers."""
+
+
 class DataError(Exception):
     """A file is missing or is not what its schema says; the message says what to do."""
 
@@ -39,7 +52,7 @@ class Rows:
     bag     (N, most) int64  several ids (genres, words, films seen), filled up with UNKNOWN
     dense   (N, D) float32
     domain  (N,) int64       an index into `domains`
-    labels  (N, T) float32   0 or 1 for each of `tasks`
+    labels  (N, T) float32   0 or 1 for each of `tasks`, nan where a row says nothing about it
     times   (N,) int64       seconds; 0 where the data have no time
     users, items  (N,) int64 who and what, as the files number them: for hashing and for counting, not features
     """
@@ -57,6 +70,14 @@ class Rows:
         counts = {each.name: len(getattr(self, each.name)) for each in fields(self)}
         if len(set(counts.values())) > 1:
             raise DataError(f"all columns need as many rows as the labels, got {counts}")
+        for name, rank, whole in COLUMNS:
+            column = getattr(self, name)
+            if column.dim() != rank or column.is_floating_point() == whole:
+                kind = "integers" if whole else "floats"
+                raise DataError(
+                    f"{name} is ({'N, columns' if rank == 2 else 'N'}) of {kind}, got {column.dtype} of "
+                    f"{tuple(column.shape)}"
+                )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +105,25 @@ class Data:
     numbers: tuple[str, ...]
     domains: tuple[str, ...]
     tasks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part in (self.train, self.test):
+            for name, columns, counts in (
+                ("ids", part.ids, self.cardinalities),
+                ("bag", part.bag, (self.bag,) * part.bag.shape[1]),
+                ("domain", part.domain[:, None], (len(self.domains),)),
+            ):
+                if columns.shape[1] != len(counts):
+                    raise DataError(f"{self.name}: {name} has {columns.shape[1]} columns, {len(counts)} are described")
+                high = columns.amax(0).tolist() if columns.numel() else []
+                if any(most >= count for most, count in zip(high, counts, strict=False)) or bool((columns < 0).any()):
+                    raise DataError(f"{self.name}: {name} lie from 0 to below {counts}, got up to {high}")
+            shapes = (part.dense.shape[1], part.labels.shape[1])
+            if shapes != (len(self.numbers), len(self.tasks)) or len(self.fields) != len(self.cardinalities):
+                raise DataError(
+                    f"{self.name} names {len(self.fields)} fields, {len(self.numbers)} numbers and {len(self.tasks)} "
+                    f"tasks; its rows have {len(self.cardinalities)}, {shapes[0]} and {shapes[1]}"
+                )
 
     def everything(self) -> Rows:
         """Both parts, one after the other."""
@@ -220,9 +260,13 @@ def _words(texts: list[str], cut: int) -> tuple[Tensor, int]:
 
 def hide_unseen(rows: Rows, earlier: Rows) -> Rows:
     """Turns ids that do not occur in `earlier` into UNKNOWN: what to do before validation data are split off."""
-    pairs = zip(rows.ids.T, earlier.ids.T, strict=True)
-    ids = [now.where(torch.isin(now, before), UNKNOWN) for now, before in pairs]
-    return replace(rows, ids=torch.stack(ids, dim=1))
+    return replace(rows, ids=known_only(rows.ids, earlier.ids))
+
+
+def known_only(ids: Tensor, earlier: Tensor) -> Tensor:
+    """(N, F) ids, UNKNOWN in place of those that the same column of `earlier` (M, F) does not have."""
+    columns = [now.where(torch.isin(now, before), UNKNOWN) for now, before in zip(ids.T, earlier.T, strict=True)]
+    return torch.stack(columns, dim=1) if columns else ids
 
 
 def installed(package: str, version: str, name: str) -> Path:

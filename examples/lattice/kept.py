@@ -17,12 +17,19 @@ from examples.lattice.data import DataError
 def bench_parser(description: str | None, quick: str = "few rows") -> argparse.ArgumentParser:
     """The arguments that every bench has; what it adds comes behind them."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--seeds", type=at_least_one, default=5)
     made.add_argument("--quick", action="store_true", help=f"{quick}: a rehearsal, no result")
     made.add_argument(
         "--json", type=Path, help="where to write all figures, seed by seed; what is there is not run again"
     )
     return made
+
+
+def at_least_one(text: str) -> int:
+    """An argument that counts something."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
 
 
 class Kept:
@@ -31,10 +38,17 @@ class Kept:
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, json.loads(json.dumps(settings))  # as they come back
+        if path:
+            if path.parent.is_file():
+                raise DataError(f"{path.parent} is a file: expected a folder, which is made if it is not there")
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._runs: dict[str, dict[str, dict[str, Any]]] = {}
         self.more: dict[str, Any] = {}
         if path and path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(f"{path} cannot be read ({error}): delete it, or give another file") from None
             if found.get("settings") != self.settings:
                 raise DataError(
                     f"{path} holds figures of other settings, {found.get('settings')} and not {self.settings}: "

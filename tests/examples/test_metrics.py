@@ -17,6 +17,14 @@ def test_auc_is_the_chance_of_a_right_order_with_ties_as_halves():
     assert auc(labels, labels) == 1.0 and auc(-labels, labels) == 0.0
 
 
+@pytest.mark.parametrize("of", ["logits", "labels"])
+def test_auc_of_nan_is_an_error(of):
+    values = {"logits": torch.tensor([0.1, 0.2, 0.3]), "labels": torch.tensor([0.0, 1.0, 1.0])}
+    values[of][1] = torch.nan
+    with pytest.raises(ValueError, match=f"NaN in .*1 {of}"):
+        auc(**values)
+
+
 def test_auc_of_one_class_is_an_error():
     with pytest.raises(ValueError, match="both"):
         auc(torch.zeros(3), torch.ones(3))

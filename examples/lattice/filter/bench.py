@@ -42,7 +42,7 @@ EPOCHS = {"clothing": 3, "bio": 2}
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Dense features and labels by task (nan: none) of rows to learn from, to measure importances on, to be judged
-    by."""
+    by. within: the domains of the rows for importances, among which a feature's values are dealt."""
 
     name: str
     names: tuple[str, ...]
@@ -50,6 +50,7 @@ class Problem:
     train: tuple[Tensor, Tensor]
     held: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
+    within: Tensor
 
 
 def clothing(seed: int, quick: bool) -> Problem:
@@ -82,10 +83,12 @@ def _problem(
     dense: Callable[[Rows], tuple[Tensor, Tensor]],
     quick: bool,
 ) -> Problem:
-    """A quarter of the training rows is held out for importances."""
+    """The rows of a quarter of the users (reviews, blocks of proteins) are held out for importances: of a user that was
+    learned from more is known than of those that are tested."""
     train = found.train[torch.arange(0, len(found.train), 8)] if quick else found.train
-    held = torch.arange(len(train)) % 4 == 3
-    return Problem(found.name, names, tasks, dense(train[~held]), dense(train[held]), dense(found.test))
+    held = train.users % 4 == 3
+    parts = (dense(rows) for rows in (train[~held], train[held], found.test))
+    return Problem(found.name, names, tasks, *parts, train.domain[held])
 
 
 def fit(problem: Problem, columns: Tensor, seed: int, epochs: int) -> nn.Module:
@@ -120,7 +123,7 @@ def ways(found: Importances, budget: int, seed: int, tasks: tuple[str, ...]) -> 
         "Pareto fronts": choose.pareto(scores, budget, rng),
         "Pareto fronts, sigma": choose.pareto(scores, budget, rng, sigma),
         "weighted sum": choose.weighted_sum(scores, budget),
-        "weighted sum, each task's scaled to 1": choose.weighted_sum(scores, budget, 1 / scores.clip(0).sum(0)),
+        "weighted sum, each task's scaled to 1": choose.weighted_sum(scores, budget, choose.scales(scores)),
         **{f"{task} alone": choose.single_task(scores, budget, place) for place, task in enumerate(tasks)},
         "random": choose.at_random(scores, budget, rng),
     }
@@ -138,7 +141,12 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             model = fit(problem, every, seed, epochs)
             run = {"all features": judge(problem, model, every)}
             importances = permutation_importances(
-                model, problem.held[:1], problem.held[1], columns_of(problem.names, 0), seed=seed
+                model,
+                problem.held[:1],
+                problem.held[1],
+                columns_of(problem.names, 0),
+                seed=seed,
+                within=problem.within,
             )
             for budget in BUDGETS[name]:
                 for way, chosen in ways(importances, budget, seed, problem.tasks).items():

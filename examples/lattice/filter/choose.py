@@ -25,6 +25,12 @@ def weighted_sum(scores: np.ndarray, budget: int, weights: np.ndarray | None = N
     return np.argsort(-(scores @ weights), kind="stable")[:budget]
 
 
+def scales(scores: np.ndarray) -> np.ndarray:
+    """Weights with which each task's importances, those above 0, sum to 1; 0 for a task that has none."""
+    total = scores.clip(0).sum(0)
+    return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+
+
 def single_task(scores: np.ndarray, budget: int, task: int) -> np.ndarray:
     """What one task needs most."""
     _check(scores, budget)

@@ -22,8 +22,10 @@ def fronts(scores: np.ndarray, sigma: np.ndarray | float = 0.0, library: str = "
     is installed (three times as fast with many fronts), numpy's otherwise.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or not np.isfinite(scores).all():
-        raise ValueError(f"expected finite scores of (features, tasks), got shape {scores.shape} with nan or inf in it")
+    if scores.ndim != 2:
+        raise ValueError(f"expected scores of (features, tasks), got shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"expected finite scores, got {(~np.isfinite(scores)).sum()} that are nan or inf")
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), scores.shape[1:])
     if (sigma < 0).any():
         raise ValueError(f"sigma is not negative, got {sigma}")

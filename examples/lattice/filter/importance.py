@@ -27,7 +27,8 @@ class Feature:
 
 @dataclass(frozen=True, eq=False)
 class Importances:
-    """mean (F, T): rise of the log loss; sigma (F, T): its standard error over the rows."""
+    """mean (F, T): rise of the log loss; sigma (F, T): its standard error over the rows, inf where fewer than two rows
+    have a label."""
 
     features: tuple[Feature, ...]
     mean: Tensor
@@ -44,37 +45,85 @@ def permutation_importances(
     repeats: int = 1,
     batch: int = 8192,
     seed: int = 0,
+    within: Tensor | None = None,
 ) -> Importances:
     """predict(*inputs) gives logits (B, T). labels (N, T); nan where a row says nothing about a task (another
     domain's).
 
-    Permutations are drawn once a repeat and shared by all features.
+    Permutations are drawn once a repeat and shared by all features. within: (N,) a group for each row; values are
+    dealt to rows of the same group only, so that none comes from a domain where it cannot occur.
     """
     count, tasks = labels.shape
-    if not count or not features:
-        raise ValueError(f"importances need rows and features, got {count} rows and {len(features)} features")
+    if not count or not features or repeats < 1:
+        raise ValueError(
+            f"importances need rows, features and repeats, got {count} rows, {len(features)} features and {repeats}"
+        )
     generator = torch.Generator().manual_seed(seed)
-    permutations = torch.stack([torch.randperm(count, generator=generator) for _ in range(repeats)])
+    permutations = torch.stack([_permutation(count, within, generator) for _ in range(repeats)])
     known = ~labels.isnan()
-    seen = known.sum(0).clamp(min=1)
     plain = _losses(predict, inputs, labels, batch)
-    rise, squares = (torch.zeros(len(features) * repeats, tasks, dtype=torch.float64) for _ in range(2))
-    for start in range(0, len(features) * repeats * count, batch):
-        flat = torch.arange(start, start + batch).clamp(max=len(features) * repeats * count - 1)
+    mean, sigma = (torch.zeros(len(features), tasks, dtype=torch.float64) for _ in range(2))
+    total = len(features) * repeats * count
+    rises = _Rises(known, repeats)
+    for start in range(0, total, batch):
+        flat = torch.arange(start, start + batch).clamp(max=total - 1)  # the last call is filled up
         copy, row = flat // count, flat % count
+        copies = range(int(copy[0]), int(copy[-1]) + 1)
         mixed = [column[row] for column in inputs]
-        for each in range(int(copy[0]), int(copy[-1]) + 1):
+        for each in copies:
             part = copy == each
             feature, rows = features[each // repeats], permutations[each % repeats][row[part]]
             _permute(mixed[feature.input], inputs[feature.input], feature, part, rows)
-        change = _loss(predict(*mixed), labels[row]) - plain[row]
-        real = min(batch, len(features) * repeats * count - start)  # the last call is filled up
-        rise.index_add_(0, copy[:real], change[:real])
-        squares.index_add_(0, copy[:real], change[:real] ** 2)
-    mean = rise / seen
-    variance = (squares / seen - mean**2).clamp(min=0)
-    by_feature = mean.unflatten(0, (-1, repeats)), variance.unflatten(0, (-1, repeats))
-    return Importances(features, by_feature[0].mean(1), (by_feature[1].mean(1) / seen).sqrt())
+        real = min(batch, total - start)
+        change, copy, row = (_loss(predict(*mixed), labels[row]) - plain[row])[:real], copy[:real], row[:real]
+        for each in copies:
+            part = copy == each
+            rises.add(change[part], row[part], permutations[each % repeats][row[part]])
+            if (start + real) // count > each and (each + 1) % repeats == 0:  # the feature's last row is in
+                mean[each // repeats], sigma[each // repeats] = rises.mean_and_error()
+                rises = _Rises(known, repeats)
+    return Importances(features, mean, sigma)
+
+
+class _Rises:
+    """What one feature's permutations change, by the row that takes a value and by the row that gives it."""
+
+    def __init__(self, known: Tensor, repeats: int) -> None:
+        self._known, self._repeats = known, repeats
+        self._taken, self._given, self._squares = (torch.zeros(known.shape, dtype=torch.float64) for _ in range(3))
+
+    def add(self, change: Tensor, takes: Tensor, gives: Tensor) -> None:
+        self._taken.index_add_(0, takes, change)
+        self._given.index_add_(0, gives, change)
+        self._squares.index_add_(0, gives, change.square())
+
+    def mean_and_error(self) -> tuple[Tensor, Tensor]:
+        """(T,) means over the known rows, and their standard errors.
+
+        Every row counts twice, by its label and by the value that it gives to others, so its error does too: with many
+        repeats the mean varies by the sum of both, as a U-statistic's. With few, what single pairs have of their own
+        comes on top; it is in what a row takes already, and is left out of what it gives.
+        """
+        seen, repeats = self._known.sum(0).clamp(min=1), self._repeats
+        taken, given = self._taken / repeats, self._given / repeats
+        mean = taken.sum(0) / seen
+        own = (taken - mean).masked_fill(~self._known, 0.0)
+        other = given - given.mean(0)
+        pairs = (self._squares - repeats * given.square()).sum(0) / max(repeats - 1, 1) / repeats
+        lasting = (other.square().sum(0) - pairs).clamp(min=0) * (1 - 1 / repeats)
+        variance = (own.square().sum(0) + lasting + 2 * (own * other).sum(0)).clamp(min=0)
+        error = (variance / (seen - 1).clamp(min=1) / seen).sqrt()
+        return mean, error.masked_fill(self._known.sum(0) < 2, torch.inf)
+
+
+def _permutation(count: int, within: Tensor | None, generator: torch.Generator) -> Tensor:
+    """(N,) the row that each row's value comes from."""
+    drawn = torch.randperm(count, generator=generator)
+    if within is None:
+        return drawn
+    found = torch.empty(count, dtype=torch.int64)
+    found[torch.argsort(within, stable=True)] = drawn[torch.argsort(within[drawn], stable=True)]
+    return found
 
 
 def columns_of(names: tuple[str, ...], input: int) -> tuple[Feature, ...]:

@@ -28,7 +28,11 @@ def train(
     batch: int = BATCH,
 ) -> Iterator[float]:
     """Epochs over `rows` through `call`, in an order that torch's seed draws; what is left of a batch waits for the
-    next epoch's draw, so that all steps have one shape. Yields losses, leaves the model in eval mode."""
+    next epoch's draw, so that all steps have one shape. A step is taken for each loss that is asked for; in the end the
+    model is in eval mode. Without rows nothing is learned."""
+    if not len(rows):
+        model.eval()
+        return iter(())
     batch = min(batch, len(rows))
     parts = [rows[order] for _ in range(epochs) for order in _order(len(rows), batch)]
     return fit(model, (found.batch(part) for part in parts), call, len(parts), objective)
@@ -36,7 +40,7 @@ def train(
 
 def steps(count: int, epochs: int = 1, batch: int = BATCH) -> int:
     """How many steps `train` takes over so many rows."""
-    return epochs * (count // min(batch, count))
+    return epochs * (count // min(batch, count)) if count else 0
 
 
 def _order(count: int, batch: int) -> list[Tensor]:
@@ -46,6 +50,8 @@ def _order(count: int, batch: int) -> list[Tensor]:
 @torch.no_grad()
 def predict(call: Callable[..., Tensor], found: Samples, rows: Tensor, batch: int = SERVED) -> Tensor:
     """Logits (n, T); the last call is filled up by starting over, so that all have one shape."""
+    if not len(rows):
+        return torch.zeros(0, len(found.tasks))
     batch = min(batch, len(rows))
     filled = rows[torch.arange(-(-len(rows) // batch) * batch) % len(rows)]
     return torch.cat([call(*found.batch(part)[0]).float() for part in filled.split(batch)])[: len(rows)]

@@ -12,13 +12,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from examples.lattice.ktap.record import Knowledge
-from examples.lattice.ktap.student import Use
 
 SIGMA = 1e-3
 """Deviations are not taken for smaller than this: a batch with labels of one kind has a deviation of 0."""
-
-
-NO_TEACHER = Use(embedding=False, labels=False)
 
 
 @dataclass(frozen=True)
@@ -30,34 +26,47 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Soft:
+    """weight: of the soft labels' loss; smooth: how far they are drawn to one half."""
+
+    weight: float = 1.0
+    smooth: float = 0.05
+
+
+@dataclass(frozen=True)
 class Objective:
-    """correlation: weight of the correlation loss; use: of a teacher's soft labels."""
+    """correlation: weight of the correlation loss; soft: how a teacher's soft labels count, None for not at all."""
 
     correlation: float = 0.0
-    use: Use = NO_TEACHER
+    soft: Soft | None = None
 
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         known = ~target.labels.isnan()
         labels = target.labels.nan_to_num()
         found = mean(binary_cross_entropy_with_logits(logits, labels, reduction="none"), known)
         if self.correlation:
-            found = found + self.correlation * correlation_loss(logits.sigmoid(), labels, known).mean()
-        if self.use.labels and target.knowledge is not None:
-            soft = (1 - self.use.smooth) * target.knowledge.logits.sigmoid() + self.use.smooth / 2
-            each = binary_cross_entropy_with_logits(logits, soft, reduction="none") * known
-            found = found + self.use.weight * (each.mean(dim=1) * target.knowledge.hit).mean()
+            each = correlation_loss(logits.sigmoid(), labels, known)
+            found = found + self.correlation * mean(each, known.any(0))
+        if self.soft and target.knowledge is not None:
+            soft = (1 - self.soft.smooth) * target.knowledge.logits.sigmoid() + self.soft.smooth / 2
+            each = binary_cross_entropy_with_logits(logits, soft, reduction="none")
+            found = found + self.soft.weight * (each * target.knowledge.hit.unsqueeze(1) * known).sum() / count(known)
         return found
 
 
 def mean(each: Tensor, known: Tensor) -> Tensor:
     """Over what is known; 0 if nothing is."""
-    return (each * known).sum() / known.sum().clamp(min=1)
+    return (each * known).sum() / count(known)
+
+
+def count(known: Tensor) -> Tensor:
+    return known.sum().clamp(min=1)
 
 
 def correlation_loss(p: Tensor, y: Tensor, known: Tensor | None = None) -> Tensor:
     """1 - Cov(y, p) / (sigma_y sigma_p) by task over the batch, (T,); p, y (B, T)."""
     weight = torch.ones_like(p) if known is None else known.to(p.dtype)
-    count = weight.sum(0).clamp(min=1)
-    p, y = (weight * (x - (weight * x).sum(0) / count) for x in (p, y))
-    sigma_p, sigma_y = ((x.square().sum(0) / count + SIGMA**2).sqrt() for x in (p, y))
-    return 1 - (p * y).sum(0) / count / (sigma_p * sigma_y)
+    rows = weight.sum(0).clamp(min=1)
+    p, y = (weight * (x - (weight * x).sum(0) / rows) for x in (p, y))
+    sigma_p, sigma_y = ((x.square().sum(0) / rows + SIGMA**2).sqrt() for x in (p, y))
+    return 1 - (p * y).sum(0) / rows / (sigma_p * sigma_y)

@@ -16,8 +16,6 @@ from examples.lattice.networks.size import Schema
 from examples.models.dlrm import Tokens
 from examples.models.wukong import TokenMix
 
-CLIP, DROP = 10.0, 0.1  # of a teacher's embedding: its longest, and how many hits training takes for misses
-
 
 class Categorical(nn.Module):
     """ids (B, F) and bag (B, most) to O_c (B, F + 1, d). Training hides ids, which is how "unknown" is learned."""
@@ -49,15 +47,16 @@ class Dense(nn.Module):
 class Known(nn.Module):
     """A teacher's embedding (B, K) with hits (B,) to one token (B, 1, d): clipped, no flag on a miss (KTAP)."""
 
-    def __init__(self, known: int, width: int) -> None:
+    def __init__(self, schema: Schema, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(known + 1, width, bias=False)
+        self.linear = nn.Linear(schema.known + 1, width, bias=False)
+        self.longest, self.drop = schema.clip, schema.drop
 
     def forward(self, embedding: Tensor, hit: Tensor) -> Tensor:
         if self.training:
-            hit = hit & (torch.rand_like(hit, dtype=torch.float) >= DROP)
+            hit = hit & (torch.rand_like(hit, dtype=torch.float) >= self.drop)
         seen = hit.unsqueeze(1).to(embedding.dtype)
-        return self.linear(torch.cat([clip(embedding, CLIP) * seen, seen], dim=1)).unsqueeze(1)
+        return self.linear(torch.cat([clip(embedding, self.longest) * seen, seen], dim=1)).unsqueeze(1)
 
 
 class Features(nn.Module):
@@ -67,7 +66,7 @@ class Features(nn.Module):
         super().__init__()
         self.categorical = Categorical(schema, width)
         self.dense = Dense(schema.dense, width, rms) if schema.dense else None
-        self.known = Known(schema.known, width) if schema.known else None
+        self.known = Known(schema, width) if schema.known else None
 
     def forward(self, ids: Tensor, bag: Tensor, dense: Tensor, known: Tensor, hit: Tensor) -> list[Tensor]:
         """Tokens (B, n, d) of each kind."""

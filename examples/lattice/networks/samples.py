@@ -16,7 +16,7 @@ from torch import Tensor
 from examples import movielens as ratings
 from examples.kunlun import data as histories
 from examples.lattice import data
-from examples.lattice.data import Data, Rows
+from examples.lattice.data import Data, DataError
 from examples.lattice.ktap.record import Knowledge, nothing
 from examples.lattice.networks.loss import Target
 from examples.lattice.networks.size import Schema
@@ -71,14 +71,24 @@ class Samples:
         knowledge = None if self.knowledge is None else self.knowledge[rows]
         return Inputs(*(column[rows] for column in self.inputs)), Target(self.labels[rows], knowledge)
 
-    def taught(self, knowledge: Knowledge) -> Samples:
-        """With what a teacher knew of each row."""
+    def taught(self, knowledge: Knowledge, embedding: bool = True) -> Samples:
+        """With what a teacher knew of each row: its logits, and its embedding as a feature if that is wanted. Raises
+        DataError for another count of rows or tasks."""
+        if knowledge.logits.shape != self.labels.shape or len(knowledge.embedding) != len(self.labels):
+            raise DataError(
+                f"expected what a teacher knew of {len(self.labels)} rows and {len(self.tasks)} tasks, got "
+                f"{len(knowledge.embedding)} embeddings and logits of {tuple(knowledge.logits.shape)}"
+            )
+        if not embedding:
+            return replace(self, knowledge=knowledge)
         inputs = self.inputs._replace(known=knowledge.embedding, hit=knowledge.hit)
         schema = replace(self.schema, known=knowledge.embedding.shape[1])
         return replace(self, inputs=inputs, schema=schema, knowledge=knowledge)
 
     def with_fields(self, names: tuple[str, ...], bag: bool = True) -> Samples:
         """With these fields alone, and with or without the bag; the domain always stays."""
+        if unknown := sorted({*names} - {*self.fields, "bag"}):
+            raise DataError(f"{self.name} has no field {', '.join(unknown)}; it has {', '.join(self.fields)}")
         columns = [place for place, field in enumerate(self.fields) if field in names or field == "domain"]
         inputs = self.inputs._replace(ids=self.inputs.ids[:, columns])
         if not bag:
@@ -91,20 +101,28 @@ class Samples:
         return replace(self, inputs=inputs, schema=schema, fields=tuple(self.fields[i] for i in columns))
 
     def only(self, portfolios: list[tuple[int, int]]) -> Samples:
-        """With the labels of these (domain, task) alone."""
+        """With the labels of these (domain, task) alone, and without tasks that none of them has."""
         own = torch.zeros(len(self.domains), len(self.tasks), dtype=torch.bool)
         for domain, task in portfolios:
             own[domain, task] = True
-        return replace(self, labels=self.labels.masked_fill(~own[self.inputs.domain], torch.nan))
+        labels = self.labels.masked_fill(~own[self.inputs.domain], torch.nan)
+        return replace(self, labels=labels).with_tasks(own.any(0).nonzero()[:, 0].tolist())
+
+    def with_tasks(self, tasks: list[int]) -> Samples:
+        """With these tasks alone."""
+        knowledge = self.knowledge and replace(self.knowledge, logits=self.knowledge.logits[:, tasks])
+        schema, names = replace(self.schema, tasks=len(tasks)), tuple(self.tasks[task] for task in tasks)
+        return replace(self, labels=self.labels[:, tasks], schema=schema, tasks=names, knowledge=knowledge)
 
     def portfolio(self, domain: int, task: int) -> Samples:
         """The rows of one domain with the labels of one task."""
-        own = self.rows((self.inputs.domain == domain).nonzero()[:, 0])
-        knowledge = own.knowledge and Knowledge(
-            own.knowledge.embedding, own.knowledge.logits[:, [task]], own.knowledge.hit
-        )
-        schema = replace(self.schema, tasks=1)
-        return replace(own, labels=own.labels[:, [task]], schema=schema, tasks=(self.tasks[task],), knowledge=knowledge)
+        return self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])
+
+    def unseen_hidden(self, rows: Tensor, earlier: Tensor) -> Samples:
+        """With ids of `rows` that do not occur in the rows `earlier` UNKNOWN: as they are in rows that are tested."""
+        ids = self.inputs.ids.clone()
+        ids[rows] = data.known_only(ids[rows], ids[earlier])
+        return replace(self, inputs=self.inputs._replace(ids=ids))
 
     def few(self, every: int) -> Samples:
         """One row of so many, for a rehearsal."""
@@ -125,6 +143,8 @@ class Samples:
 
 def load(name: str, seed: int = 0) -> Samples:
     """MovieLens or clothing; `seed` draws clothing's split."""
+    if name not in LENGTHS:
+        raise DataError(f"there is no {name!r}; there are {', '.join(LENGTHS)}. Of your own data: samples.of(...)")
     return movielens() if name == "movielens" else clothing(seed)
 
 
@@ -142,53 +162,79 @@ def movielens(length: int = LENGTHS["movielens"]) -> Samples:
     each = [[past.events(source, part, length, length) for source in sources] for part in _chunks(len(rows))]
     events, seconds, masks = [], [], []
     for source in range(len(sources)):
-        of = [parts[source] for parts in each]
-        events.append(torch.stack([torch.cat([p.items for p in of]), torch.cat([p.stars for p in of])], dim=-1))
-        seconds.append(torch.cat([p.seconds for p in of]))
-        masks.append(torch.cat([p.mask for p in of]))
-    joined = torch.stack(events, 1), torch.stack(seconds, 1), torch.stack(masks, 1)
+        its = [parts[source] for parts in each]
+        events.append(torch.stack([torch.cat([p.items for p in its]), torch.cat([p.stars for p in its])], dim=-1))
+        seconds.append(torch.cat([p.seconds for p in its]))
+        masks.append(torch.cat([p.mask for p in its]))
+    ids, ago, there = (torch.stack(each, 1)[:, :, 1:] for each in (events, seconds, masks))  # the first is no event
     cardinalities = (found.cardinalities[ratings.FIELDS.index("item")], histories.STARS)
-    return _samples(found, rows, *joined, (cardinalities,) * len(sources), hidden)
+    return of(found, Events(ids, ago, there, (cardinalities,) * len(sources)), hidden)
 
 
 def clothing(seed: int = 0, length: int = LENGTHS["clothing"]) -> Samples:
     """Reviews; the first length - 1 different words are the sequence, all of them the bag."""
     found = data.clothing(seed)
+    words = found.everything().bag[:, None, : length - 1]
+    return of(found, Events(words[..., None], torch.zeros(words.shape), words != data.UNKNOWN, ((found.bag,),)))
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """What happened before each of N rows, by S sources: at most L events of E fields each.
+
+    ids (N, S, L, E) int64; seconds (N, S, L) float32 before the row's impression; mask (N, S, L) bool, which of them
+    are there; cardinalities: for each source the ids of each of its fields.
+    """
+
+    ids: Tensor
+    seconds: Tensor
+    mask: Tensor
+    cardinalities: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        rows, sources, length, fields = self.ids.shape
+        if {self.seconds.shape, self.mask.shape} != {(rows, sources, length)} or bool((self.seconds < 0).any()):
+            raise DataError(
+                f"events {tuple(self.ids.shape)} need seconds of at least 0 and a mask of (rows, sources, length) "
+                f"each, got {tuple(self.seconds.shape)} and {tuple(self.mask.shape)}"
+            )
+        if [len(each) for each in self.cardinalities] != [fields] * sources:
+            raise DataError(f"expected ids for {sources} sources of {fields} fields, got {self.cardinalities}")
+        most = self.ids.amax((0, 2)) if rows * length else torch.zeros(sources, fields)
+        if bool((most >= torch.tensor(self.cardinalities)).any()) or (rows * length and int(self.ids.min()) < 0):
+            raise DataError(f"event ids lie from 0 to below {self.cardinalities}, got up to {most.tolist()}")
+
+
+def of(found: Data, events: Events | None = None, id_dropout: tuple[float, ...] = ()) -> Samples:
+    """Any data set as networks read it: the rows of both parts, those to learn from first.
+
+    events: of all rows, in that order; without them a sequence has the token alone that every sequence begins with.
+    id_dropout: by field, how often training hides its id.
+    """
     rows = found.everything()
-    words = torch.cat([torch.zeros(len(rows), 1, dtype=torch.int64), rows.bag[:, : length - 1]], dim=1)
-    mask = words != data.UNKNOWN
-    return _samples(
-        found, rows, words[:, None, :, None], torch.zeros(mask.shape)[:, None], mask[:, None], ((found.bag,),)
-    )
-
-
-def _samples(
-    found: Data,
-    rows: Rows,
-    events: Tensor,
-    seconds: Tensor,
-    mask: Tensor,
-    sources: tuple[tuple[int, ...], ...],
-    hidden: tuple[float, ...] = (),
-) -> Samples:
-    """Every sequence's first token becomes the one that all sequences begin with."""
-    events, seconds, mask = events.clone(), seconds.clone(), mask.clone()
-    events[:, :, 0], seconds[:, :, 0], mask[:, :, 0] = 0, 0.0, True
-    none = nothing(len(rows), 0, len(found.tasks))
-    ids = torch.cat([rows.ids, rows.domain[:, None] + 1], dim=1)
+    if events is None:
+        none = torch.zeros(len(rows), 1, 0)
+        events = Events(none[..., None].long(), none, none.bool(), ((1,),))
+    if len(events.ids) != len(rows):
+        raise DataError(f"expected events of all {len(rows)} rows of {found.name}, got {len(events.ids)}")
+    first = torch.zeros(len(rows), len(events.cardinalities), 1)
+    ids = torch.cat([first[..., None].expand(-1, -1, -1, events.ids.shape[3]).long(), events.ids], dim=2)
+    seconds, mask = torch.cat([first, events.seconds], dim=2), torch.cat([first == 0, events.mask], dim=2)
+    known = nothing(len(rows), 0, len(found.tasks))
     schema = Schema(
         (*found.cardinalities, len(found.domains) + 1),
         found.bag,
         rows.dense.shape[1],
-        sources,
-        events.shape[2],
+        events.cardinalities,
+        ids.shape[2],
         len(found.domains),
         len(found.tasks),
-        id_dropout=(*hidden, 0.0) if hidden else (),
+        id_dropout=(*id_dropout, 0.0) if id_dropout else (),
     )
-    inputs = Inputs(ids, rows.bag, rows.dense, events, seconds, mask, rows.domain, none.embedding, none.hit)
-    fields = (*found.fields, "domain")
-    return Samples(found.name, inputs, rows.labels, len(found.train), schema, fields, found.domains, found.tasks)
+    fields = torch.cat([rows.ids, rows.domain[:, None] + 1], dim=1)
+    inputs = Inputs(fields, rows.bag, rows.dense, ids, seconds, mask, rows.domain, known.embedding, known.hit)
+    names = (*found.fields, "domain")
+    return Samples(found.name, inputs, rows.labels, len(found.train), schema, names, found.domains, found.tasks)
 
 
 def _chunks(count: int) -> list[Tensor]:

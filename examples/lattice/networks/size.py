@@ -14,7 +14,8 @@ class Schema:
     sources        for each event source the ids of each of its fields
     length         tokens that a source's sequence has
     domains, tasks how many
-    known          width of a teacher's embedding; 0 for none
+    known          width of a teacher's embedding; 0 for none. clip: longest that an embedding may be; drop: share of
+                   hits that training takes for misses
     id_dropout     by field, how often training replaces an id with 0
     """
 
@@ -27,6 +28,16 @@ class Schema:
     tasks: int
     known: int = 0
     id_dropout: tuple[float, ...] = ()
+    clip: float = 10.0
+    drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.id_dropout and len(self.id_dropout) != len(self.cardinalities):
+            raise ValueError(
+                f"expected a share of hidden ids for each of {len(self.cardinalities)} fields, got {self.id_dropout}"
+            )
+        if not self.sources:
+            raise ValueError("a network reads one event source at least; without events give one of a token each")
 
     @property
     def tokens(self) -> int:
@@ -69,6 +80,8 @@ class Size:
     untied_layers: int = 1
 
     def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.keys, self.tokens, self.k, self.ffn) < 1:
+            raise ValueError(f"every size is 1 or more, got {self}")
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"RoPE turns a head's channels in pairs, half by index and half by time: expected a width that is a "

@@ -97,10 +97,13 @@ def likeness(a: Portfolio, b: Portfolio, weights: Weights) -> Likeness:
 
 def agreement(a: Tensor, b: Tensor) -> float:
     """The cosine of two portfolios' true gradients (2, T, P), over all moments; 0 where one is no more than chance.
+    Raises ValueError for gradients that are not finite: nothing follows from them.
 
     Rows differ between the two factors of every product, so that the noise of none is multiplied with itself: it would
     make gradients longer than they are, and the cosine smaller.
     """
+    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+        raise ValueError("agreement needs finite gradients, got NaN or infinity: has the shared model diverged?")
     product, own_a, own_b = ((x[0] * y[1] + x[1] * y[0]).double().sum() / 2 for x, y in ((a, b), (a, a), (b, b)))
     if own_a <= 0 or own_b <= 0:
         return 0.0

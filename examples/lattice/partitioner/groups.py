@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from examples.lattice.data import Data, Rows
+from examples.lattice.data import Data, DataError, Rows
 from examples.lattice.partitioner.describe import Portfolio, gradient, sketch
 from examples.lattice.partitioner.partition import Group
 from examples.metrics import auc
@@ -66,10 +66,12 @@ def flops_of(data: Data, hidden: int, heads: int) -> int:
 
 
 def loss_of(model: nn.Module, rows: Rows, keys: Sequence[Key]) -> Tensor:
-    """Mean log loss over the (row, portfolio) pairs that belong together."""
+    """Mean log loss over the (row, portfolio) pairs that belong together and have a label; 0 if there is none."""
     logits = model(rows.ids, rows.bag)
     labels = torch.stack([rows.labels[:, key.task] for key in keys], dim=1)
-    own = torch.stack([rows.domain == key.domain for key in keys], dim=1)
+    own = torch.stack([rows.domain == key.domain for key in keys], dim=1) & ~labels.isnan()
+    if not bool(own.any()):
+        return 0.0 * logits.sum()
     return binary_cross_entropy_with_logits(logits[own], labels[own])
 
 
@@ -101,12 +103,18 @@ def fit(
 
 @torch.no_grad()
 def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]:
-    """AUC by portfolio on the test rows of its domain."""
+    """AUC by portfolio on the test rows of its domain. Raises DataError for one that cannot be judged."""
     logits = model(data.test.ids, data.test.bag)
     found = {}
     for place, key in enumerate(keys):
-        own = data.test.domain == key.domain
-        found[key] = auc(logits[own, place], data.test.labels[own, key.task])
+        labels = data.test.labels[:, key.task]
+        own = (data.test.domain == key.domain) & ~labels.isnan()
+        if labels[own].unique().numel() < 2:
+            raise DataError(
+                f"{name_of(data, key)} has {int(own.sum())} test rows, without labels of both kinds: leave it out of "
+                "the keys, it cannot be judged"
+            )
+        found[key] = auc(logits[own, place], labels[own])
     return found
 
 
@@ -118,29 +126,46 @@ def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[flo
 
     def look(model: Shared) -> None:
         for place, key in enumerate(keys):
-            pair = torch.randperm(len(own[place]))[: 2 * ROWS].chunk(2)
-            losses = [_calibrated_loss(model, own[place][rows], place, key) for rows in pair]
-            found[place].append(torch.stack([gradient(loss, model.backbone) for loss in losses]))
+            found[place].append(_gradients(model, own[place], place, key))
 
     fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1, look)
     portfolios = []
     for key, rows, gradients in zip(keys, own, found, strict=True):
         users, items = sketch(rows.users.unique()), sketch(rows.items.unique())
-        revenue = float(rows.labels[:, key.task].sum())
+        revenue = float(rows.labels[:, key.task].nansum())
         at_moments = torch.stack(gradients, dim=1)
         portfolios.append(Portfolio(name_of(data, key), users, items, delays[key.task], flops, revenue, at_moments))
     return portfolios
 
 
 def evaluate(
-    data: Data, keys: Sequence[Key], groups: Sequence[Group], flops: Sequence[float], seed: int, epochs: int
+    data: Data,
+    keys: Sequence[Key],
+    groups: Sequence[Group],
+    flops: Sequence[float],
+    seed: int,
+    epochs: int,
+    longer: bool = False,
 ) -> dict[Key, float]:
-    """AUC by portfolio when each group has a model of its own, of so many FLOPs."""
+    """AUC by portfolio when each group has a model of its own, of so many FLOPs. longer: every model takes as many
+    steps as one of all rows would, however few rows its group has."""
     found: dict[Key, float] = {}
     for group, budget in zip(groups, flops, strict=True):
         own = [keys[i] for i in group]
-        found |= judge(data, fit(data, own, hidden_for(data, budget, len(own)), seed, epochs), own)
+        rows = int(torch.isin(data.train.domain, torch.tensor([key.domain for key in own])).sum())
+        times = round(len(data.train) / max(rows, 1)) if longer else 1
+        found |= judge(data, fit(data, own, hidden_for(data, budget, len(own)), seed, epochs * times), own)
     return found
+
+
+def _gradients(model: Shared, own: Rows, place: int, key: Key) -> Tensor:
+    """(2, P) by the backbone from different rows; zeros, which agree with nothing, where there are no two rows."""
+    known = (~own.labels[:, key.task].isnan()).nonzero()[:, 0]
+    if len(known) < 2:
+        return torch.zeros(2, sum(parameter.numel() for parameter in model.backbone.parameters()))
+    pair = known[torch.randperm(len(known))[: 2 * ROWS]].chunk(2)
+    losses = [_calibrated_loss(model, own[rows], place, key) for rows in pair]
+    return torch.stack([gradient(loss, model.backbone) for loss in losses])
 
 
 def _calibrated_loss(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:

@@ -1,6 +1,8 @@
 """The models that a run compares: one for each portfolio, one for all as it comes, and one with what Lattice adds.
 
 separate             a network of the same size for each (domain, task), on its own rows
+separate, longer     the same, with as many steps as one of all rows takes
+all in one           one network for all portfolios; where the partition has one group, merged is this
 merged               one network a group of the partition, nothing untied
 merged, untied       with copies of weights for domains whose gradients disagree, FFNs and towers by domain, and the
                      correlation loss
@@ -9,31 +11,34 @@ consolidated         and with the teacher's embedding and soft labels (KTAP)
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_model
+from safetensors import safe_open
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from examples.apart import APART
 from examples.lattice.ktap.record import Knowledge
-from examples.lattice.ktap.student import Use
 from examples.lattice.networks import fit
-from examples.lattice.networks.loss import NO_TEACHER, Objective
+from examples.lattice.networks.loss import Objective, Soft
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
-from examples.lattice.networks.size import Size
+from examples.lattice.networks.size import Schema, Size
 from examples.lattice.pipeline.stages import Watch
 
-SEPARATE, LONGER = "separate", "separate, longer"
+SEPARATE, LONGER, ALL = "separate", "separate, longer", "all in one"
 MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
 CORRELATION = 0.1
 TRAINING = {"recipes": (), "measure_calls": 0}
 """loka's options for training: in the model's own precision."""
+Key = tuple[int, int]
+"""A portfolio: domain and task."""
 Compile = Callable[[nn.Module], Callable[..., Tensor]]
 Backend = dict[str, Compile]
 BACKENDS: dict[str, Backend] = {
@@ -51,35 +56,47 @@ BACKENDS: dict[str, Backend] = {
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One training: which rows and labels, how large, on what."""
+    """One training: of which (domain, task) with which rows and labels, how large, on what."""
 
     name: str
+    keys: tuple[Key, ...]
     found: Samples
     size: Size
     objective: Objective
     epochs: int = 1
 
 
+def arms_of(parts: dict[str, Any]) -> tuple[str, ...]:
+    """What a run compares. parts: what stages.grouped found."""
+    apart = (ALL,) if len(parts["groups"]) > 1 else ()
+    return (SEPARATE, LONGER, *apart, MERGED, UNTIED, CONSOLIDATED)
+
+
 def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge: Knowledge | None) -> list[Job]:
     """The trainings of an arm. parts: what stages.grouped found."""
+    if arm not in (SEPARATE, LONGER, ALL, MERGED, UNTIED, CONSOLIDATED):
+        raise ValueError(f"there is no arm {arm!r}; there are {', '.join(arms_of(parts))}")
     tied = replace(size, by_domain=False, untied=())
+    every = tuple((d, t) for group in parts["groups"] for d, t in group)
+    if arm == ALL:
+        return [Job("all in one", every, found.only([*every]), tied, Objective())]
+    made = []
     if arm in (SEPARATE, LONGER):
-        made = []
-        for d, t in (key for group in parts["groups"] for key in group):
+        for d, t in every:
             own = found.portfolio(d, t)
             epochs = 1 if arm == SEPARATE else max(1, round(found.cut / max(own.cut, 1)))
-            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", own, tied, Objective(), epochs))
+            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", ((d, t),), own, tied, Objective(), epochs))
         return made
-    made = []
     for number, (group, untied) in enumerate(zip(parts["groups"], parts["untied"], strict=True)):
-        own = found.only([(d, t) for d, t in group])
+        keys = tuple((d, t) for d, t in group)
+        name, its = f"group {number}", replace(size, untied=tuple(untied), towers=True)
         if arm == MERGED:
-            made.append(Job(f"group {number}", own, tied, Objective()))
-            continue
-        its = replace(size, untied=tuple(untied), towers=True)
-        teach = arm == CONSOLIDATED and knowledge is not None
-        use = Use() if teach else NO_TEACHER
-        made.append(Job(f"group {number}", own.taught(knowledge) if teach else own, its, Objective(CORRELATION, use)))
+            made.append(Job(name, keys, found.only([*keys]), tied, Objective()))
+        elif arm == CONSOLIDATED and knowledge is not None:
+            own = found.taught(knowledge).only([*keys])
+            made.append(Job(name, keys, own, its, Objective(CORRELATION, Soft())))
+        else:
+            made.append(Job(name, keys, found.only([*keys]), its, Objective(CORRELATION)))
     return made
 
 
@@ -95,7 +112,7 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         model = LatticeNetwork(job.found.schema, job.size)
         call = backend["training"](model)
         rows = known_rows(job.found, job.found.train)
-        taken = fit.steps(len(rows), job.epochs)
+        taken = fit.steps(len(rows), job.epochs)  # 0 where nothing has a label: the network stays as it was drawn
         start = time.process_time()
         losses = fit.train(model, call, job.found, rows, job.objective, epochs=job.epochs)
         for _ in watch(losses, taken, job.name):
@@ -106,15 +123,45 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         its_tables, its_weights = fit.parameters(model)
         tables, weights = tables + its_tables, weights + its_weights
         if folder:
-            save_model(model, folder / f"{job.name}.safetensors")
+            save(model, job, folder / f"{job.name}.safetensors")
     return {
         "portfolios": scores,
+        "groups": [job.keys for job in which],
         "flops_by_model": flops,
         "tables": tables,
         "weights": weights,
         "cpu_seconds": cpu,
-        "cpu_ms_a_step": 1e3 * cpu / steps,
+        "cpu_ms_a_step": 1e3 * cpu / max(steps, 1),
     }
+
+
+def save(model: LatticeNetwork, job: Job, path: Path) -> None:
+    """Weights, and in the file's head all that is needed to make the network again."""
+    said = {
+        "schema": asdict(job.found.schema),
+        "size": asdict(job.size),
+        "fields": job.found.fields,
+        "domains": job.found.domains,
+        "tasks": job.found.tasks,
+    }
+    save_model(model, path, {"network": json.dumps(said)})
+
+
+def load(path: Path) -> tuple[LatticeNetwork, dict[str, Any]]:
+    """A network that `save` wrote, in eval mode, and what was said of it: fields, domains and tasks among the rest."""
+    with safe_open(path, "pt") as file:
+        said = tuples(json.loads(file.metadata()["network"]))
+    schema, size = (kind(**said[name]) for kind, name in ((Schema, "schema"), (Size, "size")))
+    model = LatticeNetwork(schema, size)
+    load_model(model, path)
+    return model.eval(), said
+
+
+def tuples(body: Any) -> Any:
+    """What JSON keeps as lists, as the tuples that they were."""
+    if isinstance(body, dict):
+        return {name: tuples(value) for name, value in body.items()}
+    return tuple(map(tuples, body)) if isinstance(body, list) else body
 
 
 def known_rows(found: Samples, rows: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def by_arm(found: Found) -> list[list[str]]:
             [
                 arm,
                 str(len(of["flops_by_model"])),
-                f"{request_flops(of, found) / 1e3:.0f}",
+                f"{request_flops(of) / 1e3:.0f}",
                 f"{of['tables'] / 1e3:.0f}k",
                 f"{of['weights'] / 1e3:.0f}k",
                 *(f"{fmean(each[key] for each in scores.values()):.4f}" for key in ("auc", "ne")),
@@ -58,20 +58,11 @@ ARMS = (
 )
 
 
-def request_flops(of: Found, found: Found) -> float:
-    """FLOPs of one request's row, all tasks of its domain, mean over domains: of separate models as many as there are
-    tasks, of merged ones those that have one of them."""
-    groups = found["partition"]["groups"]
-    keys = [tuple(key) for group in groups for key in group]
-    domains = sorted({domain for domain, _ in keys})
-    if len(of["flops_by_model"]) == len(keys):
-        costs = dict(zip(keys, of["flops_by_model"], strict=True))
-        return fmean(sum(cost for (domain, _), cost in costs.items() if domain == own) for own in domains)
-    asked = [
-        [cost for cost, group in zip(of["flops_by_model"], groups, strict=True) if own in dict(group)]
-        for own in domains
-    ]
-    return fmean(sum(each) for each in asked)
+def request_flops(of: Found) -> float:
+    """FLOPs of one request's row, all tasks of its domain, mean over domains: of all models that have one of them."""
+    models = list(zip(of["flops_by_model"], of["groups"], strict=True))
+    domains = sorted({domain for _, group in models for domain, _ in group})
+    return fmean(sum(cost for cost, group in models if own in dict(group)) for own in domains)
 
 
 def by_portfolio(found: Found) -> list[list[str]]:
@@ -142,9 +133,7 @@ def plot(found: Found, path: Path) -> None:
     for place, (arm, of) in enumerate(arms.items()):
         at = [x + (place - len(arms) / 2) / (len(arms) + 1) for x in range(len(names))]
         left.plot(at, [of["portfolios"][name]["auc"] for name in names], "o", label=arm)
-        right.plot(
-            request_flops(of, found) / 1e3, fmean(each["auc"] for each in of["portfolios"].values()), "o", label=arm
-        )
+        right.plot(request_flops(of) / 1e3, fmean(each["auc"] for each in of["portfolios"].values()), "o", label=arm)
     left.set(ylabel="AUC", xticks=range(len(names)))
     left.set_xticklabels(names, rotation=20, ha="right", fontsize=8)
     right.set(xlabel="kFLOP a request, all tasks", ylabel="AUC, mean over portfolios")

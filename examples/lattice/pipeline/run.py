@@ -1,11 +1,12 @@
-"""Partition, filter, sketch, teach, train, serve, report: one stage after another, each kept when it is done."""
+"""Partition, filter, sketch, teach, train, time, report: one stage after another, each kept when it is done."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,80 +18,87 @@ from examples.lattice.networks import samples
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
 from examples.lattice.pipeline import arms, report, stages, timing
-from examples.lattice.pipeline.arms import BACKENDS, CONSOLIDATED, LONGER, MERGED, SEPARATE, UNTIED
+from examples.lattice.pipeline.arms import BACKENDS, CONSOLIDATED, SEPARATE
 from examples.lattice.sketch.search import Bounds
 
-ARMS = (SEPARATE, LONGER, MERGED, UNTIED, CONSOLIDATED)
-STAGES = ("partition", "filter", "sketch", "teacher", *ARMS)
 RATINGS = 4000  # of a rehearsal
+Found = dict[str, Any]
 
 
-def main(options: argparse.Namespace) -> dict[str, Any]:
+class Stages:
+    """What each stage has found, and by which options. A stage whose options changed is run again, others are not."""
+
+    def __init__(self, kept: Kept, progress: Progress, title: str) -> None:
+        self._kept, self._progress, self._title = kept, progress, title
+        self._whole = progress.add_task(title)
+
+    def once(self, name: str, make: Callable[[], Any], **options: Any) -> Any:
+        """The stage's result, made if none is kept for these options."""
+        self._progress.update(self._whole, description=f"{self._title}: {name}")
+        options = json.loads(json.dumps(options))  # as they come back
+        kept = self._kept.more.get(name)
+        if kept is None or kept["options"] != options:
+            found = json.loads(json.dumps(make()))
+            self._kept.more[name] = {"options": options, "found": found}
+            self._kept.write()
+        return self._kept.more[name]["found"]
+
+    def watch(self, losses: Iterator[Any], total: int, name: str) -> Iterator[Any]:
+        """A bar for a training, or for rounds."""
+        bar = self._progress.add_task(f"  {name}", total=total)
+        for each in losses:
+            self._progress.advance(bar)
+            yield each
+        self._progress.remove_task(bar)
+
+
+def main(options: argparse.Namespace) -> Found:
     """Runs what is not yet in `options.out`, prints and writes the report, returns what it shows."""
     folder: Path = options.out
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("data", "seed", "features", "trials", "quality", "latency", "backend", "quick")
-    kept = Kept(folder / "run.json", {name: getattr(options, name) for name in names})
-    timed = tuple(dict.fromkeys(options.time or ("eager", options.backend)))
-    times = f"timing, {' '.join(timed)}"
+    kept = Kept(folder / "run.json", {name: getattr(options, name) for name in ("data", "seed", "quick")})
     with Progress(console=Console(stderr=True)) as progress:
-        whole = progress.add_task(options.data, total=len(STAGES) + 1)
-
-        def once(name: str, make: Callable[[], Any]) -> Any:
-            """A stage's result, made if it is not kept."""
-            progress.update(whole, description=f"{options.data}: {name}")
-            if name not in kept.more:
-                kept.more[name] = make()
-                kept.write()
-            progress.advance(whole)
-            return kept.more[name]
-
-        def watch(losses: Iterator[float], total: int, name: str) -> Iterator[float]:
-            bar = progress.add_task(f"  {name}", total=total)
-            for loss in losses:
-                progress.advance(bar)
-                yield loss
-            progress.remove_task(bar)
-
-        run(options, once, watch, folder, (times, timed))
-    found = {**kept.more, "problem": options.data, "backend": options.backend}
-    found["arms"] = {arm: kept.more[arm] for arm in ARMS}
-    found["timing"] = kept.more[times]
+        found = run(options, Stages(kept, progress, options.data), folder)
     report.show(found, Console(width=None if sys.stdout.isatty() else 150))
     (folder / "report.md").write_text(report.markdown(found), encoding="utf-8")
     report.plot(found, folder / "report.png")
     return found
 
 
-def run(
-    options: argparse.Namespace,
-    once: Callable[[str, Callable[[], Any]], Any],
-    watch: stages.Watch,
-    folder: Path,
-    timed: tuple[str, tuple[str, ...]],
-) -> None:
-    """All stages. timed: the last one's name, and the backends that take turns in it."""
-    parts = once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), options.seed))
+def run(options: argparse.Namespace, stage: Stages, folder: Path) -> Found:
+    """All stages: what each has found, by its name, those of training under "arms"."""
+    found: Found = {"problem": options.data, "backend": options.backend, "quick": options.quick}
+    parts = stage.once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), options.seed))
     every = loaded(options)
-    kept = once("filter", lambda: stages.filtered(every, options.features, options.seed, watch))["kept"]
-    chosen = every.with_fields(tuple(kept), bag="bag" in kept)
-    untied = parts["untied"][0]
-    storage, bounds = folder / "sketch.db", Bounds(options.quality, options.latency)
-    sizes = once(
-        "sketch", lambda: stages.sketched(chosen, untied, options.trials, bounds, storage, options.seed, watch)
-    )
-    size = size_from(sizes["size"])
+    asked: Found = {"features": options.features}
+    kept = stage.once("filter", lambda: stages.filtered(every, options.features, options.seed, stage.watch), **asked)
+    chosen = every.with_fields(tuple(each for each in kept["kept"] if each != "bag"), bag="bag" in kept["kept"])
+    asked |= {name: getattr(options, name) for name in ("trials", "quality", "latency")}
+    size = stage.once("sketch", lambda: sketched(options, chosen, parts, folder, stage), **asked)
     count = RATINGS if options.quick else None
-    teacher = once("teacher", lambda: stages.taught(every, folder / "knowledge.safetensors", options.seed, count))
+    teacher = stage.once("teacher", lambda: stages.taught(every, folder / "knowledge.safetensors", options.seed, count))
     knowledge = stages.knowledge_of(folder / teacher["file"]) if teacher["file"] else None
-    backend = BACKENDS[options.backend]
-    made = {arm: arms.jobs(arm, chosen, size, parts, knowledge) for arm in ARMS}
-    for arm in ARMS:
+    found |= {"partition": parts, "filter": kept, "sketch": size, "teacher": teacher, "arms": {}}
+    asked |= {"backend": options.backend}
+    made = {}
+    for arm in arms.arms_of(parts):
+        made[arm] = arms.jobs(arm, chosen, Size(**arms.tuples(size["size"])), parts, knowledge)
         weights = folder if arm == CONSOLIDATED else None
-        once(arm, lambda arm=arm, weights=weights: arms.arm(made[arm], backend, options.seed, weights, watch))
+        train = lambda arm=arm, weights=weights: arms.arm(  # noqa: E731
+            made[arm], BACKENDS[options.backend], options.seed, weights, stage.watch
+        )
+        found["arms"][arm] = stage.once(arm, train, **asked)
+    timed = list(dict.fromkeys(options.time or ("eager", options.backend)))
     batch, rounds = (64, 2) if options.quick else (512, 15)
-    models = {SEPARATE: made[SEPARATE], CONSOLIDATED: made[CONSOLIDATED]}
-    once(timed[0], lambda: timing.timing(models, timed[1], batch, rounds))
+    models = {arm: made[arm] for arm in (SEPARATE, CONSOLIDATED)}
+    time = lambda: timing.timing(models, timed, batch, rounds, stage.watch)  # noqa: E731
+    return {**found, "timing": stage.once("timing", time, **asked, backends=timed), "batch": batch}
+
+
+def sketched(options: argparse.Namespace, chosen: Samples, parts: Found, folder: Path, stage: Stages) -> Found:
+    """A study has a file of its own for every set of fields, so that trials of others are not taken for its own."""
+    read = hashlib.sha256(json.dumps([options.data, options.seed, options.quick, chosen.fields]).encode()).hexdigest()
+    bounds, storage = Bounds(options.quality, options.latency), folder / f"sketch-{read[:8]}.db"
+    return stages.sketched(chosen, parts["untied"][0], options.trials, bounds, storage, options.seed, stage.watch)
 
 
 def loaded(options: argparse.Namespace) -> Samples:
@@ -98,10 +106,3 @@ def loaded(options: argparse.Namespace) -> Samples:
     if not options.quick:
         return found
     return found.last(RATINGS)
-
-
-def size_from(body: dict[str, Any]) -> Size:
-    """As JSON has kept it: lists are tuples."""
-    known = {each.name for each in fields(Size)}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in body.items() if name in known}
-    return Size(**values)

@@ -50,7 +50,7 @@ SPACE = {
 }
 TIMED = 256  # rows of the call whose time is a size's latency
 
-Watch = Callable[[Iterator[float], int, str], Iterator[float]]
+Watch = Callable[[Iterator[Any], int, str], Iterator[Any]]
 """Shows how far a training is: given its losses, how many there will be, and its name."""
 
 
@@ -153,7 +153,7 @@ def taught(found: Samples, path: Path, seed: int, count: int | None) -> dict[str
     The teacher learns from the first half of the ratings, so of these rows nothing is known.
     """
     if found.name != "movielens":
-        return {"file": "", "why": f"{found.name} has no time, so nothing can be known before an impression"}
+        return {"file": "", "why": f"the teacher here is MovieLens' (ktap/movielens.py); {found.name} has none"}
     start = time.process_time()
     stream = ktap.stream(seed, count)
     knowledge = ktap.through_the_store(stream, ktap.teach(stream, seed), TTL, 1.0, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples.lattice.data import DataError
-from examples.lattice.kept import Kept
+from examples.lattice.kept import Kept, bench_parser
 
 
 def test_a_stopped_bench_goes_on(tmp_path):
@@ -22,6 +22,24 @@ def test_a_stopped_bench_goes_on(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["r.json"]
     with pytest.raises(DataError, match="figures of other settings"):
         Kept(path, {"rate": 0.2, "windows": (1, 2)})
+
+
+def test_a_folder_is_made_before_anything_is_measured(tmp_path):
+    Kept(tmp_path / "new" / "deep" / "r.json", {})
+    assert (tmp_path / "new" / "deep").is_dir()
+
+
+@pytest.mark.parametrize("body", ["", "{", "[1"])
+def test_a_damaged_file_is_named(tmp_path, body):
+    (tmp_path / "r.json").write_text(body)
+    with pytest.raises(DataError, match=r"r\.json cannot be read.*delete it"):
+        Kept(tmp_path / "r.json", {})
+
+
+def test_a_bench_has_a_seed_at_least(capsys):
+    with pytest.raises(SystemExit):
+        bench_parser("").parse_args(["--seeds", "0"])
+    assert "expected 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_without_a_file_nothing_is_written():

@@ -32,7 +32,7 @@ def test_a_small_task_keeps_its_feature_by_fronts_and_loses_it_by_the_sum():
     chances = torch.stack([2 * strong, 2 * strong, 0.7 * weak], dim=1).sigmoid()
     labels = (torch.rand(1500, 3, generator=generator) < chances).float()
     parts = tuple((dense[part], labels[part]) for part in (slice(0, 900), slice(900, 1200), slice(1200, 1500)))
-    problem = bench.Problem("made up", tuple("abcdef"), ("x", "y", "z"), *parts)
+    problem = bench.Problem("made up", tuple("abcdef"), ("x", "y", "z"), *parts, torch.zeros(300))
     model = bench.fit(problem, torch.arange(6), 0, 20)
     found = permutation_importances(model, problem.held[:1], problem.held[1], columns_of(problem.names, 0))
     kept = bench.ways(found, 4, 0, problem.tasks)

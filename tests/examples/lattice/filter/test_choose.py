@@ -42,3 +42,9 @@ def test_what_it_is_compared_with():
     for budget in (0, 5):
         with pytest.raises(ValueError, match=f"between 1 and the number of features, 4; got {budget}"):
             choose.weighted_sum(scores, budget)
+
+
+def test_a_task_that_nothing_serves_weighs_nothing():
+    scores = np.array([[0.0, -0.2], [2.0, -0.1], [6.0, 0.0]])
+    assert choose.scales(scores).tolist() == [1 / 8, 0]
+    assert choose.weighted_sum(scores, 1, choose.scales(scores)).tolist() == [2]

@@ -85,8 +85,10 @@ def test_what_matters_stands_out_of_the_noise(problem):
     assert found.mean[2].tolist() == [0, 0] and found.sigma[2].tolist() == [0, 0]
 
 
-def test_sigma_is_the_error_of_the_mean(problem):
-    """Over samples of rows, the importances scatter as sigma says."""
+@pytest.mark.parametrize("repeats", [1, 2, 8])
+@pytest.mark.parametrize("task, share", [(0, 1.0), (1, 0.5)])
+def test_sigma_is_the_error_of_the_mean(problem, repeats, task, share):
+    """Over samples of rows, the importances scatter as sigma says: by their labels and by the values that they give."""
     predict, _, _, features = problem
     means, sigmas = [], []
     for seed in range(200):
@@ -94,10 +96,33 @@ def test_sigma_is_the_error_of_the_mean(problem):
         dense = torch.randn(COUNT, 4, generator=generator)
         ids = torch.randint(3, (COUNT, 2), generator=generator)
         labels = torch.rand(COUNT, 2, generator=generator).lt(predict(dense, ids).sigmoid()).float()
-        found = permutation_importances(predict, (dense, ids), labels, features[:1], seed=seed)
-        means.append(found.mean[0, 0])
-        sigmas.append(found.sigma[0, 0])
+        labels[torch.rand(COUNT, generator=generator) >= share] = torch.nan
+        of = features[1:2] if task else features[:1]
+        found = permutation_importances(predict, (dense, ids), labels, of, seed=seed, repeats=repeats)
+        means.append(found.mean[0, task])
+        sigmas.append(found.sigma[0, task])
     assert torch.stack(sigmas).mean() == pytest.approx(torch.stack(means).std(), rel=0.25)
+
+
+def test_of_one_row_nothing_is_certain(problem):
+    predict, inputs, labels, features = problem
+    labels = labels.clone()
+    labels[1:, 0] = torch.nan
+    found = permutation_importances(predict, inputs, labels, features)
+    assert found.sigma[:, 0].isinf().all() and found.sigma[:, 1].isfinite().all()
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_values_are_dealt_within_a_group_alone(problem, repeats):
+    """A feature that says nothing but the group has no importance there, and much where values cross."""
+    _, _, _, features = problem
+    group = torch.arange(COUNT) % 3
+    inputs = (torch.stack([group.float() - 1, torch.randn(COUNT)], dim=1),)
+    predict = lambda dense: 3 * dense[:, :1] + dense[:, 1:]  # noqa: E731
+    labels = predict(*inputs).gt(0).float()
+    own = permutation_importances(predict, inputs, labels, features[:2], repeats=repeats, within=group)
+    crossed = permutation_importances(predict, inputs, labels, features[:2], repeats=repeats)
+    assert own.mean[0] == 0 and own.mean[1] > 0.01 and crossed.mean[0] > 0.3
 
 
 @pytest.mark.usefixtures("fresh_dynamo", "op_by_op")
@@ -120,5 +145,5 @@ def test_a_model_under_loka_sees_one_shape(problem):
 
 def test_nothing_to_do_is_refused(problem):
     predict, inputs, labels, _ = problem
-    with pytest.raises(ValueError, match="got 400 rows and 0 features"):
+    with pytest.raises(ValueError, match="got 400 rows, 0 features and 1"):
         permutation_importances(predict, inputs, labels, ())

@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from examples.lattice.ktap.record import Knowledge
 from examples.lattice.ktap.student import Use
 from examples.lattice.ktap.student import loss as of_the_student
-from examples.lattice.networks.loss import Objective, Target, correlation_loss
+from examples.lattice.networks.loss import Objective, Soft, Target, correlation_loss
 
 
 def draw(rows=50, tasks=2):
@@ -49,5 +49,16 @@ def test_soft_labels_are_those_of_ktap():
     z, y = draw()
     known = Knowledge(torch.zeros(50, 3), torch.randn(50, 2).double(), torch.rand(50) < 0.5)
     use = Use(weight=0.7, smooth=0.1)
-    torch.testing.assert_close(Objective(use=use)(z, Target(y, known)), of_the_student(z, y, known, use))
-    assert Objective(use=use)(z, Target(y)) == Objective()(z, Target(y))
+    soft = Objective(soft=Soft(0.7, 0.1))
+    torch.testing.assert_close(soft(z, Target(y, known)), of_the_student(z, y, known, use))
+    assert soft(z, Target(y)) == Objective()(z, Target(y)) == Objective()(z, Target(y, known))
+
+
+def test_tasks_without_labels_do_not_thin_out_what_the_others_learn():
+    z, y = draw(tasks=3)
+    known = Knowledge(torch.zeros(50, 3), torch.randn(50, 3).double(), torch.rand(50) < 0.5)
+    alone = y.clone()
+    alone[:, 1:] = torch.nan
+    every = Objective(0.3, Soft())
+    first = Knowledge(known.embedding, known.logits[:, :1], known.hit)
+    torch.testing.assert_close(every(z, Target(alone, known)), every(z[:, :1], Target(y[:, :1], first)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from examples.lattice.networks.processors import CLIP, Categorical, Dense, Events, Known, Mixing, Sequences
+from examples.lattice.networks.processors import Categorical, Dense, Events, Known, Mixing, Sequences
 from tests.examples.lattice.networks.small import SCHEMA, inputs
 
 
@@ -10,24 +10,24 @@ def test_shapes():
     of = inputs(5)
     assert Categorical(SCHEMA, 8)(of.ids, of.bag).shape == (5, 4, 8)
     assert Dense(2, 8)(of.dense).shape == (5, 2, 8)
-    assert Known(3, 8)(of.known, of.hit).shape == (5, 1, 8)
+    assert Known(SCHEMA, 8)(of.known, of.hit).shape == (5, 1, 8)
     tokens, (cos, sin) = Sequences(SCHEMA, 8, 1)(of.events, of.seconds)
     assert tokens.shape == (5, 8, 8) and cos.shape == sin.shape == (5, 1, 8, 4)
     assert Mixing(7, 8)([tokens[:, :4], tokens[:, :3]]).shape == (5, 7, 8)
 
 
 def test_a_miss_is_zeros_whatever_the_embedding():
-    of, x = Known(3, 8).eval(), torch.randn(4, 3)
+    of, x = Known(SCHEMA, 8).eval(), torch.randn(4, 3)
     assert not of(x, torch.zeros(4, dtype=torch.bool)).any()
     hit = torch.ones(4, dtype=torch.bool)
     long = 1e3 * x
-    cut = CLIP * x / x.norm(dim=1, keepdim=True)
+    cut = SCHEMA.clip * x / x.norm(dim=1, keepdim=True)
     torch.testing.assert_close(of(long, hit), of(cut, hit))
 
 
 def test_training_takes_some_hits_for_misses():
     torch.manual_seed(0)
-    of, hit = Known(3, 8), torch.ones(2000, dtype=torch.bool)
+    of, hit = Known(SCHEMA, 8), torch.ones(2000, dtype=torch.bool)
     missed = ~of(torch.randn(2000, 3), hit)[:, 0].any(dim=1)
     assert 0.05 < missed.float().mean() < 0.15
 

@@ -1,5 +1,7 @@
 """What networks read of MovieLens and clothing: histories end before the impression, rows and labels stay together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,9 @@ from examples import movielens as ratings
 from examples.lattice import data
 from examples.lattice.ktap.record import Knowledge
 from examples.lattice.networks import fit, samples
+from examples.lattice.networks.loss import Objective
+from examples.lattice.networks.model import LatticeNetwork
+from examples.lattice.networks.size import Size
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,8 @@ def test_labels_of_other_portfolios_are_unknown(movielens):
     known = ~found.labels.isnan()
     domain = movielens.inputs.domain
     assert torch.equal(known, torch.stack([domain == 2, domain == 0], dim=1))
+    alone = movielens.only([(0, 1), (2, 1)])
+    assert alone.tasks == ("loved",) and alone.schema.tasks == 1 and alone.labels.shape[1] == 1
     scores = fit.judge(found, found.test, torch.randn(len(found.test), 2))
     assert {*scores} == {"under 25: loved", "35 and over: liked"}
 
@@ -91,3 +98,84 @@ def test_training_takes_batches_of_one_shape_and_prediction_every_row(movielens)
     assert few.cut == 800 and fit.steps(800, 2, 256) == 6 and fit.steps(100, 1, 256) == 1
     logits = fit.predict(call, few, few.test, 128)
     assert shapes == [128, 128] and torch.equal(logits, few.inputs.ids[few.test, :2].float())
+
+
+def test_ids_that_were_not_learned_are_unknown_in_rows_that_are_held_out(movielens):
+    few = movielens.last(2000)
+    early, held = few.train[:1200], few.train[1200:]
+    hidden = few.unseen_hidden(held, early).inputs.ids
+    for now, before in zip(few.inputs.ids.T, hidden.T, strict=True):
+        new = ~torch.isin(now[held], now[early])
+        assert torch.equal(before[held], now[held].masked_fill(new, data.UNKNOWN))
+        assert torch.equal(before[early], now[early]) and torch.equal(before[few.cut :], now[few.cut :])
+    assert (hidden[held] != few.inputs.ids[held]).any()
+
+
+def own_data(rows=60, domains=4, tasks=3):
+    """What someone else might hold: numbers, no bag to speak of, labels that are partly missing."""
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(rows, tasks, generator=generator) < 0.5).float()
+    labels[::5, 0] = torch.nan
+    zeros = torch.zeros(rows, dtype=torch.int64)
+    every = data.Rows(
+        ids=torch.randint(1, 7, (rows, 2), generator=generator),
+        bag=zeros[:, None],
+        dense=torch.randn(rows, 3, generator=generator),
+        domain=torch.arange(rows) % domains,
+        labels=labels,
+        times=torch.arange(rows),
+        users=zeros,
+        items=zeros,
+    )
+    names = tuple("abcd"[:domains]), tuple("xyz"[:tasks])
+    return data.Data("mine", every[:40], every[40:], ("f", "g"), (7, 7), 1, ("p", "q", "r"), *names)
+
+
+@pytest.mark.parametrize("sources", [0, 2])
+def test_any_data_set_becomes_samples_that_a_network_learns(sources):
+    found, events = own_data(), None
+    if sources:
+        ids = torch.randint(0, 5, (60, sources, 3, 2))
+        events = samples.Events(ids, torch.rand(60, sources, 3), torch.rand(60, sources, 3) < 0.7, ((5, 5),) * sources)
+    mine = samples.of(found, events, id_dropout=(0.1, 0.2))
+    assert mine.schema.length == (4 if sources else 1) and mine.cut == 40 and mine.schema.tasks == 3
+    if sources:  # none of one's own events gives its place to the token that sequences begin with
+        assert torch.equal(mine.inputs.events[:, :, 1:], events.ids) and torch.equal(
+            mine.inputs.mask[:, :, 1:], events.mask
+        )
+    torch.manual_seed(0)
+    model = LatticeNetwork(mine.schema, Size(width=8, heads=1))
+    losses = list(fit.train(model, model, mine, mine.train, Objective(0.1), batch=20))
+    assert len(losses) == 2 and all(loss == loss for loss in losses)
+    assert fit.predict(model, mine, mine.test).shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: replace(d, cardinalities=(3, 7)), r"ids lie from 0 to below \(3, 7\), got up to \[6, 6\]"),
+        (lambda d: replace(d, domains=("a", "b")), "domain lie from 0 to below"),
+        (lambda d: replace(d, tasks=("x",)), "names 2 fields, 3 numbers and 1 tasks"),
+        (
+            lambda d: replace(d, train=replace(d.train, ids=d.train.ids.float())),
+            "ids is .* of integers, got torch.float32",
+        ),
+        (lambda d: replace(d, train=replace(d.train, labels=d.train.labels[:, 0])), "labels is .* of floats"),
+    ],
+)
+def test_data_that_do_not_fit_together_are_refused(change, said):
+    with pytest.raises(data.DataError, match=said):
+        change(own_data())
+
+
+def test_what_a_teacher_knew_of_other_rows_is_refused(movielens):
+    known = Knowledge(torch.randn(100, 3), torch.randn(100, 2), torch.rand(100) < 0.5)
+    with pytest.raises(data.DataError, match="of 100000 rows and 2 tasks, got 100 embeddings"):
+        movielens.taught(known)
+
+
+def test_names_that_are_not_there_are_refused(movielens):
+    with pytest.raises(data.DataError, match="no field usr; it has user"):
+        movielens.with_fields(("usr",))
+    with pytest.raises(data.DataError, match="there is no 'kuaivideo'; there are movielens, clothing"):
+        samples.load("kuaivideo")

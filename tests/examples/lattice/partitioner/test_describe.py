@@ -93,3 +93,12 @@ def test_what_cannot_be_is_refused():
         replace(PLAIN, delay=float("nan"))
     with pytest.raises(ValueError, match="not all 0"):
         describe.Weights(0, 0, 0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_gradients_that_are_no_numbers_agree_with_nobody(wrong):
+    real, other = torch.ones(2, 3, 4), torch.ones(2, 3, 4)
+    other[0, 1, 2] = wrong
+    for pair in ((real, other), (other, real)):
+        with pytest.raises(ValueError, match="finite gradients"):
+            agreement(*pair)

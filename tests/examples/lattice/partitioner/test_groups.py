@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from examples.lattice.data import Data, Rows
+from examples.lattice.data import Data, DataError, Rows
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.describe import agreement
 from examples.lattice.partitioner.groups import Key
@@ -62,3 +64,43 @@ def test_portfolios_count_their_ids_and_positives():
     own = found.train[found.train.domain == 0]
     assert each.items.get_estimate() == len(own.items.unique()) and each.delay == 60
     assert each.revenue == float(own.labels.sum()) and each.flops == 5_000
+
+
+def test_a_portfolio_without_two_rows_agrees_with_nothing():
+    found = opposed(400)
+    few = found.train[
+        (found.train.domain != 2) | (torch.arange(len(found.train)) == int((found.train.domain == 2).int().argmax()))
+    ]
+    x, y, z = groups.describe(replace(found, train=few), groups.keys_of(found), 5_000.0, [0.0], 0)
+    assert not z.gradient.any() and agreement(x.gradient, z.gradient) == 0 and x.gradient.any() and y.gradient.any()
+
+
+def test_labels_that_are_not_there_count_nowhere():
+    found = opposed(400)
+    holes = found.train.labels.clone()
+    holes[::3] = torch.nan
+    found = replace(found, train=replace(found.train, labels=holes))
+    keys = groups.keys_of(found)
+    each = groups.describe(found, keys, 5_000.0, [0.0], 0)
+    assert all(p.gradient.isfinite().all() for p in each)
+    own = found.train.labels[found.train.domain == 1]
+    assert each[1].revenue == float(own[~own.isnan()].sum())
+    assert groups.loss_of(groups.Shared(found, 3, 8), found.train[:0], keys).item() == 0
+
+
+def test_what_cannot_be_judged_is_named():
+    found = opposed(400)
+    test = found.test[found.test.domain != 1]
+    keys = groups.keys_of(found)
+    with pytest.raises(DataError, match="y: liked has 0 test rows"):
+        groups.judge(replace(found, test=test), groups.Shared(found, 3, 8), keys)
+
+
+def test_models_of_few_rows_can_take_as_many_steps(monkeypatch):
+    found, taken = opposed(), []
+    honest = groups.fit
+    monkeypatch.setattr(groups, "fit", lambda *of: taken.append(of[-1]) or honest(*of))
+    keys = groups.keys_of(found)
+    for longer in (False, True):
+        groups.evaluate(found, keys, [(0, 1, 2), (0,)], [9_000.0, 9_000.0], 0, 2, longer)
+    assert taken == [2, 2, 2, 6]  # a third of the rows, three times the epochs

@@ -9,7 +9,15 @@ def arm(flops, auc):
     scores = {
         f"{d}: {t}": {"auc": auc + i / 100, "ne": 0.9} for i, (d, t) in enumerate((d, t) for d in "ab" for t in "xy")
     }
-    return {"portfolios": scores, "flops_by_model": flops, "tables": 1000, "weights": 500, "cpu_ms_a_step": 3.0}
+    groups = [[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]] if len(flops) == 4 else [[[0, 0], [1, 0]], [[0, 1], [1, 1]]]
+    return {
+        "portfolios": scores,
+        "flops_by_model": flops,
+        "groups": groups,
+        "tables": 1000,
+        "weights": 500,
+        "cpu_ms_a_step": 3.0,
+    }
 
 
 @pytest.fixture
@@ -35,10 +43,12 @@ def found():
 
 def test_a_request_asks_all_models_of_its_domain(found):
     # separate models stand in the order of the groups: (0, 0), (1, 0), (0, 1), (1, 1)
-    assert report.request_flops(found["arms"]["separate"], found) == ((10 + 30) + (20 + 40)) / 2
-    assert report.request_flops(found["arms"]["merged"], found) == 300
-    found["partition"]["groups"] = [[[0, 0], [0, 1]], [[1, 0], [1, 1]]]
-    assert report.request_flops(found["arms"]["merged"], found) == 150  # each domain asks its own model
+    assert report.request_flops(found["arms"]["separate"]) == ((10 + 30) + (20 + 40)) / 2
+    merged = found["arms"]["merged"]
+    assert report.request_flops(merged) == 300
+    merged["groups"] = [[[0, 0], [0, 1]], [[1, 0], [1, 1]]]
+    assert report.request_flops(merged) == 150  # each domain asks its own model
+    assert report.request_flops({"flops_by_model": [70.0], "groups": [[[0, 0], [1, 0], [0, 1]]]}) == 70
 
 
 def test_tables_and_plot(found, tmp_path):

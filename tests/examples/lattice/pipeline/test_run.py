@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.progress import Progress
 
 from examples.lattice import __main__ as command
 from examples.lattice.data import DataError
-from examples.lattice.pipeline import arms, run, timing
+from examples.lattice.kept import Kept
+from examples.lattice.pipeline import arms, run, stages, timing
 from tests.examples.lattice.networks.small import SCHEMA, double, inputs, network
 
 ARGS = ["run", "--quick", "--trials", "2"]
+ARMS = ["separate", "separate, longer", "merged", "merged, untied", "consolidated"]  # ages make one group
 
 
 @pytest.mark.slow
@@ -26,7 +29,7 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
         patch.setattr(timing, "timing", stop)
         command.main([*ARGS, *out])
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["more"]
-    assert list(kept) == list(run.STAGES)
+    assert list(kept) == ["partition", "filter", "sketch", "teacher", *ARMS]
 
     def never(*_, **__):
         raise AssertionError("what is kept was made again")
@@ -34,7 +37,7 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(arms, "arm", never)
         found = command.main([*ARGS, *out])
-    assert {*found["arms"]} == {*run.ARMS} and {*found["timing"]} == {"training", "serving"}
+    assert [*found["arms"]] == ARMS and {*found["timing"]} == {"training", "serving"}
     for of in found["timing"].values():
         assert {name: {*times} for name, times in of.items()} == {"separate": {"eager"}, "consolidated": {"eager"}}
     assert len(found["arms"]["separate"]["flops_by_model"]) == 6
@@ -42,8 +45,60 @@ def test_a_run_keeps_its_stages_and_goes_on(tmp_path, monkeypatch):
     for arm in found["arms"].values():
         assert all(0 < each["auc"] < 1 for each in arm["portfolios"].values())
     assert "## AUC by portfolio" in (tmp_path / "run" / "report.md").read_text()
+    model, said = arms.load(tmp_path / "run" / "group 0.safetensors")
+    assert said["tasks"] == ("liked", "loved") and model.schema.known == 16 and not model.training
     with pytest.raises(DataError, match="other settings"):
         command.main([*ARGS, *out, "--seed", "2"])
+    with monkeypatch.context() as patch:  # more trials: what was decided before them is kept, what follows is not
+        patch.setattr(stages, "grouped", never)
+        patch.setattr(stages, "filtered", never)
+        patch.setattr(stages, "taught", never)
+        patch.setattr(arms, "arm", lambda which, *_: trained.append(len(which)) or found["arms"]["merged"])
+        trained: list[int] = []
+        more = command.main(["run", "--quick", "--trials", "3", *out])
+    assert more["sketch"]["tried"] == 3 and trained == [6, 6, 1, 1, 1]
+
+
+def stage(tmp_path):
+    return run.Stages(Kept(tmp_path / "run.json", {}), Progress(disable=True), "")
+
+
+def test_a_stage_is_run_again_only_where_its_options_changed(tmp_path):
+    made = []
+    for features, seconds in ((3, 1.0), (3, 1.0), (4, 1.0), (4, (1, 2)), (4, (1, 2))):
+        of = stage(tmp_path)  # as another process would
+        of.once("filter", lambda f=features: made.append(f) or {"kept": f}, features=features, seconds=seconds)
+    assert made == [3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["run", "--features", "0"], "expected 1 or more, got 0"),
+        (["run", "--trials", "0"], "expected 1 or more, got 0"),
+        (["run", "--latency", "0"], "expected more than 0, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(argv, said, capsys):
+    with pytest.raises(SystemExit):
+        command.parse(argv)
+    assert said in capsys.readouterr().err
+
+
+def test_errors_and_interruptions_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run.json").write_text('{"settings": {"data": "clothing"}, "runs": {}, "more": {}}')
+    argv = ["run", "--quick", "--out", str(tmp_path)]
+    assert command.shell(argv) == 2 and "figures of other settings" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text('{"settings"')
+    assert command.shell(argv) == 2 and "cannot be read" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert command.shell(["run", "--out", str(tmp_path / "file")]) == 2 and "is a file" in capsys.readouterr().err
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "main", stop)
+    assert command.shell(argv) == 130 and "the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

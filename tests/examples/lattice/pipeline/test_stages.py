@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from examples.lattice.networks.size import Size
-from examples.lattice.pipeline.run import size_from
+from examples.lattice.pipeline.arms import tuples
 from examples.lattice.pipeline.stages import copies_of, size_of
 
 
@@ -27,4 +27,4 @@ def test_a_size_comes_back_from_json():
     values = {"width": 8, "layers": 1, "tokens": 4, "k": 5, "hidden": 40, "keys": 8}
     size = size_of(values, [0, 1, 0])
     assert size == Size(width=8, layers=1, tokens=4, k=5, hidden=(40,), keys=8, untied=(0, 1, 0))
-    assert size_from(json.loads(json.dumps(asdict(size)))) == size
+    assert Size(**tuples(json.loads(json.dumps(asdict(size))))) == size

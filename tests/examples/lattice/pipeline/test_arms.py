@@ -1,0 +1,76 @@
+"""What an arm trains: its portfolios and tasks; networks that come back from their files."""
+
+import pytest
+import torch
+
+from examples.lattice.ktap.record import Knowledge
+from examples.lattice.pipeline import arms
+from tests.examples.lattice.networks.small import SIZE, toy
+
+PARTS = {"groups": [[[0, 0], [1, 0], [2, 0]], [[0, 1], [2, 1]]], "untied": [[0, 1, 1], [0, 0, 1]]}
+BATCH = 32
+
+
+def known(found):
+    generator = torch.Generator().manual_seed(0)
+    rows = len(found.labels)
+    return Knowledge(
+        torch.randn(rows, 3, generator=generator),
+        torch.randn(rows, 2, generator=generator),
+        torch.rand(rows, generator=generator) < 0.7,
+    )
+
+
+def test_all_in_one_is_an_arm_where_the_partition_has_several_groups():
+    assert arms.ALL in arms.arms_of(PARTS)
+    assert arms.ALL not in arms.arms_of({"groups": [[[0, 0], [1, 0]]], "untied": [[0, 0]]})
+    (job,) = arms.jobs(arms.ALL, toy(), SIZE, PARTS, None)
+    assert len(job.keys) == 5 and job.found.tasks == ("one", "two") and job.size.untied == ()
+    assert job.found.labels[job.found.inputs.domain == 1, 1].isnan().all()  # no portfolio of any group
+
+
+def test_a_group_has_heads_for_its_own_tasks_alone():
+    found = toy()
+    for arm in (arms.MERGED, arms.UNTIED, arms.CONSOLIDATED):
+        first, second = arms.jobs(arm, found, SIZE, PARTS, known(found))
+        assert first.found.tasks == ("one",) and second.found.tasks == ("two",)
+        assert second.keys == ((0, 1), (2, 1)) and second.found.schema.tasks == 1
+        assert (second.found.knowledge is not None) == (arm == arms.CONSOLIDATED)
+        if second.found.knowledge:
+            assert torch.equal(second.found.knowledge.logits, known(found).logits[:, [1]])
+
+
+def test_without_a_teacher_nothing_is_distilled():
+    (job, _) = arms.jobs(arms.CONSOLIDATED, toy(), SIZE, PARTS, None)
+    assert job.objective.soft is None and job.found.schema.known == 3  # as the toy's schema has it
+
+
+def test_an_arm_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="there is no arm 'merge'; there are separate,"):
+        arms.jobs("merge", toy(), SIZE, PARTS, None)
+
+
+def test_a_portfolio_without_rows_to_learn_from_is_judged_as_it_was_drawn():
+    found = toy()
+    found.labels[:300][found.inputs.domain[:300] == 1] = torch.nan
+    made = arms.jobs(arms.SEPARATE, found, SIZE, {"groups": [[[0, 0], [1, 0]]], "untied": [[0, 0, 0]]}, None)
+    trained = []
+
+    def watch(losses, total, name):
+        trained.append((name, total))
+        return losses
+
+    result = arms.arm(made, arms.BACKENDS["eager"], 0, None, watch)
+    assert trained[1] == ("y: one", 0) and trained[0][1] > 0
+    assert {*result["portfolios"]} == {"x: one", "y: one"} and 0.2 < result["portfolios"]["y: one"]["auc"] < 0.8
+    assert result["groups"] == [((0, 0),), ((1, 0),)]
+
+
+def test_a_network_comes_back_from_its_file(tmp_path):
+    found = toy()
+    job = arms.jobs(arms.CONSOLIDATED, found, SIZE, PARTS, known(found))[0]
+    result = arms.arm([job], arms.BACKENDS["eager"], 0, tmp_path, lambda losses, *_: losses)
+    model, said = arms.load(tmp_path / "group 0.safetensors")
+    assert said["tasks"] == ("one",) and said["fields"] == ("a", "b", "domain") and model.size == job.size
+    scores = arms.fit.judge(job.found, job.found.test, arms.fit.predict(model, job.found, job.found.test))
+    assert scores == result["portfolios"]
