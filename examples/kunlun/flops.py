@@ -6,6 +6,7 @@ and backward, and the matrix products among them are counted: 2 FLOPs a multipli
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -15,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from examples.apart import APART
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says on stderr when it starts and stops
 MEASURED = 4  # calls that run op by op: one that compiles, one that is counted, and room for a recompilation
 
 

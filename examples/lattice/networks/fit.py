@@ -15,6 +15,7 @@ from examples.metrics import auc, normalized_entropy
 from examples.training import fit
 
 BATCH, SERVED = 512, 4096
+JUDGED = 50  # test rows of a portfolio that is judged, at least
 
 
 def train(
@@ -58,13 +59,13 @@ def predict(call: Callable[..., Tensor], found: Samples, rows: Tensor, batch: in
 
 
 def judge(found: Samples, rows: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
-    """AUC and NE by portfolio, "domain: task", of those with 50 rows or more and labels of both kinds."""
+    """AUC and NE by portfolio, "domain: task", of those with JUDGED rows or more and labels of both kinds."""
     scores = {}
     for domain, its_name in enumerate(found.domains):
         for task, name in enumerate(found.tasks):
             own = (found.inputs.domain[rows] == domain) & ~found.labels[rows, task].isnan()
             z, y = logits[own, task], found.labels[rows[own], task]
-            if len(y) >= 50 and 0 < float(y.mean()) < 1:
+            if len(y) >= JUDGED and 0 < float(y.mean()) < 1:
                 scores[f"{its_name}: {name}"] = {"auc": auc(z, y), "ne": normalized_entropy(z, y)}
     return scores
 

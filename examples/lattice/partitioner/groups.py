@@ -40,9 +40,9 @@ class Shared(nn.Module):
         self.backbone = nn.Sequential(mlp(_inputs(data), hidden, hidden, dropout=0.0), nn.ReLU())
         self.heads = nn.Linear(hidden, heads)
 
-    def forward(self, ids: Tensor, bag: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, bag: Tensor, dense: Tensor) -> Tensor:
         """(B, heads)."""
-        return self.heads(self.backbone(self.tokens(ids, bag).flatten(1)))
+        return self.heads(self.backbone(torch.cat([self.tokens(ids, bag).flatten(1), dense], dim=1)))
 
 
 def keys_of(data: Data) -> list[Key]:
@@ -67,7 +67,7 @@ def flops_of(data: Data, hidden: int, heads: int) -> int:
 
 def loss_of(model: nn.Module, rows: Rows, keys: Sequence[Key]) -> Tensor:
     """Mean log loss over the (row, portfolio) pairs that belong together and have a label; 0 if there is none."""
-    logits = model(rows.ids, rows.bag)
+    logits = model(*rows.inputs)
     labels = torch.stack([rows.labels[:, key.task] for key in keys], dim=1)
     own = torch.stack([rows.domain == key.domain for key in keys], dim=1) & ~labels.isnan()
     if not bool(own.any()):
@@ -104,7 +104,7 @@ def fit(
 @torch.no_grad()
 def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]:
     """AUC by portfolio on the test rows of its domain. Raises DataError for one that cannot be judged."""
-    logits = model(data.test.ids, data.test.bag)
+    logits = model(*data.test.inputs)
     found = {}
     for place, key in enumerate(keys):
         labels = data.test.labels[:, key.task]
@@ -171,7 +171,7 @@ def _gradients(model: Shared, own: Rows, place: int, key: Key) -> Tensor:
 def _calibrated_loss(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:
     """The portfolio's loss with its head's offset set right first. A head that is off by a constant pulls at the
     backbone too, and drowns what the features want."""
-    logits, labels = model(rows.ids, rows.bag)[:, place], rows.labels[:, key.task]
+    logits, labels = model(*rows.inputs)[:, place], rows.labels[:, key.task]
     offset = torch.zeros(())
     for _ in range(NEWTON):
         p = (logits.detach() + offset).sigmoid()
@@ -180,4 +180,4 @@ def _calibrated_loss(model: Shared, rows: Rows, place: int, key: Key) -> Tensor:
 
 
 def _inputs(data: Data) -> int:
-    return (len(data.cardinalities) + 1) * WIDTH
+    return (len(data.cardinalities) + 1) * WIDTH + len(data.numbers)

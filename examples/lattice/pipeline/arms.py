@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from examples.apart import APART
 from examples.lattice.ktap.record import Knowledge
@@ -30,7 +29,7 @@ from examples.lattice.networks.loss import Objective, Soft
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Schema, Size
-from examples.lattice.pipeline.stages import Watch
+from examples.lattice.pipeline.stages import Compile, Watch, eager
 
 SEPARATE, LONGER, ALL = "separate", "separate, longer", "all in one"
 MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
@@ -39,10 +38,9 @@ TRAINING = {"recipes": (), "measure_calls": 0}
 """loka's options for training: in the model's own precision."""
 Key = tuple[int, int]
 """A portfolio: domain and task."""
-Compile = Callable[[nn.Module], Callable[..., Tensor]]
 Backend = dict[str, Compile]
 BACKENDS: dict[str, Backend] = {
-    "eager": {"training": lambda model: model, "serving": lambda model: model},
+    "eager": {"training": eager, "serving": eager},
     "inductor": {
         "training": lambda model: torch.compile(model, **APART),
         "serving": lambda model: torch.compile(model, **APART),

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from examples.lattice.pipeline.arms import LONGER, SEPARATE
+from examples.lattice.networks import fit
+from examples.lattice.pipeline.arms import CONSOLIDATED, LONGER, SEPARATE, UNTIED
 
 Found = dict[str, Any]
 """What the stages of a run have found, by name."""
@@ -32,7 +33,7 @@ def by_arm(found: Found) -> list[list[str]]:
                 *(f"{fmean(each[key] for each in scores.values()):.4f}" for key in ("auc", "ne")),
                 f"{min(each['auc'] for each in scores.values()):.4f}",
                 "" if arm in (SEPARATE, LONGER) else f"{better} of {len(alone)}",
-                f"{of['cpu_ms_a_step']:.0f}",
+                f"{of['cpu_seconds']:.0f}",
             ]
         )
     return lines
@@ -54,7 +55,7 @@ ARMS = (
     "NE",
     "worst AUC",
     "better than separate",
-    "CPU ms a step",
+    "training, CPU s",
 )
 
 
@@ -86,11 +87,12 @@ def by_backend(times: dict[str, dict[str, float]]) -> tuple[tuple[str, ...], lis
 
 def tables(found: Found) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """(title, columns, lines)"""
+    judged, of = len(found["arms"][SEPARATE]["portfolios"]), sum(map(len, found["partition"]["groups"]))
     return [
-        ("All portfolios", ARMS, by_arm(found)),
+        (f"{judged} of {of} portfolios, those with {fit.JUDGED} test rows or more", ARMS, by_arm(found)),
         ("AUC by portfolio", ("", *found["arms"]), by_portfolio(found)),
-        ("A training step of one network, CPU ms", *by_backend(found["timing"]["training"])),
-        ("Serving a batch of one domain, all tasks, CPU ms", *by_backend(found["timing"]["serving"])),
+        (f"A training step of one network, {found['batch']} rows, CPU ms", *by_backend(found["timing"]["training"])),
+        (f"Serving {found['batch']} rows of one domain, all tasks, CPU ms", *by_backend(found["timing"]["serving"])),
     ]
 
 
@@ -110,14 +112,21 @@ def markdown(found: Found) -> str:
     """The same tables, with what was decided before."""
     kept, size = found["filter"]["kept"], found["sketch"]
     lines = ["# Lattice on " + found["problem"], ""]
-    lines += [f"* group {i}: {', '.join(names)}" for i, names in enumerate(found["partition"]["names"])]
-    lines += [f"* copies by domain: {found['partition']['untied']}", f"* features kept: {', '.join(kept)}"]
-    lines += [f"* size: {size['values']}, AUC {size['auc']:.4f} on held-out rows, {size['tried']} tried"]
-    lines += [f"* teacher: {found['teacher']}", f"* trained under {found['backend']}", ""]
+    parts, teacher = found["partition"], found["teacher"]
+    for i, (names, untied) in enumerate(zip(parts["names"], parts["untied"], strict=True)):
+        lines.append(f"* group {i}: {', '.join(names)}; copies of untied weights by domain: {untied}")
+    values = ", ".join(f"{name} {value}" for name, value in size["values"].items())
+    known = f"knew {teacher['hits']:.0%} of the rows" if teacher["file"] else f"none: {teacher['why']}"
+    lines += [f"* features kept: {', '.join(kept)}"]
+    lines += [f"* size: {values}; AUC {size['auc']:.4f} on held-out rows, the best of {size['tried']}"]
+    lines += [f"* teacher: {known}"]
+    if not teacher["file"]:
+        lines += [f"* so {CONSOLIDATED} is {UNTIED}, trained once more"]
+    lines += [f"* trained under {found['backend']}" + (": a rehearsal, no result" if found["quick"] else ""), ""]
     for title, columns, rows in tables(found):
         lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
         lines += ["| " + " | ".join(line) + " |" for line in rows] + [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "## Merges and splits", "", *(f"* {step}" for step in parts["explain"]), ""])
 
 
 def plot(found: Found, path: Path) -> None:

@@ -7,9 +7,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 from rich.console import Console
 from rich.progress import Progress
 
@@ -56,6 +58,7 @@ def main(options: argparse.Namespace) -> Found:
     """Runs what is not yet in `options.out`, prints and writes the report, returns what it shows."""
     folder: Path = options.out
     kept = Kept(folder / "run.json", {name: getattr(options, name) for name in ("data", "seed", "quick")})
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the bars say what goes on
     with Progress(console=Console(stderr=True)) as progress:
         found = run(options, Stages(kept, progress, options.data), folder)
     report.show(found, Console(width=None if sys.stdout.isatty() else 150))
@@ -66,32 +69,31 @@ def main(options: argparse.Namespace) -> Found:
 
 def run(options: argparse.Namespace, stage: Stages, folder: Path) -> Found:
     """All stages: what each has found, by its name, those of training under "arms"."""
+    seed, backend = options.seed, BACKENDS[options.backend]
     found: Found = {"problem": options.data, "backend": options.backend, "quick": options.quick}
-    parts = stage.once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), options.seed))
+    parts = stage.once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), seed))
     every = loaded(options)
-    asked: Found = {"features": options.features}
-    kept = stage.once("filter", lambda: stages.filtered(every, options.features, options.seed, stage.watch), **asked)
+    asked: Found = {"features": options.features, "backend": options.backend}
+    choose = partial(stages.filtered, every, options.features, seed, stage.watch, backend["serving"])
+    kept = stage.once("filter", choose, **asked)
     chosen = every.with_fields(tuple(each for each in kept["kept"] if each != "bag"), bag="bag" in kept["kept"])
     asked |= {name: getattr(options, name) for name in ("trials", "quality", "latency")}
-    size = stage.once("sketch", lambda: sketched(options, chosen, parts, folder, stage), **asked)
+    size = stage.once("sketch", partial(sketched, options, chosen, parts, folder, stage), **asked)
     count = RATINGS if options.quick else None
-    teacher = stage.once("teacher", lambda: stages.taught(every, folder / "knowledge.safetensors", options.seed, count))
+    teacher = stage.once("teacher", partial(stages.taught, every, folder / "knowledge.safetensors", seed, count))
     knowledge = stages.knowledge_of(folder / teacher["file"]) if teacher["file"] else None
     found |= {"partition": parts, "filter": kept, "sketch": size, "teacher": teacher, "arms": {}}
-    asked |= {"backend": options.backend}
     made = {}
     for arm in arms.arms_of(parts):
         made[arm] = arms.jobs(arm, chosen, Size(**arms.tuples(size["size"])), parts, knowledge)
         weights = folder if arm == CONSOLIDATED else None
-        train = lambda arm=arm, weights=weights: arms.arm(  # noqa: E731
-            made[arm], BACKENDS[options.backend], options.seed, weights, stage.watch
-        )
+        train = partial(arms.arm, made[arm], backend, seed, weights, stage.watch)
         found["arms"][arm] = stage.once(arm, train, **asked)
     timed = list(dict.fromkeys(options.time or ("eager", options.backend)))
-    batch, rounds = (64, 2) if options.quick else (512, 15)
+    found["batch"], rounds = (64, 2) if options.quick else (512, 15)
     models = {arm: made[arm] for arm in (SEPARATE, CONSOLIDATED)}
-    time = lambda: timing.timing(models, timed, batch, rounds, stage.watch)  # noqa: E731
-    return {**found, "timing": stage.once("timing", time, **asked, backends=timed), "batch": batch}
+    time = partial(timing.timing, models, timed, found["batch"], rounds, stage.watch)
+    return {**found, "timing": stage.once("timing", time, **asked, backends=timed)}
 
 
 def sketched(options: argparse.Namespace, chosen: Samples, parts: Found, folder: Path, stage: Stages) -> Found:

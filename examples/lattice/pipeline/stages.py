@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from examples.lattice import data
 from examples.lattice.data import Data
@@ -38,7 +39,7 @@ from examples.metrics import fastest
 
 TTL = 6 * HOUR
 HELD = 0.1  # of the training rows, the last: what importances are measured and sizes are chosen on
-RATED = 2048  # rows for importances
+RATED, REPEATS = 2048, 2  # rows for importances, and how often each feature is dealt
 TIED = 0.5  # agreement of gradients from which on two domains share what is untied
 SPACE = {
     "width": (8, 16),
@@ -50,8 +51,14 @@ SPACE = {
 }
 TIMED = 256  # rows of the call whose time is a size's latency
 
+Compile = Callable[[nn.Module], Callable[..., Tensor]]
 Watch = Callable[[Iterator[Any], int, str], Iterator[Any]]
 """Shows how far a training is: given its losses, how many there will be, and its name."""
+
+
+def eager(model: nn.Module) -> Callable[..., Tensor]:
+    """Compiles nothing."""
+    return model
 
 
 def load(name: str, quick: bool) -> Data:
@@ -80,7 +87,7 @@ def grouped(found: Data, seed: int) -> dict[str, Any]:
 def copies_of(domains: int, group: dict[int, int], portfolios: list[Portfolio]) -> list[int]:
     """A copy for each domain: a domain joins the first copy with all of whose domains its gradients agree, else it gets
     one of its own [I]. group: portfolio -> domain; domains outside of the group use copy 0, which nobody asks for."""
-    gradients: dict[int, torch.Tensor] = {}
+    gradients: dict[int, Tensor] = {}
     for index, domain in group.items():
         gradients[domain] = gradients.get(domain, 0) + portfolios[index].gradient
     copies: list[list[int]] = []
@@ -95,15 +102,21 @@ def copies_of(domains: int, group: dict[int, int], portfolios: list[Portfolio]) 
     return [own.get(domain, 0) for domain in range(domains)]
 
 
-def filtered(found: Samples, budget: int, seed: int, watch: Watch) -> dict[str, Any]:
-    """Importances of fields and bag by task on held-out rows, and the `budget` features that Pareto fronts keep."""
+def filtered(found: Samples, budget: int, seed: int, watch: Watch, serve: Compile = eager) -> dict[str, Any]:
+    """Importances of fields and bag by task on held-out rows, and the `budget` features that Pareto fronts keep; the
+    domain, numbers and sequences always stay. Values are dealt to rows of the same domain. serve: compiles the network
+    that is asked."""
     early, held = halves(found)
+    found = found.unseen_hidden(held, early)
     torch.manual_seed(seed)
     model = LatticeNetwork(found.schema, Size())
     finish(watch, model, found, early, "filter")
     inputs, target = found.batch(held[-RATED:])
-    features = (*columns_of(found.fields[:-1], 0), Feature("bag", 1))  # the domain always stays
-    importances = permutation_importances(model, inputs, target.labels, features, seed=seed)
+    bag = (Feature("bag", 1),) if found.schema.bag > 1 else ()
+    features = (*columns_of(found.fields[:-1], 0), *bag)
+    importances = permutation_importances(
+        serve(model), inputs, target.labels, features, repeats=REPEATS, seed=seed, within=inputs.domain
+    )
     sigma = importances.sigma.median(dim=0).values.numpy()
     budget = min(budget, len(features))
     chosen = choose.pareto(importances.mean.numpy(), budget, np.random.default_rng(seed), sigma)
@@ -118,6 +131,7 @@ def sketched(
 ) -> dict[str, Any]:
     """The size with the best AUC / FLOPs^0.003 among a few within the bounds; its latency is that of TIMED rows."""
     early, held = halves(found)
+    found = found.unseen_hidden(held, early)
     inputs, _ = found.batch(held[:TIMED])
 
     def cost(values: Values) -> Cost:
@@ -173,13 +187,13 @@ def knowledge_of(path: Path) -> Knowledge:
     return Knowledge(**load_file(path))
 
 
-def halves(found: Samples) -> tuple[torch.Tensor, torch.Tensor]:
+def halves(found: Samples) -> tuple[Tensor, Tensor]:
     """The training rows before the last tenth, and that tenth."""
     cut = round(found.cut * (1 - HELD))
     return found.train[:cut], found.train[cut:]
 
 
-def finish(watch: Watch, model: LatticeNetwork, found: Samples, rows: torch.Tensor, name: str) -> None:
+def finish(watch: Watch, model: LatticeNetwork, found: Samples, rows: Tensor, name: str) -> None:
     """Trains a model to the end, in eager."""
     for _ in watch(fit.train(model, model, found, rows, Objective()), fit.steps(len(rows)), name):
         pass

@@ -39,7 +39,7 @@ def test_a_loss_counts_each_portfolios_own_rows():
     keys = groups.keys_of(found)
     assert [groups.name_of(found, key) for key in keys] == ["x: liked", "y: liked", "z: liked"]
     model = groups.Shared(found, 3, 8)
-    rows, logits = found.train, model(found.train.ids, found.train.bag)
+    rows, logits = found.train, model(*found.train.inputs)
     own = logits.gather(1, rows.domain[:, None]).squeeze(1)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(own, rows.labels[:, 0])
     torch.testing.assert_close(groups.loss_of(model, rows, keys), expected)
@@ -104,3 +104,17 @@ def test_models_of_few_rows_can_take_as_many_steps(monkeypatch):
     for longer in (False, True):
         groups.evaluate(found, keys, [(0, 1, 2), (0,)], [9_000.0, 9_000.0], 0, 2, longer)
     assert taken == [2, 2, 2, 6]  # a third of the rows, three times the epochs
+
+
+def test_numbers_are_read():
+    """A data set of numbers alone: what decides is in them."""
+    found = opposed()
+    dense = found.train.ids[:, :1].float() - 4.5, found.test.ids[:, :1].float() - 4.5
+    blank = [
+        replace(part, ids=part.ids * 0, dense=of) for part, of in zip((found.train, found.test), dense, strict=True)
+    ]
+    found = replace(found, train=blank[0], test=blank[1], numbers=("taste",))
+    keys = groups.keys_of(found)
+    scores = groups.evaluate(found, keys, [(0, 1), (2,)], [20_000.0, 10_000.0], 0, 15)
+    assert min(scores.values()) > 0.8
+    assert groups.flops_of(found, 8, 1) == 2 * ((3 * groups.WIDTH + 1) * 8 + 8 * 8 + 8)

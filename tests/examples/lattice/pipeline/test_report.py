@@ -16,7 +16,7 @@ def arm(flops, auc):
         "groups": groups,
         "tables": 1000,
         "weights": 500,
-        "cpu_ms_a_step": 3.0,
+        "cpu_seconds": 3.0,
     }
 
 
@@ -25,14 +25,17 @@ def found():
     return {
         "problem": "toy",
         "backend": "eager",
+        "quick": True,
+        "batch": 64,
         "partition": {
             "groups": [[[0, 0], [1, 0]], [[0, 1], [1, 1]]],
             "names": [["a: x", "b: x"], ["a: y", "b: y"]],
             "untied": [[0, 0], [0, 1]],
+            "explain": ["a: x and b: x: merged, alike 0.67"],
         },
         "filter": {"kept": ["item"]},
         "sketch": {"values": {}, "auc": 0.7, "tried": 2},
-        "teacher": {"file": ""},
+        "teacher": {"file": "", "why": "nobody knows"},
         "arms": {"separate": arm([10.0, 20.0, 30.0, 40.0], 0.6), "merged": arm([100.0, 200.0], 0.61)},
         "timing": {
             "training": {"separate": {"eager": 2.0}},
@@ -55,8 +58,16 @@ def test_tables_and_plot(found, tmp_path):
     separate, merged = report.by_arm(found)
     assert merged[:3] == ["merged", "2", "0"] and merged[-2] == "4 of 4" and separate[-2] == ""
     text = report.markdown(found)
-    assert "| a: x | 0.6000 | 0.6100 |" in text and "* group 1: a: y, b: y" in text
+    assert (
+        "| a: x | 0.6000 | 0.6100 |" in text
+        and "* group 1: a: y, b: y; copies" in text
+        and "* a: x and b: x: merged" in text
+    )
+    assert "none: nobody knows" in text and "consolidated is merged, untied" in text and "a rehearsal" in text
+    assert "## 4 of 4 portfolios" in text and "Serving 64 rows" in text
     assert "|  | eager |\n| --- | --- |\n| separate | 2.0 |" in text
+    assert "none: nobody knows" in text and "consolidated is merged, untied" in text and "a rehearsal" in text
+    assert "## 4 of 4 portfolios" in text and "Serving 64 rows" in text
     assert "|  | eager | loka | inductor | loka over eager | inductor over eager |" in text
     assert "| separate | 3.0 | 2.0 | 4.0 | 1.50x | 0.75x |" in text
     report.plot(found, tmp_path / "run.png")
