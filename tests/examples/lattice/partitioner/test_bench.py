@@ -26,4 +26,4 @@ def test_it_rehearses(tmp_path):
     bench.main(["--quick", "--seeds", "1", "--json", str(tmp_path / "r.json")])
     found = json.loads((tmp_path / "r.json").read_text())
     for name in ("movielens", "clothing"):
-        assert len(found["runs"][name]["1"]) == 4 and found["more"][name]["explain"]
+        assert len(found["runs"][name]["1"]) == 5 and found["more"][name]["explain"]
