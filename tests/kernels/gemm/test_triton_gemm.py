@@ -12,11 +12,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from loka_compile.kernels.gemm import scaled_gemm as plain
 from loka_compile.kernels.gemm.triton_gemm import reference, triton_gemm
-from loka_compile.kernels.gemm.triton_gemm_launch import configuration, launches, prepared, scalings, specimens
+from loka_compile.kernels.gemm.triton_gemm_launch import launches, prepared
 from loka_compile.kernels.launch import arch_of
 from loka_compile.kernels.norms import ACTIVATIONS
 from loka_compile.kernels.quantize.quantize import dequantize, quantize
-from loka_compile.spec.chips import CHIPS
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -217,47 +216,6 @@ def test_nothing_to_add_gives_the_bias():
     assert torch.equal(kernel(a, None, b, None, bias, "relu"), bias.relu().expand(5, 16))
 
 
-def test_scaling_by_shape():
-    a, b, one = torch.empty(3, 40, 300), torch.empty(3, 300, 200), torch.empty(1)
-    row, block = torch.empty(3, 40, 1), torch.empty(3, 40, 3)
-    column, tile = torch.empty(3, 1, 200), torch.empty(3, 3, 2)
-    assert scalings(a, None, b, None) == ("none", "none")
-    assert scalings(a, row, b, one) == ("row", "tensor")
-    assert scalings(a, row, b, column) == ("row", "row")
-    assert scalings(a, block, b, tile) == ("block", "block")
-    for left, right in ((row, tile), (block, column), (block, one), (torch.empty(40, 1), column), (row, row)):
-        assert scalings(a, left, b, right) is None
-    short, other = a[..., :100], b[:, :100]
-    assert scalings(short, row, other, column) == ("row", "row")
-    assert scalings(short, row, other, tile[:, :1]) == ("block", "block")
-
-
-@settings(deadline=None)
-@given(
-    m=st.integers(1, 2**18),
-    n=st.integers(1, 4096),
-    k=st.integers(0, 2**18),
-    batch=st.integers(1, 64),
-    itemsize=st.sampled_from([1, 2]),
-    kind=st.sampled_from(["", "twice", "adding"]),
-    arch=st.sampled_from(list(CHIPS)),
-)
-def test_every_part_of_a_contraction_has_steps(m, n, k, batch, itemsize, kind, arch):
-    bm, bn, bk, warps, _, splits = configuration(m, n, k, batch, itemsize, kind, arch)
-    steps = -(-k // bk)
-    assert splits == 1 or (splits - 1) * -(-steps // splits) < steps
-    assert bm * bn * splits <= 256 * 128 * splits and warps in (4, 8)
-    if itemsize == 1:
-        assert bk == 128  # a step along K has one scale, a tile of columns too
-    assert splits == 1 or -(-m // bm) * -(-n // bn) * batch * splits <= CHIPS[arch].sms
-
-
-@pytest.mark.parametrize(("m", "least"), [(1024, 100), (4096, 100), (65536, 1000)])
-def test_small_batches_fill_the_chip(m, least):
-    bm, bn, *_ = configuration(m, 512, 512, 1, 1, "", "sm_90")
-    assert m // bm * 512 // bn >= least
-
-
 @pytest.mark.parametrize("recipe", ["row", "block", "bf16"])
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_opcheck(recipe, batch):
@@ -296,14 +254,3 @@ def test_bad_arguments(change, message):
     args |= {"b_scale": torch.ones(1, 16), "bias": None, "activation": "none", "out_dtype": BF16} | change
     with pytest.raises(ValueError, match=message):
         triton_gemm(*args.values(), True)
-
-
-@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
-def test_specimens_are_launches_on_no_memory(arch):
-    listed = specimens(arch)
-    assert len({each.name for each in listed}) == len(listed)
-    for each in listed:
-        tensors = [getattr(value, "base", value) for value in each.launch.args.values()]
-        tensors = [value for value in tensors if torch.is_tensor(value)]
-        assert all(value.is_meta for value in tensors)
-        assert each.launch.nbytes >= sum(value.numel() * value.element_size() for value in tensors)
