@@ -1,123 +1,21 @@
-"""Stratified samples: unbiased, of the size asked for, and fair to minorities; strata from a minimum vertex cover."""
+"""Stratified samples: unbiased, of the size asked for, and fair to minorities."""
 
 from __future__ import annotations
 
 import math
-from itertools import chain, combinations
 
-import networkx as nx
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loka_compile.sampling import strata
-from loka_compile.sampling.strata import (
-    by_importance,
-    combine,
-    dependency_graph,
-    feature_table,
-    information,
-    quantile_buckets,
-    vertex_cover,
-)
-from loka_compile.sampling.stratified import Sample, estimate, stratified_sample
-
-
-def population(rows=6000, seed=0):
-    """(features, values): a country that decides language, device and the values; noise beside them; rare countries."""
-    rng = np.random.default_rng(seed)
-    shares = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.015, 0.008, 0.007, 0.006, 0.004])
-    country = rng.choice(len(shares), rows, p=shares / shares.sum())
-    language = np.where(rng.random(rows) < 0.85, country % 4, rng.integers(0, 4, rows))
-    device = np.where(rng.random(rows) < 0.8, country % 3, rng.integers(0, 3, rows))
-    features = {"noise": rng.integers(0, 5, rows), "language": language, "country": country, "device": device}
-    values = 1 + 0.3 * country + 0.5 * language + rng.gamma(2.0, 1.0, rows)
-    return features, values
+from loka_compile.sampling.stratified import estimate, stratified_sample
+from tests.sampling.population import population
 
 
 def values_of(features):
     return [(name, value) for name, column in features.items() for value in np.unique(column)]
-
-
-# The graph and its cover
-
-
-def test_only_direct_dependencies_are_edges():
-    features, _ = population(20_000)
-    graph = dependency_graph(feature_table(features), np.random.default_rng(0))
-    assert {frozenset(edge) for edge in graph.edges} == {
-        frozenset(("country", "language")),
-        frozenset(("country", "device")),
-    }
-    assert by_importance(graph, vertex_cover(graph)) == ("country",)  # log 10 < log 4 + log 3
-
-
-def test_information_is_zero_between_independent_features_and_given_the_cause():
-    rng = np.random.default_rng(0)
-    cause, nothing = rng.integers(0, 4, 5000), np.zeros(5000, np.int64)
-    a, b = ((cause + (rng.random(5000) < 0.2)) % 4 for _ in range(2))
-    assert information(a, b, nothing) > 0.3
-    assert information(a, b, cause) == 0
-    assert information(a, rng.integers(0, 9, 5000), nothing) == 0
-    assert information(cause, cause, nothing) == pytest.approx(math.log(4), abs=0.01)
-    assert information(a, nothing, nothing) == 0
-
-
-@st.composite
-def weighted_graphs(draw, most=8):
-    names = [f"f{i}" for i in range(draw(st.integers(1, most)))]
-    graph = nx.Graph()
-    for name in names:
-        graph.add_node(name, weight=math.log(draw(st.integers(1, 40))))
-    pairs = list(combinations(names, 2))
-    graph.add_edges_from(draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else [])
-    return graph
-
-
-def weight(graph, nodes):
-    return sum(graph.nodes[node]["weight"] for node in nodes)
-
-
-def covers(graph, nodes):
-    return all(a in nodes or b in nodes for a, b in graph.edges)
-
-
-@given(weighted_graphs())
-@settings(max_examples=150, deadline=None)
-def test_the_cover_is_minimal_against_brute_force(graph):
-    found = vertex_cover(graph)
-    subsets = chain.from_iterable(combinations(graph, size) for size in range(len(graph) + 1))
-    assert covers(graph, found)
-    assert weight(graph, found) == pytest.approx(min(weight(graph, each) for each in subsets if covers(graph, each)))
-
-
-@given(weighted_graphs(most=12))
-@settings(max_examples=60, deadline=None)
-def test_the_approximate_cover_weighs_at_most_twice_the_minimum(graph):
-    exact = vertex_cover(graph)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strata, "EXACT_FEATURES", 0)
-        found = vertex_cover(graph)
-    assert covers(graph, found)
-    assert weight(graph, found) <= 2 * weight(graph, exact) + 1e-9
-    assert not any(covers(graph, found - {node}) for node in found)
-
-
-def test_strata_are_numbered_in_lexicographic_order():
-    table = feature_table({"a": [1, 0, 1, 0], "b": [5, 9, 2, 9]})
-    assert combine(table, ("a", "b"), 4).tolist() == [2, 0, 1, 0]
-    assert combine(table, ("b", "a"), 4).tolist() == [1, 2, 0, 2]
-    assert combine(table, (), 4).tolist() == [0, 0, 0, 0]
-
-
-def test_quantile_buckets_hold_equally_many_rows():
-    values = torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    assert np.bincount(quantile_buckets(values, 8)).tolist() == [1000] * 8
-    assert quantile_buckets([0.0] * 90 + [1.0] * 5 + [2.0] * 5, 4).max() <= 1
-    assert quantile_buckets([3.0, math.nan, 1.0, math.inf, 2.0], 2).tolist() == [1, 2, 0, 1, 0]
-    assert quantile_buckets([math.nan] * 3).tolist() == [0, 0, 0]
 
 
 # The sample
@@ -265,71 +163,6 @@ def test_what_cannot_be_sampled_is_refused(features, options, message):
 def test_real_numbers_are_refused_with_advice():
     with pytest.raises(TypeError, match=r"float64, not integer; quantile_buckets"):
         stratified_sample({"a": [0.5, 1.0]}, 1)
-
-
-# Estimates
-
-
-def simple_sample(n=50, rows=500):
-    """A uniform sample as a Sample of one stratum."""
-    picked = torch.arange(n)
-    return Sample(picked, torch.full((n,), rows / n, dtype=torch.float64), torch.zeros_like(picked), (), rows)
-
-
-def test_of_one_stratum_the_textbook_interval():
-    values = torch.randn(50, generator=torch.Generator().manual_seed(0)).double()
-    found = estimate(simple_sample(), values)
-    spread = 2.0096 * math.sqrt((1 - 50 / 500) * values.var().item() / 50)  # Student's t with 49 degrees of freedom
-    assert found.value == pytest.approx(values.mean().item())
-    assert {type(number) for number in (found.value, found.low, found.high)} == {float}
-    assert (found.low, found.high) == pytest.approx((found.value - spread, found.value + spread), rel=1e-4)
-    total = estimate(simple_sample(), values, of="total")
-    assert (total.value, total.low, total.high) == pytest.approx((500 * found.value, 500 * found.low, 500 * found.high))
-
-
-def test_nothing_that_matches_is_bounded_by_the_rule_of_three():
-    none = torch.zeros(50, dtype=torch.bool)
-    found = estimate(simple_sample(), 1.0, none, of="total")
-    assert (found.value, found.low, found.high, found.rows) == (0, 0, 30, 0)
-    assert estimate(simple_sample(), -2.0, none, of="total").low == -60
-    unknown = estimate(simple_sample(), 1.0, none)
-    assert math.isnan(unknown.value) and (unknown.low, unknown.high) == (-math.inf, math.inf)
-
-
-def test_the_mean_of_one_row_has_no_known_error():
-    one = torch.arange(50) == 7
-    found = estimate(simple_sample(), torch.arange(50.0), one)
-    assert (found.value, found.low, found.high, found.rows) == (7, -math.inf, math.inf, 1)
-
-
-def test_values_of_the_wrong_length_are_refused():
-    with pytest.raises(ValueError, match=r"`values` has shape \(500,\); expected a value for each of the 50"):
-        estimate(simple_sample(), torch.zeros(500))
-    with pytest.raises(TypeError, match="`where` must be bool"):
-        estimate(simple_sample(), 1.0, torch.ones(50))
-    with pytest.raises(ValueError, match="'mean' or 'total', not 'sum'"):
-        estimate(simple_sample(), 1.0, of="sum")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("least", [0, 15])
-def test_intervals_hold_the_truth_about_as_often_as_they_claim(least):
-    """95 %; paired strata make them somewhat wide, skewed values somewhat narrow."""
-    features, values = population()
-    matching = {"all": np.ones(6000, bool), "rare": features["country"] >= 5, "noise": features["noise"] == 2}
-    held: dict[tuple[str, str], list[bool]] = {}
-    for seed in range(200):
-        sample = stratified_sample(
-            features, 400, seed=seed, segments=["country"] if least else [], min_per_segment=least
-        )
-        rows = sample.rows.numpy()
-        for name, where in matching.items():
-            for of, truth in (("mean", values[where].mean()), ("total", values[where].sum())):
-                found = estimate(sample, values[rows], where[rows], of=of)
-                held.setdefault((name, of), []).append(found.low <= truth <= found.high)
-    shares = {key: float(np.mean(hits)) for key, hits in held.items()}
-    print(f"\nintervals that hold the truth, min_per_segment={least}: {shares}")
-    assert min(shares.values()) >= 0.9
-    assert np.mean(list(shares.values())) >= 0.93
 
 
 # Minorities

@@ -18,7 +18,7 @@ from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 from loka_compile.trial.eager import eager_or_compiled
 from loka_compile.trial.race import Raced
-from tests.trial.test_race import site
+from tests.trial.racing import site
 
 INT8 = Candidate("int8_rowwise", "aten")
 
