@@ -1,4 +1,4 @@
-"""Kunlun: its parts against their definitions, that the future and the filling never matter, that it learns."""
+"""Kunlun: that the future and the filling never matter, that it learns, and what it costs."""
 
 import math
 

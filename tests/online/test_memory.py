@@ -12,12 +12,6 @@ import pytest
 from loka_compile.online.memory import Memory
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
-    return tmp_path
-
-
 def test_demotions_add_up_over_processes(home):
     Memory("graph").demote({"a#0:output": "first"})
     script = "from loka_compile.online.memory import Memory; Memory('graph').demote({'b#0:output': 'second'})"

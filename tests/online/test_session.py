@@ -1,59 +1,21 @@
-"""Online: first measured, once planned, then watched; what strays is demoted for good. Graphs run op by op here."""
+"""Online: measured first, then planned once; and sessions do not mix. Graphs run op by op here."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 import loka_compile as loka
-from examples.apart import APART
-from loka_compile.inspect.compiled import graphs_of
 from loka_compile.online.pace import AT_LEAST
+from tests.online.sessions import WATCHFUL, compilations, mlp, online_compile, sessions_of
 
 pytestmark = [pytest.mark.usefixtures("fresh_dynamo", "op_by_op", "home")]
-
-EAGER_TO_LOWER = {"target": "h100", "min_speedup": 0, "recipes": ("fp8_tensorwise",), "max_output_error": 0.2}
-"""Options under which the little models here are lowered, whatever this machine is."""
-WATCHFUL = {**EAGER_TO_LOWER, "max_probe_overhead": 1e6}
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
-    return tmp_path
-
-
-def mlp(seed=0, width=32):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Linear(width, 16))
-
-
-def online_compile(model, **options):
-    return torch.compile(model, backend="loka", options={**EAGER_TO_LOWER, **options}, **APART)
-
-
-def sessions_of(compiled):
-    return [graph.status.__self__ for graph in graphs_of(compiled)]
-
-
-def compilations():
-    return counters["stats"]["unique_graphs"]
-
-
-@pytest.fixture(autouse=True)
-def no_count():
-    counters.clear()
 
 
 def test_measured_calls_then_a_plan_and_dynamo_compiles_once():
@@ -199,108 +161,6 @@ def test_writes_after_a_graph_break(views, training):
                 out.sum().backward()
     raced = [record.plan.raced for record in loka.records(compiled)]
     assert not views or not any(raced[1:])
-
-
-# ---------------------------------------------------------------- watching
-
-
-def test_one_call_in_many_is_measured_again_and_changes_nothing():
-    model, x = mlp(), torch.randn(16, 32)
-    compiled = online_compile(model, **WATCHFUL)
-    with torch.no_grad():
-        for _ in range(3):
-            compiled(x)
-        planned = compiled(x)
-        state = torch.get_rng_state()
-        for _ in range(3 * AT_LEAST):
-            assert torch.equal(compiled(x), planned)
-        assert torch.equal(torch.get_rng_state(), state)
-    (session,) = sessions_of(compiled)
-    assert session.pace.measured == 3 and compilations() == 1
-    assert "3 measured again" in loka.explain(compiled).notes[0]
-
-
-def test_training_calls_are_measured_again_with_their_gradients():
-    model, x = mlp(), torch.randn(16, 32)
-    compiled = online_compile(model, **WATCHFUL)
-    exact = 0
-    reference = torch.autograd.grad(model(x).square().sum(), model[2].weight)[0]
-    for _ in range(2 * AT_LEAST + 10):
-        model.zero_grad()
-        compiled(x).square().sum().backward()
-        exact += torch.allclose(model[2].weight.grad, reference, rtol=1e-4)
-    (session,) = sessions_of(compiled)
-    assert session.pace.measured == 2 and exact == 3 + 2  # the measured calls are the model's own arithmetic
-
-
-def drift(compiled, x, calls):
-    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
-        warnings.simplefilter("always")
-        for _ in range(calls):
-            compiled(x)
-    return [str(warning.message) for warning in caught if "strayed" in str(warning.message)]
-
-
-def outliers(x):
-    """One huge value sets the scale of the whole tensor: everything else is lost in FP8."""
-    y = x.clone()
-    y[0, 0] = 1e9
-    return y
-
-
-def test_drift_demotes_a_site_once_and_for_good(home):
-    model, x = mlp(), torch.randn(64, 32)
-    compiled = online_compile(model, **WATCHFUL)
-    assert drift(compiled, x, AT_LEAST + 10) == []
-    messages = drift(compiled, outliers(x), 4 * AT_LEAST)
-    assert len(messages) == 2 and "0#0:output strayed in fp8_tensorwise/" in messages[0]
-    assert "MERE" in messages[0] and "budget 0.2" in messages[0] and str(home) in messages[0]
-    assert loka.plan(compiled).lowered == [] and compilations() == 1
-    assert torch.equal(compiled(x), model(x))
-
-    torch._dynamo.reset()  # as a restart: sessions are gone, the file is not
-    again = online_compile(model, **WATCHFUL)
-    assert drift(again, x, 10) == [] and loka.plan(again).lowered == []
-    assert all("demoted on 20" in row.reason for row in loka.explain(again).rows)
-
-
-def test_a_demotion_survives_the_process(home):
-    script = textwrap.dedent("""
-        import sys, torch, warnings, loka_compile as loka
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
-        options = {"target": "h100", "min_speedup": 0, "recipes": ("fp8_tensorwise",), "max_output_error": 0.2,
-                   "max_probe_overhead": 1e6}
-        compiled = torch.compile(model, backend="loka", options=options)
-        x = torch.randn(64, 32)
-        y = x.clone()
-        y[0, 0] = float(sys.argv[1])
-        with torch.no_grad():
-            for number in range(4):
-                compiled(x)
-            for number in range(220):
-                compiled(y)
-            compiled(x)
-        print("lowered", len(loka.plan(compiled).lowered))
-    """)
-    outs = []
-    for value in ("1e9", "0.5"):
-        run = subprocess.run([sys.executable, "-c", script, value], capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        outs.append(run)
-    assert outs[0].stdout == outs[1].stdout == "lowered 0\n"
-    assert outs[0].stderr.count("strayed") >= 2 and "strayed" not in outs[1].stderr
-
-
-def test_the_profile_is_saved_in_the_background(home):
-    compiled = online_compile(mlp())
-    with torch.no_grad():
-        for _ in range(5):
-            compiled(torch.randn(16, 32))
-    (session,) = sessions_of(compiled)
-    session._saver.shutdown(wait=True)
-    (path,) = (home / "online").glob("*.profile")
-    assert set(loka.load_profile(path).sites) == {"0#0:output", "2#0:output"}
 
 
 # ---------------------------------------------------------------- isolation

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from loka_compile.online.pace import AT_LEAST
 from loka_compile.report import document
-from tests.online.test_session import AT_LEAST, WATCHFUL, drift, mlp, online_compile, outliers
+from tests.online.sessions import WATCHFUL, drift, mlp, online_compile, outliers
 
 pytestmark = [pytest.mark.usefixtures("op_by_op")]
 

@@ -1,4 +1,4 @@
-"""The mods: what each finds, what it leaves and why, the same numbers in both forms, and never silently."""
+"""The mods: what each finds, what it leaves and why, alone and all together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fuse and raise_norms: what becomes one op, however it is written, what does not and why, and the same numbers.
+"""fuse and raise_norms: what becomes one op, however it is written, and the same numbers.
 
 The graphs are those of a CUDA device, run op by op here, where the fused op computes its reference.
 """
