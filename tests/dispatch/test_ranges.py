@@ -1,4 +1,4 @@
-"""Dynamic batch: times as expressions, crossovers where they are, few of them, and guards that hold code to them."""
+"""Dynamic batch: times as expressions, crossovers where they are, and few of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import loka_compile as loka
-from loka_compile.dispatch import candidates, choose, roofline
+from loka_compile.dispatch import choose, roofline
 from loka_compile.dispatch.candidates import fit, fits_of
 from loka_compile.dispatch.choose import dispatch
 from loka_compile.dispatch.errors import screen
@@ -24,14 +23,12 @@ from loka_compile.probe.profile import Profile
 from loka_compile.probe.score import ErrorScore
 from loka_compile.probe.site_profile import SiteProfile
 from loka_compile.probe.statistics import OperandStats
-from loka_compile.spec.decision import KEPT, Candidate, Decision, Range
+from loka_compile.spec.decision import KEPT, Candidate, Range
 from loka_compile.spec.options import Options
-from loka_compile.spec.plan import Plan, parse_plan
 from loka_compile.spec.recipes import RECIPES
 from loka_compile.spec.site import Operand, Site
 from loka_compile.spec.sizes import Sizes
 from loka_compile.spec.target import TARGETS
-from tests.dispatch.made_up import made_up_clock
 
 S, T = (sympy.Symbol(name, integer=True, positive=True) for name in ("s77", "s12"))
 INT8, BF16, FP8 = (Candidate(recipe, "aten") for recipe in ("int8_rowwise", "bf16", "fp8_rowwise"))
@@ -56,22 +53,6 @@ def priced(profile, options, clock):
         key: screen(known, fits_of(known.site, hardware, options), options) for key, known in profile.sites.items()
     }
     return price(sites, clock, options)
-
-
-@pytest.fixture
-def times_of_rows(monkeypatch):
-    """Times made up from the number of rows: keeping costs a microsecond a row, int8 100 and a tenth a row."""
-    made_up = {"keep": lambda rows: 1.0 * rows, "int8_rowwise": lambda rows: 100 + 0.1 * rows, "lost": lambda *_: ""}
-    aten = candidates.PROVIDERS["aten"]
-    monkeypatch.setattr(candidates, "PROVIDERS", {"aten": aten})
-    monkeypatch.setattr(type(aten), "no_use", lambda *_: "")  # whatever processor this is
-    clock = made_up_clock(
-        lambda sizes: made_up["keep"](sizes.M),
-        lambda fit, sizes: made_up[fit.recipe.name](sizes.M),
-        lost=lambda fit, sizes: made_up["lost"](fit, sizes),
-    )
-    monkeypatch.setattr(choose, "clock_of", clock)
-    return made_up
 
 
 # ---------------------------------------------------------------- the batch
@@ -259,126 +240,3 @@ def test_a_kernel_that_lost_far_at_one_batch_is_out_at_all(times_of_rows):
 def test_the_batch_at_hand_keeps_its_choice():
     us, intervals = us_of(dict.fromkeys("abcde", 0.001))
     assert few(intervals, 20_000, 300, us) == [(2, {"fc": "c"})]
-
-
-# ---------------------------------------------------------------- decisions
-
-
-RANGED = Decision(
-    profiled(26 * S).site,
-    INT8,
-    "fastest",
-    ranges=(Range(0, KEPT), Range(100, BF16), Range(900, INT8)),
-    rejected=((BF16, "slower"),),
-)
-
-
-@pytest.mark.parametrize(
-    ("rows", "chosen", "bounds"),
-    [
-        (1, KEPT, (0, 100)),
-        (99, KEPT, (0, 100)),
-        (100, BF16, (100, 900)),
-        (899, BF16, (100, 900)),
-        (900, INT8, (900, None)),
-    ],
-)
-def test_a_decision_at_some_rows(rows, chosen, bounds):
-    decision = RANGED.at(rows)
-    assert decision.chosen == chosen and RANGED.bounds(rows) == bounds and decision.ranges == RANGED.ranges
-    assert all(candidate != chosen for candidate, _ in decision.rejected)
-    assert RANGED.at(950) is RANGED
-
-
-def test_rows_of_a_graphs_site():
-    static = replace(RANGED.site, M=sympy.Integer(52))
-    assert RANGED.rows(RANGED.site) == 26 * S and RANGED.rows(static) == 52
-    attention = replace(RANGED.site, M=S, N=S)
-    assert replace(RANGED, site=attention).rows(attention) == S**2
-
-
-def test_a_lost_race_counts_where_it_was_run_and_noise_everywhere():
-    assert RANGED.lost("slower").ranges == (Range(0, KEPT), Range(100, BF16), Range(900, KEPT))
-    assert RANGED.at(100).lost("slower").ranges == (Range(0, KEPT), Range(900, INT8))
-    assert replace(RANGED, ranges=(Range(0, KEPT), Range(9, INT8))).lost("slower").ranges == ()
-    assert RANGED.demoted("noise").ranges == () and RANGED.demoted("noise").recipes == ()
-    assert RANGED.recipes == ("int8_rowwise", "bf16")
-
-
-def test_ranges_are_part_of_the_file():
-    plan = Plan("cpu", {"fc#0:output": RANGED})
-    assert parse_plan(plan.to_json()).decisions["fc#0:output"].ranges == RANGED.ranges
-    assert plan.fingerprint != Plan("cpu", {"fc#0:output": replace(RANGED, ranges=())}).fingerprint
-    with pytest.raises(loka.PlanError, match="ranges ascend from 0 rows"):
-        parse_plan(plan.to_json().replace('"0": "keep"', '"1": "keep"'))
-
-
-# ---------------------------------------------------------------- compiled
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32))
-
-
-@pytest.fixture
-def crossing(times_of_rows, fresh_dynamo, op_by_op):
-    """The model's second layer crosses over at 118 rows."""
-    return Options(recipes=("int8_rowwise",), race=False, max_output_error=math.inf)
-
-
-def any_batch(rows, seed=0):
-    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed))
-    torch._dynamo.mark_dynamic(x, 0)
-    return x
-
-
-def choices(compiled):
-    return [[record.plan.find(site).chosen for site in record.sites] for record in loka.records(compiled)]
-
-
-def test_the_other_side_of_a_crossover_is_compiled_once(model, crossing):
-    with torch.no_grad(), loka.probe(model) as probe:
-        model(torch.randn(300, 64))
-    compiled = torch.compile(model, backend="loka", options={**crossing.as_dict(), "profile": probe.profile})
-    with torch.no_grad():
-        for rows, graphs in ((300, 1), (118, 1), (4000, 1), (117, 2), (7, 2), (118, 2), (2, 2)):
-            compiled(any_batch(rows))
-            assert len(loka.records(compiled)) == graphs, rows
-    assert choices(compiled) == [[INT8, INT8], [KEPT, KEPT]]
-    text = str(loka.explain(compiled))
-    assert "by batch: s" in text and "< 118: keep; s" in text and ">= 118: int8_rowwise/aten" in text
-
-
-def test_a_saved_plan_chooses_by_the_batch_it_meets(model, crossing, tmp_path):
-    """Also in a graph that was made for one batch, where nothing is to be guarded."""
-    look = torch.compile(model, backend="loka", options={**crossing.as_dict(), "measure_calls": 0})
-    with torch.no_grad():
-        look(any_batch(300))
-        loka.plan(look).save(tmp_path / "plan.json")
-        torch._dynamo.reset()
-        compiled = torch.compile(model, backend="loka", options={"plan": tmp_path / "plan.json"}, dynamic=False)
-        for rows in (16, 300):
-            compiled(torch.randn(rows, 64))
-    assert choices(compiled) == [[KEPT, KEPT], [INT8, INT8]]
-
-
-def test_online_a_session_follows_the_batch(model, crossing, monkeypatch, tmp_path):
-    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
-    compiled = torch.compile(model, backend="loka", options=crossing.as_dict())
-    with torch.no_grad():
-        for rows in (300, 200, 400, 500, 20, 300, 30):
-            compiled(any_batch(rows))
-    assert choices(compiled) == [[INT8, INT8], [KEPT, KEPT]]
-
-
-def test_training_has_ranges_of_its_own_for_every_role(model, crossing):
-    with loka.probe(model) as probe:
-        model(any_batch(300)).sum().backward()
-    compiled = torch.compile(model, backend="loka", options={**crossing.as_dict(), "profile": probe.profile})
-    compiled(any_batch(300)).sum().backward()
-    (record,) = loka.records(compiled)
-    found = {site.role: record.plan.find(site).ranges for site in record.sites}
-    assert found["output"] == (Range(0, KEPT), Range(118, INT8))
-    assert set(found) == {"output", "grad_input", "grad_weight"}

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: found, or said to be missing."""
+"""A headless Chromium for tests: found, or said to be missing; and how a page in it is read."""
 
 from __future__ import annotations
 
@@ -55,3 +55,14 @@ class Page:
     def outside(self) -> list[str]:
         """Requests for anything but the file itself."""
         return [url for url in self.requests if not url.startswith(("file:", "data:"))]
+
+
+def rows(page, section="view-sites"):
+    return [
+        row.inner_text() for row in page.query_selector_all(f"#{section} .table .row[aria-expanded] .cell:nth-child(2)")
+    ]
+
+
+def click(page, selector):
+    """On an element of a graph, wherever it is scrolled to."""
+    page.eval_on_selector(selector, "each => each.dispatchEvent(new MouseEvent('click', {bubbles: true}))")

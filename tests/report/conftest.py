@@ -1,4 +1,4 @@
-"""Compiled once for all tests of this folder: a small model with a module of an evil name, served and trained."""
+"""Compiled once for the whole folder: a small model with a module of an evil name. And a browser for its page."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import loka_compile as loka
 from loka_compile.inspect.explanation import Explanation
 from loka_compile.inspect.records import Record
 from loka_compile.report import document
+from loka_compile.report.page import html
 from loka_compile.spec.decision import KEEP
 from tests.inspect.conftest import plan_of
+from tests.report.browser import Page, browsing
 
 EVIL = "</script><script>alert(1)&amp;"
 """A name that a module can have."""
@@ -128,3 +130,26 @@ def valid():
         return [f"{'/'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(made)][:5]
 
     return check
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsing() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """opened(report): a page of it, which must not have complained or asked a network for anything by the end."""
+    pages = []
+
+    def open_page(report, **options):
+        path = tmp_path / f"{len(pages)}.html"
+        path.write_text(html(report))
+        pages.append(Page(browser, path, **options))
+        return pages[-1].page
+
+    yield open_page
+    for each in pages:
+        each.page.close()
+        assert each.complaints == [] and each.outside() == []

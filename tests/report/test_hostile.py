@@ -9,9 +9,9 @@ import pytest
 
 from loka_compile.report import document
 from loka_compile.report.compare import compared
+from tests.report.browser import click, rows
 from tests.report.made_up import large
 from tests.report.plans import plan_with
-from tests.report.test_browser import browser, click, opened, rows  # noqa: F401
 
 pytestmark = pytest.mark.browser
 LONG = "n" * 5000
@@ -43,7 +43,7 @@ def every_view(page):
         yield tab.get_attribute("id").removeprefix("tab-")
 
 
-def test_modules_of_one_child_within_one_another(opened):  # noqa: F811
+def test_modules_of_one_child_within_one_another(opened):
     page = opened(in_modules("net.encoder.layers.0", "net.encoder.layers.1"))
     page.click("#tab-graph")
     assert {"net.encoder.layers", "net.encoder.layers.0", "net.encoder.layers.1"} <= set(names(page))
@@ -51,14 +51,14 @@ def test_modules_of_one_child_within_one_another(opened):  # noqa: F811
     assert "net.encoder.layers.0" not in names(page) and "net.encoder.layers" in names(page, selector=".unit.selected")
 
 
-def test_a_module_that_is_called_as_what_every_object_has(opened):  # noqa: F811
+def test_a_module_that_is_called_as_what_every_object_has(opened):
     page = opened(in_modules("constructor", "__proto__", "toString"))
     page.click("#tab-graph")
     words = page.inner_text(".panel:nth-child(2) .canvas")
     assert "toString" in words and "native code" not in words
 
 
-def test_the_focus_stays_on_a_module_that_is_called_model(opened):  # noqa: F811
+def test_the_focus_stays_on_a_module_that_is_called_model(opened):
     page = opened(in_modules("model", "other"))
     page.click("#tab-graph")
     page.focus(".panel:nth-child(2) .unit[data-name=model]:not([data-unit=g0])")
@@ -68,7 +68,7 @@ def test_the_focus_stays_on_a_module_that_is_called_model(opened):  # noqa: F811
         assert page.evaluate("document.activeElement.dataset.unit") == unit != "g0"
 
 
-def test_what_has_no_glyph_is_shown_and_turns_nothing_around(opened):  # noqa: F811
+def test_what_has_no_glyph_is_shown_and_turns_nothing_around(opened):
     page = opened(document.of_plan(plan_with("a\u202eb\u200b\nc\x1b#0:output", "it\u2067 is"), "\u202eplan"))
     assert page.inner_text("#title") == "⟨202e⟩plan"
     page.click("#tab-sites")
@@ -77,7 +77,7 @@ def test_what_has_no_glyph_is_shown_and_turns_nothing_around(opened):  # noqa: F
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b]", page.inner_text("body"))
 
 
-def test_names_of_5000_characters_do_not_widen_the_page(opened):  # noqa: F811
+def test_names_of_5000_characters_do_not_widen_the_page(opened):
     made = small()
     made["strings"] = [f"{LONG}{i}" if i % 3 else text for i, text in enumerate(made["strings"])]
     for site in made["sites"]:
@@ -88,7 +88,7 @@ def test_names_of_5000_characters_do_not_widen_the_page(opened):  # noqa: F811
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
 
 
-def test_numbers_without_bound(opened):  # noqa: F811
+def test_numbers_without_bound(opened):
     made = small()
     for place, site in enumerate(made["sites"]):
         bad = ("inf", "nan")[place // 2]
@@ -110,7 +110,7 @@ def session(**more):
     return {"graph": "graph_0", "status": "online: measuring", **figures, "events": [], "seen": {}, **more}
 
 
-def test_a_session_before_any_plan_and_one_of_200000_calls(opened):  # noqa: F811
+def test_a_session_before_any_plan_and_one_of_200000_calls(opened):
     seen = {
         "long": [[i, 0.1] for i in range(200_000)],
         "none": [],
@@ -126,7 +126,7 @@ def test_a_session_before_any_plan_and_one_of_200000_calls(opened):  # noqa: F81
     assert not re.search("NaN|Infinity", page.inner_html("#view-online svg"))
 
 
-def test_a_profile_has_no_stray_zero(opened, profile):  # noqa: F811
+def test_a_profile_has_no_stray_zero(opened, profile):
     page = opened(document.of_profile(profile, "profile"))
     page.click("#tab-sites")
     page.click("#view-sites .row[aria-expanded]")
@@ -136,7 +136,7 @@ def test_a_profile_has_no_stray_zero(opened, profile):  # noqa: F811
     assert page.evaluate(alone) == 0
 
 
-def test_a_graph_that_one_side_has_alone_is_reached(opened):  # noqa: F811
+def test_a_graph_that_one_side_has_alone_is_reached(opened):
     one, two = small(), small()
     two["graphs"].append({**two["graphs"][0], "name": "graph_1"})
     page = opened(compared({**one, "title": "one"}, {**two, "title": "two"}))
@@ -146,7 +146,7 @@ def test_a_graph_that_one_side_has_alone_is_reached(opened):  # noqa: F811
     assert page.input_value("#view-graphs .toolbar select >> nth=0") == "1"
 
 
-def test_a_name_that_forward_and_backward_share_leads_to_its_own_part(opened):  # noqa: F811
+def test_a_name_that_forward_and_backward_share_leads_to_its_own_part(opened):
     made = small()
     made["strings"] += ["forward", "backward"]
     after = made["graphs"][0]["snapshots"][1]
@@ -162,7 +162,7 @@ def test_a_name_that_forward_and_backward_share_leads_to_its_own_part(opened):  
     assert linked == ["5"]
 
 
-def test_the_graph_is_searched_as_all_else_and_says_what_it_has_not(opened):  # noqa: F811
+def test_the_graph_is_searched_as_all_else_and_says_what_it_has_not(opened):
     made = small()
     made["graphs"][0]["snapshots"][0]["names"][7] = "taken_away"
     page = opened(made)
@@ -176,7 +176,7 @@ def test_the_graph_is_searched_as_all_else_and_says_what_it_has_not(opened):  # 
     assert "Nothing here is called nowhere." in page.inner_text("body")
 
 
-def test_all_views_are_printed_in_ink(opened):  # noqa: F811
+def test_all_views_are_printed_in_ink(opened):
     page = opened(small(), color_scheme="dark")
     page.click("#tab-passes")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -193,7 +193,7 @@ def test_all_views_are_printed_in_ink(opened):  # noqa: F811
     assert page.is_visible("#view-passes") and not page.is_visible("#view-sites")
 
 
-def test_a_plan_is_printed_with_what_was_unfolded(opened, tmp_path):  # noqa: F811
+def test_a_plan_is_printed_with_what_was_unfolded(opened, tmp_path):
     page = opened(document.of_plan(plan_with(), "plan"))
     page.click("#tab-sites")
     page.click("#view-sites .row[aria-expanded]")
