@@ -3,7 +3,8 @@
 The protocol is that of the streaming literature (test, then train). All arms start from one model, trained on the first
 part of the stream with labels that were complete at its end. Then the clock moves on: an impression is predicted when
 it happens, by a model that has trained on whatever its arm's stream had released until then. All are judged by the
-label of the longest window.
+label of the longest window, on the same rows: those whose longest window closes before the log ends. Of later rows the
+log does not know the label, nor does the oracle.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from examples.lattice.data import DataError
 from examples.lattice.zipper import model, schedules
 from examples.lattice.zipper.joiner import Joiner, Released
 from examples.lattice.zipper.log import Log
@@ -40,7 +42,10 @@ NOTHING_YET = float("-inf")
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A log and the features of its impressions; rows before `start` are for pretraining."""
+    """A log and the features of its impressions; rows before `start` are for pretraining.
+
+    end: when the log ends, in its seconds. A label whose longest window closes later is censored: nobody knows it. inf
+    where labels are drawn, and none is censored."""
 
     name: str
     log: Log
@@ -50,6 +55,15 @@ class Problem:
     bags: int
     windows: Windows
     start: int
+    end: float
+
+    def __post_init__(self) -> None:
+        if self.start >= self.stop:
+            raise DataError(
+                f"{self.name} has no row to judge: of {len(self.log)} rows {self.stop}, the first, have windows of "
+                f"{self.windows.longest:g} s that close until the log ends, and the stream starts with row "
+                f"{self.start}: give a longer log, or shorter windows"
+            )
 
     @property
     def opening(self) -> float:
@@ -59,11 +73,19 @@ class Problem:
     @property
     def mature(self) -> int:
         """How many rows, the first, had their longest window closed by then."""
-        return int(torch.searchsorted(self.log.times + self.windows.longest, self.opening, right=True))
+        return self._closed(self.opening)
+
+    @property
+    def stop(self) -> int:
+        """How many rows, the first, have a longest window that closes within the log; no other is judged."""
+        return self._closed(self.end)
 
     def labels(self) -> Tensor:
-        """What all arms are judged by, for the rows from `start` on."""
-        return (self.log.delays()[self.start :] <= self.windows.longest).float()
+        """What all arms are judged by, for the rows from `start` to `stop`."""
+        return (self.log.delays()[self.start : self.stop] <= self.windows.longest).float()
+
+    def _closed(self, by: float) -> int:
+        return int(torch.searchsorted(self.log.times + self.windows.longest, by, right=True))
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,7 @@ class Settings:
 
 
 def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
-    """Logits by arm for the rows from `start` on."""
+    """Logits by arm for the rows from `start` to `stop`."""
     torch.manual_seed(seed)
     windows, log = problem.windows, problem.log
     first, helper = _fresh(problem, len(windows)), _fresh(problem, 2)
@@ -95,7 +117,7 @@ def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
     for name, schedule, loss in (
         (VANILLA, schedules.elapsed(log, wait, windows.longest, last), model.plain),
         (FNW, schedules.immediate(log, windows.longest, last), model.fnw),
-        (ORACLE, schedules.future(log, windows.longest, last), model.plain),
+        (ORACLE, schedules.future(log, windows.longest, last, problem.end), model.plain),
     ):
         found[name] = _test_then_train(problem, settings, first, schedule, last, loss)
     found[ES_DFM] = _es_dfm(problem, settings, first, helper)
@@ -122,7 +144,9 @@ def _fresh(problem: Problem, heads: int, nested: bool = False) -> Heads:
 
 def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> None:
     """On the rows whose longest window had closed when the stream starts: `first` learns every window's label,
-    `helper` ES-DFM's two."""
+    `helper` ES-DFM's two. Where none had closed (a rehearsal on few rows), both stay as they are."""
+    if not problem.mature:
+        return
     delays = problem.log.until(problem.opening).delays()[: problem.mature]
     targets = torch.stack([(delays <= window).float() for window in problem.windows.seconds], dim=1)
     delayed, real = _helper_labels(delays, problem.windows)
@@ -213,7 +237,7 @@ def _stream(
 def _follow(problem: Problem, settings: Settings, streams: list[Stream], module: Heads, head: int) -> Tensor:
     """Moves the clock chunk by chunk: streams train on what was released before a chunk, then it is predicted."""
     found = []
-    for rows in torch.arange(problem.start, len(problem.log)).split(settings.chunk):
+    for rows in torch.arange(problem.start, problem.stop).split(settings.chunk):
         now = float(problem.log.times[rows[0]])
         for stream in streams:
             stream.until(now)

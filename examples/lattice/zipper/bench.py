@@ -5,9 +5,9 @@ labels.
     python -m examples.lattice.zipper.bench --criteo data.txt    # for who holds Criteo's conversion log
 
 Share closed is (arm - base) / (oracle - base) of the seeds' means, with the base "pretrained, then fixed" (as the
-papers have it) or "vanilla". On MovieLens delays are CDNOW's gaps: semi-synthetic. A seed changes weights, order, the
-hash that assigns windows, and on MovieLens the delays. Wins are seeds in which Zipper has the better AUC, the better
-log loss.
+papers have it) or "vanilla", on the rows whose longest window closes within the log. On MovieLens delays are CDNOW's
+gaps: semi-synthetic. A seed changes weights, order, the hash that assigns windows, and on MovieLens the delays. Wins
+are seeds in which Zipper has the better AUC, the better log loss.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
             problem = load(name, seed, options)
             labels = problem.labels()
             run = {arm: quality(logits, labels) for arm, logits in arms.run(problem, SETTINGS, seed).items()}
-            rates = [float((problem.log.delays() <= window).float().mean()) for window in problem.windows.seconds]
-            kept.more[name] = {**asdict(problem.windows), "problem": problem.name, "converted": rates}
+            known = problem.log.delays()[: problem.stop]
+            rates = [float((known <= window).float().mean()) for window in problem.windows.seconds]
+            judged = {"judged": len(labels), "censored": len(problem.log) - problem.stop}
+            kept.more[name] = {**asdict(problem.windows), "problem": problem.name, "converted": rates, **judged}
             kept.add(name, seed, run)
         found = summary(kept.runs(name, options.seeds))
         kept.more[name]["arms"] = found

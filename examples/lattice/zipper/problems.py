@@ -15,6 +15,7 @@ from examples.lattice.zipper.arms import Problem
 from examples.lattice.zipper.log import log_of
 from examples.lattice.zipper.windows import DAY, HOUR, Windows
 
+DRAWN = float("inf")  # the end of a log whose delays are drawn: no label is censored
 PRETRAINED = 0.3  # the first part of a stream, for pretraining
 FIELDS = ("age", "gender", "occupation", "year")
 SCALE = 1 / 60  # a day of CDNOW in MovieLens, in days: the median gap, 34 days, becomes 14 hours
@@ -38,13 +39,14 @@ def movielens_with_delays(seed: int = 0, rows: slice = slice(None), by_frequency
     name = f"MovieLens, delays of CDNOW{' by frequency' if by_frequency else ''} (semi-synthetic)"
     start = round(len(log) * PRETRAINED)
     bags = int(found.bag.max()) + 1
-    return Problem(name, log, ids, found.bag, _sizes(ids), bags, Windows(RATING, SHARES), start)
+    return Problem(name, log, ids, found.bag, _sizes(ids), bags, Windows(RATING, SHARES), start, DRAWN)
 
 
 def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = None) -> Problem:
     """Real delays: will this customer buy again within 60 days?
 
-    A purchase is an impression, the customer's next one its conversion. Nothing is drawn, whatever the seed."""
+    A purchase is an impression, the customer's next one its conversion. Nothing is drawn, whatever the seed. The log
+    ends with the file's last day, whatever `rows` are taken: of a purchase in its last 60 days nobody knows."""
     found = purchases() if bought is None else bought
     ids = torch.stack(
         [
@@ -63,18 +65,20 @@ def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = N
     log = log_of(times, keys, found.gap[rows] * DAY)
     bag = torch.zeros(len(ids), 1, dtype=torch.int64)
     start = len(log) // 2  # all customers came in the first three months: later on two windows have closed
-    return Problem("CDNOW (real delays)", log, ids, bag, _sizes(ids), 1, Windows(BUYING, SHARES), start)
+    end = float(found.days.max()) * DAY
+    return Problem("CDNOW (real delays)", log, ids, bag, _sizes(ids), 1, Windows(BUYING, SHARES), start, end)
 
 
 def criteo_log(path: Path) -> Problem:
-    """Criteo's conversion log, for who holds it."""
+    """Criteo's conversion log, for who holds it; it ends with its last event, click or conversion."""
     found = criteo(path)
     rows = found.data.everything()
     log = log_of(rows.times, torch.stack([rows.users, rows.items], dim=1), found.delay)
     numbers = (rows.dense.clamp(-3, 3) * 4 + 13).long()  # buckets, as the model takes ids only
     ids = torch.cat([rows.ids, numbers], dim=1)
     start = round(len(log) * PRETRAINED)
-    return Problem("Criteo (real delays)", log, ids, rows.bag, _sizes(ids), 1, Windows(CLICKING, SHARES), start)
+    end = float(torch.cat([log.times, log.converted]).max())
+    return Problem("Criteo (real delays)", log, ids, rows.bag, _sizes(ids), 1, Windows(CLICKING, SHARES), start, end)
 
 
 def _octave(amounts: Tensor) -> Tensor:

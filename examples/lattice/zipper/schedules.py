@@ -36,9 +36,12 @@ def elapsed(log: Log, wait: float, attribution: float, head: int) -> Released:
     return joined[torch.argsort(joined.ready, stable=True)]
 
 
-def future(log: Log, attribution: float, head: int) -> Released:
-    """Every impression at once with the label it will have: no stream can do this; it is the mark to reach."""
-    return _sorted(log.times, torch.arange(len(log)), (log.delays() <= attribution).float(), head)
+def future(log: Log, attribution: float, head: int, end: float = float("inf")) -> Released:
+    """Every impression at once with the label it will have: no stream can do this; it is the mark to reach.
+
+    end: when the log ends. Impressions whose window closes later are left out, as no log says what they become."""
+    rows = (log.times + attribution <= end).nonzero().squeeze(1)
+    return _sorted(log.times[rows], rows, (log.delays()[rows] <= attribution).float(), head)
 
 
 class Replay:

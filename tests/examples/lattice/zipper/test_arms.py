@@ -8,17 +8,19 @@ import pytest
 import torch
 
 from examples.lattice import delays
-from examples.lattice.zipper import arms, bench, problems
+from examples.lattice.data import DataError
+from examples.lattice.zipper import arms, bench, problems, schedules
 from examples.lattice.zipper.arms import Problem, Settings, window_name
 from examples.lattice.zipper.log import log_of
 from examples.lattice.zipper.windows import Windows
 from examples.metrics import auc
 
 COUNT, WINDOWS = 3000, Windows((5.0, 20.0, 400.0))
+DAY, DRAWN = 86_400.0, float("inf")
 SETTINGS = Settings(chunk=32, batch=32, rate=3e-2)
 
 
-def drifting(turns: float) -> Problem:
+def drifting(turns: float, end: float = DRAWN) -> Problem:
     """Items whose chance to convert turns around every `turns` seconds; conversions take up to 40 seconds."""
     generator = torch.Generator().manual_seed(0)
     times = torch.arange(COUNT).double()
@@ -28,7 +30,7 @@ def drifting(turns: float) -> Problem:
     converts = torch.rand(COUNT, generator=generator) < 0.1 + 0.8 * likes
     waits = (torch.rand(COUNT, generator=generator) * 40).double().where(converts, float("inf"))
     log = log_of(times, torch.cat([ids, ids], dim=1), waits)
-    return Problem("drifting", log, ids, torch.zeros(COUNT, 1, dtype=torch.int64), (9,), 1, WINDOWS, 900)
+    return Problem("drifting", log, ids, torch.zeros(COUNT, 1, dtype=torch.int64), (9,), 1, WINDOWS, 900, end)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,28 @@ def test_pretraining_ends_where_the_stream_begins():
     assert learned == list(range(501, 501 + len(learned))) and len(learned) > 2400  # no row twice, none left out
 
 
+def test_rows_whose_labels_the_log_cuts_off_are_neither_judged_nor_learned():
+    problem = drifting(1200.0, end=2000.0)
+    assert problem.stop == 1601 and len(problem.labels()) == 701  # the window of second 1600 closes with the log
+    assert {len(logits) for logits in arms.run(problem, SETTINGS, 0).values()} == {701}
+    seen = schedules.future(problem.log, WINDOWS.longest, 2, problem.end)
+    assert seen.rows.tolist() == list(range(1601))
+    assert len(schedules.future(problem.log, WINDOWS.longest, 2)) == COUNT == drifting(1200.0).stop
+
+
+def test_a_log_that_ends_before_any_window_does_has_nothing_to_judge():
+    with pytest.raises(DataError, match=r"no row to judge: of 3000 rows 801.* starts with row 900: give a longer log"):
+        drifting(1200.0, end=1200.0)
+
+
+def test_a_model_that_had_nothing_to_be_pretrained_on_is_left_as_it_was():
+    log = log_of(torch.arange(64).double(), torch.zeros(64, 2, dtype=torch.int64), torch.full((64,), 5.0).double())
+    ids = torch.ones(64, 1, dtype=torch.int64)
+    problem = Problem("short", log, ids, torch.zeros_like(ids), (9,), 1, WINDOWS, 32, DRAWN)
+    assert problem.mature == 0
+    assert all(bool(logits.isfinite().all()) for logits in arms.run(problem, SETTINGS, 0).values())
+
+
 def test_names_of_windows():
     assert [window_name(seconds) for seconds in (5.0, 90.0, 5400.0, 604800.0)] == [
         "window 5 s",
@@ -102,6 +126,21 @@ def test_cdnow_as_a_problem(tmp_path):
     assert (problem.log.delays() <= problem.windows.seconds[1]).sum() == 0  # 31 days and more
     assert (problem.log.delays() <= problem.windows.longest).sum() == 5
     assert bool((problem.ids < torch.tensor(problem.cardinalities)).all())
+    assert problem.end == 247 * DAY and problem.stop == 10  # to 5 September, of whose month none is judged
+    assert problems.cdnow(rows=slice(0, 12), bought=delays.read(path)).end == problem.end  # the file's, not the part's
+
+
+def test_criteos_log_ends_with_its_last_event(tmp_path):
+    path = tmp_path / "data.txt"
+    rest = "\t".join("12345678abcdefghi")
+    path.write_text("".join(f"{i * 86_400}\t{i * 86_400 + 864_000 if i % 2 else ''}\t{rest}\n" for i in range(80)))
+    problem = problems.criteo_log(path)
+    assert problem.end == 89 * DAY and problem.stop == 60  # clicks until day 79, the last conversion on day 89
+
+
+def test_delays_that_are_drawn_are_never_cut_off():
+    problem = problems.movielens_with_delays(rows=slice(0, 500))
+    assert problem.end == DRAWN and problem.stop == 500
 
 
 def test_share_closed_and_wins():
