@@ -2,9 +2,10 @@
 
 The protocol is that of the streaming literature (test, then train). All arms start from one model, trained on the first
 part of the stream with labels that were complete at its end. Then the clock moves on: an impression is predicted when
-it happens, by a model that has trained on whatever its arm's stream had released until then. All are judged by the
-label of the longest window, on the same rows: those whose longest window closes before the log ends. Of later rows the
-log does not know the label, nor does the oracle.
+it happens, by a model that has trained on whatever its arm's stream had released strictly before, so that of what
+shares a time (CDNOW's times are whole days) all is predicted before any is learned. All are judged by the label of the
+longest window, on the same rows: those whose longest window closes within the log. Of later rows the log does not know
+the label, nor does the oracle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from examples.lattice.data import DataError
 from examples.lattice.zipper import model, schedules
 from examples.lattice.zipper.joiner import Joiner, Released
-from examples.lattice.zipper.log import Log
+from examples.lattice.zipper.log import Log, before
 from examples.lattice.zipper.model import Heads
 from examples.lattice.zipper.stream import Source, Stream
 from examples.lattice.zipper.windows import Windows
@@ -67,8 +68,8 @@ class Problem:
 
     @property
     def opening(self) -> float:
-        """When the stream starts."""
-        return float(self.log.times[self.start])
+        """When the stream starts: the last moment before its first row."""
+        return before(float(self.log.times[self.start]))
 
     @property
     def mature(self) -> int:
@@ -235,10 +236,11 @@ def _stream(
 
 
 def _follow(problem: Problem, settings: Settings, streams: list[Stream], module: Heads, head: int) -> Tensor:
-    """Moves the clock chunk by chunk: streams train on what was released before a chunk, then it is predicted."""
+    """Moves the clock chunk by chunk: streams train on what was released before the chunk's first row happened, then
+    the chunk is predicted."""
     found = []
     for rows in torch.arange(problem.start, problem.stop).split(settings.chunk):
-        now = float(problem.log.times[rows[0]])
+        now = before(float(problem.log.times[rows[0]]))
         for stream in streams:
             stream.until(now)
         with torch.no_grad():

@@ -6,6 +6,7 @@ event once, so what has not happened yet cannot be asked for.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def log_of(times: Tensor, keys: Tensor, delays: Tensor) -> Log:
     converted = times.double()[of] + delays[of]
     order = torch.argsort(converted, stable=True)
     return Log(times.double(), keys, converted[order], of[order])
+
+
+def before(time: float) -> float:
+    """The last moment before `time`: a clock that stands there has seen nothing of `time` itself."""
+    return math.nextafter(time, -math.inf)
 
 
 class Reader:

@@ -59,7 +59,7 @@ def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = N
         ],
         dim=1,
     )[rows]
-    # Days are all the file has: everything of a day would be predicted before any of it is learned anyway.
+    # Days are all the file has: everything of a day is predicted before any of it is learned, as `arms` sees to.
     times = found.days.double()[rows] * DAY
     keys = torch.stack([found.customers, found.before], dim=1)[rows]
     log = log_of(times, keys, found.gap[rows] * DAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -54,16 +55,19 @@ def test_every_arm_predicts_every_row(found):
     }
 
 
-def test_where_the_world_turns_fresh_labels_win_and_the_oracle_most(found):
+def test_where_the_world_turns_fresh_labels_win(found):
+    """What holds in each of four seeds that were tried. Zipper's serving head learns from late labels alone, and what
+    it gains over the longest window by itself (0.05 in the mean of seeds) is less than what a seed makes."""
     stale = found["window 6.66667 min"]
-    assert found["oracle (sees the future)"] > found["Zipper"] > stale + 0.05
-    assert found["Zipper, nested heads"] > stale + 0.05
-    assert found["ES-DFM"] > stale + 0.05 and found["oracle (sees the future)"] > found["pretrained, then fixed"] + 0.1
+    for fresh in ("window 5 s", "window 20 s", "oracle (sees the future)", "vanilla", "FNW", "ES-DFM"):
+        assert found[fresh] > stale + 0.05, fresh
+    assert found["oracle (sees the future)"] > max(found["Zipper"], found["Zipper, nested heads"]) + 0.1
+    assert found["oracle (sees the future)"] > found["pretrained, then fixed"] + 0.1
 
 
 def test_pretraining_ends_where_the_stream_begins():
     problem = drifting(1200.0)
-    assert problem.opening == 900 and problem.mature == 501  # of second 500: its window closes as the stream starts
+    assert 899.999 < problem.opening < 900 and problem.mature == 500  # second 500's window closes as the stream starts
     learned = []
 
     class Noted(arms.Stream):
@@ -79,7 +83,45 @@ def test_pretraining_ends_where_the_stream_begins():
         arms._test_then_train(problem, SETTINGS, first, arms.schedules.single(problem.log, 5.0, 0), 0)
     finally:
         arms.Stream = original
-    assert learned == list(range(501, 501 + len(learned))) and len(learned) > 2400  # no row twice, none left out
+    assert learned == list(range(500, 500 + len(learned))) and len(learned) > 2400  # no row twice, none left out
+
+
+def test_no_arm_learns_a_row_or_its_time_before_it_predicts_it(monkeypatch):
+    """Fifty rows share a second, as purchases share a day: chunks end within seconds, and hold parts of two."""
+    seconds, count = 24, 1200
+    generator = torch.Generator().manual_seed(0)
+    times = torch.arange(count).double().mul(seconds / count).floor()
+    ids = torch.arange(count)[:, None]  # so that a prediction says which rows it is of
+    delays = torch.randint(5, (count,), generator=generator).double().masked_fill(times % 3 == 0, float("inf"))
+    windows = Windows((1.0, 2.0, 4.0))
+    log = log_of(times, torch.cat([ids, ids], dim=1), delays)
+    problem = Problem("tied", log, ids, torch.zeros_like(ids), (count,), 1, windows, 630, DRAWN)
+    follow, steps = arms._follow, []
+
+    def watched(problem, settings, streams, module, head):
+        predicted = set(range(problem.start))
+
+        def noted(samples, loss):
+            assert set(samples.rows.tolist()) <= predicted
+            assert float(samples.ready.max()) < float(times[len(predicted)])  # of the row that is predicted next
+            return loss(samples)
+
+        def saw(module, inputs, logits):
+            if not torch.is_grad_enabled():
+                predicted.update(inputs[0][:, 0].tolist())
+
+        for stream in streams:
+            stream.loss = partial(noted, loss=stream.loss)
+        module.register_forward_hook(saw)
+        logits = follow(problem, settings, streams, module, head)
+        assert predicted == set(range(count))
+        steps.append([stream.steps for stream in streams])
+        return logits
+
+    monkeypatch.setattr(arms, "_follow", watched)
+    arms.run(problem, SETTINGS, 0)
+    assert steps[0] == [0] and len(steps) == 11  # all that predict: the ensemble is made of three of them
+    assert min(min(each) for each in steps[1:]) > 8
 
 
 def test_rows_whose_labels_the_log_cuts_off_are_neither_judged_nor_learned():
