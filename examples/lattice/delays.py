@@ -8,6 +8,7 @@ gaps to rows of another data set, and whatever is measured on it must say *semi-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -58,7 +59,7 @@ def read(path: Path) -> Purchases:
             key = int(customer), date.fromisoformat(f"{day[:4]}-{day[4:6]}-{day[6:]}").toordinal()
             total = bought.setdefault(key, [0.0, 0.0])
             total[0] += int(cds)
-            total[1] += float(dollars)
+            total[1] += _amount(dollars)
         except ValueError as error:
             expected = "a customer, a date as 19970131, a count and an amount"
             raise DataError(f"{path}, line {number}: expected {expected}, got {line!r}") from error
@@ -78,6 +79,13 @@ def read(path: Path) -> Purchases:
     order = torch.argsort(day, stable=True)
     columns = customer, day - day.min(), amounts[:, 0], amounts[:, 1], gap, before, since
     return Purchases(*(column[order] for column in columns))
+
+
+def _amount(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found
 
 
 def semi_synthetic(users: Tensor, converts: Tensor, scale: float, seed: int = 0, by_frequency: bool = False) -> Tensor:

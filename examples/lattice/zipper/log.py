@@ -35,6 +35,8 @@ class Log:
     of: Tensor
 
     def __post_init__(self) -> None:
+        _finite(self.times, "impression", "was made")
+        _finite(self.converted, "conversion", "came")
         if bool((self.times.diff() < 0).any()) or bool((self.converted.diff() < 0).any()):
             raise DataError("a log is in the order of time: sort impressions and conversions first")
         if len(self.times) != len(self.keys) or len(self.converted) != len(self.of):
@@ -76,10 +78,23 @@ class Log:
 
 def log_of(times: Tensor, keys: Tensor, delays: Tensor) -> Log:
     """A log of impressions with known delays (inf: never); `times` in order."""
+    wrong = (delays.isnan() | (delays < 0)).nonzero().flatten().tolist()
+    if wrong:
+        raise DataError(
+            f"row {wrong[0]} converts after {float(delays[wrong[0]])} seconds: expected 0 or more, or inf for never"
+        )
     of = delays.isfinite().nonzero().squeeze(1)
     converted = times.double()[of] + delays[of]
     order = torch.argsort(converted, stable=True)
     return Log(times.double(), keys, converted[order], of[order])
+
+
+def _finite(seconds: Tensor, what: str, did: str) -> None:
+    wrong = (~seconds.isfinite()).nonzero().flatten().tolist()
+    if wrong:
+        raise DataError(
+            f"{what} {wrong[0]} {did} at {float(seconds[wrong[0]])}: expected seconds, which are finite; leave it out"
+        )
 
 
 def before(time: float) -> float:

@@ -27,10 +27,15 @@ class Windows:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.seconds or self.seconds[0] <= 0 or any(np.diff(self.seconds) <= 0):
-            raise ValueError(f"windows are positive and grow, got {self.seconds}")
-        if self.shares and (len(self.shares) != len(self.seconds) or min(self.shares) < 0 or sum(self.shares) <= 0):
-            raise ValueError(f"expected {len(self.seconds)} shares of which none is negative, got {self.shares}")
+        grow = bool(self.seconds) and self.seconds[0] > 0 and all(np.diff(self.seconds) > 0)
+        if not (grow and np.isfinite(self.seconds).all()):
+            raise ValueError(f"windows are positive and grow, and close some time, got {self.seconds}")
+        spread = all(share >= 0 for share in self.shares) and 0 < sum(self.shares) < float("inf")
+        if self.shares and not (spread and len(self.shares) == len(self.seconds)):
+            raise ValueError(
+                f"expected {len(self.seconds)} finite shares of which none is negative and one positive, "
+                f"got {self.shares}"
+            )
 
     def __len__(self) -> int:
         return len(self.seconds)

@@ -36,7 +36,9 @@ def test_the_shops_log_is_all_there():
     assert found.dollars.sum() == pytest.approx(2_500_315.63, abs=0.01)
 
 
-@pytest.mark.parametrize("line", ["00001 1997 1 2.0", "00001 19970101 1", "00001 19971301 1 2.0", "x 19970101 1 2"])
+@pytest.mark.parametrize(
+    "line", ["00001 1997 1 2.0", "00001 19970101 1", "00001 19971301 1 2.0", "x 19970101 1 2", "1 19970101 1 nan"]
+)
 def test_a_line_that_is_none_is_named(tmp_path, line):
     path = tmp_path / "log.txt"
     path.write_text(LOG + line)

@@ -10,6 +10,7 @@ from examples.lattice.data import DataError
 from examples.lattice.zipper.log import Log, Reader, log_of
 from tests.examples.lattice.zipper.logs import clocks, logs
 
+NAN, NEVER = float("nan"), float("inf")
 KEYS = torch.zeros(2, 2, dtype=torch.int64)
 
 
@@ -59,6 +60,12 @@ def test_a_log_survives_a_file(tmp_path):
     ("changed", "error"),
     [
         ({"times": seconds(5, 1)}, "in the order of time"),
+        ({"times": seconds(1, NAN)}, "impression 1 was made at nan: expected seconds, which are finite"),
+        ({"times": seconds(NAN, 5)}, "impression 0 was made at nan"),
+        ({"times": seconds(1, NEVER)}, "impression 1 was made at inf"),
+        ({"times": seconds(-NEVER, 5)}, "impression 0 was made at -inf"),
+        ({"converted": seconds(NAN)}, "conversion 0 came at nan"),
+        ({"converted": seconds(NEVER)}, "conversion 0 came at inf"),
         ({"of": torch.tensor([2])}, "not among the 2"),
         ({"of": torch.tensor([0, 1])}, "1 conversions 2 impressions"),
         ({"converted": seconds(0)}, "before it was made"),
@@ -69,3 +76,10 @@ def test_a_log_that_cannot_be_is_refused(changed, error):
     columns = {"times": seconds(1, 5), "keys": KEYS, "converted": seconds(6), "of": torch.tensor([0])}
     with pytest.raises(DataError, match=error):
         Log(**{**columns, **changed})
+
+
+@pytest.mark.parametrize("delay", [NAN, -NEVER, -1.0])
+def test_a_delay_that_is_none_is_refused_and_not_taken_for_never(delay):
+    assert len(log_of(seconds(1, 5), KEYS, seconds(0, NEVER)).of) == 1
+    with pytest.raises(DataError, match=f"row 1 converts after {delay} seconds: expected 0 or more, or inf for never"):
+        log_of(seconds(1, 5), KEYS, seconds(3, delay))

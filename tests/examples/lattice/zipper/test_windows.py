@@ -53,9 +53,10 @@ def test_windows_depend_on_user_item_time_and_seed_alone():
 
 def test_windows_that_cannot_be_are_refused():
     assert Windows().longest == 7 * DAY and len(Windows((5.0,))) == 1
-    for seconds in ((), (0.0,), (5.0, 5.0), (7.0, 2.0)):
+    nan, never = float("nan"), float("inf")
+    for seconds in ((), (0.0,), (5.0, 5.0), (7.0, 2.0), (nan,), (60.0, nan), (nan, 60.0), (60.0, never), (never,)):
         with pytest.raises(ValueError, match="positive and grow"):
             Windows(seconds)
-    for shares in ((1.0,), (-1.0, 1.0, 1.0), (0.0, 0.0, 0.0)):
-        with pytest.raises(ValueError, match="expected 3 shares"):
+    for shares in ((1.0,), (-1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, nan, 1.0), (nan, 1.0, 1.0), (1.0, 1.0, never)):
+        with pytest.raises(ValueError, match="expected 3 finite shares"):
             Windows(shares=shares)
