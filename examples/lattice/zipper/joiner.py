@@ -66,6 +66,15 @@ class Joiner:
         self._heads, self._converted = self._heads[waits], self._converted[waits]
         return found
 
+    @property
+    def position(self) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+        """All that `advance` changes: the clock, and of what waits when it is ready, rows, windows, conversions."""
+        return self._reader.clock, self._ready, self._rows, self._heads, self._converted
+
+    @position.setter
+    def position(self, position: tuple[float, Tensor, Tensor, Tensor, Tensor]) -> None:
+        self._reader.clock, self._ready, self._rows, self._heads, self._converted = position
+
     def state(self) -> dict[str, Tensor]:
         """All that a new joiner of the same log and windows needs to go on."""
         clock = torch.tensor([self._reader.clock], dtype=torch.float64)

@@ -59,6 +59,14 @@ class Replay:
         self.clock = now
         return self._schedule[start:end]
 
+    @property
+    def position(self) -> float:
+        return self.clock
+
+    @position.setter
+    def position(self, clock: float) -> None:
+        self.clock = clock
+
     def state(self) -> dict[str, Tensor]:
         return {"clock": torch.tensor([self.clock], dtype=torch.float64)}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +20,10 @@ COLUMNS = ("ready", "rows", "heads", "labels", "later")
 
 
 class Source(Protocol):
-    """What is released by the clock: a `Joiner` or a `Replay`."""
+    """What is released by the clock: a `Joiner` or a `Replay`. `position` is all that `advance` changes: put back, it
+    undoes a call."""
+
+    position: Any
 
     def advance(self, now: float) -> Released: ...
 
@@ -30,7 +33,12 @@ class Source(Protocol):
 
 
 class Stream:
-    """loss(samples) -> Tensor computes a batch's loss; `until(now)` trains on all full batches released by `now`."""
+    """loss(samples) -> Tensor computes a batch's loss; `until(now)` trains on all full batches released by `now`.
+
+    What was released and not learned is in `waiting` at every moment, in its order. Where a batch fails or is
+    interrupted (Ctrl-C), it waits with all behind it: the next `until`, here or after `save` and `resume`, takes it
+    again, whole. Weights are untouched unless the optimizer had begun its step: a batch whose step was cut off in the
+    middle, or in the moment before it is taken off `waiting`, is taken twice."""
 
     def __init__(
         self,
@@ -40,23 +48,33 @@ class Stream:
         batch: int = 128,
         rate: float = 1e-3,
     ) -> None:
+        if batch < 1:
+            raise ValueError(f"a step takes a batch of 1 sample or more, got {batch}")
         self.source, self.module, self.loss, self.batch = source, module, loss, batch
         self.optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
         self.waiting = source.advance(float("-inf"))
         self.steps = 0
 
     def until(self, now: float) -> None:
-        new = self.source.advance(now)
-        columns = ((getattr(self.waiting, name), getattr(new, name)) for name in COLUMNS)
-        samples = Released(*(torch.cat(pair) for pair in columns))
-        full = len(samples) // self.batch * self.batch
-        for start in range(0, full, self.batch):
-            loss = self.loss(samples[start : start + self.batch])
+        self._release(now)
+        while len(self.waiting) >= self.batch:
+            samples, rest = self.waiting[: self.batch], self.waiting[self.batch :]
+            loss = self.loss(samples)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.steps += 1
-        self.waiting = samples[full:]
+            self.waiting, self.steps = rest, self.steps + 1
+
+    def _release(self, now: float) -> None:
+        """Adds to `waiting` what the source has released; both move, or neither does."""
+        position, waiting = self.source.position, self.waiting
+        try:
+            new = self.source.advance(now)
+            columns = ((getattr(waiting, name), getattr(new, name)) for name in COLUMNS)
+            self.waiting = Released(*(torch.cat(pair) for pair in columns))
+        except BaseException:  # Ctrl-C, too
+            self.source.position, self.waiting = position, waiting
+            raise
 
     def save(self, path: Path) -> None:
         """Everything that the rest of the run depends on, written whole or not at all."""

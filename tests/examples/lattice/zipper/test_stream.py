@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from examples.lattice.zipper import schedules
 from examples.lattice.zipper.joiner import Joiner, Released
-from examples.lattice.zipper.log import log_of
+from examples.lattice.zipper.log import Reader, log_of
 from examples.lattice.zipper.model import Heads, plain
+from examples.lattice.zipper.schedules import Replay
 from examples.lattice.zipper.stream import Stream
 from examples.lattice.zipper.windows import Windows
 
@@ -24,7 +26,7 @@ def problem():
     return log_of(times, ids[:, :2], delays), ids
 
 
-def stream(taken: list[int]) -> Stream:
+def stream(taken: list[int], source: Joiner | Replay | None = None) -> Stream:
     log, ids = problem()
     torch.manual_seed(1)
     module = Heads((6, 6, 6), 1, 3, width=4, hidden=(8,))
@@ -34,7 +36,7 @@ def stream(taken: list[int]) -> Stream:
         logits = module(ids[samples.rows], torch.zeros(len(samples), 1, dtype=torch.int64))
         return plain(logits.gather(1, samples.heads[:, None]).squeeze(1), samples.labels)
 
-    return Stream(Joiner(log, WINDOWS), module, loss, batch=16)
+    return Stream(source or Joiner(log, WINDOWS), module, loss, batch=16)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3])
@@ -65,6 +67,86 @@ def test_samples_wait_for_a_full_batch_and_none_is_taken_twice():
         assert len(taken) % 16 == 0 and len(run.waiting) < 16
     rest = run.waiting.rows.tolist()
     assert sorted(taken + rest) == list(range(COUNT))
+
+
+def interrupted(run: Stream, at: int) -> None:
+    """Ctrl-C in the loss of the batch with number `at`."""
+    loss, calls = run.loss, iter(range(1000))
+
+    def stops(samples: Released):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return loss(samples)
+
+    run.loss = stops
+
+
+@pytest.mark.parametrize("kind", ["joiner", "replay"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_an_interrupted_step_had_before_it_is_learned_once_and_nothing_is_lost(tmp_path, saved, kind):
+    log, _ = problem()
+    source = {"joiner": lambda: Joiner(log, WINDOWS), "replay": lambda: Replay(schedules.single(log, 10.0, 1))}[kind]
+    whole, taken = [], []
+    never, run = stream(whole, source()), stream(taken, source())
+    for now in STOPS:
+        never.until(now)
+    interrupted(run, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run.until(STOPS[-1])  # all in one: twelve batches
+    assert len(taken) == 4 * 16 and len(run.waiting) == COUNT - 4 * 16 and run.steps == 4
+    if saved:
+        run.save(tmp_path / "at.safetensors")
+        run = stream(taken, source())
+        run.resume(tmp_path / "at.safetensors")
+    run.until(STOPS[-1])
+    assert taken == whole and run.steps == never.steps
+    for name, value in never.module.state_dict().items():
+        assert torch.equal(value, run.module.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("where", ["step", "backward"])
+def test_a_batch_waits_until_its_step_is_done(monkeypatch, where):
+    run = stream([])
+    waiting = []
+
+    def stops(*_, **__):
+        waiting.append(len(run.waiting))
+        raise RuntimeError("no memory")
+
+    owner = run.optimizer if where == "step" else torch.Tensor
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, where, stops)
+        with pytest.raises(RuntimeError, match="no memory"):
+            run.until(STOPS[-1])
+    assert waiting == [COUNT] and len(run.waiting) == COUNT and run.steps == 0
+    run.until(STOPS[-1])
+    assert len(run.waiting) == COUNT % 16 and run.steps == COUNT // 16
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_source_that_is_interrupted_moves_back(monkeypatch, at):
+    """Ctrl-C while samples are released: before, within and after the source's own work."""
+    whole, taken = [], []
+    never, run = stream(whole), stream(taken)
+    for each in (never, run):
+        each.until(STOPS[0])
+    places = ((Reader, "impressions"), (Joiner, "_released"), (torch, "cat"))
+    with monkeypatch.context() as patched:
+        patched.setattr(*places[at], stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run.until(STOPS[-1])
+    for each in (never, run):
+        each.until(STOPS[-1])
+    assert taken == whole and len(set(taken)) == len(taken) == COUNT // 16 * 16
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="a batch of 1 sample or more, got 0"):
+        Stream(Joiner(problem()[0], WINDOWS), torch.nn.Linear(1, 1), lambda samples: torch.zeros(()), batch=0)
+
+
+def stopping(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_only_the_assigned_head_learns():
