@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from examples.lattice.zipper.identity import check, described
 from examples.lattice.zipper.log import Log, Reader
 from examples.lattice.zipper.windows import Windows
+
+WAITS = ("ready", "rows", "heads", "converted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Joiner:
     impression once, labelled by the conversions that the reader has handed out by then."""
 
     def __init__(self, log: Log, windows: Windows) -> None:
-        self._reader, self._windows = Reader(log), windows
+        self._log, self._reader, self._windows = log, Reader(log), windows
         self._ready = torch.empty(0, dtype=torch.float64)  # of the impressions that wait, with their rows and windows
         self._rows = torch.empty(0, dtype=torch.int64)
         self._heads = torch.empty(0, dtype=torch.int64)
@@ -76,20 +79,24 @@ class Joiner:
         self._reader.clock, self._ready, self._rows, self._heads, self._converted = position
 
     def state(self) -> dict[str, Tensor]:
-        """All that a new joiner of the same log and windows needs to go on."""
-        clock = torch.tensor([self._reader.clock], dtype=torch.float64)
+        """All that a new joiner of the same log and windows needs to go on, and which log and windows these are."""
+        clock, *waits = self.position
+        position = zip(WAITS, waits, strict=True)
         return {
-            "clock": clock,
-            "ready": self._ready,
-            "rows": self._rows,
-            "heads": self._heads,
-            "converted": self._converted,
+            "clock": torch.tensor([clock], dtype=torch.float64),
+            **dict(position),
+            **described(self._identity(clock)),
         }
 
     def resume(self, state: dict[str, Tensor]) -> None:
-        self._reader.clock = float(state["clock"])
-        self._ready, self._rows = state["ready"], state["rows"]
-        self._heads, self._converted = state["heads"], state["converted"]
+        """Goes on from a state of the same windows and of the same log, which may have grown since at its end."""
+        clock = float(state["clock"])
+        check(state, self._identity(clock))
+        ready, rows, heads, converted = (state[name] for name in WAITS)
+        self.position = clock, ready, rows, heads, converted
+
+    def _identity(self, clock: float) -> dict[str, str]:
+        return {"windows": self._windows.identity, "log": self._log.identity(clock)}
 
     def _note(self, of: Tensor, converted: Tensor) -> None:
         """Writes down conversions of impressions that still wait (rows wait in order, so a search finds them)."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from examples.lattice.data import DataError
+from examples.lattice.zipper.identity import checksum
 
 ARRAYS = ("times", "keys", "converted", "of")
 
@@ -62,6 +63,12 @@ class Log:
         found = torch.full((len(self),), float("inf"), dtype=torch.float64)
         found[self.of] = self.converted - self.times[self.of]
         return found
+
+    def identity(self, now: float) -> str:
+        """How much the log held at `now`, and the checksum of it: what comes later does not change it."""
+        seen, there = (int(torch.searchsorted(events, now, right=True)) for events in (self.times, self.converted))
+        of = checksum(self.times[:seen], self.keys[:seen], self.converted[:there], self.of[:there])
+        return f"{seen} impressions and {there} conversions until {now:g} s with checksum {of}"
 
     def save(self, path: Path) -> None:
         save_file({name: getattr(self, name).contiguous() for name in ARRAYS}, path)

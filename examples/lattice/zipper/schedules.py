@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from examples.lattice.zipper.identity import check, checksum, described
 from examples.lattice.zipper.joiner import Released
 from examples.lattice.zipper.log import Log
 
@@ -68,10 +69,20 @@ class Replay:
         self.clock = clock
 
     def state(self) -> dict[str, Tensor]:
-        return {"clock": torch.tensor([self.clock], dtype=torch.float64)}
+        return {
+            "clock": torch.tensor([self.clock], dtype=torch.float64),
+            **described(self._identity(self.clock)),
+        }
 
     def resume(self, state: dict[str, Tensor]) -> None:
-        self.clock = float(state["clock"])
+        """Goes on from a state of the same schedule, which may have grown since at its end."""
+        clock = float(state["clock"])
+        check(state, self._identity(clock))
+        self.clock = clock
+
+    def _identity(self, clock: float) -> dict[str, str]:
+        seen = self._schedule[: int(torch.searchsorted(self._schedule.ready, clock, right=True))]
+        return {"schedule": f"{len(seen)} samples until {clock:g} s with checksum {checksum(*_columns(seen))}"}
 
 
 def _sorted(ready: Tensor, rows: Tensor, labels: Tensor, head: int, later: bool = False) -> Released:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from examples.lattice.zipper.identity import check, checksum, described, encoded
 from examples.lattice.zipper.joiner import Released
 
 COLUMNS = ("ready", "rows", "heads", "labels", "later")
@@ -52,6 +53,7 @@ class Stream:
             raise ValueError(f"a step takes a batch of 1 sample or more, got {batch}")
         self.source, self.module, self.loss, self.batch = source, module, loss, batch
         self.optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
+        self.rate = rate
         self.waiting = source.advance(float("-inf"))
         self.steps = 0
 
@@ -84,13 +86,16 @@ class Stream:
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["steps"] = torch.tensor(self.steps)
+        tensors |= described(self._identity())
         beside = path.with_suffix(".part")
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside)
         beside.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Goes on where `save` was called; source, module and loss must be made as they were then."""
+        """Goes on where `save` was called; source, module and loss must be made as they were then. Another source,
+        batch, rate or module is refused; of the loss nothing is known, nor of an optimizer that was put in."""
         tensors = load_file(path)
+        check(tensors, self._identity())
         self.source.resume(_under(tensors, "source"))
         waiting = _under(tensors, "waiting")
         self.waiting = Released(*(waiting[name] for name in COLUMNS))
@@ -102,6 +107,13 @@ class Stream:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = int(tensors["steps"])
+
+    def _identity(self) -> dict[str, str]:
+        learned = dict(self.module.named_parameters())  # tied ones once
+        names = checksum(encoded(repr([(name, tuple(value.shape)) for name, value in learned.items()])))
+        numbers = sum(value.numel() for value in learned.values())
+        parameters = f"{len(learned)} of {numbers} numbers, their names and shapes with checksum {names}"
+        return {"batch": f"{self.batch}", "rate": f"{self.rate!r}", "parameters": parameters}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -44,11 +44,21 @@ class Windows:
     def longest(self) -> float:
         return self.seconds[-1]
 
+    @property
+    def identity(self) -> str:
+        """All that the assignment depends on."""
+        shares = self.shares or (1.0,) * len(self)
+        return f"{_row(self.seconds)} s in shares {_row(shares)} with seed {self.seed}"
+
     def assign(self, keys: Tensor, times: Tensor) -> Tensor:
         """(N,) the window of each impression; depends on its own key, time and the seed alone."""
         shares = np.array(self.shares or (1.0,) * len(self))
         edges = np.cumsum(shares / shares.sum())[:-1]
         return torch.from_numpy(np.searchsorted(edges, uniform(keys, times, self.seed), side="right"))
+
+
+def _row(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{float(number)!r}" for number in numbers)
 
 
 def uniform(keys: Tensor, times: Tensor, seed: int) -> np.ndarray:

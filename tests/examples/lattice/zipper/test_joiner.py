@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.lattice.data import DataError
 from examples.lattice.zipper.joiner import Joiner
 from examples.lattice.zipper.log import Log, log_of
 from examples.lattice.zipper.windows import Windows
 from tests.examples.lattice.zipper.logs import clocks, logs
 
 WINDOWS = Windows((3.0, 10.0, 25.0))
+
+
+def few(delays: list[float], keys: list[int]) -> Log:
+    """Impressions at 0, 1 and 2 seconds, and one at 4 that converts at once."""
+    seconds = torch.tensor([0.0, 1.0, 2.0, 4.0], dtype=torch.float64)
+    numbers = torch.tensor([*keys, 9])
+    return log_of(seconds, torch.stack([numbers, numbers], 1), torch.tensor([*delays, 0.0], dtype=torch.float64))
+
+
+FEW = few([1.0, 9.0, 9.0], [0, 1, 2])
 
 
 def released(joiner: Joiner, stops) -> list[tuple[float, int, int, float]]:
@@ -53,6 +65,52 @@ def test_no_label_is_seen_before_it_is_there(log, stops, data):
     moved = (now + 1 - log.times).clamp(min=0) + others
     changed = log_of(log.times, log.keys, delays.where(~later, moved))  # or it is another one
     assert released(Joiner(changed, WINDOWS), stops) == seen
+
+
+@given(logs(), clocks)
+def test_a_joiner_goes_on_when_its_log_has_grown(log, stops):
+    """A state of the log as it stood then, with the log as it is now."""
+    now = stops[-1]
+    first, second = Joiner(log.until(now), WINDOWS), Joiner(log, WINDOWS)
+    before = released(first, stops)
+    second.resume(first.state())
+    assert sorted(before + released(second, [100.0])) == sorted(released(Joiner(log, WINDOWS), [100.0]))
+
+
+@pytest.mark.parametrize(
+    ("other", "error"),
+    [
+        (Windows((3.0, 10.0, 26.0)), "windows: 3.0, 10.0, 25.0 s .* in the checkpoint, 3.0, 10.0, 26.0 s .* here"),
+        (Windows(WINDOWS.seconds, (1.0, 1.0, 4.0)), r"in shares 1.0, 1.0, 1.0 .* in shares 1.0, 1.0, 4.0"),
+        (Windows(WINDOWS.seconds, (), 7), "with seed 0 in the checkpoint, .* with seed 7 here"),
+    ],
+)
+def test_a_state_of_other_windows_is_refused(other, error):
+    joiner = Joiner(FEW, WINDOWS)
+    joiner.advance(4.0)
+    with pytest.raises(DataError, match=error):
+        Joiner(FEW, other).resume(joiner.state())
+
+
+@pytest.mark.parametrize(
+    ("delays", "keys", "error"),
+    [
+        ([1.0, 9.0, 2.0], [0, 1, 2], "4 impressions and 2 conversions .* 4 impressions and 3 conversions"),
+        ([1.0, 9.0, 9.0], [0, 1, 3], "4 impressions and 2 conversions .* 4 impressions and 2 conversions"),
+        ([1.5, 9.0, 9.0], [0, 1, 2], "checksum"),
+    ],
+)
+def test_a_state_of_another_log_is_refused(delays, keys, error):
+    joiner = Joiner(FEW, WINDOWS)
+    joiner.advance(4.0)
+    with pytest.raises(DataError, match=f"of another run; log: .*{error}.*start with what it was made with"):
+        Joiner(few(delays, keys), WINDOWS).resume(joiner.state())
+
+
+def test_a_state_without_identity_is_refused():
+    state = {name: value for name, value in Joiner(FEW, WINDOWS).state().items() if not name.startswith("of ")}
+    with pytest.raises(DataError, match=r"windows: not written down in it .* log: not written down in it"):
+        Joiner(FEW, WINDOWS).resume(state)
 
 
 def test_the_test_of_the_future_can_fail():

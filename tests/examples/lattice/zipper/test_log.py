@@ -47,6 +47,12 @@ def test_delays_come_back(log):
     assert torch.equal(again.converted, log.converted) and torch.equal(again.delays(), log.delays())
 
 
+@given(logs(), clocks)
+def test_the_identity_of_a_logs_past_is_that_of_the_log_as_it_stood(log, stops):
+    for now in stops:
+        assert log.identity(now) == log.until(now).identity(now)
+
+
 def test_a_log_survives_a_file(tmp_path):
     log = log_of(seconds(1, 5), KEYS, seconds(float("inf"), 2))
     log.save(tmp_path / "log.safetensors")

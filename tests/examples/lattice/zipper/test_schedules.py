@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from examples.lattice.data import DataError
 from examples.lattice.zipper import schedules
 from examples.lattice.zipper.log import log_of
 from examples.lattice.zipper.schedules import Replay
@@ -63,3 +64,15 @@ def test_a_replay_hands_out_each_sample_once_and_goes_on_from_its_state(log, sto
     assert found == schedule.rows.tolist()
     with pytest.raises(ValueError, match="cannot go back"):
         replay.advance(1.0)
+
+
+def test_a_state_of_another_schedule_is_refused_and_one_that_grew_is_not():
+    log = log_of(torch.arange(5).double(), torch.zeros(5, 2, dtype=torch.int64), torch.full((5,), 5.0).double())
+    replay = Replay(schedules.single(log.until(3.0), 1.0, 0))
+    assert len(replay.advance(3.0)) == 3
+    grown = Replay(schedules.single(log, 1.0, 0))
+    grown.resume(replay.state())
+    assert grown.advance(9.0).rows.tolist() == [3, 4]
+    for other in (schedules.single(log, 2.0, 0), schedules.single(log, 1.0, 1), schedules.future(log, 9.0, 0)):
+        with pytest.raises(DataError, match=r"schedule: 3 samples until 3 s .* in the checkpoint, \d samples"):
+            Replay(other).resume(replay.state())

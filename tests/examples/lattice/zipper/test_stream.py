@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from examples.lattice.data import DataError
 from examples.lattice.zipper import schedules
 from examples.lattice.zipper.joiner import Joiner, Released
 from examples.lattice.zipper.log import Reader, log_of
@@ -138,6 +139,29 @@ def test_a_source_that_is_interrupted_moves_back(monkeypatch, at):
     for each in (never, run):
         each.until(STOPS[-1])
     assert taken == whole and len(set(taken)) == len(taken) == COUNT // 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"batch": 32}, "batch: 16 in the checkpoint, 32 here"),
+        ({"rate": 0.01}, "rate: 0.001 in the checkpoint, 0.01 here"),
+        ({"module": torch.nn.Linear(1, 1)}, r"parameters: \d+ of \d+ numbers,.*, 2 of 2 numbers, .* here"),
+        ({"source": Joiner(problem()[0], Windows((3.0, 10.0, 26.0)))}, "windows: "),
+        ({"source": Replay(schedules.single(problem()[0], 10.0, 1))}, "schedule: not written down in it"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(tmp_path, changed, error):
+    run = stream([])
+    run.until(STOPS[1])
+    run.save(tmp_path / "at.safetensors")
+    fresh = stream([])
+    given = {"source": fresh.source, "module": fresh.module, "loss": fresh.loss, "batch": 16}
+    other = Stream(**{**given, **changed})
+    before = [value.clone() for value in other.module.parameters()]
+    with pytest.raises(DataError, match=error):
+        other.resume(tmp_path / "at.safetensors")
+    assert all(map(torch.equal, before, other.module.parameters())) and other.steps == len(other.waiting) == 0
 
 
 def test_a_batch_of_nothing_is_refused():

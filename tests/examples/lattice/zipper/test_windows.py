@@ -51,6 +51,13 @@ def test_windows_depend_on_user_item_time_and_seed_alone():
         assert same == pytest.approx(1 / 3, abs=0.02)
 
 
+def test_an_identity_tells_apart_what_deals_otherwise_and_nothing_else():
+    assert Windows((3.0, 10.0), (1.0, 1.0)).identity == Windows((3, 10)).identity
+    assert Windows((3.0, 10.0)).identity == "3.0, 10.0 s in shares 1.0, 1.0 with seed 0"
+    kinds = Windows((3.0, 10.0)), Windows((3.0, 11.0)), Windows((3.0, 10.0), (1.0, 2.0)), Windows((3.0, 10.0), (), 1)
+    assert len({each.identity for each in kinds}) == 4
+
+
 def test_windows_that_cannot_be_are_refused():
     assert Windows().longest == 7 * DAY and len(Windows((5.0,))) == 1
     nan, never = float("nan"), float("inf")
