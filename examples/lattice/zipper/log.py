@@ -71,7 +71,7 @@ class Log:
         return f"{seen} impressions and {there} conversions until {now:g} s with checksum {of}"
 
     def save(self, path: Path) -> None:
-        save_file({name: getattr(self, name).contiguous() for name in ARRAYS}, path)
+        save_file(apart({name: getattr(self, name) for name in ARRAYS}), path)
 
     @staticmethod
     def load(path: Path) -> Log:
@@ -94,6 +94,16 @@ def log_of(times: Tensor, keys: Tensor, delays: Tensor) -> Log:
     converted = times.double()[of] + delays[of]
     order = torch.argsort(converted, stable=True)
     return Log(times.double(), keys, converted[order], of[order])
+
+
+def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, none in another's memory, as safetensors wants them: of tied parameters each name has a copy."""
+    found, taken = {}, set()
+    for name, value in tensors.items():
+        memory = value.untyped_storage().data_ptr()
+        found[name] = value.clone(memory_format=torch.contiguous_format) if memory in taken else value.contiguous()
+        taken.add(memory)
+    return found
 
 
 def _finite(seconds: Tensor, what: str, did: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from examples.lattice.zipper.identity import check, checksum, described, encoded
 from examples.lattice.zipper.joiner import Released
+from examples.lattice.zipper.log import apart
 
 COLUMNS = ("ready", "rows", "heads", "labels", "later")
 
@@ -88,7 +89,7 @@ class Stream:
         tensors["steps"] = torch.tensor(self.steps)
         tensors |= described(self._identity())
         beside = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, beside)
+        save_file(apart(tensors), beside)
         beside.replace(path)
 
     def resume(self, path: Path) -> None:

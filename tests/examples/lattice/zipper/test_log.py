@@ -58,6 +58,9 @@ def test_a_log_survives_a_file(tmp_path):
     log.save(tmp_path / "log.safetensors")
     again = Log.load(tmp_path / "log.safetensors")
     assert again.times.tolist() == [1, 5] and again.converted.tolist() == [7] and again.of.tolist() == [1]
+    at_once = Log(log.times, KEYS, log.times, torch.arange(2))  # one column in two places
+    at_once.save(tmp_path / "log.safetensors")
+    assert Log.load(tmp_path / "log.safetensors").delays().tolist() == [0, 0]
     with pytest.raises(DataError, match="is missing"):
         Log.load(tmp_path / "other")
 

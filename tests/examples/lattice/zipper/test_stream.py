@@ -60,6 +60,47 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, stop):
     assert [path.name for path in tmp_path.iterdir()] == ["at.safetensors"]
 
 
+class Tied(torch.nn.Module):
+    """Two names for one weight, and a buffer that is a part of another, turned around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("seen", torch.arange(6.0).view(2, 3))
+        self.register_buffer("part", self.seen[:, 1:].T)
+
+    def forward(self, heads):
+        return self.second(self.first(torch.nn.functional.one_hot(heads, 3).float() + self.part.sum())).sum(1)
+
+
+def test_a_module_of_tied_parameters_goes_on_bit_by_bit(tmp_path):
+    def tied() -> Stream:
+        torch.manual_seed(1)
+        module = Tied()
+        return Stream(
+            Joiner(problem()[0], WINDOWS),
+            module,
+            lambda samples: plain(module(samples.heads), samples.labels),
+            batch=16,
+        )
+
+    whole, stopped, again = tied(), tied(), tied()
+    whole.until(STOPS[1])
+    whole.until(STOPS[-1])
+    stopped.until(STOPS[1])
+    stopped.save(tmp_path / "at.safetensors")
+    again.resume(tmp_path / "at.safetensors")
+    again.until(STOPS[-1])
+    assert again.module.first.weight is again.module.second.weight and again.steps == whole.steps > stopped.steps
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, again.module.state_dict()[name]), name
+    untied = tied()
+    untied.module.second.weight = torch.nn.Parameter(untied.module.first.weight.detach().clone())
+    with pytest.raises(DataError, match=r"parameters: 3 of 15 numbers,.* 4 of 24 numbers"):
+        untied.resume(tmp_path / "at.safetensors")
+
+
 def test_samples_wait_for_a_full_batch_and_none_is_taken_twice():
     taken: list[int] = []
     run = stream(taken)
