@@ -7,6 +7,7 @@ schemas. Ids are numbered over the first 80 % of the rows in the order of time; 
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +71,18 @@ def kuaivideo(folder: Path) -> Data:
     return Data("kuaivideo", *parts, ("user", "item"), cardinalities, size, (), ("kuaishou",), names)
 
 
+def criteo_file(path: Path) -> dict[str, str | int]:
+    """Which file it is: its name, bytes and checksum. Figures that were kept of another are not this one's."""
+    _criteo_there(path)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+    return {"name": path.name, "bytes": path.stat().st_size, "checksum": found}
+
+
 def criteo(path: Path, test_share: float = 0.2) -> Conversions:
     """Criteo's conversion log (Chapelle, KDD 2014), `data.txt`: no header, tabs, 19 columns: seconds of the click
     and of the conversion (empty: none), 8 integers, 9 categories."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing: Criteo's conversion log ships as data.txt; give its path")
+    _criteo_there(path)
     width = 2 + CRITEO_NUMBERS + CRITEO_FIELDS
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
@@ -152,6 +160,11 @@ def _rows(
         "items": torch.tensor([items[item] for _, item in keys]),
     }
     return Rows(ids=ids, bag=bag, labels=labels, times=times, **{**places, **more})
+
+
+def _criteo_there(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: Criteo's conversion log ships as data.txt; give its path")
 
 
 def _csv(path: Path, columns: tuple[str, ...], where: str) -> Iterator[dict[str, str]]:

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from examples.lattice.held import criteo_file
 from examples.lattice.kept import Kept, bench_parser
 from examples.lattice.zipper import arms, problems
 from examples.lattice.zipper.arms import NESTED, ORACLE, PRETRAINED, VANILLA, ZIPPER, Problem, Settings
@@ -35,7 +36,10 @@ NAMES = ("movielens", "movielens-by-frequency", "cdnow")
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    kept = Kept(options.json, {"settings": asdict(SETTINGS), "shares": options.shares, "quick": options.quick})
+    settings = {"settings": asdict(SETTINGS), "shares": options.shares, "quick": options.quick}
+    if options.criteo:
+        settings["criteo"] = criteo_file(options.criteo)
+    kept = Kept(options.json, settings)
     console = Console(width=140)
     for name in options.problems:
         for seed in kept.left(name, options.seeds):

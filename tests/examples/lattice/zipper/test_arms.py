@@ -172,12 +172,45 @@ def test_cdnow_as_a_problem(tmp_path):
     assert problems.cdnow(rows=slice(0, 12), bought=delays.read(path)).end == problem.end  # the file's, not the part's
 
 
-def test_criteos_log_ends_with_its_last_event(tmp_path):
-    path = tmp_path / "data.txt"
+def criteo(path, rows: int = 80, slow: int = 864_000):
+    """A click a day, every other converts after `slow` seconds."""
     rest = "\t".join("12345678abcdefghi")
-    path.write_text("".join(f"{i * 86_400}\t{i * 86_400 + 864_000 if i % 2 else ''}\t{rest}\n" for i in range(80)))
+    days = ((86_400 * day, 86_400 * day + slow if day % 2 else "") for day in range(rows))
+    path.write_text("".join(f"{clicked}\t{converted}\t{rest}\n" for clicked, converted in days))
+    return path
+
+
+def test_criteos_log_ends_with_its_last_event(tmp_path):
+    path = criteo(tmp_path / "data.txt")
     problem = problems.criteo_log(path)
     assert problem.end == 89 * DAY and problem.stop == 60  # clicks until day 79, the last conversion on day 89
+
+
+def test_kept_figures_of_one_criteo_file_are_not_another_ones(tmp_path, monkeypatch):
+    ran = []
+    logits = {name: torch.zeros(1) for name in ("pretrained, then fixed", "vanilla", "Zipper", "Zipper, nested heads")}
+    logits["oracle (sees the future)"] = torch.ones(1)
+    monkeypatch.setattr(arms, "run", lambda problem, *_: ran.append(problem) or logits)
+    monkeypatch.setattr(bench, "quality", lambda *_: {"auc": 0.5, "logloss": 0.5, "ne": 1.0})
+
+    def figures(path):
+        bench.main(["--criteo", str(path), "--seeds", "1", "--json", str(tmp_path / "r.json")])
+
+    first, second = criteo(tmp_path / "data.txt"), criteo(tmp_path / "other.txt", slow=864_001)
+    figures(first)
+    figures(first)
+    assert len(ran) == 1  # kept
+    (tmp_path / "copy").mkdir()
+    figures(criteo(tmp_path / "copy" / "data.txt"))  # the same file in another place
+    assert len(ran) == 1
+    with pytest.raises(DataError, match=r"holds figures of other settings.*'name': 'data.txt'.*'name': 'other.txt'"):
+        figures(second)
+    first.write_bytes(second.read_bytes())  # under the same name
+    with pytest.raises(DataError, match="holds figures of other settings"):
+        figures(first)
+    with pytest.raises(DataError, match="is missing: Criteo's conversion log"):
+        figures(tmp_path / "none.txt")
+    assert len(ran) == 1
 
 
 def test_delays_that_are_drawn_are_never_cut_off():
