@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ HISTORY = 100  # films kept of a KuaiVideo history
 @dataclass(frozen=True, eq=False)
 class Conversions:
     """A data set whose label comes late: `delay` (N,) is the seconds from click to conversion, inf where there is none,
-    for the rows of `data.everything()`."""
+    for the rows of `data.everything()`. It knows more than the labels of `data.train`, which are those of the split."""
 
     data: Data
     delay: Tensor
@@ -50,9 +50,14 @@ def kuaivideo(folder: Path) -> Data:
     """KuaiVideo_x1 as BARS splits it: `train.csv` and `test.csv`; click, follow, like; one domain.
 
     Columns: KUAI and perhaps `timestamp`; `pos_items` holds earlier clicked items joined by ^ (as its configurations
-    read it; the file itself could not be opened here).
+    read it; the file itself could not be opened here). Each part is sorted by `timestamp`; without one, or at the same
+    time, rows stay in the file's order.
     """
-    parts = [list(_csv(folder / f"{name}.csv", KUAI, "KuaiVideo_x1 of BARS")) for name in ("train", "test")]
+    parts = [
+        sorted(_csv(folder / f"{name}.csv", KUAI, "KuaiVideo_x1 of BARS"), key=_timestamp) for name in ("train", "test")
+    ]
+    for name, part in zip(("train", "test"), parts, strict=True):
+        _some(part, folder / f"{name}.csv")
     rows, cut = parts[0] + parts[1], len(parts[0])
     ids, cardinalities = numbered([(row["user_id"], row["item_id"]) for row in rows], cut)
     bags = [[item for item in row["pos_items"].split("^") if item][-HISTORY:] for row in rows]
@@ -62,7 +67,7 @@ def kuaivideo(folder: Path) -> Data:
         ids=ids,
         bag=pad([[known.get(item, UNKNOWN) for item in bag] or [UNKNOWN] for bag in bags]),
         labels=torch.tensor([[float(row[task]) for task in tasks] for row in rows]),
-        times=torch.tensor([int(float(row.get("timestamp") or 0)) for row in rows]),
+        times=torch.tensor([_timestamp(row) for row in rows]),
         keys=[(row["user_id"], row["item_id"]) for row in rows],
     )
     names = tuple(task.removeprefix("is_") for task in tasks)
@@ -81,7 +86,12 @@ def criteo_file(path: Path) -> dict[str, str | int]:
 
 def criteo(path: Path, test_share: float = 0.2) -> Conversions:
     """Criteo's conversion log (Chapelle, KDD 2014), `data.txt`: no header, tabs, 19 columns: seconds of the click
-    and of the conversion (empty: none), 8 integers, 9 categories."""
+    and of the conversion (empty: none), 8 integers, 9 categories.
+
+    A training row's label is what was known at the split, the second of the first test row: a conversion that was not
+    there before is a 0, as it was for whoever trained then. Test rows have the labels of the whole file, and `delay`
+    has all conversions of all rows.
+    """
     _criteo_there(path)
     width = 2 + CRITEO_NUMBERS + CRITEO_FIELDS
     rows = []
@@ -89,29 +99,32 @@ def criteo(path: Path, test_share: float = 0.2) -> Conversions:
         for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
             if len(row) != width:
                 raise DataError(f"{path}, line {line}: expected {width} columns between tabs, got {len(row)}")
-            rows.append(row)
-    rows.sort(key=lambda row: int(row[0]))
+            rows.append((*_criteo_numbers(row, path, line), row[2 + CRITEO_NUMBERS :]))
+    _some(rows, path)
+    rows.sort(key=lambda row: row[0])
     cut = round(len(rows) * (1 - test_share))
-    times = torch.tensor([int(row[0]) for row in rows])
-    converted = torch.tensor([float(row[1]) if row[1] else NEVER for row in rows], dtype=torch.float64)
+    clicked, second, integers, values = zip(*rows, strict=True)
+    times, converted = torch.tensor(clicked), torch.tensor(second, dtype=torch.float64)
     delay = converted - times
     if bool((delay < 0).any()):
         raise DataError(f"{path}: a conversion is earlier than its click")
-    ids, cardinalities = numbered([tuple(row[2 + CRITEO_NUMBERS :]) for row in rows], cut)
-    numbers = torch.tensor([[float(value or 0) for value in row[2 : 2 + CRITEO_NUMBERS]] for row in rows])
-    numbers = torch.log1p(numbers.clamp(min=0))
+    ids, cardinalities = numbered([tuple(row) for row in values], cut)
+    numbers = torch.log1p(torch.tensor(integers).clamp(min=0))
+    split = float(times[cut]) if cut < len(rows) else NEVER
+    train = torch.arange(len(rows)) < cut
+    known = (delay < NEVER) & ~(train & (converted >= split))
     everything = _rows(
         ids=ids,
         bag=torch.zeros(len(rows), 1, dtype=torch.int64),
-        dense=standardised(numbers, torch.arange(len(rows)) < cut),
-        labels=(delay < NEVER).float()[:, None],
+        dense=standardised(numbers, train),
+        labels=known.float()[:, None],
         times=times,
-        keys=[(tuple(row[2 + CRITEO_NUMBERS :]), row[2 + CRITEO_NUMBERS]) for row in rows],
+        keys=[(tuple(row), row[0]) for row in values],
     )
     names = tuple(f"category {i}" for i in range(1, CRITEO_FIELDS + 1))
-    integers = tuple(f"integer {i}" for i in range(1, CRITEO_NUMBERS + 1))
+    columns = tuple(f"integer {i}" for i in range(1, CRITEO_NUMBERS + 1))
     parts = everything[:cut], everything[cut:]
-    return Conversions(Data("criteo", *parts, names, cardinalities, 1, integers, ("all",), ("conversion",)), delay)
+    return Conversions(Data("criteo", *parts, names, cardinalities, 1, columns, ("all",), ("conversion",)), delay)
 
 
 def taobao(folder: Path, test_share: float = 0.125) -> Data:
@@ -121,6 +134,7 @@ def taobao(folder: Path, test_share: float = 0.125) -> Data:
     ads = {row["adgroup_id"]: row for row in _csv(folder / "ad_feature.csv", AD, where)}
     people = {row["userid"]: row for row in _csv(folder / "user_profile.csv", PROFILE, where)}
     rows = sorted(_csv(folder / "raw_sample.csv", SAMPLE, where), key=lambda row: int(row["time_stamp"]))
+    _some(rows, folder / "raw_sample.csv")
     cut = round(len(rows) * (1 - test_share))
     nobody, nothing = dict.fromkeys(PROFILE, ""), dict.fromkeys(AD, "")
     person, ad = (
@@ -165,6 +179,26 @@ def _rows(
 def _criteo_there(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path} is missing: Criteo's conversion log ships as data.txt; give its path")
+
+
+def _criteo_numbers(row: list[str], path: Path, line: int) -> tuple[int, float, list[float]]:
+    """Seconds of the click and of the conversion, inf for none, and the integers, 0 for none."""
+    try:
+        seconds = int(row[0]), int(row[1]) if row[1] else NEVER
+        return *seconds, [float(int(value or 0)) for value in row[2 : 2 + CRITEO_NUMBERS]]
+    except ValueError as error:
+        expected = f"the click's second, the conversion's or nothing, and {CRITEO_NUMBERS} integers or nothing"
+        raise DataError(f"{path}, line {line}: expected {expected}, got {row[: 2 + CRITEO_NUMBERS]}") from error
+
+
+def _timestamp(row: dict[str, str]) -> int:
+    """A KuaiVideo row's, 0 where the file has none."""
+    return int(float(row.get("timestamp") or 0))
+
+
+def _some(rows: Sized, path: Path) -> None:
+    if not len(rows):
+        raise DataError(f"{path} has no rows: expected one impression or more; is the download whole?")
 
 
 def _csv(path: Path, columns: tuple[str, ...], where: str) -> Iterator[dict[str, str]]:

@@ -50,14 +50,59 @@ def test_criteo(tmp_path):
     check(found.data)
     assert found.delay.tolist() == [5, 86_400, NEVER, 0]
     everything = found.data.everything()
-    assert everything.times.tolist() == [10, 20, 30, 90] and everything.labels.flatten().tolist() == [1, 1, 0, 1]
+    assert everything.times.tolist() == [10, 20, 30, 90] and everything.labels.flatten().tolist() == [1, 0, 0, 1]
     assert found.data.test.ids[0, 0] == UNKNOWN and bool((found.data.test.ids[0, 1:] == 1).all())
     assert everything.users.tolist() == [1, 2, 1, 3]
+
+
+def test_criteos_training_rows_know_nothing_of_what_comes_after_the_split(tmp_path):
+    """Ten clicks, the last two for testing; conversions just before, at and after the first test row's second, 800."""
+    path = tmp_path / "data.txt"
+    converted = ["799", "800", "801", "", "799", "5000", "", "750", "6000", ""]
+    path.write_text("\n".join(click(100 * i, second, 0, "x") for i, second in enumerate(converted)))
+    found = held.criteo(path)
+    assert int(found.data.test.times[0]) == 800
+    assert found.data.train.labels.flatten().tolist() == [1, 0, 0, 0, 1, 0, 0, 1]
+    assert found.data.test.labels.flatten().tolist() == [1, 0]  # of the whole file
+    assert (found.delay < NEVER).tolist() == [bool(second) for second in converted]
+    everything = held.criteo(path, test_share=0.0)  # no split: nothing is hidden
+    assert everything.data.train.labels.flatten().tolist() == [float(bool(second)) for second in converted]
+
+
+def test_kuaivideos_parts_are_in_the_order_of_time(tmp_path):
+    columns = ("timestamp", *held.KUAI)
+    rows = [(30, "u1", "v1", 1, 0, 0, ""), (10, "u2", "v2", 0, 0, 0, ""), (20, "u3", "v3", 1, 1, 0, "")]
+    for name in ("train", "test"):
+        write(tmp_path / f"{name}.csv", columns, rows)
+    found = held.kuaivideo(tmp_path)
+    for part in (found.train, found.test):
+        assert part.times.tolist() == [10, 20, 30] and part.labels[:, 0].tolist() == [0, 1, 1]
+        assert part.ids.tolist() == [[1, 1], [2, 2], [3, 3]]  # as numbered along the sorted training rows
+    write(tmp_path / "train.csv", held.KUAI, [row[1:] for row in rows])  # no times: as the file has them
+    assert held.kuaivideo(tmp_path).train.labels[:, 0].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv"])
+def test_an_empty_part_of_kuaivideo_is_named(tmp_path, name):
+    write(kuai(tmp_path) / name, held.KUAI, [])
+    with pytest.raises(DataError, match=f"{name} has no rows: expected one impression or more"):
+        held.kuaivideo(tmp_path)
+
+
+def test_an_empty_sample_of_taobao_is_named(tmp_path):
+    write(ads(tmp_path) / "raw_sample.csv", held.SAMPLE, [])
+    with pytest.raises(DataError, match=r"raw_sample\.csv has no rows"):
+        held.taobao(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
+        ("", "data.txt has no rows: expected one impression or more"),
+        (click("x", "8", 0, "x"), r"line 1: expected the click's second, .* got \['x', '8', "),
+        (click(9, "soon", 0, "x"), "line 1: expected .* the conversion's or nothing, .* 'soon', "),
+        (click(9, "nan", 0, "x"), "line 1: expected .* 'nan', "),
+        (click(9, "", "nan", "x"), "line 1: expected .* 8 integers or nothing, got .* 'nan', "),
         ("1\t2\t3\n", "line 1: expected 19 columns between tabs, got 3"),
         (click(9, "8", 0, "x"), "earlier than its click"),
     ],
