@@ -20,7 +20,8 @@ PRETRAINED = 0.3  # the first part of a stream, for pretraining
 FIELDS = ("age", "gender", "occupation", "year")
 SCALE = 1 / 60  # a day of CDNOW in MovieLens, in days: the median gap, 34 days, becomes 14 hours
 SHARES = (1.0, 1.0, 4.0)
-"""Of the impressions, what each window gets. Chosen, as windows and rates were, on seed 0, which no table has."""
+"""Of the impressions, what each window gets. Chosen, as windows and rates were, on seed 0 of these streams, which no
+table has; but all seeds are judged on the same rows, so this is no choice made beforehand."""
 RATING = (6 * HOUR, DAY, 7 * DAY)
 BUYING = (7 * DAY, 30 * DAY, 60 * DAY)
 CLICKING = (HOUR, DAY, 30 * DAY)
