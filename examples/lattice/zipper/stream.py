@@ -110,10 +110,10 @@ class Stream:
         self.steps = int(tensors["steps"])
 
     def _identity(self) -> dict[str, str]:
-        learned = dict(self.module.named_parameters())  # tied ones once
-        names = checksum(encoded(repr([(name, tuple(value.shape)) for name, value in learned.items()])))
-        numbers = sum(value.numel() for value in learned.values())
-        parameters = f"{len(learned)} of {numbers} numbers, their names and shapes with checksum {names}"
+        learned = [value.numel() for value in self.module.parameters()]  # tied ones once
+        shapes = [(name, tuple(value.shape)) for name, value in self.module.state_dict().items()]  # buffers, too
+        names = f"names and shapes with checksum {checksum(encoded(repr(shapes)))}"
+        parameters = f"{len(learned)} of {sum(learned)} numbers, {names}"
         return {"batch": f"{self.batch}", "rate": f"{self.rate!r}", "parameters": parameters}
 
 

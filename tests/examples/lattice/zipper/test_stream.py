@@ -111,6 +111,13 @@ def test_samples_wait_for_a_full_batch_and_none_is_taken_twice():
     assert sorted(taken + rest) == list(range(COUNT))
 
 
+def buffered(count: int) -> torch.nn.Module:
+    """The streams' model with one more buffer."""
+    module = Heads((6, 6, 6), 1, 3, width=4, hidden=(8,))
+    module.register_buffer("more", torch.zeros(count))
+    return module
+
+
 def interrupted(run: Stream, at: int) -> None:
     """Ctrl-C in the loss of the batch with number `at`."""
     loss, calls = run.loss, iter(range(1000))
@@ -188,6 +195,7 @@ def test_a_source_that_is_interrupted_moves_back(monkeypatch, at):
         ({"batch": 32}, "batch: 16 in the checkpoint, 32 here"),
         ({"rate": 0.01}, "rate: 0.001 in the checkpoint, 0.01 here"),
         ({"module": torch.nn.Linear(1, 1)}, r"parameters: \d+ of \d+ numbers,.*, 2 of 2 numbers, .* here"),
+        ({"module": buffered(2)}, r"parameters: .* with checksum \w+ in the checkpoint, .* with checksum \w+ here"),
         ({"source": Joiner(problem()[0], Windows((3.0, 10.0, 26.0)))}, "windows: "),
         ({"source": Replay(schedules.single(problem()[0], 10.0, 1))}, "schedule: not written down in it"),
     ],
