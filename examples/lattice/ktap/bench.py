@@ -35,6 +35,7 @@ ALONE, LABELS, KTAP, TEACHER = "no teacher", "soft labels alone", "KTAP", "the t
 TTL = 6 * HOUR
 TTLS = (HOUR / 4, HOUR, 6 * HOUR, 24 * HOUR)
 COVERED = (0.25, 0.5, 1.0)
+FEW = 4000  # ratings of a rehearsal
 
 
 def judge(found: Stream, logits: Tensor) -> dict[str, float]:
@@ -46,31 +47,48 @@ def judge(found: Stream, logits: Tensor) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    kept = Kept(options.json, {"ttl": TTL, "quick": options.quick})
+    kept = Kept(
+        options.json, {"arms": list(ARMS), "ttls": TTLS, "covered": COVERED, "ttl": TTL, "quick": options.quick}
+    )
     for seed in kept.left("arms", options.seeds):
-        found = stream(seed, 4000 if options.quick else None)
-        teacher = teach(found, seed)
-        given = through_the_store(found, teacher, TTL, 1.0, seed)
-        last = slice(found.second, None)
-        with torch.no_grad():
-            _, logits = teacher(found.ids[last], found.rows.bag[last], found.counters[last])
-        run = {TEACHER: judge(found, logits)}
-        run |= {arm: judge(found, study(found, given, use, seed)) for arm, use in ARMS.items()}
-        curve = {}
-        for name, of in {} if options.no_curve else stores(found, teacher, seed, options.quick).items():
-            score = judge(found, study(found, of, Use(), seed))
-            curve[name] = {**score, "hits": float(of.hit.float().mean())}
-        kept.add("arms", seed, run)
-        kept.add("curve", seed, curve)
-    runs, curves_ = kept.runs("arms", options.seeds), kept.runs("curve", options.seeds)
+        kept.add("arms", seed, arms(seed, options.quick))
+    runs, curve = kept.runs("arms", options.seeds), {}
+    if not options.no_curve:
+        for seed in kept.left("curve", options.seeds):
+            kept.add("curve", seed, points(seed, options.quick))
+        curve = kept.runs("curve", options.seeds)
     console, shares = Console(width=120), transfer(runs)
-    console.print(table(runs), curves(curves_, runs))
+    console.print(table(runs))
+    if curve:
+        console.print(curves(curve, runs))
     console.print(f"KTAP's transfer over that of soft labels alone: {shares[KTAP] / shares[LABELS]:.2f}")
     kept.more = {"torch": torch.__version__, "transfer": shares}
     kept.write()
     if options.plot:
-        plot(curves_, runs, options.plot)
+        plot(curve, runs, options.plot)
     return kept.more
+
+
+def arms(seed: int, quick: bool) -> dict[str, dict[str, float]]:
+    """The scores of one seed: the teacher's, and every arm's through one store."""
+    found = stream(seed, FEW if quick else None)
+    teacher = teach(found, seed)
+    given = through_the_store(found, teacher, TTL, 1.0, seed)
+    last = slice(found.second, None)
+    with torch.no_grad():
+        _, logits = teacher(found.ids[last], found.rows.bag[last], found.counters[last])
+    run = {TEACHER: judge(found, logits)}
+    return run | {arm: judge(found, study(found, given, use, seed)) for arm, use in ARMS.items()}
+
+
+def points(seed: int, quick: bool) -> dict[str, dict[str, float]]:
+    """The scores of one seed's student, and its hits, by what the store forgets."""
+    found = stream(seed, FEW if quick else None)
+    run = {}
+    for name, given in stores(found, teach(found, seed), seed, quick).items():
+        score = judge(found, study(found, given, Use(), seed))
+        run[name] = {**score, "hits": float(given.hit.float().mean())}
+    return run
 
 
 def stores(found: Stream, teacher: torch.nn.Module, seed: int, quick: bool) -> dict[str, Knowledge]:
@@ -142,7 +160,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = bench_parser(__doc__)
     parser.add_argument("--no-curve", action="store_true", help="the arms at one time to live alone")
     parser.add_argument("--plot", type=Path, help="where to draw the curve")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.plot and options.no_curve:
+        parser.error("--plot draws the curve, which --no-curve leaves out: give one of the two")
+    return options
 
 
 if __name__ == "__main__":
