@@ -17,10 +17,14 @@ Score = Callable[[Sequence[tuple[int, int]]], tuple[Tensor, Tensor]]
 """(user, item) pairs to embeddings (B, width) and logits (B, tasks)."""
 
 
-def write(store: Store, pairs: Sequence[tuple[int, int]], score: Score, computed: float, ttl: float = 6 * HOUR) -> None:
-    """Scores these pairs and writes them for `ttl` seconds; `computed` is when, in the log's seconds."""
+def write(
+    store: Store, pairs: Sequence[tuple[int, int]], score: Score, clock: Callable[[], float], ttl: float = 6 * HOUR
+) -> None:
+    """Scores these pairs and writes them for `ttl` seconds. clock: gives the log's seconds; it is read when `score` has
+    returned, because whatever happened until then may be in what it gave."""
     with torch.no_grad():
         embedding, logits = score(pairs)
+    computed = clock()
     store.put([key(user, item) for user, item in pairs], encode(embedding, logits, [computed] * len(pairs)), ttl)
 
 
@@ -79,7 +83,7 @@ class Background:
                     del self._waiting[pair]
                 self._working = True
             try:
-                write(self._store, pairs, self._score, self._clock(), self._ttl)
+                write(self._store, pairs, self._score, self._clock, self._ttl)
                 self.scored += len(pairs)
             except Exception as error:  # one bad batch must not end the teacher
                 self.failures.append(f"{type(error).__name__}: {error}")

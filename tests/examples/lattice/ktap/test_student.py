@@ -76,7 +76,7 @@ def test_the_loss_adds_soft_labels_where_there_are_any():
 
 def test_only_what_was_computed_before_the_impression_is_read():
     store = InProcess()
-    write(store, [(1, 2), (3, 4)], lambda pairs: (torch.ones(2, WIDTH), torch.ones(2, TASKS)), computed=50.0)
+    write(store, [(1, 2), (3, 4)], lambda pairs: (torch.ones(2, WIDTH), torch.ones(2, TASKS)), clock=lambda: 50.0)
     found = look_up(store, [1, 1, 3, 5], [2, 2, 4, 5], [50.0, 51.0, 99.0, 99.0], WIDTH, TASKS)
     assert found.hit.tolist() == [False, True, True, False]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import torch
 
 from examples.lattice.ktap.record import decode, key
 from examples.lattice.ktap.store import InProcess
+from examples.lattice.ktap.student import look_up
 from examples.lattice.ktap.teacher import Background, write
 
 WIDTH, TASKS = 2, 1
@@ -21,11 +23,34 @@ def score(pairs):
 def test_what_is_written_can_be_read_for_its_time():
     now = [0.0]
     store = InProcess(clock=lambda: now[0])
-    write(store, [(1, 2), (3, 4)], score, computed=10.0, ttl=5.0)
+    write(store, [(1, 2), (3, 4)], score, clock=lambda: 10.0, ttl=5.0)
     found, _ = decode(store.get([key(3, 4), key(1, 2)]), WIDTH, TASKS, [11.0, 11.0])
     assert found.embedding.tolist() == [[3, 4], [1, 2]] and found.logits.tolist() == [[7], [3]]
     now[0] = 5.0
     assert store.get([key(1, 2)]) == [None]
+
+
+@pytest.mark.parametrize("way", ["write", "background"])
+def test_a_record_is_of_the_second_in_which_scoring_ended(way):
+    """What happens while a batch is scored may be in it: for an impression made meanwhile it is a miss."""
+    now, clicked = [100.0], {}
+
+    def slow(pairs):
+        now[0] = 105.0  # shown at 102, and clicked, before the features are read
+        clicked[1, 2] = 1.0
+        known = torch.tensor([[clicked.get(pair, 0.0)] for pair in pairs])
+        return known.expand(-1, WIDTH), known
+
+    store = InProcess()
+    if way == "write":
+        write(store, [(1, 2)], slow, clock=lambda: now[0])
+    else:
+        teacher = Background(store, slow, clock=lambda: now[0])
+        teacher.ask([(1, 2)])
+        assert teacher.idle(60)
+        teacher.stop()
+    found = look_up(store, [1, 1, 1], [2, 2, 2], [102.0, 105.0, 105.5], WIDTH, TASKS)
+    assert found.hit.tolist() == [False, False, True]
 
 
 def test_pairs_are_scored_in_the_background():
