@@ -68,13 +68,17 @@ def clip(embedding: Tensor, length: float) -> Tensor:
 
 
 def loss(logits: Tensor, labels: Tensor, knowledge: Knowledge, use: Use) -> Tensor:
-    """Cross-entropy with the labels, and with the smoothed soft labels where there are any."""
-    found = binary_cross_entropy_with_logits(logits, labels)
+    """Cross-entropy with the labels, and with the smoothed soft labels where there are any; both over the labels that
+    are known. A row that says nothing about a task has nan for its label."""
+    known = ~labels.isnan()
+    count = known.sum().clamp(min=1)
+    hard = binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    found = (hard * known).sum() / count
     if not use.labels:
         return found
     soft = (1 - use.smooth) * knowledge.logits.sigmoid() + use.smooth / 2
-    each = binary_cross_entropy_with_logits(logits, soft, reduction="none").mean(dim=1)
-    return found + use.weight * (each * knowledge.hit).sum() / len(labels)
+    each = binary_cross_entropy_with_logits(logits, soft, reduction="none") * known
+    return found + use.weight * (each * knowledge.hit.unsqueeze(1)).sum() / count
 
 
 def look_up(

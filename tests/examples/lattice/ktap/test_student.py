@@ -66,12 +66,26 @@ def test_the_loss_adds_soft_labels_where_there_are_any():
     _, _, labels, knowledge = batch()
     logits = torch.randn(64, TASKS)
     plain = binary_cross_entropy_with_logits(logits, labels)
-    assert loss(logits, labels, knowledge, Use(labels=False)) == plain
-    assert loss(logits, labels, nothing(64, WIDTH, TASKS), Use()) == plain
+    torch.testing.assert_close(loss(logits, labels, knowledge, Use(labels=False)), plain)
+    torch.testing.assert_close(loss(logits, labels, nothing(64, WIDTH, TASKS), Use()), plain)
     use = Use(weight=0.5, smooth=0.1)
     soft = 0.9 * knowledge.logits[knowledge.hit].sigmoid() + 0.05
     added = binary_cross_entropy_with_logits(logits[knowledge.hit], soft, reduction="sum") / (64 * TASKS)
     torch.testing.assert_close(loss(logits, labels, knowledge, use), plain + 0.5 * added)
+
+
+def test_a_missing_label_says_nothing_and_costs_nothing():
+    _, _, labels, knowledge = batch()
+    partly = labels.clone()
+    partly[:, 1] = torch.nan  # a task without labels
+    partly[:20, 0] = torch.nan
+    logits = torch.randn(64, TASKS, requires_grad=True)
+    value = loss(logits, partly, knowledge, Use())
+    one = Knowledge(knowledge.embedding[20:], knowledge.logits[20:, :1], knowledge.hit[20:])
+    torch.testing.assert_close(value, loss(logits[20:, :1], labels[20:, :1], one, Use()))  # as if it were not there
+    value.backward()
+    assert logits.grad.isfinite().all() and not logits.grad[:, 1].any() and not logits.grad[:20].any()
+    assert loss(logits, torch.full_like(labels, torch.nan), knowledge, Use()) == 0
 
 
 def test_only_what_was_computed_before_the_impression_is_read():
