@@ -8,13 +8,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+SHORTEST, LONGEST = 1e-3, 10 * 365 * 86400.0
+"""Seconds a value may live: Redis counts milliseconds, and takes no time that has no end."""
+
 
 class StoreError(Exception):
     """The store did not do what it was asked to: it is down, full, or takes too long."""
 
 
 class Store(Protocol):
-    """Values by key, each for a time to live; both calls may raise StoreError."""
+    """Values by key, bytes both, each for a time to live to the millisecond; both calls may raise StoreError."""
 
     def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
         """Writes all; each is gone `ttl` seconds later."""
@@ -46,6 +49,7 @@ class InProcess:
                 self._values.popitem(last=False)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        check_bytes("keys", keys)
         with self._lock:
             now, found = self._clock(), []
             for key in keys:
@@ -63,5 +67,14 @@ def check(keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
     """What every store asks of a put."""
     if len(keys) != len(values):
         raise ValueError(f"expected one value a key, got {len(keys)} keys and {len(values)} values")
-    if not ttl > 0:
-        raise ValueError(f"a time to live is positive, got {ttl}")
+    if not SHORTEST <= ttl <= LONGEST:
+        raise ValueError(f"a time to live is from {SHORTEST} to {LONGEST:.0f} seconds (ten years), got {ttl}")
+    check_bytes("keys", keys)
+    check_bytes("values", values)
+
+
+def check_bytes(what: str, given: Sequence[bytes]) -> None:
+    """Redis would make bytes of text and numbers, a dictionary would not."""
+    for each in given:
+        if not isinstance(each, bytes):
+            raise TypeError(f"{what} of a store are bytes, got {type(each).__name__}: encode it first")

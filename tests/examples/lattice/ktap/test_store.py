@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from examples.lattice.ktap.store import InProcess, StoreError
+from examples.lattice.ktap.store import LONGEST, SHORTEST, InProcess, StoreError
 
 
 class Timed:
@@ -63,8 +63,22 @@ def test_more_keys_than_one_call_takes(timed):
 def test_what_cannot_be_written_is_refused(timed):
     with pytest.raises(ValueError, match="got 2 keys and 1 values"):
         timed.store.put([b"a", b"b"], [b"1"], 60)
-    with pytest.raises(ValueError, match="positive, got 0"):
-        timed.store.put([b"a"], [b"1"], 0)
+    for ttl in (0, -1.0, 1e-6, float("inf"), float("nan"), 1e20):
+        with pytest.raises(ValueError, match=r"from 0.001 to .* seconds .ten years., got"):
+            timed.store.put([b"a"], [b"1"], ttl)
+    for keys, values in (["a"], [b"1"]), ([b"a"], ["1"]), ([b"a"], [1]), ([b"a"], [bytearray(b"1")]):
+        with pytest.raises(TypeError, match="are bytes, got"):
+            timed.store.put(keys, values, 60)
+    with pytest.raises(TypeError, match="keys of a store are bytes, got str"):
+        timed.store.get(["a"])
+    assert timed.store.get([b"a"]) == [None]
+
+
+@pytest.mark.parametrize("ttl", [SHORTEST, LONGEST])
+def test_the_shortest_and_the_longest_time_are_taken(timed, ttl):
+    timed.store.put([b"a"], [b"1"], ttl)
+    timed.wait(0.1)
+    assert timed.store.get([b"a"]) == [b"1" if ttl == LONGEST else None]
 
 
 def test_the_oldest_written_go_first_when_it_is_full():
@@ -85,3 +99,29 @@ def test_a_server_that_is_not_there_is_a_store_error():
         store.get([b"a"])
     with pytest.raises(StoreError, match="did not take 1 values"):
         store.put([b"a"], [b"1"], 1)
+
+
+@pytest.mark.parametrize("option", ["decode_responses=True", "socket_timeout=60", "db=0&socket_connect_timeout="])
+def test_what_the_url_must_not_say_is_refused(option):
+    pytest.importorskip("redis")
+    from examples.lattice.ktap.redis_store import OnRedis
+
+    with pytest.raises(ValueError, match=r"leave (decode|socket).* out of the URL"):
+        OnRedis(f"redis://127.0.0.1:1/0?{option}")
+
+
+@pytest.mark.redis
+def test_what_redis_says_is_short_and_holds_no_record(tmp_path):
+    pytest.importorskip("redis")
+    from examples.lattice.ktap.redis_store import OnRedis
+    from tests.examples.lattice.ktap.servers import Server
+
+    server = Server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
+    store = OnRedis(server.url, seconds=30)
+    try:
+        with pytest.raises(StoreError, match=r"did not take 3 values of 3: .*maxmemory") as caught:
+            store.put([b"a", b"b", b"c"], [b"secret\x00\xff" * 5] * 3, 600)
+        assert len(str(caught.value)) < 300 and "secret" not in str(caught.value)
+    finally:
+        store.close()
+        server.kill()
