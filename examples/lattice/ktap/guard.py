@@ -63,13 +63,15 @@ class Guarded:
         self.counts.answered += len(keys)
         return read.values
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
-        """Writes in the caller's thread, which is the teacher's and may wait; a failure loses these values only."""
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
+        """Writes in the caller's thread, which is the teacher's and may wait; a failure loses these values only, and
+        the caller is told that none was taken."""
         try:
-            self.store.put(keys, values, ttl)
+            return self.store.put(keys, values, ttl)
         except Exception as error:  # whatever a client library raises must not stop the teacher
             self._failed(error)
             self.counts.unwritten += len(keys)
+            return 0
 
     def close(self) -> None:
         self._reads.put(None)

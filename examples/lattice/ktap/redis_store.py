@@ -33,7 +33,7 @@ class OnRedis:
             url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
         )
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
         check(keys, values, ttl)
         said: list[object] = []
         try:
@@ -47,6 +47,7 @@ class OnRedis:
         refused = [each for each in said if isinstance(each, Exception)]
         if refused:
             raise StoreError(f"Redis did not take {len(refused)} values of {len(keys)}: {short(refused[0])}")
+        return len(keys)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         check_bytes("keys", keys)

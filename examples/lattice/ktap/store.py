@@ -19,8 +19,8 @@ class StoreError(Exception):
 class Store(Protocol):
     """Values by key, bytes both, each for a time to live to the millisecond; both calls may raise StoreError."""
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
-        """Writes all; each is gone `ttl` seconds later."""
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
+        """Writes all, and says how many it took; each is gone `ttl` seconds later."""
         ...
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -38,7 +38,7 @@ class InProcess:
         self._values: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> None:
+    def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
         check(keys, values, ttl)
         with self._lock:
             over = self._clock() + ttl
@@ -47,6 +47,7 @@ class InProcess:
                 self._values.move_to_end(key)
             while len(self._values) > self._capacity:
                 self._values.popitem(last=False)
+        return len(keys)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         check_bytes("keys", keys)

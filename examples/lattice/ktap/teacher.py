@@ -19,18 +19,26 @@ Score = Callable[[Sequence[tuple[int, int]]], tuple[Tensor, Tensor]]
 
 def write(
     store: Store, pairs: Sequence[tuple[int, int]], score: Score, clock: Callable[[], float], ttl: float = 6 * HOUR
-) -> None:
-    """Scores these pairs and writes them for `ttl` seconds. clock: gives the log's seconds; it is read when `score` has
-    returned, because whatever happened until then may be in what it gave."""
+) -> int:
+    """Scores these pairs, writes them for `ttl` seconds, and says how many were written: no row whose numbers are not
+    finite, which nobody could read, and none that the store did not take.
+
+    clock: gives the log's seconds; it is read when `score` has returned, because whatever happened until then may be in
+    what it gave."""
     with torch.no_grad():
         embedding, logits = score(pairs)
     computed = clock()
-    store.put([key(user, item) for user, item in pairs], encode(embedding, logits, [computed] * len(pairs)), ttl)
+    sound = (embedding.isfinite().all(dim=1) & logits.isfinite().all(dim=1)).cpu()
+    keys = [key(user, item) for (user, item), fine in zip(pairs, sound.tolist(), strict=True) if fine]
+    return store.put(keys, encode(embedding.cpu()[sound], logits.cpu()[sound], [computed] * len(keys)), ttl)
 
 
 class Background:
     """A thread that scores what `ask` is given, `batch` pairs at a time. At most `most` pairs wait: of more, the oldest
-    are dropped, which costs hits and nothing else. A pair that waits already is not queued twice."""
+    are dropped, which costs hits and nothing else. A pair that waits already is not queued twice; one that is through,
+    written or not, can be asked for again.
+
+    written, unwritten, dropped: what became of pairs; failures: the last reasons for unwritten ones."""
 
     def __init__(
         self,
@@ -46,7 +54,7 @@ class Background:
         self._waiting: dict[tuple[int, int], None] = {}  # in the order of asking
         self._changed = threading.Condition()
         self._stopping = self._working = False
-        self.scored = self.dropped = 0
+        self.written = self.unwritten = self.dropped = 0
         self.failures: deque[str] = deque(maxlen=10)
         self._thread = threading.Thread(target=self._work, name="ktap-teacher", daemon=True)
         self._thread.start()
@@ -82,11 +90,15 @@ class Background:
                 for pair in pairs:
                     del self._waiting[pair]
                 self._working = True
+            written = 0
             try:
-                write(self._store, pairs, self._score, self._clock, self._ttl)
-                self.scored += len(pairs)
+                written = write(self._store, pairs, self._score, self._clock, self._ttl)
+                if written < len(pairs):
+                    self.failures.append(f"{len(pairs) - written} of {len(pairs)} pairs: not finite, or not taken")
             except Exception as error:  # one bad batch must not end the teacher
                 self.failures.append(f"{type(error).__name__}: {error}")
+            self.written += written
+            self.unwritten += len(pairs) - written
             with self._changed:
                 self._working = False
                 self._changed.notify_all()

@@ -38,7 +38,7 @@ def timed(guard, keys=(b"a",)):
 
 def test_a_good_store_is_passed_through():
     guard = Guarded(InProcess(), deadline=30)
-    guard.put([b"a"], [b"1"], 60)
+    assert guard.put([b"a"], [b"1"], 60) == 1
     assert guard.get([b"a", b"b"]) == [b"1", None]
     assert guard.counts.answered == guard.counts.keys == 2 and not guard.counts.errors
     guard.close()
@@ -71,7 +71,7 @@ def test_a_store_that_is_down_is_left_alone_for_a_while():
 
 def test_a_full_store_loses_what_it_did_not_take_and_nothing_else():
     guard = Guarded(Broken(fail))
-    guard.put([b"a", b"b"], [b"1", b"2"], 60)
+    assert guard.put([b"a", b"b"], [b"1", b"2"], 60) == 0
     assert guard.counts.unwritten == 2 and "full" in guard.counts.last_error
     guard.close()
 

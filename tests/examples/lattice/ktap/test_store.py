@@ -32,10 +32,10 @@ def timed(request):
 
 
 def test_values_come_back_in_the_order_asked_for_and_misses_are_none(timed):
-    timed.store.put([b"a", b"b"], [b"1", b"\x00\xff"], 60)
+    assert timed.store.put([b"a", b"b"], [b"1", b"\x00\xff"], 60) == 2
     assert timed.store.get([b"b", b"nothing", b"a", b"b"]) == [b"\x00\xff", None, b"1", b"\x00\xff"]
     assert timed.store.get([]) == []
-    timed.store.put([], [], 60)
+    assert timed.store.put([], [], 60) == 0
 
 
 def test_a_value_is_gone_when_its_time_is_over(timed):

@@ -7,8 +7,9 @@ import threading
 import pytest
 import torch
 
+from examples.lattice.ktap.guard import Guarded
 from examples.lattice.ktap.record import decode, key
-from examples.lattice.ktap.store import InProcess
+from examples.lattice.ktap.store import InProcess, StoreError
 from examples.lattice.ktap.student import look_up
 from examples.lattice.ktap.teacher import Background, write
 
@@ -57,7 +58,7 @@ def test_pairs_are_scored_in_the_background():
     store = InProcess()
     teacher = Background(store, score, clock=lambda: 7.0, batch=3)
     teacher.ask([(user, 0) for user in range(10)] + [(0, 0)])
-    assert teacher.idle(60) and teacher.scored == 10 and not teacher.failures
+    assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (10, 0) and not teacher.failures
     found, _ = decode(store.get([key(user, 0) for user in range(10)]), WIDTH, TASKS, [7.5] * 10)
     assert bool(found.hit.all())
     teacher.stop()
@@ -93,5 +94,37 @@ def test_a_bad_batch_does_not_end_it():
     teacher = Background(store, sometimes, clock=lambda: 7.0, batch=1)
     teacher.ask([(0, 0), (1, 0)])
     assert teacher.idle(60) and list(teacher.failures) == ["RuntimeError: out of memory"]
-    assert store.get([key(1, 0)]) != [None] and teacher.scored == 1
+    assert store.get([key(1, 0)]) != [None] and (teacher.written, teacher.unwritten) == (1, 1)
+    teacher.stop()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_what_a_store_did_not_take_is_not_written_and_can_be_asked_for_again(guarded):
+    class Sometimes(InProcess):
+        down = True
+
+        def put(self, keys, values, ttl):
+            if self.down:
+                raise StoreError("down")
+            return super().put(keys, values, ttl)
+
+    store = Sometimes()
+    teacher = Background(Guarded(store) if guarded else store, score, clock=lambda: 7.0)
+    teacher.ask([(1, 0), (2, 0)])
+    assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (0, 2)
+    assert list(teacher.failures) == ["2 of 2 pairs: not finite, or not taken" if guarded else "StoreError: down"]
+    store.down = False
+    teacher.ask([(1, 0), (2, 0)])
+    assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (2, 2)
+    assert None not in store.get([key(1, 0), key(2, 0)])
+    teacher.stop()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_cost_their_own_pair(bad):
+    store = InProcess()
+    teacher = Background(store, lambda pairs: (score(pairs)[0], torch.tensor([[1.0], [bad]])), clock=lambda: 7.0)
+    teacher.ask([(1, 0), (2, 0)])
+    assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (1, 1) and len(teacher.failures) == 1
+    assert [value is None for value in store.get([key(1, 0), key(2, 0)])] == [False, True]
     teacher.stop()
