@@ -3,6 +3,9 @@
 One thread of the guard talks to the store. A read waits for it `deadline` seconds at most; while the thread is still
 busy with an earlier read, or the store has just failed, reads are misses at once. After a failure the store is left
 alone for `rest` seconds.
+
+The thread is started by the first read, in each process its own: after a fork the child reads on with a thread and
+counts of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from examples.lattice.ktap.forks import renew_in_children
 from examples.lattice.ktap.store import Store
 
 
@@ -41,12 +45,15 @@ class Guarded:
 
     def __init__(self, store: Store, deadline: float = 0.02, rest: float = 1.0) -> None:
         self.store, self.deadline, self.rest = store, deadline, rest
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
         self.counts = Counts()
         self._closed_until = 0.0
         self._reads: queue.Queue[_Read | None] = queue.Queue()
-        self._busy = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="ktap-reads", daemon=True)
-        self._thread.start()
+        self._busy, self._starting = threading.Lock(), threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.counts.keys += len(keys)
@@ -54,7 +61,8 @@ class Guarded:
             self.counts.skipped += 1
             return [None] * len(keys)
         read = _Read(keys)  # the worker gives `_busy` back when the store has answered, however late
-        self._reads.put(read)
+        if not self._hand_over(read):
+            return [None] * len(keys)
         if not read.done.wait(self.deadline):
             self.counts.late += 1
             return [None] * len(keys)
@@ -74,7 +82,26 @@ class Guarded:
             return 0
 
     def close(self) -> None:
-        self._reads.put(None)
+        """Ends the thread. A later read starts another."""
+        with self._starting:
+            if self._thread is not None:
+                self._reads.put(None)
+                self._thread = None
+
+    def _hand_over(self, read: _Read) -> bool:
+        """Gives the thread a read, and starts it before if there is none; False if this machine starts no more."""
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._work, name="ktap-reads", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._failed(error)
+                    self._busy.release()
+                    return False
+                self._thread = thread
+            self._reads.put(read)
+            return True
 
     def _work(self) -> None:
         while (read := self._reads.get()) is not None:

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from examples.lattice.ktap.forks import renew_in_children
+
 SHORTEST, LONGEST = 1e-3, 10 * 365 * 86400.0
 """Seconds a value may live: Redis counts milliseconds, and takes no time that has no end."""
 
@@ -36,6 +38,10 @@ class InProcess:
             raise ValueError(f"capacity is at least 1, got {capacity}")
         self._capacity, self._clock = capacity, clock
         self._values: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
         self._lock = threading.Lock()
 
     def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from examples.lattice.ktap.forks import renew_in_children
 from examples.lattice.ktap.record import encode, key
 from examples.lattice.ktap.store import Store
 
@@ -34,9 +35,11 @@ def write(
 
 
 class Background:
-    """A thread that scores what `ask` is given, `batch` pairs at a time. At most `most` pairs wait: of more, the oldest
-    are dropped, which costs hits and nothing else. A pair that waits already is not queued twice; one that is through,
-    written or not, can be asked for again.
+    """A thread, started by the first `ask`, that scores what it is given, `batch` pairs at a time.
+
+    At most `most` pairs wait: of more, the oldest are dropped, which costs hits and nothing else. A pair that waits
+    already is not queued twice; one that is through, written or not, can be asked for again. A child of `fork` has a
+    thread, a queue and counts of its own; what waited is its parent's to score.
 
     written, unwritten, dropped: what became of pairs; failures: the last reasons for unwritten ones."""
 
@@ -51,16 +54,23 @@ class Background:
     ) -> None:
         self._store, self._score, self._clock, self._ttl = store, score, clock, ttl
         self._batch, self._most = batch, most
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
         self._waiting: dict[tuple[int, int], None] = {}  # in the order of asking
         self._changed = threading.Condition()
         self._stopping = self._working = False
         self.written = self.unwritten = self.dropped = 0
         self.failures: deque[str] = deque(maxlen=10)
-        self._thread = threading.Thread(target=self._work, name="ktap-teacher", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def ask(self, pairs: Sequence[tuple[int, int]]) -> None:
         with self._changed:
+            if self._stopping:
+                self.dropped += len(pairs)
+                return
+            self._start()
             for pair in pairs:
                 self._waiting[pair] = None
             while len(self._waiting) > self._most:
@@ -68,17 +78,31 @@ class Background:
                 self.dropped += 1
             self._changed.notify_all()
 
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._work, name="ktap-teacher", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # this machine starts no more; the next `ask` tries again
+            self.failures.append(f"{type(error).__name__}: {error}")
+        else:
+            self._thread = thread
+
     def idle(self, seconds: float) -> bool:
         """Waits until nothing is left to score; False if that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._working, seconds)
 
     def stop(self) -> None:
-        """Ends the thread; what waits is not scored."""
+        """Ends the thread; what waits, and what is asked for later, is dropped."""
         with self._changed:
             self._stopping = True
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         while True:
