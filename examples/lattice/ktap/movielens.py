@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from examples import movielens
 from examples.lattice import data
 from examples.lattice.data import Rows
-from examples.lattice.ktap.record import Knowledge, decode, encode, key
+from examples.lattice.ktap.record import Knowledge, TeacherId, decode, encode, key
 from examples.lattice.ktap.store import InProcess
 from examples.lattice.ktap.student import Student, Use, loss
 from examples.lattice.ktap.teacher import HOUR
@@ -106,11 +106,12 @@ def through_the_store(found: Stream, teacher: Teacher, ttl: float, covered: floa
     pairs that the teacher gets to."""
     rows = torch.arange(found.first, len(found.ids))
     embedding, logits = teacher(found.ids[rows], found.rows.bag[rows], found.counters[rows])
-    values = encode(embedding, logits, found.scored[rows].tolist())
+    who = TeacherId("movielens", seed)
     keys = [
-        key(user, item)
+        key(user, item, who)
         for user, item in zip(found.rows.users[rows].tolist(), found.rows.items[rows].tolist(), strict=True)
     ]
+    values = encode(keys, embedding, logits, found.scored[rows].tolist(), who)
     written = torch.rand(len(rows), generator=torch.Generator().manual_seed(seed)) < covered
     now = [0.0]
     store = InProcess(clock=lambda: now[0])
@@ -122,7 +123,7 @@ def through_the_store(found: Stream, teacher: Teacher, ttl: float, covered: floa
             store.put([keys[event]], [values[event]], ttl)
         elif event >= len(rows):
             [read[event - len(rows)]] = store.get([keys[event - len(rows)]])
-    knowledge, _ = decode(read, WIDTH, TASKS, found.rows.times[rows].tolist())
+    knowledge, _ = decode(keys, read, WIDTH, TASKS, found.rows.times[rows].tolist(), who)
     return knowledge
 
 

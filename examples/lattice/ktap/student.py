@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from examples.lattice.ktap.record import Knowledge, decode, key
+from examples.lattice.ktap.record import Knowledge, Misses, TeacherId, decode, key
 from examples.lattice.ktap.store import Store
 from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
@@ -82,8 +82,15 @@ def loss(logits: Tensor, labels: Tensor, knowledge: Knowledge, use: Use) -> Tens
 
 
 def look_up(
-    store: Store, users: Sequence[int], items: Sequence[int], times: Sequence[float], width: int, tasks: int
-) -> Knowledge:
-    """What the store knows of these impressions from before they were made."""
-    values = store.get([key(user, item) for user, item in zip(users, items, strict=True)])
-    return decode(values, width, tasks, times)[0]
+    store: Store,
+    users: Sequence[int],
+    items: Sequence[int],
+    times: Sequence[float],
+    width: int,
+    tasks: int,
+    teacher: TeacherId,
+) -> tuple[Knowledge, Misses]:
+    """What the store knows of these impressions from before they were made, from this version of the teacher; why
+    nothing of the others."""
+    keys = [key(user, item, teacher) for user, item in zip(users, items, strict=True)]
+    return decode(keys, store.get(keys), width, tasks, times, teacher)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from examples.lattice.ktap.forks import renew_in_children
-from examples.lattice.ktap.record import encode, key
+from examples.lattice.ktap.record import TeacherId, encode, key
 from examples.lattice.ktap.store import Store
 
 HOUR = 3600.0
@@ -19,7 +19,12 @@ Score = Callable[[Sequence[tuple[int, int]]], tuple[Tensor, Tensor]]
 
 
 def write(
-    store: Store, pairs: Sequence[tuple[int, int]], score: Score, clock: Callable[[], float], ttl: float = 6 * HOUR
+    store: Store,
+    pairs: Sequence[tuple[int, int]],
+    score: Score,
+    clock: Callable[[], float],
+    teacher: TeacherId,
+    ttl: float = 6 * HOUR,
 ) -> int:
     """Scores these pairs, writes them for `ttl` seconds, and says how many were written: no row whose numbers are not
     finite, which nobody could read, and none that the store did not take.
@@ -27,11 +32,12 @@ def write(
     clock: gives the log's seconds; it is read when `score` has returned, because whatever happened until then may be in
     what it gave."""
     with torch.no_grad():
-        embedding, logits = score(pairs)
+        embedding, logits = (each.float() for each in score(pairs))
     computed = clock()
     sound = (embedding.isfinite().all(dim=1) & logits.isfinite().all(dim=1)).cpu()
-    keys = [key(user, item) for (user, item), fine in zip(pairs, sound.tolist(), strict=True) if fine]
-    return store.put(keys, encode(embedding.cpu()[sound], logits.cpu()[sound], [computed] * len(keys)), ttl)
+    keys = [key(user, item, teacher) for (user, item), fine in zip(pairs, sound.tolist(), strict=True) if fine]
+    values = encode(keys, embedding.cpu()[sound], logits.cpu()[sound], [computed] * len(keys), teacher)
+    return store.put(keys, values, ttl)
 
 
 class Background:
@@ -48,11 +54,12 @@ class Background:
         store: Store,
         score: Score,
         clock: Callable[[], float],
+        teacher: TeacherId,
         ttl: float = 6 * HOUR,
         batch: int = 256,
         most: int = 100_000,
     ) -> None:
-        self._store, self._score, self._clock, self._ttl = store, score, clock, ttl
+        self._store, self._score, self._clock, self._teacher, self._ttl = store, score, clock, teacher, ttl
         self._batch, self._most = batch, most
         self.renew()
         renew_in_children(self)
@@ -116,7 +123,7 @@ class Background:
                 self._working = True
             written = 0
             try:
-                written = write(self._store, pairs, self._score, self._clock, self._ttl)
+                written = write(self._store, pairs, self._score, self._clock, self._teacher, self._ttl)
                 if written < len(pairs):
                     self.failures.append(f"{len(pairs) - written} of {len(pairs)} pairs: not finite, or not taken")
             except Exception as error:  # one bad batch must not end the teacher

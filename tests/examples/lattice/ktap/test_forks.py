@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from examples.lattice.ktap.guard import Guarded
+from examples.lattice.ktap.record import TeacherId
 from examples.lattice.ktap.store import InProcess
 from examples.lattice.ktap.teacher import Background
 
@@ -19,6 +20,8 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # that is what is tested
 ]
+
+TEACHER = TeacherId("teacher", 7)
 
 
 def in_a_child(do):
@@ -105,7 +108,7 @@ def test_a_teacher_works_in_the_child_and_leaves_its_parents_pairs_to_the_parent
             assert go.wait(60)
         return torch.ones(len(pairs), 2), torch.ones(len(pairs), 1)
 
-    teacher = Background(InProcess(), score, clock=lambda: 7.0, batch=1)
+    teacher = Background(InProcess(), score, clock=lambda: 7.0, teacher=TEACHER, batch=1)
     teacher.ask([(1, 0), (2, 0)])
     assert entered.wait(60)
 
@@ -145,8 +148,8 @@ def test_a_teacher_without_a_thread_keeps_what_it_is_asked_for(monkeypatch):
     def score(pairs):
         return torch.ones(len(pairs), 2), torch.ones(len(pairs), 1)
 
-    Background(InProcess(), score, clock=lambda: 7.0).stop()  # never asked
-    teacher = Background(InProcess(), score, clock=lambda: 7.0)
+    Background(InProcess(), score, clock=lambda: 7.0, teacher=TEACHER).stop()  # never asked
+    teacher = Background(InProcess(), score, clock=lambda: 7.0, teacher=TEACHER)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
         teacher.ask([(1, 0)])

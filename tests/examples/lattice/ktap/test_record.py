@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.lattice.ktap.record import decode, encode, key, nothing
+from examples.lattice.ktap.record import Misses, TeacherId, decode, encode, key, nothing
 
 EMBEDDING, LOGITS = torch.tensor([[0.5, -2.0, 1e9]]), torch.tensor([[1.25, -3.0]])
-[VALUE] = encode(EMBEDDING, LOGITS, [50.0])
+TEACHER = TeacherId("teacher", 7)
+KEY = key(1, 2, TEACHER)
+
+
+def written(embedding=EMBEDDING, logits=LOGITS, computed=50.0, teacher=TEACHER):
+    return encode([KEY], embedding, logits, [computed], teacher)[0]
+
+
+VALUE = written()
+
+
+def read(values, before, width=3, tasks=2):
+    return decode([KEY] * len(values), values, width, tasks, before, TEACHER)
 
 
 def test_what_went_in_comes_out():
-    found, garbage = decode([VALUE, None], 3, 2, [51.0, 51.0])
-    assert found.hit.tolist() == [True, False] and garbage == 0
+    found, misses = read([VALUE, None], [51.0, 51.0])
+    assert found.hit.tolist() == [True, False] and misses == Misses(absent=1)
     assert found.embedding.tolist() == [[0.5, -2.0, 65504.0], [0, 0, 0]] and found.logits.tolist() == [
         [1.25, -3],
         [0, 0],
@@ -23,8 +36,8 @@ def test_what_went_in_comes_out():
 
 
 def test_what_was_computed_at_the_impression_or_later_is_a_miss():
-    found, garbage = decode([VALUE] * 3, 3, 2, [50.0, 49.0, 50.001])
-    assert found.hit.tolist() == [False, False, True] and garbage == 0
+    found, misses = read([VALUE] * 3, [50.0, 49.0, 50.001])
+    assert found.hit.tolist() == [False, False, True] and misses == Misses(late=2)
 
 
 @given(st.one_of(st.binary(max_size=80), st.tuples(st.integers(0, len(VALUE) - 1), st.integers(1, 255))))
@@ -32,18 +45,43 @@ def test_garbage_is_a_miss_and_counted(given_):
     if isinstance(given_, tuple):  # one byte is wrong
         place, change = given_
         given_ = VALUE[:place] + bytes([VALUE[place] ^ change]) + VALUE[place + 1 :]
-    found, garbage = decode([given_], 3, 2, [99.0])
-    assert garbage == 1 and not found.hit[0] and not found.embedding.any()
+    found, misses = read([given_], [99.0])
+    assert misses == Misses(garbage=1) and not found.hit[0] and not found.embedding.any()
 
 
 def test_other_shapes_and_numbers_that_are_none_are_garbage():
-    assert decode([VALUE], 2, 2, [99.0])[1] == 1
-    other = encode(torch.zeros(1, 1), torch.zeros(1, 3), [1.0])  # as many bytes, cut otherwise
-    assert len(other[0]) == len(VALUE) and decode(other, 3, 2, [99.0])[1] == 1
-    assert decode(encode(torch.tensor([[torch.nan] * 3]), LOGITS, [1.0]), 3, 2, [99.0])[1] == 1
-    assert decode(encode(EMBEDDING, torch.tensor([[torch.inf, 0]]), [1.0]), 3, 2, [99.0])[1] == 1
+    garbage = Misses(garbage=1)
+    assert read([VALUE], [99.0], width=2)[1] == garbage
+    other = written(torch.zeros(1, 1), torch.zeros(1, 3))  # as many bytes, cut otherwise
+    assert len(other) == len(VALUE) and read([other], [99.0])[1] == garbage
+    assert read([written(torch.tensor([[torch.nan] * 3]))], [99.0])[1] == garbage
+    assert read([written(logits=torch.tensor([[torch.inf, 0]]))], [99.0])[1] == garbage
+    for computed in (-torch.inf, torch.nan):  # before every impression, and before none
+        assert read([written(computed=computed)], [99.0])[1] == garbage
+    assert read(["text"], [99.0])[1] == garbage  # of a store that should give bytes
+
+
+def test_a_record_under_another_pairs_key_is_garbage():
+    found, misses = decode([key(1, 3, TEACHER), KEY], [VALUE, VALUE], 3, 2, [99.0, 99.0], TEACHER)
+    assert found.hit.tolist() == [False, True] and misses == Misses(garbage=1)
+
+
+def test_a_record_of_another_version_of_the_teacher_is_a_miss_and_counted():
+    """Of any shape: a new teacher may be wider."""
+    new = TeacherId("teacher", 8)
+    values = [written(teacher=new), written(torch.zeros(1, 5), teacher=new), VALUE]
+    found, misses = read(values, [99.0] * 3)
+    assert found.hit.tolist() == [False, False, True] and misses == Misses(other=2)
 
 
 def test_keys_and_misses():
-    assert key(3, 4) == b"ktap:teacher:3:4" != key(34, 4)
+    assert key(3, 4, TEACHER) == b"ktap:teacher:3:4" != key(34, 4, TEACHER)
+    assert key(3, 4, TeacherId("teacher", 8)) == key(3, 4, TEACHER) != key(3, 4, TeacherId("other", 7))
     assert nothing(2, 3, 1).embedding.shape == (2, 3) and not nothing(2, 3, 1).hit.any()
+
+
+@pytest.mark.parametrize(("name", "version"), [("", 1), ("a", -1), ("a", 2**64)])
+def test_a_teacher_without_name_or_version_is_refused(name, version):
+    with pytest.raises(ValueError, match="Raise the version when"):
+        TeacherId(name, version)
+    assert TeacherId("a", 2**64 - 1).version == 2**64 - 1

@@ -9,12 +9,13 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from examples.lattice.ktap.guard import Guarded
-from examples.lattice.ktap.record import Knowledge, encode, key, nothing
+from examples.lattice.ktap.record import Knowledge, Misses, TeacherId, encode, key, nothing
 from examples.lattice.ktap.store import InProcess
 from examples.lattice.ktap.student import Student, Use, clip, look_up, loss
 from examples.lattice.ktap.teacher import write
 
 WIDTH, TASKS = 4, 2
+TEACHER = TeacherId("teacher", 7)
 CARDINALITIES = (9, 9)
 
 
@@ -90,9 +91,15 @@ def test_a_missing_label_says_nothing_and_costs_nothing():
 
 def test_only_what_was_computed_before_the_impression_is_read():
     store = InProcess()
-    write(store, [(1, 2), (3, 4)], lambda pairs: (torch.ones(2, WIDTH), torch.ones(2, TASKS)), clock=lambda: 50.0)
-    found = look_up(store, [1, 1, 3, 5], [2, 2, 4, 5], [50.0, 51.0, 99.0, 99.0], WIDTH, TASKS)
-    assert found.hit.tolist() == [False, True, True, False]
+    write(
+        store,
+        [(1, 2), (3, 4)],
+        lambda pairs: (torch.ones(2, WIDTH), torch.ones(2, TASKS)),
+        clock=lambda: 50.0,
+        teacher=TEACHER,
+    )
+    found, misses = look_up(store, [1, 1, 3, 5], [2, 2, 4, 5], [50.0, 51.0, 99.0, 99.0], WIDTH, TASKS, TEACHER)
+    assert found.hit.tolist() == [False, True, True, False] and misses == Misses(absent=1, late=1)
 
 
 @pytest.mark.redis
@@ -105,16 +112,17 @@ def test_redis_killed_and_restarted_in_training_and_serving(redis_server):
     ids, bag, labels, _ = batch()
     users, items = ids[:, 0].tolist(), ids[:, 1].tolist()
     pairs = list(zip(users, items, strict=True))
-    records = encode(torch.ones(64, WIDTH), torch.ones(64, TASKS), [1.0] * 64)
+    keys = [key(*pair, TEACHER) for pair in pairs]
+    records = encode(keys, torch.ones(64, WIDTH), torch.ones(64, TASKS), [1.0] * 64, TEACHER)
     slowest, hits = 0.0, []
 
     def teach():
-        store.put([key(*pair) for pair in pairs], records, 600)
+        store.put(keys, records, 600)
 
     def read():
         nonlocal slowest
         start = time.monotonic()
-        found = look_up(store, users, items, [2.0] * 64, WIDTH, TASKS)
+        found, _ = look_up(store, users, items, [2.0] * 64, WIDTH, TASKS, TEACHER)
         slowest = max(slowest, time.monotonic() - start)
         hits.append(float(found.hit.float().mean()))
         return found

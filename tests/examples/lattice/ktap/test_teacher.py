@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from examples.lattice.ktap.guard import Guarded
-from examples.lattice.ktap.record import decode, key
+from examples.lattice.ktap.record import Misses, TeacherId, key
 from examples.lattice.ktap.store import InProcess, StoreError
 from examples.lattice.ktap.student import look_up
 from examples.lattice.ktap.teacher import Background, write
 
 WIDTH, TASKS = 2, 1
+TEACHER = TeacherId("teacher", 7)
 
 
 def score(pairs):
@@ -24,11 +25,11 @@ def score(pairs):
 def test_what_is_written_can_be_read_for_its_time():
     now = [0.0]
     store = InProcess(clock=lambda: now[0])
-    write(store, [(1, 2), (3, 4)], score, clock=lambda: 10.0, ttl=5.0)
-    found, _ = decode(store.get([key(3, 4), key(1, 2)]), WIDTH, TASKS, [11.0, 11.0])
+    write(store, [(1, 2), (3, 4)], score, clock=lambda: 10.0, teacher=TEACHER, ttl=5.0)
+    found, _ = look_up(store, [3, 1], [4, 2], [11.0, 11.0], WIDTH, TASKS, TEACHER)
     assert found.embedding.tolist() == [[3, 4], [1, 2]] and found.logits.tolist() == [[7], [3]]
     now[0] = 5.0
-    assert store.get([key(1, 2)]) == [None]
+    assert store.get([key(1, 2, TEACHER)]) == [None]
 
 
 @pytest.mark.parametrize("way", ["write", "background"])
@@ -44,22 +45,22 @@ def test_a_record_is_of_the_second_in_which_scoring_ended(way):
 
     store = InProcess()
     if way == "write":
-        write(store, [(1, 2)], slow, clock=lambda: now[0])
+        write(store, [(1, 2)], slow, clock=lambda: now[0], teacher=TEACHER)
     else:
-        teacher = Background(store, slow, clock=lambda: now[0])
+        teacher = Background(store, slow, clock=lambda: now[0], teacher=TEACHER)
         teacher.ask([(1, 2)])
         assert teacher.idle(60)
         teacher.stop()
-    found = look_up(store, [1, 1, 1], [2, 2, 2], [102.0, 105.0, 105.5], WIDTH, TASKS)
-    assert found.hit.tolist() == [False, False, True]
+    found, misses = look_up(store, [1, 1, 1], [2, 2, 2], [102.0, 105.0, 105.5], WIDTH, TASKS, TEACHER)
+    assert found.hit.tolist() == [False, False, True] and misses == Misses(late=2)
 
 
 def test_pairs_are_scored_in_the_background():
     store = InProcess()
-    teacher = Background(store, score, clock=lambda: 7.0, batch=3)
+    teacher = Background(store, score, clock=lambda: 7.0, teacher=TEACHER, batch=3)
     teacher.ask([(user, 0) for user in range(10)] + [(0, 0)])
     assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (10, 0) and not teacher.failures
-    found, _ = decode(store.get([key(user, 0) for user in range(10)]), WIDTH, TASKS, [7.5] * 10)
+    found, _ = look_up(store, range(10), [0] * 10, [7.5] * 10, WIDTH, TASKS, TEACHER)
     assert bool(found.hit.all())
     teacher.stop()
 
@@ -73,13 +74,13 @@ def test_of_too_many_the_oldest_are_dropped_and_asking_never_blocks():
         return score(pairs)
 
     store = InProcess()
-    teacher = Background(store, slow, clock=lambda: 7.0, batch=1, most=3)
+    teacher = Background(store, slow, clock=lambda: 7.0, teacher=TEACHER, batch=1, most=3)
     teacher.ask([(100, 0)])
     assert entered.wait(60)
     teacher.ask([(user, 0) for user in range(10)])
     go.set()
     assert teacher.idle(60) and teacher.dropped == 7
-    values = store.get([key(user, 0) for user in (100, *range(10))])
+    values = store.get([key(user, 0, TEACHER) for user in (100, *range(10))])
     assert [value is not None for value in values] == [True] + [False] * 7 + [True] * 3
     teacher.stop()
 
@@ -91,10 +92,10 @@ def test_a_bad_batch_does_not_end_it():
         return score(pairs)
 
     store = InProcess()
-    teacher = Background(store, sometimes, clock=lambda: 7.0, batch=1)
+    teacher = Background(store, sometimes, clock=lambda: 7.0, teacher=TEACHER, batch=1)
     teacher.ask([(0, 0), (1, 0)])
     assert teacher.idle(60) and list(teacher.failures) == ["RuntimeError: out of memory"]
-    assert store.get([key(1, 0)]) != [None] and (teacher.written, teacher.unwritten) == (1, 1)
+    assert store.get([key(1, 0, TEACHER)]) != [None] and (teacher.written, teacher.unwritten) == (1, 1)
     teacher.stop()
 
 
@@ -109,22 +110,45 @@ def test_what_a_store_did_not_take_is_not_written_and_can_be_asked_for_again(gua
             return super().put(keys, values, ttl)
 
     store = Sometimes()
-    teacher = Background(Guarded(store) if guarded else store, score, clock=lambda: 7.0)
+    teacher = Background(Guarded(store) if guarded else store, score, clock=lambda: 7.0, teacher=TEACHER)
     teacher.ask([(1, 0), (2, 0)])
     assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (0, 2)
     assert list(teacher.failures) == ["2 of 2 pairs: not finite, or not taken" if guarded else "StoreError: down"]
     store.down = False
     teacher.ask([(1, 0), (2, 0)])
     assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (2, 2)
-    assert None not in store.get([key(1, 0), key(2, 0)])
+    assert None not in store.get([key(1, 0, TEACHER), key(2, 0, TEACHER)])
     teacher.stop()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_none_cost_their_own_pair(bad):
     store = InProcess()
-    teacher = Background(store, lambda pairs: (score(pairs)[0], torch.tensor([[1.0], [bad]])), clock=lambda: 7.0)
+    teacher = Background(
+        store, lambda pairs: (score(pairs)[0], torch.tensor([[1.0], [bad]])), clock=lambda: 7.0, teacher=TEACHER
+    )
     teacher.ask([(1, 0), (2, 0)])
     assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (1, 1) and len(teacher.failures) == 1
-    assert [value is None for value in store.get([key(1, 0), key(2, 0)])] == [False, True]
+    assert [value is None for value in store.get([key(1, 0, TEACHER), key(2, 0, TEACHER)])] == [False, True]
     teacher.stop()
+
+
+@pytest.mark.parametrize("way", ["write", "background"])
+def test_two_trainings_of_a_teacher_are_never_read_as_one(way):
+    """A batch half of which is of the old embedding space would be noise to the student."""
+    store, new = InProcess(), TeacherId("teacher", 8)
+    write(store, [(1, 1), (1, 2)], score, clock=lambda: 1.0, teacher=TEACHER)
+    if way == "write":
+        write(store, [(1, 2)], score, clock=lambda: 2.0, teacher=new)
+    else:
+        teacher = Background(store, score, clock=lambda: 2.0, teacher=new)
+        teacher.ask([(1, 2)])
+        assert teacher.idle(60)
+        teacher.stop()
+    for who, hits in ((TEACHER, [True, False]), (new, [False, True])):
+        found, misses = look_up(store, [1, 1], [1, 2], [9.0, 9.0], WIDTH, TASKS, who)
+        assert found.hit.tolist() == hits and misses == Misses(other=1)
+    beside = TeacherId("next", 8)  # of another name: beside the first
+    write(store, [(1, 1)], score, clock=lambda: 2.0, teacher=beside)
+    assert look_up(store, [1], [1], [9.0], WIDTH, TASKS, TEACHER)[0].hit.all()
+    assert look_up(store, [1], [1], [9.0], WIDTH, TASKS, beside)[0].hit.all()
