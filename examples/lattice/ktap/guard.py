@@ -4,6 +4,9 @@ One thread of the guard talks to the store. A read waits for it `deadline` secon
 busy with an earlier read, or the store has just failed, reads are misses at once. After a failure the store is left
 alone for `rest` seconds.
 
+The deadline is on the store's answer. What `look_up` does with it in the caller's thread, making keys and decoding
+records, comes on top: about 2 us a row (record.py), which no store can make longer.
+
 The thread is started by the first read, in each process its own: after a fork the child reads on with a thread and
 counts of its own.
 """

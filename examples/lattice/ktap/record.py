@@ -7,17 +7,27 @@ that are anything else, or that lie under another pair's key, are no record.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MAGIC, VERSION = b"KTAP", 2
-HEAD, TAIL = struct.Struct("<4sHHHQd"), struct.Struct("<I")
+FIELDS = [
+    ("magic", "S4"),
+    ("layout", "<u2"),
+    ("width", "<u2"),
+    ("tasks", "<u2"),
+    ("teacher", "<u8"),
+    ("computed", "<f8"),
+]
+HEAD, TAIL = np.dtype(FIELDS), 4  # bytes of the checksum
+SMALLEST = HEAD.itemsize + TAIL
+WHOLE = 0x2144DF1C  # the CRC-32 of anything that ends in its own CRC-32, little-endian
 LARGEST = float(torch.finfo(torch.float16).max)
 
 
@@ -68,6 +78,12 @@ def nothing(count: int, width: int, tasks: int) -> Knowledge:
     return Knowledge(torch.zeros(count, width), torch.zeros(count, tasks), torch.zeros(count, dtype=torch.bool))
 
 
+@cache
+def layout(width: int, tasks: int) -> np.dtype:
+    """A whole record."""
+    return np.dtype([*FIELDS, ("embedding", "<f2", (width,)), ("logits", "<f4", (tasks,)), ("checksum", "<u4")])
+
+
 def key(user: int, item: int, teacher: TeacherId) -> bytes:
     """Where a pair's record lies."""
     return f"ktap:{teacher.name}:{user}:{item}".encode()
@@ -77,12 +93,18 @@ def encode(
     keys: Sequence[bytes], embedding: Tensor, logits: Tensor, computed: Sequence[float], teacher: TeacherId
 ) -> list[bytes]:
     """One record a key of embedding (B, width) and logits (B, tasks), computed when. Numbers beyond float16 are cut."""
-    half = embedding.detach().float().clamp(-LARGEST, LARGEST).cpu().numpy().astype("<f2")
-    full = logits.detach().float().cpu().numpy().astype("<f4")
-    head = MAGIC, VERSION, half.shape[1], full.shape[1], teacher.version
-    rows = zip(computed, half, full, strict=True)
-    bodies = [HEAD.pack(*head, when) + e.tobytes() + z.tobytes() for when, e, z in rows]
-    return [body + TAIL.pack(checksum(key, body)) for key, body in zip(keys, bodies, strict=True)]
+    half = embedding.detach().float().clamp(-LARGEST, LARGEST).cpu().numpy()
+    full = logits.detach().float().cpu().numpy()
+    if not len(keys) == len(half) == len(full) == len(computed):
+        counts = f"{len(keys)} keys, {len(half)} embeddings, {len(full)} rows of logits and {len(computed)} times"
+        raise ValueError(f"expected one of each a record, got {counts}")
+    rows = np.zeros(len(keys), layout(half.shape[1], full.shape[1]))
+    rows["magic"], rows["layout"], rows["teacher"] = MAGIC, VERSION, teacher.version
+    rows["width"], rows["tasks"] = half.shape[1], full.shape[1]
+    rows["computed"], rows["embedding"], rows["logits"] = computed, half, full
+    joined, size = rows.tobytes(), rows.itemsize
+    bodies = [joined[start : start + size - TAIL] for start in range(0, len(joined), size)]
+    return [body + crc32(body, crc32(key)).to_bytes(TAIL, "little") for key, body in zip(keys, bodies, strict=True)]
 
 
 def decode(
@@ -94,43 +116,28 @@ def decode(
     teacher: TeacherId,
 ) -> tuple[Knowledge, Misses]:
     """What of the values under these keys is this teacher's and was computed earlier than `before`; why the rest is
-    not."""
-    found, absent, garbage, other, late = nothing(len(values), width, tasks), 0, 0, 0, 0
-    for row, (key, value, until) in enumerate(zip(keys, values, before, strict=True)):
-        if value is None:
-            absent += 1
-            continue
-        if not sound(key, value):
-            garbage += 1
-            continue
-        magic, version, its_width, its_tasks, its_teacher, computed = HEAD.unpack_from(value)
-        if (magic, version) == (MAGIC, VERSION) and its_teacher != teacher.version:
-            other += 1
-            continue
-        size = HEAD.size + 2 * width + 4 * tasks + TAIL.size
-        if (magic, version, its_width, its_tasks, len(value)) != (MAGIC, VERSION, width, tasks, size):
-            garbage += 1
-            continue
-        embedding = np.frombuffer(value, "<f2", width, HEAD.size).astype(np.float32)
-        logits = np.frombuffer(value, "<f4", tasks, HEAD.size + 2 * width).copy()
-        if not np.isfinite(embedding).all() or not np.isfinite(logits).all() or not np.isfinite(computed):
-            garbage += 1
-        elif computed < until:
-            found.embedding[row] = torch.from_numpy(embedding)
-            found.logits[row] = torch.from_numpy(logits)
-            found.hit[row] = True
-        else:
-            late += 1
-    return found, Misses(absent, garbage, other, late)
-
-
-def checksum(key: bytes, body: bytes) -> int:
-    """Of a record without its own; with the key, so that it holds for one pair alone."""
-    return zlib.crc32(body, zlib.crc32(key))
-
-
-def sound(key: bytes, value: bytes) -> bool:
-    """Whether these bytes are as they were written, and under the key that they were written for."""
-    if not isinstance(value, bytes) or len(value) < HEAD.size + TAIL.size:
-        return False
-    return checksum(key, value[: -TAIL.size]) == TAIL.unpack_from(value, len(value) - TAIL.size)[0]
+    not. Python looks at each record's checksum, numpy at all the rest, of all records at once."""
+    if not len(keys) == len(values) == len(before):
+        raise ValueError(f"expected one value and one time a key, got {len(values)} and {len(before)} for {len(keys)}")
+    found = nothing(len(keys), width, tasks)
+    whole = [
+        row
+        for row, (key, value) in enumerate(zip(keys, values, strict=True))
+        if isinstance(value, bytes) and len(value) >= SMALLEST and crc32(value, crc32(key)) == WHOLE
+    ]
+    head = np.frombuffer(b"".join([values[row][: HEAD.itemsize] for row in whole]), HEAD)
+    known = (head["magic"] == MAGIC) & (head["layout"] == VERSION)
+    own = known & (head["teacher"] == np.uint64(teacher.version))
+    fitting = (own & (head["width"] == width) & (head["tasks"] == tasks)).tolist()
+    size = layout(width, tasks).itemsize
+    fit = [row for row, fits in zip(whole, fitting, strict=True) if fits and len(values[row]) == size]
+    rows, records = np.array(fit, np.int64), np.frombuffer(b"".join([values[row] for row in fit]), layout(width, tasks))
+    embedding, logits, computed = records["embedding"].astype(np.float32), records["logits"], records["computed"]
+    finite = np.isfinite(embedding).all(axis=1) & np.isfinite(logits).all(axis=1) & np.isfinite(computed)
+    early = finite & (computed < np.asarray(before, np.float64)[rows])
+    hits = torch.from_numpy(rows[early])
+    found.embedding[hits] = torch.from_numpy(embedding[early])
+    found.logits[hits] = torch.from_numpy(logits[early].astype(np.float32))
+    found.hit[hits] = True
+    absent, other, late = values.count(None), int((known & ~own).sum()), int((finite & ~early).sum())
+    return found, Misses(absent, len(keys) - absent - other - late - len(hits), other, late)

@@ -91,6 +91,6 @@ def look_up(
     teacher: TeacherId,
 ) -> tuple[Knowledge, Misses]:
     """What the store knows of these impressions from before they were made, from this version of the teacher; why
-    nothing of the others."""
+    nothing of the others. Of its time a guard's deadline bounds the store's part; the rest grows with the rows."""
     keys = [key(user, item, teacher) for user, item in zip(users, items, strict=True)]
     return decode(keys, store.get(keys), width, tasks, times, teacher)
