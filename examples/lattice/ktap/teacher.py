@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,10 +35,18 @@ def write(
     with torch.no_grad():
         embedding, logits = (each.float() for each in score(pairs))
     computed = clock()
+    if [embedding.dim(), logits.dim(), len(embedding), len(logits)] != [2, 2, len(pairs), len(pairs)]:
+        shapes = f"{tuple(embedding.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"score gives a row of embedding and a row of logits a pair; of {len(pairs)} it gave {shapes}")
+    if not math.isfinite(computed):
+        raise ValueError(f"clock gives the log's seconds, got {computed}")
     sound = (embedding.isfinite().all(dim=1) & logits.isfinite().all(dim=1)).cpu()
     keys = [key(user, item, teacher) for (user, item), fine in zip(pairs, sound.tolist(), strict=True) if fine]
     values = encode(keys, embedding.cpu()[sound], logits.cpu()[sound], [computed] * len(keys), teacher)
-    return store.put(keys, values, ttl)
+    taken = store.put(keys, values, ttl)
+    if not isinstance(taken, int):
+        raise TypeError(f"a store's put gives how many values it took, {type(store).__name__}'s gave {taken!r}")
+    return taken
 
 
 class Background:

@@ -152,3 +152,28 @@ def test_two_trainings_of_a_teacher_are_never_read_as_one(way):
     write(store, [(1, 1)], score, clock=lambda: 2.0, teacher=beside)
     assert look_up(store, [1], [1], [9.0], WIDTH, TASKS, TEACHER)[0].hit.all()
     assert look_up(store, [1], [1], [9.0], WIDTH, TASKS, beside)[0].hit.all()
+
+
+class Silent(InProcess):
+    """A store of before stores said how many values they took."""
+
+    def put(self, keys, values, ttl):
+        super().put(keys, values, ttl)
+
+
+@pytest.mark.parametrize(
+    ("store", "given", "clock", "said"),
+    [
+        (InProcess(), lambda pairs: score(pairs[:1]), 7.0, "of 2 it gave (1, 2) and (1, 1)"),
+        (InProcess(), lambda pairs: (score(pairs)[0], torch.ones(2)), 7.0, "of 2 it gave (2, 2) and (2,)"),
+        (InProcess(), score, float("nan"), "clock gives the log's seconds, got nan"),
+        (Silent(), score, 7.0, "Silent's gave None"),
+    ],
+)
+def test_a_wrong_score_clock_or_store_is_said_and_does_not_end_it(store, given, clock, said):
+    teacher = Background(store, given, clock=lambda: clock, teacher=TEACHER)
+    for count in (1, 2):
+        teacher.ask([(1, 0), (2, 0)])
+        assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (0, 2 * count)
+        assert len(teacher.failures) == count and said in teacher.failures[-1]
+    teacher.stop()
