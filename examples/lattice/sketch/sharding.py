@@ -7,6 +7,7 @@ the dynamic programme that the notes sketch [I]. Memory is not cut into steps: f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ class ShardingError(ValueError):
 
 @dataclass(frozen=True)
 class Layer:
-    """seconds, memory (bytes): of this layer under each strategy it can have."""
+    """seconds, memory (bytes): of this layer under each strategy it can have; infinite where it cannot be had."""
 
     name: str
     seconds: Mapping[str, float]
@@ -29,8 +30,10 @@ class Layer:
                 f"{self.name}: expected seconds and memory of the same strategies, at least one; got "
                 f"{sorted(self.seconds)} and {sorted(self.memory)}"
             )
-        if min(self.memory.values()) < 0 or min(self.seconds.values()) < 0:
-            raise ShardingError(f"{self.name}: seconds and memory are not negative")
+        for what, of in (("seconds", self.seconds), ("memory", self.memory)):
+            wrong = {strategy: number for strategy, number in of.items() if not number >= 0}  # nan is neither
+            if wrong:
+                raise ShardingError(f"{self.name}: expected {what} that are numbers and not negative, got {wrong}")
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,17 @@ def shard(layers: Sequence[Layer], change: Change, budget: int) -> Sharding:
         for strategy, seconds in layer.seconds.items():
             memory = layer.memory[strategy]
             if index:
+                moved = {before: _checked(layer, before, strategy, change(index, before, strategy)) for before in ways}
                 found = [
-                    _Way(way.seconds + seconds + change(index, before, strategy), way.memory + memory, strategy, way)
+                    _Way(way.seconds + seconds + moved[before], way.memory + memory, strategy, way)
                     for before, each in ways.items()
                     for way in each
                 ]
             else:
                 found = [_Way(seconds, memory, strategy, None)]
-            following[strategy] = _best([way for way in found if way.memory <= budget])
+            following[strategy] = _best([way for way in found if way.memory <= budget and way.seconds < math.inf])
         if not any(following.values()):
-            least = sum(min(each.memory.values()) for each in layers[: index + 1])
-            raise ShardingError(f"no strategies fit {budget} bytes: up to {layer.name} the smallest take {least} bytes")
+            raise ShardingError(_why_not(layers[: index + 1], budget))
         ways = following
     fastest = min((way for each in ways.values() for way in each), key=lambda way: (way.seconds, way.memory))
     strategies, at = [], fastest
@@ -84,6 +87,25 @@ def shard(layers: Sequence[Layer], change: Change, budget: int) -> Sharding:
         strategies.append(at.strategy)
         at = at.before
     return Sharding(tuple(reversed(strategies)), fastest.seconds, fastest.memory)
+
+
+def _checked(layer: Layer, before: str, after: str, seconds: float) -> float:
+    if not seconds >= 0:
+        raise ValueError(
+            f"{layer.name}: expected seconds of a change from {before} to {after} that are a number and not negative, "
+            f"got {seconds}"
+        )
+    return seconds
+
+
+def _why_not(layers: Sequence[Layer], budget: int) -> str:
+    """What keeps each way up to the last of these layers from being taken."""
+    last = layers[-1].name
+    fast = [[each.memory[s] for s, seconds in each.seconds.items() if seconds < math.inf] for each in layers]
+    least = sum(min(memory, default=math.inf) for memory in fast)
+    if budget < least < math.inf:
+        return f"no strategies fit {budget} bytes: up to {last} the smallest take {least} bytes"
+    return f"up to {last} every way within {budget} bytes takes infinitely long: no strategies can be had"
 
 
 def _best(ways: list[_Way]) -> list[_Way]:

@@ -41,8 +41,9 @@ def search_together(
 
     def cost(values: Values) -> Cost:
         flops, its = parts(values)
+        layers = layers_of(its, cluster)  # an error here is an error, not a size that does not fit
         try:
-            return Cost(flops, shard(layers_of(its, cluster), change_of(cluster), cluster.memory).seconds)
+            return Cost(flops, shard(layers, change_of(cluster), cluster.memory).seconds)
         except ShardingError:
             return Cost(flops, float("inf"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -67,3 +68,30 @@ def test_what_cannot_be_is_refused():
         Layer("x", {"a": 1.0}, {"a": -1})
     with pytest.raises(ShardingError, match="no layer"):
         shard([], lambda *key: 0.0, 1)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1.0, -math.inf])
+@pytest.mark.parametrize("strategies", ["ab", "ba"])  # min() of a nan depends on the order
+def test_what_is_no_number_of_seconds_or_bytes_never_wins(wrong, strategies):
+    numbers, ones = dict(zip(strategies, (wrong, 1.0), strict=True)), dict.fromkeys(strategies, 1)
+    with pytest.raises(ShardingError, match=rf"x: expected seconds .* got {{'{strategies[0]}': {wrong}}}"):
+        Layer("x", numbers, ones)
+    with pytest.raises(ShardingError, match=rf"x: expected memory .* got {{'{strategies[0]}': {wrong}}}"):
+        Layer("x", ones, numbers)
+    layers = [Layer("x", {"a": 1.0}, {"a": 1}), Layer("y", {"b": 1.0}, {"b": 1})]
+    with pytest.raises(ValueError, match=f"y: expected seconds of a change from a to b .* got {wrong}"):
+        shard(layers, lambda *key: wrong, 10)
+
+
+def test_what_takes_infinitely_long_is_no_way():
+    never = math.inf
+    assert shard([Layer("x", {"a": never, "b": 2.0}, {"a": 0, "b": 1})], lambda *key: 0.0, 10).strategies == ("b",)
+    for layer in (Layer("x", {"a": never}, {"a": 1}), Layer("x", {"a": never, "b": never}, {"a": 1, "b": 1})):
+        with pytest.raises(ShardingError, match="up to x every way within 10 bytes takes infinitely long"):
+            shard([layer], lambda *key: 0.0, 10)
+    apart = [Layer("x", {"a": 1.0}, {"a": 1}), Layer("y", {"b": 1.0}, {"b": 1})]
+    with pytest.raises(ShardingError, match="up to y every way within 10 bytes takes infinitely long"):
+        shard(apart, lambda *key: never, 10)
+    small = [Layer("x", {"a": never, "b": 1.0}, {"a": 1, "b": 10}), Layer("y", {"b": 1.0}, {"b": 5})]
+    with pytest.raises(ShardingError, match="no strategies fit 12 bytes: up to y the smallest take 15 bytes"):
+        shard(small, lambda *key: 0.0, 12)

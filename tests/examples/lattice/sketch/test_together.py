@@ -9,6 +9,7 @@ import pytest
 
 from examples.lattice.sketch.layers import Cluster, Part, change_of, layers_of
 from examples.lattice.sketch.search import Bounds, NothingFits, score
+from examples.lattice.sketch.sharding import ShardingError
 from examples.lattice.sketch.together import alike, search_together
 
 CLUSTER = Cluster(gpus=4, link=1e6, start=1e-4, memory=12_000)
@@ -66,3 +67,9 @@ def test_says_so_if_nothing_fits():
     tight = Cluster(gpus=4, memory=10)
     with pytest.raises(NothingFits, match="none of 4 trials"):
         search_together(parts, lambda *_: 0.7, {"width": WIDTHS}, Bounds(0.0, 1.0), tight, trials=4)
+
+
+def test_seconds_that_are_no_number_are_an_error_and_not_a_size_that_does_not_fit():
+    with pytest.raises(ShardingError, match="a: expected seconds"):
+        broken = lambda values: (1.0, [Part("a", math.nan, weights=10)])  # noqa: E731
+        search_together(broken, lambda *_: 0.7, {"width": WIDTHS}, Bounds(0.0, 1.0), CLUSTER, trials=1)
