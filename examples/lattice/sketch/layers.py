@@ -37,8 +37,16 @@ class Cluster:
     start: float = 20e-6
     memory: int = 60 * 2**30
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.gpus, int) and self.gpus >= 1):
+            raise ValueError(f"expected one GPU or more, got gpus={self.gpus}")
+        if not (self.link > 0 and self.start >= 0 and self.memory >= 0):  # nan is neither
+            raise ValueError(f"expected link above 0, start and memory of 0 or more; got {self}")
+
     def moving(self, size: float, collectives: int) -> float:
-        """Seconds of so many collectives of `size` bytes each."""
+        """Seconds of so many collectives of `size` bytes each; one GPU alone has none."""
+        if self.gpus == 1:
+            return 0.0
         return collectives * (self.start + size * (self.gpus - 1) / self.gpus / self.link)
 
 
@@ -126,7 +134,7 @@ def _weights(part: Part, cluster: Cluster) -> Layer:
 
 def change_of(cluster: Cluster) -> Change:
     """Neighbours of different strategies do not share a collective's bucket: one start more [I]."""
-    return lambda _, before, after: cluster.start if before != after else 0.0
+    return lambda _, before, after: cluster.moving(0, 1) if before != after else 0.0
 
 
 def kept(path: Path | None, key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:

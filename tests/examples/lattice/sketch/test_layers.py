@@ -1,11 +1,13 @@
 """Layers of a model by kernel and parameter, their bytes and seconds under each strategy."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from examples.lattice.sketch import layers
-from examples.lattice.sketch.layers import REST, Cluster, Part, kept, layer_of, layers_of, parts_of
+from examples.lattice.sketch.layers import REST, Cluster, Part, change_of, kept, layer_of, layers_of, parts_of
+from examples.lattice.sketch.sharding import shard
 from tests.examples.lattice.networks.small import SIZE, inputs, network
 
 CLUSTER = Cluster(gpus=4, link=1e6, start=0.5, memory=1000)
@@ -43,6 +45,25 @@ def test_bytes_and_seconds_of_each_strategy():
         {"replicated": 3 + moved(200, 2), "state sharded": 3 + moved(200, 2), "sharded": 3 + moved(200, 3)}
     )
     assert rest.seconds == {"replicated": 1.0} and rest.memory == {"replicated": 0}
+
+
+def test_one_gpu_moves_nothing_and_fewer_are_none():
+    alone = replace(CLUSTER, gpus=1)
+    layers = layers_of([Part("a", 3.0, tables=8, weights=50, vectors=40), Part(REST, 1.0)], alone)
+    assert alone.moving(1e6, 3) == 0.0
+    assert {seconds for layer in layers[:2] for seconds in layer.seconds.values()} == {0.0, 3.0}
+    assert change_of(alone)(1, "replicated", "sharded") == 0.0 < change_of(CLUSTER)(1, "replicated", "sharded") == 0.5
+    found = shard(layers, change_of(alone), alone.memory)
+    assert (found.seconds, found.memory) == (4.0, 16 * 58)
+    for gpus in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"expected one GPU or more, got gpus={gpus}"):
+            replace(CLUSTER, gpus=gpus)
+
+
+@pytest.mark.parametrize("wrong", [{"link": 0.0}, {"link": math.nan}, {"start": -1.0}, {"memory": math.nan}])
+def test_a_cluster_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected link above 0, start and memory of 0 or more"):
+        replace(CLUSTER, **wrong)
 
 
 def test_what_was_previewed_is_not_previewed_again(tmp_path):
