@@ -10,6 +10,7 @@ those before. Previews and trials are kept in the folder; a run that was stopped
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from examples.lattice.networks.loss import Objective
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
+from examples.lattice.sketch.files import write_json
 from examples.lattice.sketch.layers import Cluster, Part, kept, parts_of, previewed
 from examples.lattice.sketch.search import Between, Bounds, Report, Values
 from examples.lattice.sketch.together import Together, search_together
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for shown in tables(best):
         console.print(shown)
     results = {"cluster": asdict(cluster), "target": options.target, "times": "modelled", **asdict(best)}
-    (options.out / "sketch.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out / "sketch.json", results)
     return results
 
 
@@ -90,11 +92,19 @@ def network(found: Samples, values: Values) -> LatticeNetwork:
 def layers(model: LatticeNetwork, found: Samples, values: Values, options: argparse.Namespace) -> list[Part]:
     """The layers of a model with their modelled seconds."""
     inputs, _ = found.batch(torch.arange(options.batch) % len(found.labels))
-    key = json.dumps([options.target, options.batch, dict(values)])
+    key = key_of(model, values, options)
     seconds = kept(options.out / "previews.json", key, lambda: previewed(model, tuple(inputs), options.target))
     fields = len(found.schema.sources[0])
     lookups = {"features.categorical": found.schema.tokens, "sequences": found.schema.events * fields}
     return parts_of(model, seconds, options.batch, lookups)
+
+
+def key_of(model: LatticeNetwork, values: Values, options: argparse.Namespace) -> str:
+    """All that a preview depends on: the values in any order, what the data ask for, and whose kernels are modelled."""
+    shapes = {name: list(each.shape) for name, each in model.state_dict().items()}
+    settings = [options.target, options.batch, dict(values), shapes, torch.__version__]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{options.target}, batch {options.batch}, {json.dumps(dict(values), sort_keys=True)}, {digest}"
 
 
 def tables(best: Together) -> list[Table]:

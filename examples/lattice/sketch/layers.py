@@ -12,7 +12,6 @@ float32; collectives move (w - 1) / w of their bytes over a GPU's link and overl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 import loka_compile as loka
 from examples.lattice.networks.processors import Features
+from examples.lattice.sketch.files import alone, read_mapping, write_json
 from examples.lattice.sketch.sharding import Change, Layer
 
 REST = "the rest"
@@ -138,10 +138,13 @@ def change_of(cluster: Cluster) -> Change:
 
 
 def kept(path: Path | None, key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What `make` gives, from a JSON file if it is there already: previews take a minute."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-    if key not in found:
-        found[key] = make()
-        if path:
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found[key]
+    """What `make` gives, from a JSON file if it is there already: previews take a minute. The file is replaced whole,
+    and what another process has added to it in the meantime stays."""
+    if path is None:
+        return make()
+    found = read_mapping(path).get(key)
+    if found is None:
+        found = make()
+        with alone(path.with_name(f"{path.name}.lock")):
+            write_json(path, {**read_mapping(path), key: found})
+    return found

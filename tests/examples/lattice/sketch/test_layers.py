@@ -1,10 +1,13 @@
 """Layers of a model by kernel and parameter, their bytes and seconds under each strategy."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from examples.lattice.data import DataError
 from examples.lattice.sketch import layers
 from examples.lattice.sketch.layers import REST, Cluster, Part, change_of, kept, layer_of, layers_of, parts_of
 from examples.lattice.sketch.sharding import shard
@@ -77,6 +80,35 @@ def test_what_was_previewed_is_not_previewed_again(tmp_path):
     kept(path, "y", make)
     kept(path, "x", make)
     assert len(calls) == 2
+
+
+def test_previews_cut_short_are_named_and_never_written_in_place(tmp_path, monkeypatch):
+    path = tmp_path / "previews.json"
+    kept(path, "x", lambda: {"a": 1.5})
+    whole = path.read_text()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)  # all is written, nothing is replaced
+        kept(path, "y", lambda: {"a": 2.5})
+    assert path.read_text() == whole and kept(path, "x", killed) == {"a": 1.5}
+    for damaged in (whole[:10], "", "[1]", "\0"):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match=r"previews.json is damaged .*: delete it"):
+            kept(path, "x", killed)
+
+
+def test_previews_that_others_added_meanwhile_stay(tmp_path):
+    path = tmp_path / "previews.json"
+
+    def slow():
+        kept(path, "theirs", lambda: {"b": 2.0})
+        return {"a": 1.0}
+
+    kept(path, "ours", slow)
+    assert json.loads(path.read_text()) == {"theirs": {"b": 2.0}, "ours": {"a": 1.0}}
 
 
 @pytest.mark.slow
