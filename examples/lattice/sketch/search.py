@@ -8,52 +8,22 @@ trained reports its AUC as it goes, and is pruned when its score falls behind th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
-EXPONENT = 0.003
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-Values = Mapping[str, object]
-Report = Callable[[int, float], None]
-"""Called by training with a step and the AUC so far; leaves the training where it is pruned."""
+from examples.lattice.sketch.proposals import AUC, COST, cost_of
+from examples.lattice.sketch.terms import EXPONENT, Between, Bounds, Cost, Report, Space, Values, score
+from examples.lattice.sketch.trials import Trials, opened
 
-
-@dataclass(frozen=True)
-class Between:
-    """Numbers from low to high; `log` spaces proposals evenly in the logarithm, `whole` takes integers only."""
-
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.low <= self.high or (self.log and self.low <= 0):
-            raise ValueError(f"expected low <= high, and both positive with log; got {self}")
-
-
-Space = Mapping[str, Between | tuple[object, ...]]
-"""By hyper-parameter a range, or the values it can have."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """flops of a sample, seconds of an answer: counted, modelled or measured, but before training."""
-
-    flops: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """quality: the least AUC; latency: the most seconds."""
-
-    quality: float
-    latency: float
+__all__ = [
+    "EXPONENT", "Between", "Bounds", "Cost", "Found", "NothingFits", "Report", "Space", "Values", "score", "search",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,11 +42,6 @@ class NothingFits(Exception):
     """No trial was within the bounds; the message says how near they came."""
 
 
-def score(auc: float, flops: float) -> float:
-    """AUC / FLOPs^0.003, the paper's law: twice the FLOPs must bring 0.2 % of AUC."""
-    return auc / flops**EXPONENT
-
-
 def search(
     cost: Callable[[Values], Cost],
     quality: Callable[[Values, Report], float],
@@ -88,62 +53,71 @@ def search(
     seed: int = 0,
     jobs: int = 1,
 ) -> Found:
-    """The best of `trials` trials, those in `storage` included."""
-    study = optuna.create_study(
-        study_name="sketch",
-        direction="maximize",
-        storage=f"sqlite:///{storage}" if storage else None,
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=jobs > 1),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-    )
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that is gone
-        study.tell(trial.number, state=TrialState.FAIL)
+    """The best of `trials` trials, those in `storage` included; where more are there, of them all.
+
+    Proposals hang on the seed and the trials before, so a search that was stopped goes on as if it had not been: what
+    was interrupted is tried again. Values whose training raised an error are not, and do not count. With several jobs
+    proposals also hang on which trial ends first.
+    """
+    if trials < 1 or jobs < 1:
+        raise ValueError(f"expected one trial or more and one job or more, got trials={trials} and jobs={jobs}")
 
     def objective(trial: optuna.Trial) -> float:
-        values = {name: _propose(trial, name, of) for name, of in space.items()}
+        values = {name: trial.params[name] for name in space}
         costs = cost(values)
-        trial.set_user_attr("cost", [costs.flops, costs.seconds])
-        trial.set_constraint("latency", costs.seconds - bounds.latency)
-        if costs.seconds > bounds.latency:
+        trial.set_user_attr(COST, [costs.flops, costs.seconds])
+        if bounds.over(costs) > 0:
             raise optuna.TrialPruned(f"{costs.seconds:.3g} s an answer, at most {bounds.latency:.3g} s")
 
         def report(step: int, auc: float) -> None:
             trial.report(score(auc, costs.flops), step)
-            if math.isnan(auc) or trial.should_prune():
+            if not math.isfinite(auc) or trial.should_prune():
                 raise optuna.TrialPruned(f"AUC {auc:.4f} after step {step}")
 
         auc = quality(values, report)
-        if math.isnan(auc):
-            raise optuna.TrialPruned("its AUC is nan")
-        trial.set_user_attr("auc", auc)
-        trial.set_constraint("quality", bounds.quality - auc)
+        if not math.isfinite(auc):
+            raise optuna.TrialPruned(f"its AUC is {auc}")
+        trial.set_user_attr(AUC, auc)
         return score(auc, costs.flops)
 
-    left = trials - len(study.get_trials(deepcopy=False, states=DONE))
-    if left > 0:
-        study.optimize(objective, n_trials=left, n_jobs=jobs)
-    return _best(study, bounds)
+    with opened(storage, space, bounds, seed) as found:
+        _work(found, objective, trials, jobs)
+        return _best(found, bounds)
 
 
-def _best(study: optuna.Study, bounds: Bounds) -> Found:
-    tried = study.get_trials(states=DONE)
+def _work(found: Trials, objective: Callable[[optuna.Trial], float], trials: int, jobs: int) -> None:
+    """Runs trials until enough are done; an error in one ends them all."""
+    stopped = threading.Event()
+
+    def work() -> None:
+        while (trial := found.take(trials, stopped)) is not None:
+            found.run(trial, objective)
+
+    if jobs == 1:  # in this thread, where an interrupt arrives
+        work()
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            ended, _ = wait([pool.submit(work) for _ in range(jobs)], return_when=FIRST_EXCEPTION)
+        finally:
+            stopped.set()
+        for each in ended:
+            each.result()
+
+
+def _best(found: Trials, bounds: Bounds) -> Found:
+    """Judged by these bounds, from the cost and the AUC that are kept with each trial."""
+    tried = found.done()
     trained = [trial for trial in tried if trial.state == TrialState.COMPLETE]
-    within = [trial for trial in trained if max(trial.constraints.values()) <= 0]
+    quick = [trial for trial in trained if bounds.over(cost_of(trial)) <= 0]
+    within = [trial for trial in quick if trial.user_attrs[AUC] >= bounds.quality]
     if not within:
-        nearest = max((trial.user_attrs["auc"] for trial in trained), default=float("nan"))
+        nearest = max((trial.user_attrs[AUC] for trial in quick), default=float("nan"))
         raise NothingFits(
             f"none of {len(tried)} trials has an AUC of {bounds.quality} within {bounds.latency:.3g} s; "
-            f"{len(trained)} were quick enough and trained, the best to {nearest:.4f}"
+            f"{len(quick)} were quick enough and trained, the best to {nearest:.4f}"
         )
-    best = max(within, key=lambda trial: (trial.value, -trial.number))
-    auc, costs = best.user_attrs["auc"], Cost(*best.user_attrs["cost"])
-    return Found(dict(best.params), auc, costs, score(auc, costs.flops), len(tried), len(trained))
-
-
-def _propose(trial: optuna.Trial, name: str, of: Between | tuple[object, ...]) -> object:
-    if isinstance(of, tuple):
-        return trial.suggest_categorical(name, of)
-    if of.whole:
-        return trial.suggest_int(name, int(of.low), int(of.high), log=of.log)
-    return trial.suggest_float(name, of.low, of.high, log=of.log)
+    best = max(within, key=lambda trial: trial.value)  # of equal ones the first
+    auc, costs = best.user_attrs[AUC], cost_of(best)
+    values = {name: best.params[name] for name in found.space}
+    return Found(values, auc, costs, score(auc, costs.flops), len(tried), len(trained))

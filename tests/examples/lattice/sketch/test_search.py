@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from contextlib import nullcontext
 
 import pytest
 
@@ -85,6 +86,62 @@ def test_a_search_goes_on_from_its_file(tmp_path):
     assert len(calls) == 12 and again == found
 
 
+class Interrupted:
+    """A training that is interrupted at its n-th call, and all that it was called with."""
+
+    def __init__(self, at=None):
+        self.at, self.calls = at, []
+
+    def __call__(self, values, report):
+        self.calls.append(tuple(values.items()))
+        if len(self.calls) == self.at:
+            raise KeyboardInterrupt
+        return quality(values, report)
+
+
+def test_a_search_that_stopped_proposes_what_one_that_did_not_would_have(tmp_path):
+    bounds, trials = Bounds(0.0, 1.0), 16  # from the eleventh on TPE learns
+    whole, again = Interrupted(), Interrupted()
+    found = search(cost, whole, SPACE, bounds, trials=trials, seed=3)
+    assert search(cost, again, SPACE, bounds, trials=trials, seed=3) == found and again.calls == whole.calls
+    assert len(set(whole.calls)) == trials
+    storage, calls = tmp_path / "trials.db", []
+    for until, at in ((1, None), (4, 2), (5, None), (14, 7), (trials, 1), (trials, None)):
+        parts = Interrupted(at)
+        with pytest.raises(KeyboardInterrupt) if at else nullcontext():
+            stopped = search(cost, parts, SPACE, bounds, trials=until, storage=storage, seed=3)
+        calls += parts.calls
+    assert list(dict.fromkeys(calls)) == whole.calls and len(calls) == trials + 3  # what was interrupted comes again
+    assert stopped == found
+    other = Interrupted()
+    search(cost, other, SPACE, bounds, trials=3, seed=4)
+    assert not set(other.calls) & set(whole.calls)
+
+
+def test_restarts_repeat_nothing(tmp_path):
+    calls = Interrupted()
+    for trials in range(1, 13):
+        search(cost, calls, SPACE, Bounds(0.0, 1.0), trials=trials, storage=tmp_path / "trials.db")
+    assert len(calls.calls) == len(set(calls.calls)) == 12
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_values_whose_training_raised_are_not_tried_again(tmp_path, jobs):
+    calls = []
+
+    def raises_once(values, report):
+        calls.append(tuple(values.items()))
+        if len(calls) == 2:
+            raise MemoryError("too large")
+        return quality(values, report)
+
+    args = {"trials": 4, "storage": tmp_path / "trials.db", "jobs": jobs}
+    with pytest.raises(MemoryError, match="too large"):
+        search(cost, raises_once, SPACE, Bounds(0.0, 1.0), **args)
+    found = search(cost, raises_once, SPACE, Bounds(0.0, 1.0), **args)
+    assert found.tried == 4 and len(calls) == len(set(calls)) == 5
+
+
 def test_trials_run_in_parallel():
     both = threading.Barrier(2, timeout=60)
 
@@ -110,4 +167,15 @@ def test_ranges_and_scores():
         Between(2, 1)
     with pytest.raises(ValueError, match="positive with log"):
         Between(0, 1, log=True)
+    with pytest.raises(ValueError, match="whole numbers as low and high"):
+        Between(0.5, 2, whole=True)
+    for flops, seconds in ((0.0, 1.0), (math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (1.0, -1.0)):
+        with pytest.raises(ValueError, match="expected flops above 0 and seconds of 0 or more"):
+            Cost(flops, seconds)
+    for bounds in ((math.nan, 1.0), (0.5, math.nan)):
+        with pytest.raises(ValueError, match="expected numbers as bounds"):
+            Bounds(*bounds)
+    for wrong in ({"trials": 0}, {"trials": 1, "jobs": 0}):
+        with pytest.raises(ValueError, match="expected one trial or more and one job or more"):
+            search(cost, quality, SPACE, BOUNDS, **wrong)
     assert score(0.8, 2e6) == pytest.approx(score(0.8, 1e6) * 2**-module.EXPONENT)

@@ -1,0 +1,64 @@
+"""What a search tries next: it hangs on the seed, the proposal's number and the trials before, and on nothing else, so
+that a search that was stopped and goes on proposes what one that never stopped would have.
+
+Every trial is of a proposal. One whose trial was interrupted is tried again; of its trials the last counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from examples.lattice.sketch.terms import Bounds, Cost, Space, distributions
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+NUMBER = "proposal"  # a trial's attributes
+RAISED = "raised"
+COST = "cost"
+AUC = "auc"
+logging.getLogger("optuna.storages._in_memory").setLevel(logging.WARNING)  # says of each proposal that a study is new
+
+
+def latest(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The last trial of each proposal, in the order of the proposals."""
+    found = {trial.user_attrs[NUMBER]: trial for trial in trials}
+    return [found[number] for number in sorted(found)]
+
+
+def is_interrupted(trial: FrozenTrial) -> bool:
+    """Whether it must be tried again. A training that raised an error would raise it again."""
+    return trial.state == TrialState.FAIL and RAISED not in trial.user_attrs
+
+
+def cost_of(trial: FrozenTrial) -> Cost | None:
+    """What it was found to cost; None if it did not come so far."""
+    return Cost(*trial.user_attrs[COST]) if COST in trial.user_attrs else None
+
+
+def propose(trials: Iterable[FrozenTrial], space: Space, bounds: Bounds, seed: int, number: int) -> dict[str, object]:
+    """Values to try next to these trials, by a TPE whose random numbers are this proposal's own."""
+    own = random.Random(f"{seed}, {number}").getrandbits(32)
+    sampler = optuna.samplers.TPESampler(seed=own, constant_liar=True)  # no values that are under way
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials([_judged(each, bounds) for each in trials if each.state in (*DONE, TrialState.RUNNING)])
+    return study.ask(distributions(space)).params
+
+
+def _judged(trial: FrozenTrial, bounds: Bounds) -> FrozenTrial:
+    """A trial and by how much it is out of these bounds."""
+    cost, auc = cost_of(trial), trial.user_attrs.get(AUC)
+    constraints = {"latency": bounds.over(cost)} if cost else {}
+    if auc is not None:
+        constraints["quality"] = bounds.quality - auc
+    return optuna.trial.create_trial(
+        state=trial.state,
+        value=trial.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        constraints=constraints,
+    )
