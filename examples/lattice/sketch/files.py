@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from examples.lattice.data import DataError
 
@@ -40,3 +41,30 @@ def alone(lock: Path) -> Iterator[None]:
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def worker(of: Path) -> Iterator[str]:
+    """A name under which `workers` lists this process while it is here."""
+    path = of.with_name(f"{of.name}.worker-{uuid4().hex}")
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield path.name
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def workers(of: Path) -> set[str]:
+    """Names of those that are there. A process that was killed has left its file and not its lock: the file goes."""
+    found = set()
+    for path in of.parent.iterdir():
+        if path.name.startswith(f"{of.name}.worker-"):
+            with path.open("ab") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.add(path.name)
+                else:
+                    path.unlink(missing_ok=True)
+    return found

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError, OperationalError
 
+from examples.lattice.data import DataError
+from examples.lattice.sketch.files import alone, worker, workers
 from examples.lattice.sketch.proposals import DONE, NUMBER, RAISED, is_interrupted, latest, propose
 from examples.lattice.sketch.terms import Bounds, Space, distributions
 
+WORKER = "worker"  # an attribute of a trial
 PATIENCE = 0.2  # seconds between two looks at what others do
 
 
 @dataclass(frozen=True)
 class Trials:
-    """alone: while nobody else looks for work."""
+    """alone: while no other thread or process looks for work. worker: who this is; workers: who is there."""
 
     study: optuna.Study
     space: Space
     bounds: Bounds
     seed: int
     alone: Callable[[], AbstractContextManager[object]]
+    worker: str
+    workers: Callable[[], set[str]]
 
     def last(self) -> list[FrozenTrial]:
         """The last trial of each proposal."""
@@ -38,6 +45,7 @@ class Trials:
         """The next trial, until `count` are done. Waits while those under way may yet leave one."""
         while not stopped.is_set():
             with self.alone():
+                self._give_up_what_is_left()
                 last = self.last()
                 done = sum(trial.state in DONE for trial in last)
                 running = sum(trial.state == TrialState.RUNNING for trial in last)
@@ -51,8 +59,18 @@ class Trials:
     def _start(self, last: list[FrozenTrial]) -> optuna.Trial:
         if not any(trial.state == TrialState.WAITING for trial in last):  # else one was stopped between the two lines
             number, values = self._next(last)
-            self.study.enqueue_trial(values, user_attrs={NUMBER: number})
-        return self.study.ask(distributions(self.space))
+            self.study.enqueue_trial(values, user_attrs={NUMBER: number, WORKER: self.worker})
+        trial = self.study.ask(distributions(self.space))
+        trial.set_user_attr(WORKER, self.worker)
+        return trial
+
+    def _give_up_what_is_left(self) -> None:
+        """Trials of processes that are gone are interrupted ones."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        there = self.workers() if running else set()
+        for trial in running:
+            if trial.user_attrs[WORKER] not in there:
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _next(self, last: list[FrozenTrial]) -> tuple[int, dict[str, object]]:
         """A proposal's number and its values: the first that was interrupted, or a new one."""
@@ -79,15 +97,39 @@ class Trials:
 
 @contextmanager
 def opened(storage: Path | None, space: Space, bounds: Bounds, seed: int) -> Iterator[Trials]:
-    lock = threading.Lock()
-    study = optuna.create_study(
+    """The trials of a file, or of memory alone. Threads and processes with one file share the work."""
+    if storage is None:
+        lock = threading.Lock()
+        yield Trials(_study(optuna.storages.InMemoryStorage()), space, bounds, seed, lambda: lock, "", lambda: {""})
+        return
+    own = partial(alone, storage.with_name(f"{storage.name}.lock"))
+    with ExitStack() as stack:
+        with own():  # two that make one file at a time would each find the other's half
+            kept = _file(storage)
+            stack.callback(kept.engine.dispose)
+            study = _study(kept)
+            name = stack.enter_context(worker(storage))
+        yield Trials(study, space, bounds, seed, own, name, partial(workers, storage))
+
+
+def _file(storage: Path) -> optuna.storages.RDBStorage:
+    try:
+        # Others write between our reads: wait for them longer than SQLite's five seconds.
+        return optuna.storages.RDBStorage(f"sqlite:///{storage}", engine_kwargs={"connect_args": {"timeout": 60}})
+    except OperationalError:  # it cannot be opened or written, whatever it holds
+        raise
+    except DatabaseError as error:
+        raise DataError(
+            f"{storage} is damaged, or no file of trials ({error.orig}): give another file, or delete this one"
+        ) from error
+
+
+def _study(storage: optuna.storages.BaseStorage) -> optuna.Study:
+    return optuna.create_study(
         study_name="sketch",
         direction="maximize",
-        storage=f"sqlite:///{storage}" if storage else None,
+        storage=storage,
         load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(0),  # never asked: all values come from proposals
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
     )
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that is gone
-        study.tell(trial.number, state=TrialState.FAIL)
-    yield Trials(study, space, bounds, seed, lambda: lock)
