@@ -150,7 +150,17 @@ def sketched(
         report(1, mean)
         return mean
 
-    best = search(cost, quality, SPACE, bounds, trials=trials, storage=storage, seed=seed)
+    said = {
+        "data": found.name,
+        "rows": len(found.labels),
+        "learned from": len(early),
+        "fields": found.fields,
+        "bag": found.inputs.bag.shape[1],
+        "timed": len(inputs.ids),
+        "untied": untied,
+        "seed": seed,
+    }
+    best = search(cost, quality, SPACE, bounds, trials=trials, storage=storage, said=said, seed=seed)
     return {**asdict(best), "size": asdict(size_of(best.values, untied))}
 
 

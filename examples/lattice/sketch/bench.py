@@ -69,6 +69,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             cluster,
             trials=options.trials,
             storage=options.out / "sketch.db",
+            said={
+                **{name: getattr(options, name) for name in ("target", "batch", "rows", "quick")},
+                "data": found.name,
+                "samples": len(found.labels),
+                "torch": torch.__version__,  # whose kernels are modelled
+            },
         )
     for shown in tables(best):
         console.print(shown)

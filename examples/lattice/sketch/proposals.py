@@ -1,7 +1,8 @@
 """What a search tries next: it hangs on the seed, the proposal's number and the trials before, and on nothing else, so
 that a search that was stopped and goes on proposes what one that never stopped would have.
 
-Every trial is of a proposal. One whose trial was interrupted is tried again; of its trials the last counts.
+Every trial is of a proposal. One whose trial was interrupted, or refused by tighter bounds than today's, is tried
+again; of its trials the last counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from examples.lattice.sketch.terms import Bounds, Cost, Space, distributions
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 NUMBER = "proposal"  # a trial's attributes
+VALUES = "values"
 RAISED = "raised"
+REFUSED = "refused"
 COST = "cost"
 AUC = "auc"
 logging.getLogger("optuna.storages._in_memory").setLevel(logging.WARNING)  # says of each proposal that a study is new
@@ -34,6 +37,11 @@ def is_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and RAISED not in trial.user_attrs
 
 
+def is_outdated(trial: FrozenTrial, bounds: Bounds) -> bool:
+    """Whether it was refused as too slow by tighter bounds than these, and must be tried again."""
+    return REFUSED in trial.user_attrs and trial.state in DONE and bounds.over(cost_of(trial)) <= 0
+
+
 def cost_of(trial: FrozenTrial) -> Cost | None:
     """What it was found to cost; None if it did not come so far."""
     return Cost(*trial.user_attrs[COST]) if COST in trial.user_attrs else None
@@ -44,7 +52,8 @@ def propose(trials: Iterable[FrozenTrial], space: Space, bounds: Bounds, seed: i
     own = random.Random(f"{seed}, {number}").getrandbits(32)
     sampler = optuna.samplers.TPESampler(seed=own, constant_liar=True)  # no values that are under way
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials([_judged(each, bounds) for each in trials if each.state in (*DONE, TrialState.RUNNING)])
+    known = [each for each in trials if each.state in (*DONE, TrialState.RUNNING) and not is_outdated(each, bounds)]
+    study.add_trials([_judged(each, bounds) for each in known])
     return study.ask(distributions(space)).params
 
 

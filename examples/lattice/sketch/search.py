@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from examples.lattice.sketch.proposals import AUC, COST, cost_of
+from examples.lattice.sketch.proposals import AUC, COST, REFUSED, cost_of
 from examples.lattice.sketch.terms import EXPONENT, Between, Bounds, Cost, Report, Space, Values, score
 from examples.lattice.sketch.trials import Trials, opened
 
@@ -50,10 +51,16 @@ def search(
     *,
     trials: int,
     storage: Path | None = None,
+    said: Mapping[str, Any] | None = None,
     seed: int = 0,
     jobs: int = 1,
 ) -> Found:
     """The best of `trials` trials, those in `storage` included; where more are there, of them all.
+
+    said: what cost and quality depend on beside the values (data, rows, seed, target, ...), as JSON can say it. It is
+    kept in `storage` with the space, and trials of anything else are refused with a DataError. Bounds may change from
+    one search to the next: each judges all trials by its own, and trains what tighter ones had refused as too slow,
+    which until then does not count.
 
     Proposals hang on the seed and the trials before, so a search that was stopped goes on as if it had not been: what
     was interrupted is tried again. Values whose training raised an error are not, and do not count. With several jobs
@@ -67,6 +74,7 @@ def search(
         costs = cost(values)
         trial.set_user_attr(COST, [costs.flops, costs.seconds])
         if bounds.over(costs) > 0:
+            trial.set_user_attr(REFUSED, True)
             raise optuna.TrialPruned(f"{costs.seconds:.3g} s an answer, at most {bounds.latency:.3g} s")
 
         def report(step: int, auc: float) -> None:
@@ -80,7 +88,7 @@ def search(
         trial.set_user_attr(AUC, auc)
         return score(auc, costs.flops)
 
-    with opened(storage, space, bounds, seed) as found:
+    with opened(storage, said or {}, space, bounds, seed) as found:
         _work(found, objective, trials, jobs)
         return _best(found, bounds)
 

@@ -7,9 +7,10 @@ before it is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from examples.lattice.sketch.layers import Cluster, Part, change_of, layers_of
 from examples.lattice.sketch.search import Bounds, Cost, Found, Report, Space, Values, search
@@ -35,9 +36,11 @@ def search_together(
     *,
     trials: int,
     storage: Path | None = None,
+    said: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Together:
-    """parts: FLOPs of a row and the layers of the model with these values. The rest is search's."""
+    """parts: FLOPs of a row and the layers of the model with these values. The rest is search's; what is `said` is so
+    beside the cluster."""
 
     def cost(values: Values) -> Cost:
         flops, its = parts(values)
@@ -47,7 +50,8 @@ def search_together(
         except ShardingError:
             return Cost(flops, float("inf"))
 
-    found = search(cost, quality, space, bounds, trials=trials, storage=storage, seed=seed)
+    whole = {**(said or {}), "cluster": asdict(cluster)}
+    found = search(cost, quality, space, bounds, trials=trials, storage=storage, said=whole, seed=seed)
     layers = layers_of(parts(found.values)[1], cluster)
     best = shard(layers, change_of(cluster), cluster.memory)
     return Together(found, tuple(layer.name for layer in layers), best, alike(layers, cluster))

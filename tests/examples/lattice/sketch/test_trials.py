@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 optuna = pytest.importorskip("optuna")
 from examples.lattice.data import DataError  # noqa: E402
 from examples.lattice.sketch.files import worker, workers  # noqa: E402
-from examples.lattice.sketch.search import Between, Bounds, Cost, search  # noqa: E402
+from examples.lattice.sketch.proposals import propose  # noqa: E402
+from examples.lattice.sketch.search import Between, Bounds, Cost, NothingFits, search  # noqa: E402
+from examples.lattice.sketch.terms import distributions  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {"width": (8, 16, 32), "rate": Between(1e-4, 1e-1, log=True)}
@@ -76,6 +81,35 @@ def test_two_searches_share_the_work_of_one_file(tmp_path):
     assert {path.name for path in storage.parent.iterdir()} == {"trials.db", "trials.db.lock"}
 
 
+@pytest.mark.parametrize("at", ["enqueue_trial", "ask", "_suggest"])
+def test_a_search_that_is_stopped_while_it_proposes_loses_nothing(tmp_path, monkeypatch, at):
+    """Behind any of the steps by which a trial comes to be: it is tried later, with the values that it was to have."""
+    storage, calls = tmp_path / "trials.db", []
+    space = {"width": (8, 16, 32), "layers": Between(1, 9, whole=True), "rate": Between(1e-4, 1e-1, log=True)}
+
+    def quality(values, report):
+        calls.append(tuple(values.items()))
+        return 0.7 + values["width"] / 1000
+
+    whole = search(cost, quality, space, WIDE, trials=3)
+    search(cost, quality, space, WIDE, trials=1, storage=storage)
+    of = optuna.Trial if at == "_suggest" else optuna.Study
+    real = getattr(of, at)
+
+    def stopped(self, *args, **settings):
+        made = real(self, *args, **settings)
+        if getattr(self, "study", self).study_name == "sketch":  # and no study that a proposal is made with
+            raise KeyboardInterrupt
+        return made
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(of, at, stopped)
+        search(cost, quality, space, WIDE, trials=3, storage=storage)
+    assert len(calls) == 4
+    assert search(cost, quality, space, WIDE, trials=3, storage=storage) == whole
+    assert calls[3:] == calls[:3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_share_the_work_and_one_that_is_killed_leaves_it_to_the_other(tmp_path, killed):
@@ -128,3 +162,91 @@ def test_a_file_that_holds_no_trials_is_named(tmp_path):
     storage.write_text("no database" * 100)
     with pytest.raises(DataError, match=r"trials.db is damaged, or no file of trials .*: give another file, or delete"):
         search(cost, lambda *_: 0.7, SPACE, WIDE, trials=1, storage=storage)
+
+
+def test_trials_of_other_settings_are_refused(tmp_path):
+    storage = tmp_path / "trials.db"
+
+    def go(quality, said, space=SPACE, trials=2):
+        return search(cost, quality, space, WIDE, trials=trials, storage=storage, said=said)
+
+    said = {"data": "movielens", "rows": (1, 2), "cluster": {"gpus": 8, "memory": 10}}
+    found = go(lambda *_: 0.7, said)
+    never = lambda *_: pytest.fail("trained again")  # noqa: E731
+    assert go(never, json.loads(json.dumps(said))) == found  # in whatever way it is said
+    others = {
+        r'data is "movielens" there, "clothing" here': {**said, "data": "clothing"},
+        r"cluster.gpus is 8 there, 2 here; cluster.link is not said there, 1 here": {
+            **said,
+            "cluster": {"gpus": 2, "memory": 10, "link": 1},
+        },
+        r"rows is \[1, 2\] there, not said here": {name: said[name] for name in ("data", "cluster")},
+    }
+    for message, other in others.items():
+        with pytest.raises(DataError, match=rf"trials.db holds trials of other settings \({message}\): give another"):
+            go(never, other)
+    for trials in (2, 4):
+        with pytest.raises(DataError, match=r"space.width is \[8, 16, 32\] there, \[8, 16\] here"):
+            go(never, said, {**SPACE, "width": (8, 16)}, trials)
+    with pytest.raises(DataError, match=r"space.rate.high is 0.1 there, 0.2 here"):
+        go(never, said, {**SPACE, "rate": Between(1e-4, 0.2, log=True)})
+    assert go(never, said) == found
+
+
+def test_trials_that_do_not_say_what_they_are_of_are_refused(tmp_path):
+    storage = tmp_path / "trials.db"
+    old = optuna.create_study(study_name="sketch", direction="maximize", storage=f"sqlite:///{storage}")
+    search(cost, lambda *_: 0.7, SPACE, WIDE, trials=1, storage=storage)  # a study without trials is nobody's
+    storage.unlink()
+    old = optuna.create_study(study_name="sketch", direction="maximize", storage=f"sqlite:///{storage}")
+    old.ask({})
+    with pytest.raises(DataError, match=r"trials.db holds trials that do not say what they were made of"):
+        search(cost, lambda *_: 0.7, SPACE, WIDE, trials=1, storage=storage)
+
+
+def test_other_bounds_judge_the_trials_that_are_there(tmp_path):
+    calls = []
+
+    def quality(values, report):
+        calls.append(values["width"])
+        return 0.7 + values["width"] / 1000
+
+    def go(quality_bound, latency, trials=9):
+        bounds = Bounds(quality_bound, latency)
+        return search(cost, quality, {"width": (8, 16, 32)}, bounds, trials=trials, storage=tmp_path / "trials.db")
+
+    tight = go(0.0, 0.2)
+    assert tight.cost.seconds <= 0.2 and max(calls) < 32 and tight.tried == 9 > tight.trained == len(calls)
+    loose, before = go(0.0, 0.5), len(calls)
+    assert loose.values == {"width": 32} and loose.tried == loose.trained == 9 == before
+    assert calls[tight.trained :] == [32] * (9 - tight.trained)  # what had been refused, and nothing else
+    assert go(0.0, 0.2) == replace(tight, trained=9)  # nothing left to train
+    assert go(0.0, 0.5, trials=1) == loose  # fewer than there are: the best of all
+    with pytest.raises(NothingFits, match=r"none of 9 trials .* within 1e-06 s; 0 were quick enough"):
+        go(0.99, 1e-6)
+    with pytest.raises(NothingFits, match=r"none of 9 trials has an AUC of 0.99 .* 9 were quick .* to 0.7320"):
+        go(0.99, 0.5)
+    assert len(calls) == 9
+
+
+def test_sizes_that_fit_no_way_are_not_trained_without_a_bound_either():
+    with pytest.raises(NothingFits, match="none of 2 trials"):
+        search(lambda _: Cost(1.0, math.inf), lambda *_: pytest.fail("trained"), SPACE, Bounds(0.0, math.inf), trials=2)
+
+
+def test_proposals_heed_the_bounds_of_today():
+    """Trials from before are told to TPE with the bounds of this search, not with those they were made under."""
+    space = {"width": Between(1, 100)}
+
+    def trial(number):
+        width, attributes = 1.0 + number * 5, {"proposal": number, "cost": [1e3, 1.0 + number * 5], "auc": 0.7}
+        return optuna.trial.create_trial(
+            value=0.5 + number / 100, params={"width": width}, distributions=distributions(space), user_attrs=attributes
+        )
+
+    trials = [trial(number) for number in range(20)]
+    proposed = {
+        latency: [propose(trials, space, Bounds(0.0, latency), 0, number)["width"] for number in range(20, 40)]
+        for latency in (20.0, 200.0)
+    }
+    assert fmean(proposed[20.0]) < 35 < 60 < fmean(proposed[200.0])
