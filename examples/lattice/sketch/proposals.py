@@ -42,9 +42,9 @@ def is_outdated(trial: FrozenTrial, bounds: Bounds) -> bool:
     return REFUSED in trial.user_attrs and trial.state in DONE and bounds.over(cost_of(trial)) <= 0
 
 
-def cost_of(trial: FrozenTrial) -> Cost | None:
-    """What it was found to cost; None if it did not come so far."""
-    return Cost(*trial.user_attrs[COST]) if COST in trial.user_attrs else None
+def cost_of(trial: FrozenTrial) -> Cost:
+    """What a trial that is done was found to cost."""
+    return Cost(*trial.user_attrs[COST])
 
 
 def propose(trials: Iterable[FrozenTrial], space: Space, bounds: Bounds, seed: int, number: int) -> dict[str, object]:
@@ -59,10 +59,11 @@ def propose(trials: Iterable[FrozenTrial], space: Space, bounds: Bounds, seed: i
 
 def _judged(trial: FrozenTrial, bounds: Bounds) -> FrozenTrial:
     """A trial and by how much it is out of these bounds."""
-    cost, auc = cost_of(trial), trial.user_attrs.get(AUC)
-    constraints = {"latency": bounds.over(cost)} if cost else {}
-    if auc is not None:
-        constraints["quality"] = bounds.quality - auc
+    constraints = {}
+    if COST in trial.user_attrs:  # else it runs, and has not come so far
+        constraints["latency"] = bounds.over(cost_of(trial))
+    if AUC in trial.user_attrs:
+        constraints["quality"] = bounds.quality - trial.user_attrs[AUC]
     return optuna.trial.create_trial(
         state=trial.state,
         value=trial.value,

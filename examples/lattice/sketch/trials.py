@@ -74,9 +74,8 @@ class Trials:
 
     def _give_up_what_is_left(self) -> None:
         """Trials of processes that are gone are interrupted ones."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        there = self.workers() if running else set()
-        for trial in running:
+        there = self.workers()  # first: who leaves after this has ended its trials, or they are seen next time
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.user_attrs[WORKER] not in there:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 

@@ -21,6 +21,7 @@ from examples.lattice.sketch.files import worker, workers  # noqa: E402
 from examples.lattice.sketch.proposals import propose  # noqa: E402
 from examples.lattice.sketch.search import Between, Bounds, Cost, NothingFits, search  # noqa: E402
 from examples.lattice.sketch.terms import distributions  # noqa: E402
+from examples.lattice.sketch.trials import opened  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {"width": (8, 16, 32), "rate": Between(1e-4, 1e-1, log=True)}
@@ -108,6 +109,18 @@ def test_a_search_that_is_stopped_while_it_proposes_loses_nothing(tmp_path, monk
     assert len(calls) == 4
     assert search(cost, quality, space, WIDE, trials=3, storage=storage) == whole
     assert calls[3:] == calls[:3]
+
+
+def test_who_leaves_while_another_looks_has_ended_its_trial_itself():
+    with opened(None, {}, SPACE, WIDE, seed=0) as trials:
+        theirs = trials.take(2, threading.Event())
+
+        def leaving():
+            trials.study.tell(theirs, state=optuna.trial.TrialState.FAIL)
+            return set()
+
+        ours = replace(trials, worker="ours", workers=leaving).take(2, threading.Event())
+        assert ours.params == theirs.params and ours.number == 1
 
 
 @pytest.mark.slow
