@@ -1,8 +1,8 @@
 """A store that never fails and never keeps anyone waiting: what it cannot give in time is a miss.
 
-One thread of the guard talks to the store. A read waits for it `deadline` seconds at most; while the thread is still
-busy with an earlier read, or the store has just failed, reads are misses at once. After a failure the store is left
-alone for `rest` seconds.
+One thread of the guard talks to the store, about `piece` keys at a time. A read waits for it `deadline` seconds at most
+and takes what has come by then; while the thread is still busy with an earlier read, or the store has just failed,
+reads are misses at once. After a failure the store is left alone for `rest` seconds.
 
 The deadline is on the store's answer. What `look_up` does with it in the caller's thread, making keys and decoding
 records, comes on top: about 2 us a row (record.py), which no store can make longer.
@@ -25,7 +25,8 @@ from examples.lattice.ktap.store import Store
 
 @dataclass
 class Counts:
-    """What became of reads and writes: keys asked for, answered in time, reads late, reads not tried, errors."""
+    """What became of reads and writes: keys asked for, answered in time, reads that did not come whole in time, reads
+    not tried, errors."""
 
     keys: int = 0
     answered: int = 0
@@ -40,14 +41,18 @@ class _Read:
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.keys = keys
         self.done = threading.Event()
-        self.values: list[bytes | None] | None = None
+        self.given_up = False
+        self.answered = 0
+        self.values: list[bytes | None] = [None] * len(keys)
 
 
 class Guarded:
     """A `Store` whose reads take at most `deadline` seconds (and a thread's switch) and whose calls raise nothing."""
 
-    def __init__(self, store: Store, deadline: float = 0.02, rest: float = 1.0) -> None:
-        self.store, self.deadline, self.rest = store, deadline, rest
+    def __init__(self, store: Store, deadline: float = 0.02, rest: float = 1.0, piece: int = 512) -> None:
+        if piece < 1:
+            raise ValueError(f"expected a piece of 1 key or more, got {piece}")
+        self.store, self.deadline, self.rest, self.piece = store, deadline, rest, piece
         self.renew()
         renew_in_children(self)
 
@@ -67,12 +72,10 @@ class Guarded:
         if not self._hand_over(read):
             return [None] * len(keys)
         if not read.done.wait(self.deadline):
+            read.given_up = True
             self.counts.late += 1
-            return [None] * len(keys)
-        if read.values is None:
-            return [None] * len(keys)
-        self.counts.answered += len(keys)
-        return read.values
+        self.counts.answered += read.answered
+        return list(read.values)
 
     def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
         """Writes in the caller's thread, which is the teacher's and may wait; a failure loses these values only, and
@@ -109,16 +112,24 @@ class Guarded:
     def _work(self) -> None:
         while (read := self._reads.get()) is not None:
             try:
-                values = list(self.store.get(read.keys))
-                if len(values) != len(read.keys):
-                    raise ValueError(f"asked for {len(read.keys)} keys, the store gave {len(values)} values")
-                read.values = [value if isinstance(value, bytes) else None for value in values]
+                for start in range(0, len(read.keys), self.piece):
+                    if read.given_up:
+                        break
+                    self._read(read, slice(start, start + self.piece))
             except Exception as error:  # the same for who reads
                 self._failed(error)
                 self._closed_until = time.monotonic() + self.rest
             finally:
                 self._busy.release()
                 read.done.set()
+
+    def _read(self, read: _Read, part: slice) -> None:
+        asked = read.keys[part]
+        values = list(self.store.get(asked))
+        if len(values) != len(asked):
+            raise ValueError(f"asked for {len(asked)} keys, the store gave {len(values)} values")
+        read.values[part] = [value if isinstance(value, bytes) else None for value in values]
+        read.answered += len(values)
 
     def _failed(self, error: Exception) -> None:
         self.counts.errors += 1

@@ -103,3 +103,43 @@ def test_readers_in_threads_get_their_own_answers():
         thread.join()
     assert not wrong and guard.counts.answered > 0
     guard.close()
+
+
+class Waiting(InProcess):
+    """Answers until its third call, which waits to be let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.go = 0, threading.Event()
+
+    def get(self, keys):
+        self.calls += 1
+        if self.calls == 3:
+            self.go.wait(30)
+        return super().get(keys)
+
+
+def test_what_has_come_by_the_deadline_is_taken():
+    store, keys = Waiting(), [bytes([i]) for i in range(9)]
+    store.put(keys, keys, 60)
+    guard = Guarded(store, deadline=1.0, piece=2)
+    assert guard.get(keys) == [*keys[:4], *[None] * 5]
+    assert (guard.counts.answered, guard.counts.late, guard.counts.errors) == (4, 1, 0)
+    store.go.set()
+    until = time.monotonic() + 30
+    while guard.get(keys) != keys and time.monotonic() < until:
+        time.sleep(0.01)
+    assert guard.get(keys) == keys and store.calls < 3 + 5 * 5  # what was given up is not read on
+
+
+def test_a_store_that_fails_on_the_way_costs_the_rest_alone():
+    class Failing(InProcess):
+        def get(self, keys):
+            if keys[0] == b"\x04":
+                raise StoreError("down")
+            return super().get(keys)
+
+    store, keys = Failing(), [bytes([i]) for i in range(9)]
+    store.put(keys, keys, 60)
+    guard = Guarded(store, deadline=5.0, piece=4)
+    assert guard.get(keys) == [*keys[:4], *[None] * 5] and guard.counts.errors == 1 and guard.counts.answered == 4
