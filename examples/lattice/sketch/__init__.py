@@ -1,1 +1,1 @@
-"""Sketch: the system a model runs on, chosen with the model; so far its sharding. See README.md."""
+"""Sketch: a size and its sharding, chosen together for the system that the model runs on; see README.md."""

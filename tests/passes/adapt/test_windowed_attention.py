@@ -54,7 +54,7 @@ def same(out, expected, inputs):
         torch.testing.assert_close(a, b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     t=st.integers(3, 40),
     window=st.integers(1, 9),
