@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import optuna
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -37,6 +38,7 @@ SPACE = {"width": (8, 16, 32), "layers": (1, 2), "tokens": (4, 8, 16), "hidden":
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parse(argv)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the bar says what goes on
     options.out.mkdir(parents=True, exist_ok=True)
     cluster = Cluster(gpus=options.gpus, memory=options.memory)
     found = samples.movielens()
