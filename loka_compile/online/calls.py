@@ -28,6 +28,10 @@ from loka_compile.online.sessions import Sessions
 from loka_compile.spec.options import Options
 from loka_compile.spec.plan import Plan
 
+QUIET = 8
+"""Calls that nothing is learned from run op by op, as measured ones do. After so many they are compiled without a
+plan: slower than Inductor for good is worse than one compilation."""
+
 Make = Callable[
     [Options, Sequence[Any], Mapping[str, str], Callable[[Plan], Plan], Mapping[str, Tensor]],
     tuple[Callable[..., Any], CompiledGraph],
@@ -82,6 +86,7 @@ class Calls:
         self._training = is_training(inputs)
         self._uses: dict[tuple[int, ...], Use] = {}
         self._code: list[Code] = []
+        self._unplanned: list[tuple[Callable[..., Any], compat.Holds]] = []
         self._usual: tuple[tuple[int, ...], Session, Code] | None = None
         self._fixed = not any(isinstance(value, torch.SymInt) for value in inputs)
         self._making = threading.Lock()
@@ -111,10 +116,10 @@ class Calls:
         code = self._code_for(use, args, size) or self._due(use, args, size)
         if code is not None and id(code) not in use.shown:
             self._show(use, args, id(code), code.graph)
-        if region is not None:
-            use.begun[region] = self._measured(use, args) if code is None else code.call
         if code is None:
-            return self._measure(use, args, size)
+            return self._measure(use, args, size, region)
+        if region is not None:
+            use.begun[region] = code.call
         if code.lowers:
             return self._serve(use, code, args, region is not None)
         if self._fixed and not self._training and not session.lowers:
@@ -166,15 +171,37 @@ class Calls:
         watcher, twin = session.watcher, compat.copy_dynamo_graph(gm)
         return compat.capture(twin, inputs, joint=watcher.joint, inner=watcher.inner)
 
-    def _measure(self, use: Use, args: Sequence[Any], size: int) -> Any:
-        session, run = use.session, self._measured(use, args)
-        if not (session.measuring and session.here and speaks([args[i] for i in self._places.data])):
+    def _measure(self, use: Use, args: Sequence[Any], size: int, region: Any) -> Any:
+        session = use.session
+        learns = session.measuring and session.here and speaks([args[i] for i in self._places.data])
+        run = (None if learns else self._quiet(session, args)) or self._measured(use, args)
+        if region is not None:
+            use.begun[region] = run
+        if not learns:
             with session.watcher.looking_away():  # a health check, say: served, and nothing is learned from it
                 return run(*args)
         start = time.perf_counter()
         out = run(*args)
         session.count(size, time.perf_counter() - start)
         return out
+
+    def _quiet(self, session: Session, args: Sequence[Any]) -> Callable[..., Any] | None:
+        """For a call that nothing is learned from: once there were QUIET of them, compiled code that lowers nothing.
+        None: it runs op by op. All calls may be such, of a model that reads ids and a mask of ones, or in a process
+        that was forked before there was a plan."""
+        session.silent += 1
+        if session.silent <= QUIET or (session.here and not session.measuring):  # then its plan is being compiled
+            return None
+        known = next((call for call, holds in self._unplanned if holds(args)), None)
+        if known is not None or not self._making.acquire(blocking=False):
+            return known
+        try:
+            with compat.compiling_anew(self._gm, args) as anew:
+                call, _ = self._make(session.unplanned(), anew.inputs, {}, lambda plan: plan, {})
+            self._unplanned.append((call, anew.holds()))
+            return call
+        finally:
+            self._making.release()
 
     # ------------------------------------------------------------ plan
 

@@ -139,12 +139,14 @@ class Owner:
 
 
 def speaks(args: Sequence[Any]) -> bool:
-    """Whether a call tells what later ones are like: it has rows, and values that are not all one and the same."""
+    """Whether a call tells what later ones are like: it has rows, and values that are not all one and the same. Ids
+    tell as much as numbers do: a model of ids may get nothing else than ones for its mask, or no seconds at all."""
     given = [x for x in args if isinstance(x, Tensor) and not isinstance(x, nn.Parameter) and x.dim()]
-    if any(x.numel() == 0 for x in given):
+    if any(x.shape[0] == 0 for x in given):
         return False
-    numbers = [x for x in given if x.is_floating_point() and x.layout is torch.strided and x.numel() > 1]
-    return not numbers or any(bool((x != x.flatten()[0]).any()) for x in numbers)
+    values = [x for x in given if x.layout is torch.strided and x.numel() > 1]
+    numbers = any(x.is_floating_point() for x in values)
+    return not numbers or any(bool((x != x.flatten()[0]).any()) for x in values)
 
 
 def _versions(before: list[State], now: list[State]) -> list[int] | None:

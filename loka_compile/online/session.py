@@ -58,6 +58,7 @@ class Session:
         self.valid: set[int] = set()
         self.lowers = False  # whether code that lowers something may run
         self.first_calls = 0
+        self.silent = 0  # calls without code of a plan that nothing was learned from
         self.size = 0
         self.waiting: weakref.WeakSet[CompiledGraph] = weakref.WeakSet()  # shown until there is a plan
         self.busy = threading.Lock()
@@ -77,7 +78,9 @@ class Session:
     def status(self) -> str:
         """How far it is and what measuring costs, for `explain`."""
         if self.measuring:
-            return f"online: {self.first_calls} of {self.options.measure_calls} calls measured, then a plan is made"
+            text = f"online: {self.first_calls} of {self.options.measure_calls} calls measured, then a plan is made"
+            why = "no rows, or one and the same value in all of them" if self.here else "of a forked process"
+            return f"{text}; {self.silent:,} others told nothing: {why}" if self.silent else text
         pace = self.pace
         text = f"online: planned after {self.first_calls} measured calls"
         text += f"; of {pace.calls:,} since, {pace.measured} measured again"
@@ -136,6 +139,10 @@ class Session:
         profile = self.watcher.profile()
         self._in_background(lambda: self.memory.save(profile))
         return replace(self.options, profile=profile)
+
+    def unplanned(self) -> Options:
+        """The options to compile a graph with that lowers nothing."""
+        return replace(self.options, plan=Plan(self.options.target, {}, origin="nothing"))
 
     def demoted(self) -> Mapping[str, str]:
         """Reasons by key of the sites that were demoted before, by this process or another."""

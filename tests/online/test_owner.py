@@ -155,7 +155,12 @@ def test_an_owner_that_died_is_not_taken_for_another_with_its_address() -> None:
         ((torch.randn(16, 8),), True),
         ((torch.zeros(16, 8), torch.randn(16, 8)), True),
         ((torch.randn(16, 8), torch.zeros(0, 3)), False),
+        ((torch.randn(16, 8), torch.zeros(16, 0)), True),  # columns that a model does not have
+        ((torch.zeros(16, 0),), True),
         ((torch.zeros(16, dtype=torch.int64),), True),
+        ((torch.ones(16, 8), torch.arange(16)), True),  # ids, and a mask that lets all of them through
+        ((torch.ones(16, 8), torch.arange(16) > 3), True),
+        ((torch.ones(16, 8), torch.zeros(16, dtype=torch.int64)), False),
         ((nn.Parameter(torch.zeros(4, 4)), torch.randn(2, 4)), True),
     ],
 )
