@@ -31,7 +31,6 @@ from examples.lattice.networks.size import Size
 
 LATTICE = "Lattice Network"
 SIZE = Size()
-EPOCHS = {"movielens": 1, "clothing": 2}
 FEW = {"movielens": 40, "clothing": 8}  # a rehearsal takes one row of so many: some portfolios keep 50 test rows
 WITHOUT: Mapping[str, Callable[[Size], Size]] = {
     "all transformers before all fusions": lambda size: replace(size, interleaved=False),
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     for name in options.problems:
         for seed in kept.left(name, options.seeds):
             found = samples.load(name, seed)
-            kept.add(name, seed, arms(found.few(FEW[name]) if options.quick else found, seed, EPOCHS[name]))
+            kept.add(name, seed, arms(found.few(FEW[name]) if options.quick else found, seed))
         Console(width=130).print(table(name, kept.runs(name, options.seeds)))
     kept.more = {"torch": torch.__version__}
     kept.write()
@@ -61,10 +60,11 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
 def settings(quick: bool) -> dict[str, Any]:
     """What figures depend on beside the seed."""
-    return {"size": asdict(SIZE), "epochs": EPOCHS, "lengths": samples.LENGTHS, "quick": quick}
+    passes = {name: asdict(of) for name, of in samples.PASSES.items()}
+    return {"size": asdict(SIZE), "passes": passes, "lengths": samples.LENGTHS, "quick": quick}
 
 
-def arms(found: Samples, seed: int, epochs: int) -> dict[str, dict[str, Any]]:
+def arms(found: Samples, seed: int) -> dict[str, dict[str, Any]]:
     """By model its scores on the test rows, FLOPs and parameters."""
     size = replace(SIZE, untied=tuple(range(found.schema.domains)))
     budget = fit.flops_of(LatticeNetwork(found.schema, size), found)
@@ -72,19 +72,19 @@ def arms(found: Samples, seed: int, epochs: int) -> dict[str, dict[str, Any]]:
     for name in BODIES:
         hidden = at_flops(name, found, size.width, budget)
         torch.manual_seed(seed)
-        runs[name] = run(baseline(name, found, size.width, hidden), found, epochs)
+        runs[name] = run(baseline(name, found, size.width, hidden), found)
     for name, change in {LATTICE: lambda size: size, **WITHOUT}.items():
         torch.manual_seed(seed)
-        runs[name] = run(LatticeNetwork(found.schema, change(size)), found, epochs)
+        runs[name] = run(LatticeNetwork(found.schema, change(size)), found)
     torch.manual_seed(seed)
-    runs[WITH] = run(LatticeNetwork(found.schema, size), found, epochs, Objective(CORRELATION))
+    runs[WITH] = run(LatticeNetwork(found.schema, size), found, Objective(CORRELATION))
     return runs
 
 
-def run(model: nn.Module, found: Samples, epochs: int, objective: Objective | None = None) -> dict[str, Any]:
+def run(model: nn.Module, found: Samples, objective: Objective | None = None) -> dict[str, Any]:
     """A model trained and judged; means are over portfolios."""
     flops, (tables, weights) = fit.flops_of(model, found), fit.parameters(model)
-    for _ in fit.train(model, model, found, found.train, objective or Objective(), epochs=epochs):
+    for _ in fit.train(model, model, found, found.train, objective or Objective()):
         pass
     scores = fit.judge(found, found.test, fit.predict(model, found, found.test))
     means = {name: fmean(each[name] for each in scores.values()) for name in ("auc", "ne")}
@@ -136,7 +136,7 @@ def plot(kept: Kept, options: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = bench_parser(__doc__)
-    parser.add_argument("--problems", nargs="+", choices=tuple(EPOCHS), default=list(EPOCHS))
+    parser.add_argument("--problems", nargs="+", choices=tuple(FEW), default=list(FEW))
     parser.add_argument("--plot", type=Path, help="where to draw them")
     return parser.parse_args(argv)
 

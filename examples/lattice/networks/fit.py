@@ -14,7 +14,7 @@ from examples.lattice.networks.untie import for_domain
 from examples.metrics import auc, normalized_entropy
 from examples.training import fit
 
-BATCH, SERVED = 512, 4096
+SERVED = 4096
 JUDGED = 50  # test rows of a portfolio that is judged, at least
 
 
@@ -25,21 +25,21 @@ def train(
     rows: Tensor,
     objective: Objective,
     *,
-    epochs: int = 1,
-    batch: int = BATCH,
+    epochs: int | None = None,
+    batch: int | None = None,
 ) -> Iterator[float]:
-    """Epochs over `rows` through `call`, in an order that torch's seed draws; what is left of a batch waits for the
-    next epoch's draw, so that all steps have one shape. A step is taken for each loss that is asked for; in the end the
-    model is in eval mode. Without rows nothing is learned."""
+    """Epochs over `rows` through `call`, by default as many as the data ask for, in an order that torch's seed draws.
+    What is left of a batch waits for the next epoch's draw, so that all steps have one shape. A step is taken for each
+    loss that is asked for; in the end the model is in eval mode. Without rows nothing is learned."""
     if not len(rows):
         model.eval()
         return iter(())
-    batch = min(batch, len(rows))
+    epochs, batch = epochs or found.passes.epochs, min(batch or found.passes.batch, len(rows))
     parts = [rows[order] for _ in range(epochs) for order in _order(len(rows), batch)]
     return fit(model, (found.batch(part) for part in parts), call, len(parts), objective)
 
 
-def steps(count: int, epochs: int = 1, batch: int = BATCH) -> int:
+def steps(count: int, epochs: int, batch: int) -> int:
     """How many steps `train` takes over so many rows."""
     return epochs * (count // min(batch, count)) if count else 0
 

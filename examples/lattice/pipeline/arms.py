@@ -54,14 +54,15 @@ BACKENDS: dict[str, Backend] = {
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One training: of which (domain, task) with which rows and labels, how large, on what."""
+    """One training: of which (domain, task) with which rows and labels, how large, on what, and how many times as
+    long as the data ask for."""
 
     name: str
     keys: tuple[Key, ...]
     found: Samples
     size: Size
     objective: Objective
-    epochs: int = 1
+    longer: int = 1
 
 
 def arms_of(parts: dict[str, Any]) -> tuple[str, ...]:
@@ -82,8 +83,8 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
     if arm in (SEPARATE, LONGER):
         for d, t in every:
             own = found.portfolio(d, t)
-            epochs = 1 if arm == SEPARATE else max(1, round(found.cut / max(own.cut, 1)))
-            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", ((d, t),), own, tied, Objective(), epochs))
+            longer = 1 if arm == SEPARATE else max(1, round(found.cut / max(own.cut, 1)))
+            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", ((d, t),), own, tied, Objective(), longer))
         return made
     for number, (group, untied) in enumerate(zip(parts["groups"], parts["untied"], strict=True)):
         keys = tuple((d, t) for d, t in group)
@@ -110,9 +111,12 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         model = LatticeNetwork(job.found.schema, job.size)
         call = backend["training"](model)
         rows = known_rows(job.found, job.found.train)
-        taken = fit.steps(len(rows), job.epochs)  # 0 where nothing has a label: the network stays as it was drawn
+        epochs = job.longer * job.found.passes.epochs
+        taken = fit.steps(
+            len(rows), epochs, job.found.passes.batch
+        )  # 0 where nothing has a label: the network stays as it was drawn
         start = time.process_time()
-        losses = fit.train(model, call, job.found, rows, job.objective, epochs=job.epochs)
+        losses = fit.train(model, call, job.found, rows, job.objective, epochs=epochs)
         for _ in watch(losses, taken, job.name):
             pass
         cpu, steps = cpu + time.process_time() - start, steps + taken

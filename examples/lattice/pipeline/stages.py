@@ -205,5 +205,9 @@ def halves(found: Samples) -> tuple[Tensor, Tensor]:
 
 def finish(watch: Watch, model: LatticeNetwork, found: Samples, rows: Tensor, name: str) -> None:
     """Trains a model to the end, in eager."""
-    for _ in watch(fit.train(model, model, found, rows, Objective()), fit.steps(len(rows)), name):
+    for _ in watch(
+        fit.train(model, model, found, rows, Objective()),
+        fit.steps(len(rows), found.passes.epochs, found.passes.batch),
+        name,
+    ):
         pass
