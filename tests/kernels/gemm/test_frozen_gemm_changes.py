@@ -159,14 +159,18 @@ def test_a_change_frees_what_was_made_before():
 
 
 def test_parameters_at_a_reused_address_never_mix():
-    addresses, ids = set(), set()
+    """One piece of memory, which every parameter gets after the one before has died."""
+    memory, addresses = bytearray(8 * 16 * 4), set()
     for i in range(20):
-        weight = torch.nn.Parameter(torch.full((8, 16), float(i + 1)))
+        values = torch.frombuffer(memory, dtype=torch.float32).view(8, 16).fill_(i + 1)
+        weight = torch.nn.Parameter(values)
         addresses.add(weight.data_ptr())
-        ids.add(id(weight))
         assert_fresh(weight)
-        del weight
-    assert len(addresses) < 20 or len(ids) < 20  # else this has tested nothing
+        alive = weakref.ref(weight)
+        del weight, values
+        gc.collect()
+        assert alive() is None
+    assert len(addresses) == 1
 
 
 def test_tied_parameter_and_its_views():
