@@ -29,7 +29,7 @@ from examples.lattice.networks.loss import Objective, Soft
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Schema, Size
-from examples.lattice.pipeline.stages import Compile, Watch, eager
+from examples.lattice.pipeline.stages import Compile, Watch, eager, finish
 
 SEPARATE, LONGER, ALL = "separate", "separate, longer", "all in one"
 MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
@@ -100,26 +100,20 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
 
 
 def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watch: Watch) -> dict[str, Any]:
-    """Trains all models of an arm: scores by portfolio, FLOPs and parameters, seconds of a step. folder: where the
-    weights are written."""
+    """Trains all models of an arm: scores by portfolio, FLOPs and parameters, CPU seconds of training. folder: where
+    the weights are written."""
     scores: dict[str, dict[str, float]] = {}
     flops: list[float] = []
     tables = weights = 0
-    cpu = steps = 0.0
+    cpu = 0.0
     for job in which:
         torch.manual_seed(seed)
         model = LatticeNetwork(job.found.schema, job.size)
         call = backend["training"](model)
         rows = known_rows(job.found, job.found.train)
-        epochs = job.longer * job.found.passes.epochs
-        taken = fit.steps(
-            len(rows), epochs, job.found.passes.batch
-        )  # 0 where nothing has a label: the network stays as it was drawn
         start = time.process_time()
-        losses = fit.train(model, call, job.found, rows, job.objective, epochs=epochs)
-        for _ in watch(losses, taken, job.name):
-            pass
-        cpu, steps = cpu + time.process_time() - start, steps + taken
+        finish(watch, model, job.found, rows, job.name, call, job.objective, job.longer)
+        cpu += time.process_time() - start
         scores |= fit.judge(job.found, job.found.test, fit.predict(call, job.found, job.found.test))
         flops.append(fit.flops_of(model, job.found))
         its_tables, its_weights = fit.parameters(model)
@@ -133,7 +127,6 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         "tables": tables,
         "weights": weights,
         "cpu_seconds": cpu,
-        "cpu_ms_a_step": 1e3 * cpu / max(steps, 1),
     }
 
 

@@ -106,8 +106,7 @@ def filtered(found: Samples, budget: int, seed: int, watch: Watch, serve: Compil
     """Importances of fields and bag by task on held-out rows, and the `budget` features that Pareto fronts keep; the
     domain, numbers and sequences always stay. Values are dealt to rows of the same domain. serve: compiles the network
     that is asked."""
-    early, held = halves(found)
-    found = found.unseen_hidden(held, early)
+    found, early, held = held_out(found)
     torch.manual_seed(seed)
     model = LatticeNetwork(found.schema, Size())
     finish(watch, model, found, early, "filter")
@@ -130,8 +129,7 @@ def sketched(
     found: Samples, untied: list[int], trials: int, bounds: Bounds, storage: Path, seed: int, watch: Watch
 ) -> dict[str, Any]:
     """The size with the best AUC / FLOPs^0.003 among a few within the bounds; its latency is that of TIMED rows."""
-    early, held = halves(found)
-    found = found.unseen_hidden(held, early)
+    found, early, held = held_out(found)
     inputs, _ = found.batch(held[:TIMED])
 
     def cost(values: Values) -> Cost:
@@ -197,17 +195,26 @@ def knowledge_of(path: Path) -> Knowledge:
     return Knowledge(**load_file(path))
 
 
-def halves(found: Samples) -> tuple[Tensor, Tensor]:
-    """The training rows before the last tenth, and that tenth."""
+def held_out(found: Samples) -> tuple[Samples, Tensor, Tensor]:
+    """The training rows before the last tenth, and that tenth, whose ids that are new in it are unknown."""
     cut = round(found.cut * (1 - HELD))
-    return found.train[:cut], found.train[cut:]
+    early, held = found.train[:cut], found.train[cut:]
+    return found.unseen_hidden(held, early), early, held
 
 
-def finish(watch: Watch, model: LatticeNetwork, found: Samples, rows: Tensor, name: str) -> None:
-    """Trains a model to the end, in eager."""
-    for _ in watch(
-        fit.train(model, model, found, rows, Objective()),
-        fit.steps(len(rows), found.passes.epochs, found.passes.batch),
-        name,
-    ):
+def finish(
+    watch: Watch,
+    model: LatticeNetwork,
+    found: Samples,
+    rows: Tensor,
+    name: str,
+    call: Callable[..., Tensor] | None = None,
+    objective: Objective | None = None,
+    longer: int = 1,
+) -> None:
+    """Trains a model to the end, in eager unless through `call`, `longer` times as long as the data ask for. Without
+    rows it stays as it was drawn."""
+    epochs = longer * found.passes.epochs
+    steps = fit.steps(len(rows), epochs, found.passes.batch)
+    for _ in watch(fit.train(model, call or model, found, rows, objective or Objective(), epochs=epochs), steps, name):
         pass

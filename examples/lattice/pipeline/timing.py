@@ -31,9 +31,8 @@ def timing(
     models: the trainings of each arm, by its name. Weights are drawn: what a product costs does not depend on them.
     """
     served = {name: {each: serving_of(which, each, batch) for each in backends} for name, which in models.items()}
-    steps = WARM_UP + rounds
     stepped = {
-        name: {each: step_of(which[0], each, batch, steps) for each in backends} for name, which in models.items()
+        name: {each: step_of(which[0], each, batch, rounds) for each in backends} for name, which in models.items()
     }
     with torch.no_grad():
         serving = raced(served, rounds, watch, "serving, in turns")
