@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from examples.lattice import files
 from examples.lattice.data import DataError
 
 
@@ -74,7 +75,4 @@ class Kept:
 
     def write(self) -> None:
         if self.path:
-            beside = self.path.with_suffix(".part")
-            found = {"settings": self.settings, "runs": self._runs, "more": self.more}
-            beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            beside.replace(self.path)
+            files.write_json(self.path, {"settings": self.settings, "runs": self._runs, "more": self.more})

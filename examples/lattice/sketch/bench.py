@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from examples.lattice.files import write_json
 from examples.lattice.networks import fit, samples
 from examples.lattice.networks.loss import Objective
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
-from examples.lattice.sketch.files import write_json
 from examples.lattice.sketch.layers import Cluster, Part, kept, parts_of, previewed
 from examples.lattice.sketch.search import Between, Bounds, Report, Values
 from examples.lattice.sketch.together import Together, search_together

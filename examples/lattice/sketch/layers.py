@@ -19,8 +19,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import loka_compile as loka
+from examples.lattice.files import alone, read_mapping, write_json
 from examples.lattice.networks.processors import Features
-from examples.lattice.sketch.files import alone, read_mapping, write_json
 from examples.lattice.sketch.sharding import Change, Layer
 
 REST = "the rest"

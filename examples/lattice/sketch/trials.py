@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from examples.lattice.data import DataError
-from examples.lattice.sketch.files import alone, worker, workers
+from examples.lattice.files import alone, worker, workers
 from examples.lattice.sketch.proposals import DONE, NUMBER, RAISED, VALUES, is_interrupted, is_outdated, latest, propose
 from examples.lattice.sketch.terms import Between, Bounds, Space, distributions
 

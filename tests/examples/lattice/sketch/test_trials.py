@@ -17,7 +17,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 from examples.lattice.data import DataError  # noqa: E402
-from examples.lattice.sketch.files import worker, workers  # noqa: E402
+from examples.lattice.files import worker, workers  # noqa: E402
 from examples.lattice.sketch.proposals import propose  # noqa: E402
 from examples.lattice.sketch.search import Between, Bounds, Cost, NothingFits, search  # noqa: E402
 from examples.lattice.sketch.terms import distributions  # noqa: E402
