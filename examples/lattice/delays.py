@@ -1,9 +1,10 @@
-"""How long people take: the purchases of CDNOW, and their gaps as delays of conversions.
+"""How long people take: the purchases of CDNOW, their gaps as delays of conversions, and delays of Criteo's shape.
 
 CDNOW is a shop's log of 69,659 purchases by 23,570 customers, January 1997 to June 1998, by the day; it lies in the
 package `lifetimes` (`pip install --no-deps lifetimes==0.11.3`), which is not imported. `purchases` alone is real
 delayed feedback: a purchase is an impression, the customer's next purchase its conversion. `semi_synthetic` joins the
-gaps to rows of another data set, and whatever is measured on it must say *semi-synthetic*.
+gaps to rows of another data set, `as_criteo` draws delays spread as Criteo's are published to be; whatever is measured
+on either must say *semi-synthetic*.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from examples.lattice.data import DataError, installed
 LIFETIMES = ("lifetimes", "0.11.3")
 DAY = 86_400.0
 NEVER = float("inf")
+CRITEO = ((0.0, 60.0), (0.35, 3600.0), (0.5, DAY), (0.87, 14 * DAY), (1.0, 30 * DAY))
+"""Share of conversions within so many seconds (Chapelle, "Modeling delayed feedback in display advertising", KDD 2014:
+35 % within an hour, 50 % within a day, 13 % after two weeks, attributed within 30 days). That none is faster than a
+minute, and how they lie between these marks, evenly by the logarithm, is ours [I]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,3 +114,13 @@ def semi_synthetic(users: Tensor, converts: Tensor, scale: float, seed: int = 0,
     drawn = torch.rand(2, len(users), dtype=torch.float64, generator=generator)
     chosen = (sizes.cumsum(0) - sizes)[dealt] + (drawn[0] * sizes[dealt]).long()
     return ((gaps[chosen] - drawn[1]) * DAY * scale).where(converts > 0.5, NEVER)
+
+
+def as_criteo(converts: Tensor, seed: int = 0) -> Tensor:
+    """Seconds until each row (N,) converts, inf for rows that do not: spread as `CRITEO`, whoever it is."""
+    shares, seconds = (torch.tensor(column, dtype=torch.float64) for column in zip(*CRITEO, strict=True))
+    logs = seconds.log()
+    drawn = torch.rand(len(converts), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    mark = torch.searchsorted(shares, drawn, right=True).clamp(1, len(shares) - 1)
+    part = (drawn - shares[mark - 1]) / (shares[mark] - shares[mark - 1])
+    return torch.exp(torch.lerp(logs[mark - 1], logs[mark], part)).where(converts > 0.5, NEVER)

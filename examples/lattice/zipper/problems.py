@@ -1,4 +1,5 @@
-"""Streams to compare on: MovieLens with CDNOW's delays (semi-synthetic), CDNOW itself, Criteo for who holds it."""
+"""Streams to compare on: MovieLens with delays of CDNOW's or of Criteo's shape (semi-synthetic), CDNOW itself, Criteo's
+log for who holds it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from examples import movielens
 from examples.lattice import data
-from examples.lattice.delays import Purchases, purchases, semi_synthetic
+from examples.lattice.delays import Purchases, as_criteo, purchases, semi_synthetic
 from examples.lattice.held import criteo
 from examples.lattice.zipper.arms import Problem
 from examples.lattice.zipper.log import log_of
@@ -24,23 +25,22 @@ SHARES = (1.0, 1.0, 4.0)
 table has; but all seeds are judged on the same rows, so this is no choice made beforehand."""
 RATING = (6 * HOUR, DAY, 7 * DAY)
 BUYING = (7 * DAY, 30 * DAY, 60 * DAY)
-CLICKING = (HOUR, DAY, 30 * DAY)
+CLICKING = (HOUR, DAY, 30 * DAY)  # those of Criteo's marks that `delays.CRITEO` has
 
 
 def movielens_with_delays(seed: int = 0, rows: slice = slice(None), by_frequency: bool = False) -> Problem:
-    """Semi-synthetic: films, users and likes (four stars or more) of MovieLens, delays from CDNOW's gaps.
-
-    Features are what is known at once: the counters of earlier likes (taste, acclaim) would see labels before their
-    time. Users and films keep the files' numbers, so that newcomers can be learned along the stream."""
+    """Semi-synthetic: films, users and likes (four stars or more) of MovieLens, delays from CDNOW's gaps."""
     found = data.movielens().everything()[rows]
-    columns = [movielens.FIELDS.index(field) for field in FIELDS]
-    ids = torch.cat([found.users[:, None], found.items[:, None], found.ids[:, columns]], dim=1)
     delays = semi_synthetic(found.users, found.labels[:, 0], SCALE, seed, by_frequency)
-    log = log_of(found.times, torch.stack([found.users, found.items], dim=1), delays)
     name = f"MovieLens, delays of CDNOW{' by frequency' if by_frequency else ''} (semi-synthetic)"
-    start = round(len(log) * PRETRAINED)
-    bags = int(found.bag.max()) + 1
-    return Problem(name, log, ids, found.bag, _sizes(ids), bags, Windows(RATING, SHARES), start, DRAWN)
+    return _rated(name, found, delays, Windows(RATING, SHARES))
+
+
+def movielens_as_criteo(seed: int = 0, rows: slice = slice(None)) -> Problem:
+    """Semi-synthetic: the same likes, delays spread as Criteo's are, and windows at the marks of that spread."""
+    found = data.movielens().everything()[rows]
+    delays = as_criteo(found.labels[:, 0], seed)
+    return _rated("MovieLens, delays as Criteo's (semi-synthetic)", found, delays, Windows(CLICKING, SHARES))
 
 
 def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = None) -> Problem:
@@ -80,6 +80,16 @@ def criteo_log(path: Path) -> Problem:
     start = round(len(log) * PRETRAINED)
     end = float(torch.cat([log.times, log.converted]).max())
     return Problem("Criteo (real delays)", log, ids, rows.bag, _sizes(ids), 1, Windows(CLICKING, SHARES), start, end)
+
+
+def _rated(name: str, found: data.Rows, delays: Tensor, windows: Windows) -> Problem:
+    """Features are what is known at once: the counters of earlier likes (taste, acclaim) would see labels before their
+    time. Users and films keep the files' numbers, so that newcomers can be learned along the stream."""
+    columns = [movielens.FIELDS.index(field) for field in FIELDS]
+    ids = torch.cat([found.users[:, None], found.items[:, None], found.ids[:, columns]], dim=1)
+    log = log_of(found.times, torch.stack([found.users, found.items], dim=1), delays)
+    start = round(len(log) * PRETRAINED)
+    return Problem(name, log, ids, found.bag, _sizes(ids), int(found.bag.max()) + 1, windows, start, DRAWN)
 
 
 def _octave(amounts: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from examples.lattice import delays
 from examples.lattice.data import DataError
-from examples.lattice.delays import DAY, NEVER, semi_synthetic
+from examples.lattice.delays import CRITEO, DAY, NEVER, as_criteo, semi_synthetic
 
 LOG = """ customer_id  date number_of_cds  dollar_value
  00002 19970112  1   12.00
@@ -81,3 +81,17 @@ def test_delays_are_real_gaps(by_frequency):
     else:
         assert all(gaps == {2.0, 20.0, 28.0} for gaps in by_user)
     assert torch.equal(found, drawn(3)) and not torch.equal(found, drawn(4))
+
+
+def test_delays_as_criteos_have_the_published_marks_and_lie_evenly_between() -> None:
+    converts = torch.arange(400_000) % 2
+    delays = as_criteo(converts, seed=3)
+    assert torch.equal(delays.isfinite(), converts > 0.5)
+    found = delays[delays.isfinite()]
+    for share, seconds in CRITEO:
+        assert float((found <= seconds).double().mean()) == pytest.approx(share, abs=0.005)
+    assert float(found.min()) >= 60.0 and float(found.max()) <= 30 * DAY
+    first = (found >= 60) & (found < 3600)
+    middle = float((found[first] <= 60 * 60**0.5).double().mean())  # half of the logarithm
+    assert middle == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(delays, as_criteo(converts, seed=3)) and not torch.equal(delays, as_criteo(converts, seed=4))
