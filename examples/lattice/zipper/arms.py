@@ -21,7 +21,7 @@ from examples.lattice.data import DataError
 from examples.lattice.zipper import model, schedules
 from examples.lattice.zipper.joiner import Joiner, Released
 from examples.lattice.zipper.log import Log, before
-from examples.lattice.zipper.model import Heads
+from examples.lattice.zipper.model import Heads, NestedHeads
 from examples.lattice.zipper.stream import Source, Stream
 from examples.lattice.zipper.windows import Windows
 
@@ -125,9 +125,9 @@ def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
     seeded = Windows(windows.seconds, windows.shares, seed)
     found[EVEN] = _test_then_train(problem, settings, first, Joiner(log, Windows(windows.seconds, (), seed)), last)
     found[ZIPPER] = _test_then_train(problem, settings, first, Joiner(log, seeded), last)
-    nested = _fresh(problem, len(windows), nested=True)
+    nested = NestedHeads(problem.cardinalities, problem.bags, len(windows))
     _pretrain(problem, settings, nested, _fresh(problem, 2))
-    found[NESTED] = _test_then_train(problem, settings, nested, Joiner(log, seeded), last)
+    found[NESTED] = _nested(problem, settings, nested, Joiner(log, seeded))
     return found
 
 
@@ -139,8 +139,8 @@ def window_name(seconds: float) -> str:
     return f"window {seconds:g} s"
 
 
-def _fresh(problem: Problem, heads: int, nested: bool = False) -> Heads:
-    return Heads(problem.cardinalities, problem.bags, heads, nested=nested)
+def _fresh(problem: Problem, heads: int) -> Heads:
+    return Heads(problem.cardinalities, problem.bags, heads)
 
 
 def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> None:
@@ -149,17 +149,29 @@ def _pretrain(problem: Problem, settings: Settings, first: Heads, helper: Heads)
     if not problem.mature:
         return
     delays = problem.log.until(problem.opening).delays()[: problem.mature]
-    targets = torch.stack([(delays <= window).float() for window in problem.windows.seconds], dim=1)
+    within = _within(delays, problem.windows)
     delayed, real = _helper_labels(delays, problem.windows)
     optimizer = torch.optim.Adam([*first.parameters(), *helper.parameters()], settings.rate, fused=True)
     for _ in range(settings.epochs):
         for part in torch.randperm(problem.mature).split(settings.batch):
             inputs = problem.ids[part], problem.bag[part]
-            loss = model.plain(first(*inputs), targets[part])
-            loss = loss + _helper_loss(helper(*inputs), delayed[part], real[part])
+            loss = _all_windows(first, inputs, within[part]) + _helper_loss(helper(*inputs), delayed[part], real[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+
+def _within(delays: Tensor, windows: Windows) -> Tensor:
+    """(N, K) bool: converted within each window."""
+    return delays[:, None] <= torch.tensor(windows.seconds, dtype=torch.float64)
+
+
+def _all_windows(module: Heads, inputs: tuple[Tensor, Tensor], within: Tensor) -> Tensor:
+    """The loss of impressions whose windows have all closed."""
+    if not isinstance(module, NestedHeads):
+        return model.plain(module(*inputs), within.float())
+    longest = torch.full((len(within),), within.shape[1] - 1)
+    return model.nested(module.scores(*inputs), longest, within[:, -1].float(), within)
 
 
 def _helper_labels(delays: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
@@ -191,6 +203,17 @@ def _test_then_train(
         return loss(logits.gather(1, samples.heads[:, None]).squeeze(1), samples.labels)
 
     return _follow(problem, settings, [_stream(problem, settings, source, module, of)], module, head)
+
+
+def _nested(problem: Problem, settings: Settings, first: NestedHeads, source: Source) -> Tensor:
+    module = copy.deepcopy(first)
+
+    def of(samples: Released) -> Tensor:
+        scores = module.scores(problem.ids[samples.rows], problem.bag[samples.rows])
+        return model.nested(scores, samples.heads, samples.labels, _within(samples.delays, problem.windows))
+
+    last = len(problem.windows) - 1
+    return _follow(problem, settings, [_stream(problem, settings, source, module, of)], module, last)
 
 
 def _es_dfm(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> Tensor:

@@ -29,7 +29,7 @@ from examples.lattice.zipper.arms import NESTED, ORACLE, PRETRAINED, VANILLA, ZI
 from examples.lattice.zipper.windows import Windows
 from examples.metrics import quality
 
-SETTINGS = Settings(chunk=128, batch=128, rate=3e-3)
+SETTINGS = Settings(chunk=128, batch=128, rate=1.5e-3)
 QUICK = slice(0, 4000)
 PROTOCOL = "rows whose longest window the log closes; learned strictly after they are predicted"
 """Said in the file of figures: those of another protocol are others."""
@@ -38,7 +38,9 @@ NAMES = ("movielens-as-criteo", "movielens", "movielens-by-frequency", "cdnow")
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    settings = {"protocol": PROTOCOL, "settings": asdict(SETTINGS), "shares": options.shares, "quick": options.quick}
+    ways = replace(SETTINGS, rate=options.rate)
+    of = {name: getattr(options, name) for name in ("shares", "quick", "before")}
+    settings = {"protocol": PROTOCOL, "settings": asdict(ways), **of}
     if options.criteo:
         settings["criteo"] = criteo_file(options.criteo)
     kept = Kept(options.json, settings)
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         for seed in kept.left(name, options.seeds):
             problem = load(name, seed, options)
             labels = problem.labels()
-            run = {arm: quality(logits, labels) for arm, logits in arms.run(problem, SETTINGS, seed).items()}
+            run = {arm: quality(logits, labels) for arm, logits in arms.run(problem, ways, seed).items()}
             known = problem.log.delays()[: problem.stop]
             rates = [float((known <= window).float().mean()) for window in problem.windows.seconds]
             judged = {"judged": len(labels), "censored": len(problem.log) - problem.stop}
@@ -75,6 +77,8 @@ def load(name: str, seed: int, options: argparse.Namespace) -> Problem:
             "cdnow": problems.cdnow,
         }
         problem = makers[name](seed, rows)
+    if options.before:
+        problem = problems.before_stream(problem)
     if options.shares:
         problem = replace(problem, windows=Windows(problem.windows.seconds, tuple(options.shares)))
     return problem
@@ -155,6 +159,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", nargs="+", choices=NAMES, default=["movielens-as-criteo", "movielens", "cdnow"])
     parser.add_argument("--criteo", type=Path, help="Criteo's conversion log; instead of the other problems")
     parser.add_argument("--shares", type=float, nargs="+", help="of the impressions that each window gets")
+    parser.add_argument("--rate", type=float, default=SETTINGS.rate, help="Adam's")
+    parser.add_argument(
+        "--before",
+        action="store_true",
+        help="on what was known when the stream started, to choose shares and rate by",
+    )
     parser.add_argument("--plot", type=Path, help="where to draw them")
     options = parser.parse_args(argv)
     if options.criteo:

@@ -6,7 +6,7 @@ fresh and of complete labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Released:
     heads   (n,) int64    the windows they are labelled by
     labels  (n,) float32
     later   (n,) bool     True for a positive that follows the same impression's negative (FNW, ES-DFM)
+    delays  (n,) float64  seconds from the impression to its conversion, inf where none was there when it was ready
     """
 
     ready: Tensor
@@ -34,12 +35,16 @@ class Released:
     heads: Tensor
     labels: Tensor
     later: Tensor
+    delays: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice | Tensor) -> Released:
-        return Released(self.ready[part], self.rows[part], self.heads[part], self.labels[part], self.later[part])
+        return Released(*(getattr(self, name)[part] for name in COLUMNS))
+
+
+COLUMNS = tuple(column.name for column in fields(Released))
 
 
 class Joiner:
@@ -107,7 +112,7 @@ class Joiner:
 
     def _released(self, due: Tensor) -> Released:
         ready, rows, heads = self._ready[due], self._rows[due], self._heads[due]
-        labels = (self._converted[due] <= ready).float()
+        converted = self._converted[due] <= ready
+        delays = (self._converted[due] - self._log.times[rows]).where(converted, float("inf"))
         order = torch.argsort(ready, stable=True)
-        found = Released(ready, rows, heads, labels, torch.zeros(len(rows), dtype=torch.bool))
-        return found[order]
+        return Released(ready, rows, heads, converted.float(), torch.zeros_like(converted), delays)[order]

@@ -3,6 +3,7 @@ log for who holds it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,15 @@ table has; but all seeds are judged on the same rows, so this is no choice made 
 RATING = (6 * HOUR, DAY, 7 * DAY)
 BUYING = (7 * DAY, 30 * DAY, 60 * DAY)
 CLICKING = (HOUR, DAY, 30 * DAY)  # those of Criteo's marks that `delays.CRITEO` has
+
+
+def before_stream(problem: Problem) -> Problem:
+    """What was known when the problem's stream started, as a problem of its own: the later half of the rows whose
+    longest window had closed. What is chosen on it has seen no row, and no label, of the stream."""
+    now, rows = problem.opening, slice(0, problem.start)
+    ids, bag = problem.ids[rows], problem.bag[rows]
+    name = f"{problem.name}, before the stream"
+    return replace(problem, name=name, log=problem.log.until(now), ids=ids, bag=bag, start=problem.mature // 2, end=now)
 
 
 def movielens_with_delays(seed: int = 0, rows: slice = slice(None), by_frequency: bool = False) -> Problem:

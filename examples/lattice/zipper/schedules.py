@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from examples.lattice.zipper.identity import check, checksum, described
-from examples.lattice.zipper.joiner import Released
+from examples.lattice.zipper.joiner import COLUMNS, Released
 from examples.lattice.zipper.log import Log
 
 
 def single(log: Log, window: float, head: int) -> Released:
     """Every impression when the window closes, labelled by it."""
-    label = (log.delays() <= window).float()
-    return _sorted(log.times + window, torch.arange(len(log)), label, head)
+    return _sorted(log.times + window, torch.arange(len(log)), _within(log.delays(), window), head)
 
 
 def immediate(log: Log, attribution: float, head: int) -> Released:
@@ -29,11 +28,10 @@ def elapsed(log: Log, wait: float, attribution: float, head: int) -> Released:
     """Every impression after `wait`, labelled by what came until then, and once more as a positive if it converts
     later: what ES-DFM trains on."""
     delays = log.delays()
-    first = _sorted(log.times + wait, torch.arange(len(log)), (delays <= wait).float(), head)
+    first = _sorted(log.times + wait, torch.arange(len(log)), _within(delays, wait), head)
     late = ((delays > wait) & (delays <= attribution)).nonzero().squeeze(1)
-    again = _sorted(log.times[late] + delays[late], late, torch.ones(len(late)), head, later=True)
-    both = zip(_columns(first), _columns(again), strict=True)
-    joined = Released(*(torch.cat(pair) for pair in both))
+    again = _sorted(log.times[late] + delays[late], late, delays[late], head, later=True)
+    joined = Released(*(torch.cat([getattr(part, name) for part in (first, again)]) for name in COLUMNS))
     return joined[torch.argsort(joined.ready, stable=True)]
 
 
@@ -42,7 +40,7 @@ def future(log: Log, attribution: float, head: int, end: float = float("inf")) -
 
     end: when the log ends. Impressions whose window closes later are left out, as no log says what they become."""
     rows = (log.times + attribution <= end).nonzero().squeeze(1)
-    return _sorted(log.times[rows], rows, (log.delays()[rows] <= attribution).float(), head)
+    return _sorted(log.times[rows], rows, _within(log.delays()[rows], attribution), head)
 
 
 class Replay:
@@ -82,14 +80,17 @@ class Replay:
 
     def _identity(self, clock: float) -> dict[str, str]:
         seen = self._schedule[: int(torch.searchsorted(self._schedule.ready, clock, right=True))]
-        return {"schedule": f"{len(seen)} samples until {clock:g} s with checksum {checksum(*_columns(seen))}"}
+        of = checksum(*(getattr(seen, name) for name in COLUMNS))
+        return {"schedule": f"{len(seen)} samples until {clock:g} s with checksum {of}"}
 
 
-def _sorted(ready: Tensor, rows: Tensor, labels: Tensor, head: int, later: bool = False) -> Released:
-    heads = torch.full_like(rows, head)
-    found = Released(ready.double(), rows, heads, labels, torch.full((len(rows),), later))
+def _within(delays: Tensor, window: float) -> Tensor:
+    """Delays as they are known when the window closes."""
+    return delays.where(delays <= window, float("inf"))
+
+
+def _sorted(ready: Tensor, rows: Tensor, known: Tensor, head: int, later: bool = False) -> Released:
+    """known: delays, inf of what is released as a negative."""
+    heads, again = torch.full_like(rows, head), torch.full((len(rows),), later)
+    found = Released(ready.double(), rows, heads, known.isfinite().float(), again, known)
     return found[torch.argsort(found.ready, stable=True)]
-
-
-def _columns(released: Released) -> tuple[Tensor, ...]:
-    return released.ready, released.rows, released.heads, released.labels, released.later

@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from examples.lattice.zipper.identity import check, checksum, described, encoded
-from examples.lattice.zipper.joiner import Released
+from examples.lattice.zipper.joiner import COLUMNS, Released
 from examples.lattice.zipper.log import apart
-
-COLUMNS = ("ready", "rows", "heads", "labels", "later")
 
 
 class Source(Protocol):

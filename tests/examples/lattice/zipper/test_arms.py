@@ -213,6 +213,15 @@ def test_kept_figures_of_one_criteo_file_are_not_another_ones(tmp_path, monkeypa
     assert len(ran) == 1
 
 
+def test_what_is_chosen_before_the_stream_has_seen_nothing_of_it():
+    problem = drifting(1200.0)
+    before = problems.before_stream(problem)
+    assert len(before.log) == 900 and before.end == problem.opening
+    assert (before.start, before.stop) == (250, 500) == (problem.mature // 2, problem.mature)
+    assert float(torch.cat([before.log.times, before.log.converted]).max()) < float(problem.log.times[problem.start])
+    assert torch.equal(before.labels(), (problem.log.delays()[250:500] <= problem.windows.longest).float())
+
+
 def test_delays_that_are_drawn_are_never_cut_off():
     problem = problems.movielens_with_delays(rows=slice(0, 500))
     assert problem.end == DRAWN and problem.stop == 500

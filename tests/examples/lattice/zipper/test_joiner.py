@@ -29,11 +29,13 @@ FEW = few([1.0, 9.0, 9.0], [0, 1, 2])
 
 
 def released(joiner: Joiner, stops) -> list[tuple[float, int, int, float]]:
-    """(ready, row, head, label) of all that comes."""
+    """(ready, row, head, label) of all that comes, whose delay is known where it converted."""
     found = []
     for now in stops:
         part = joiner.advance(now)
         assert bool((part.ready <= now).all()) and not bool(part.later.any())
+        known = joiner._log.delays()[part.rows]
+        assert torch.equal(part.delays, known.where(part.labels > 0, float("inf")))
         found += zip(part.ready.tolist(), part.rows.tolist(), part.heads.tolist(), part.labels.tolist(), strict=True)
     return found
 

@@ -21,7 +21,8 @@ HONEST = {
 
 def until(schedule, now):
     part = Replay(schedule).advance(now)
-    return list(zip(part.ready.tolist(), part.rows.tolist(), part.labels.tolist(), part.later.tolist(), strict=True))
+    columns = part.ready, part.rows, part.labels, part.later, part.delays
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -48,6 +49,8 @@ def test_samples_of_the_baselines(log):
     assert sorted(waited.rows.tolist()) == list(range(len(log)))
     assert torch.equal(waited.labels, (delays[waited.rows] <= 3).float())
     assert torch.equal(waited.ready, log.times[waited.rows] + 3)
+    for part in (again, waited):
+        assert torch.equal(part.delays, delays[part.rows].where(part.labels > 0, float("inf")))
     whole = schedules.single(log, 10.0, 1)
     assert torch.equal(whole.labels, (delays[whole.rows] <= 10).float()) and bool((whole.heads == 1).all())
 

@@ -234,8 +234,8 @@ def test_only_the_assigned_head_learns():
 
     run = Stream(Joiner(log, WINDOWS), module, loss, batch=16)
     run.optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    samples = Released(log.times[rows], rows, torch.ones(16, dtype=torch.int64), torch.ones(16), torch.zeros(16) > 0)
-    run.waiting = samples
+    heads, ready = torch.ones(16, dtype=torch.int64), log.times[rows]
+    run.waiting = Released(ready, rows, heads, torch.ones(16), torch.zeros(16) > 0, torch.ones_like(ready))
     run.until(float("-inf"))
     changed = (module.heads.weight != before).any(dim=1)
     assert changed.tolist() == [False, True, False]
