@@ -51,7 +51,7 @@ def test_what_generated_code_drops_in_16_bits(dtype):
     x, p, outs = torch.randn(300, 256).to(dtype), torch.rand(300, 256).to(dtype), []
     for backend in ("inductor", op_by_op):
         torch.manual_seed(0)
-        outs.append(torch.compile(dropping, backend=backend, isolate_recompiles=True)(x, p))
+        outs.append(torch.compile(dropping, backend=backend, **APART)(x, p))
     for ours, its in zip(*outs, strict=True):
         assert torch.equal(ours, its)
 

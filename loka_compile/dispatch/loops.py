@@ -118,7 +118,7 @@ def _finished(*made: Tensor, finish: Callable[..., Tensor]) -> tuple[Tensor, ...
 
 
 def _product(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    return (a @ b,)
+    return (torch.bmm(a, b),)  # a matmul fixes the size of the batch, on torch 2.12
 
 
 # ---------------------------------------------------------------- inputs

@@ -124,9 +124,11 @@ class Session:
 
     def adopt(self, editions: Iterable[tuple[int, Plan, int]]) -> None:
         """Take over a plan that others run under (edition, plan, the size it is for) if it is within the budgets on
-        what was measured here."""
+        what was measured here, and lowers nothing that was demoted here before."""
+        demoted = self.memory.demoted()
         for edition, plan, size in editions:
-            if self.size <= GROWN * size and not self.watcher.strays(plan):
+            known = any(decision.recipes and decision.site.key in demoted for decision in plan.decisions.values())
+            if self.size <= GROWN * size and not known and not self.watcher.strays(plan):
                 with self._lock:
                     self.size = max(self.size, size)
                     self._put_in_force(plan, edition)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import loka_compile as loka
+from examples.apart import APART
 from loka_compile.online.pace import AT_LEAST
 from tests.online.calls import LOWERS, compiled_with, graphs, lowered, mlp, off
 
@@ -42,7 +43,11 @@ def test_equal_layers_one_by_one_each_have_their_own_plan():
 
 
 @torch.no_grad()
-def test_what_strays_with_one_instance_is_demoted_for_it_alone(home):
+@pytest.mark.parametrize("apart", [APART, {}], ids=["a graph each", "one graph"])
+def test_what_strays_with_one_instance_is_demoted_for_it_alone(home, apart):
+    def compiled_with(model, **options):
+        return torch.compile(model, backend="loka", options={**LOWERS, **options}, **apart)
+
     torch.manual_seed(0)
     one, other = Layer(), Layer()
     other.fc.weight[:, 0] = 0
