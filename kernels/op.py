@@ -52,7 +52,8 @@ class Op(Generic[T, Values]):
     values: ClassVar[Any] = None
 
     def __call__(self) -> Values:
-        """Run the op; its arguments are tensors."""
+        """Run the op; its arguments are tensors. Not in what users call: Dynamo of torch 2.12 asks an object that it
+        traces the call of for its hash, before the object has its fields. What `declare` returns is for that."""
         return self.named(self.target()(*self.args))
 
     @property

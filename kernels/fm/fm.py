@@ -61,8 +61,7 @@ def fm(
     weight, bias = (None if each is None else each.flatten() for each in (weight, bias))
     check(x, y, weight, bias, norm)
     fused = x.is_cuda and not reasons_against(x, y)
-    call = Fm(x, y, weight, bias, norm, eps)
-    return call() if fused else reference(*call.args)
+    return (_fm if fused else reference)(x, y, weight, bias, norm, eps)
 
 
 def reasons_against(x: Tensor, y: Tensor) -> list[str]:
@@ -166,7 +165,7 @@ def empty(call: Fm[Tensor]) -> Tensor:
     return call.x.new_empty((call.x.shape[0], *call.y.shape[-2:]))
 
 
-declare(Fm, empty, run, gradient="own")
+_fm = declare(Fm, empty, run, gradient="own")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

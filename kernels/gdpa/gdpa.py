@@ -90,7 +90,7 @@ def gdpa(
 def _attend(*args: Any) -> Tensor:
     call = Gdpa(*args)
     check(call)
-    return call() if call.q.is_cuda else reference(*args)
+    return _gdpa(*args) if call.q.is_cuda else reference(*args)
 
 
 def _longest(x: Tensor, cu_seqlens: Tensor | None, given: int | None) -> int:
@@ -171,7 +171,7 @@ def _empty(call: Gdpa[Tensor]) -> Tensor:
     return torch.empty_like(call.q)
 
 
-declare(Gdpa, _empty, _run, gradient="own")
+_gdpa = declare(Gdpa, _empty, _run, gradient="own")
 
 
 class GdpaGradients(NamedTuple, Generic[T]):

@@ -57,7 +57,7 @@ def pffn(
     """
     eps_out = eps if eps_out is None else eps_out
     if isinstance(activation, str) and _in_one(q, k, v, cu_seqlens_q, cu_seqlens_k):
-        x = Pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)()
+        x = _pffn(q.transpose(1, 2).flatten(2), k, v, activation, scale, scale_inside, eps, eps_out)
         return x.unflatten(-1, (q.shape[1], q.shape[3])).transpose(1, 2)
     jagged = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
     jagged |= {"max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k}
@@ -136,4 +136,4 @@ def empty(call: Pffn[Tensor]) -> Tensor:
     return torch.empty_like(call.x, memory_format=torch.contiguous_format)
 
 
-declare(Pffn, empty, run)
+_pffn = declare(Pffn, empty, run)

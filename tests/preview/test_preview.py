@@ -140,6 +140,21 @@ def test_whole_parts_of_models_run_in_their_own_kernels():
     assert "gdpa_kernel" not in names and not any("norm" in name for name in names), names
 
 
+class Called(nn.Module):
+    """The three ops that loka gives to users, called by a model itself."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return loka.gdpa(q, k, k, activation="silu"), loka.pffn(q, k, k, activation="silu"), loka.fm(x, y)
+
+
+def test_ops_that_a_model_calls_itself_are_traced_for_a_gpu():
+    q, k, x, y = torch.randn(8, 2, 40, 32), torch.randn(8, 2, 40, 32), torch.randn(8, 16, 64), torch.randn(8, 16, 8)
+    plan = Plan("h100", {}, origin="nothing is planned")
+    side = loka.preview(Called(), (q, k, x, y), sides=["loka"], plan=plan).side("loka")
+    names = [kernel.name for kernel in side.kernels]
+    assert not side.error and {"gdpa_resident_kernel", "pffn_kernel", "fm_kernel"} <= set(names), (side.error, names)
+
+
 def test_an_unknown_target_or_side_is_refused():
     model, inputs = mlp()
     with pytest.raises(ValueError, match="got 'h1000'"):
