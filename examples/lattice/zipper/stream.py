@@ -1,7 +1,7 @@
 """Trains a model on a stream of released samples, one pass, and stops and goes on anywhere.
 
 Released samples wait until a batch is full; a step then takes it, and no sample is used twice. `save` and `resume`
-carry the source's state, what waits, the weights and the optimizer, in one safetensors file.
+carry the source's state, what waits, the module, the optimizer and torch's random state, in one safetensors file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from examples.lattice.zipper.forward import generators, noted, set_buffers, set_generators, unlisted
 from examples.lattice.zipper.identity import check, checksum, described, encoded
 from examples.lattice.zipper.joiner import COLUMNS, Released
 from examples.lattice.zipper.log import apart
@@ -37,8 +38,9 @@ class Stream:
 
     What was released and not learned is in `waiting` at every moment, in its order. Where a batch fails or is
     interrupted (Ctrl-C), it waits with all behind it: the next `until`, here or after `save` and `resume`, takes it
-    again, whole. Weights are untouched unless the optimizer had begun its step: a batch whose step was cut off in the
-    middle, or in the moment before it is taken off `waiting`, is taken twice."""
+    again, whole. Buffers and torch's random state are put back, so that it draws what it had drawn. Weights are
+    untouched unless the optimizer had begun its step: a batch whose step was cut off in the middle, or in the moment
+    before it is taken off `waiting`, is taken twice."""
 
     def __init__(
         self,
@@ -60,11 +62,16 @@ class Stream:
         self._release(now)
         while len(self.waiting) >= self.batch:
             samples, rest = self.waiting[: self.batch], self.waiting[self.batch :]
-            loss = self.loss(samples)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.waiting, self.steps = rest, self.steps + 1
+            put_back = noted(self.module)
+            try:
+                loss = self.loss(samples)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                self.waiting, self.steps = rest, self.steps + 1
+            except BaseException:  # Ctrl-C, too
+                put_back()
+                raise
 
     def _release(self, now: float) -> None:
         """Adds to `waiting` what the source has released; both move, or neither does."""
@@ -82,6 +89,8 @@ class Stream:
         tensors = {f"source.{name}": value for name, value in self.source.state().items()}
         tensors |= {f"waiting.{name}": getattr(self.waiting, name) for name in COLUMNS}
         tensors |= {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        tensors |= {f"unlisted.{name}": value for name, value in unlisted(self.module).items()}
+        tensors |= {f"random.{device}": state for device, state in generators(self.module).items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["steps"] = torch.tensor(self.steps)
@@ -92,13 +101,18 @@ class Stream:
 
     def resume(self, path: Path) -> None:
         """Goes on where `save` was called; source, module and loss must be made as they were then. Another source,
-        batch, rate or module is refused; of the loss nothing is known, nor of an optimizer that was put in."""
+        batch, rate or module is refused; of the loss nothing is known, nor of an optimizer that was put in.
+
+        torch's random state becomes that of `save`, for whoever draws from it. What the loss draws from a generator of
+        its own, from numpy or from Python is not carried."""
         tensors = load_file(path)
         check(tensors, self._identity())
         self.source.resume(_under(tensors, "source"))
         waiting = _under(tensors, "waiting")
         self.waiting = Released(*(waiting[name] for name in COLUMNS))
         self.module.load_state_dict(_under(tensors, "module"))
+        with torch.no_grad():
+            set_buffers(self.module, _under(tensors, "unlisted"))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(tensors, "optimizer").items():
             index, _, moment = name.partition(".")
@@ -106,12 +120,15 @@ class Stream:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = int(tensors["steps"])
+        set_generators(_under(tensors, "random"), self.module)
 
     def _identity(self) -> dict[str, str]:
         learned = [value.numel() for value in self.module.parameters()]  # tied ones once
-        shapes = [(name, tuple(value.shape)) for name, value in self.module.state_dict().items()]  # buffers, too
-        names = f"names and shapes with checksum {checksum(encoded(repr(shapes)))}"
-        parameters = f"{len(learned)} of {sum(learned)} numbers, {names}"
+        every = self.module.state_dict() | unlisted(self.module)  # buffers, too
+        shapes = [(name, tuple(value.shape), str(value.dtype)) for name, value in every.items()]
+        types = " and ".join(sorted({str(value.dtype) for value in self.module.parameters()}))
+        names = f"names, shapes and types with checksum {checksum(encoded(repr(shapes)))}"
+        parameters = f"{len(learned)} of {sum(learned)} numbers, of {types}, {names}"
         return {"batch": f"{self.batch}", "rate": f"{self.rate!r}", "parameters": parameters}
 
 
