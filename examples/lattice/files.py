@@ -1,10 +1,9 @@
-"""JSON files that are whole or absent, and locks that end with the process that holds them, however it ends."""
+"""Files that are whole or absent, and locks that end with the process that holds them, however it ends."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,22 @@ from uuid import uuid4
 from examples.lattice.data import DataError
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path of this writer's own, beside `path`, to write to. What was written then replaces `path`; nothing does if
+    writing fails."""
+    beside = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_json(path: Path, body: Any) -> None:
-    """Writes beside the file and replaces it whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    """Replaces the file whole."""
+    with whole(path) as beside:
+        beside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

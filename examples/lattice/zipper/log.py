@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from examples.lattice.data import DataError
+from examples.lattice.files import whole
 from examples.lattice.zipper.identity import checksum
 
 ARRAYS = ("times", "keys", "converted", "of")
@@ -71,7 +72,9 @@ class Log:
         return f"{seen} impressions and {there} conversions until {now:g} s with checksum {of}"
 
     def save(self, path: Path) -> None:
-        save_file(apart({name: getattr(self, name) for name in ARRAYS}), path)
+        """Written whole or not at all."""
+        with whole(path) as beside:
+            save_file(apart({name: getattr(self, name) for name in ARRAYS}), beside)
 
     @staticmethod
     def load(path: Path) -> Log:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from examples.lattice.files import whole
 from examples.lattice.zipper.forward import generators, noted, set_buffers, set_generators, unlisted
 from examples.lattice.zipper.identity import check, checksum, described, encoded
 from examples.lattice.zipper.joiner import COLUMNS, Released
@@ -95,9 +96,8 @@ class Stream:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         tensors["steps"] = torch.tensor(self.steps)
         tensors |= described(self._identity())
-        beside = path.with_suffix(".part")
-        save_file(apart(tensors), beside)
-        beside.replace(path)
+        with whole(path) as beside:
+            save_file(apart(tensors), beside)
 
     def resume(self, path: Path) -> None:
         """Goes on where `save` was called; source, module and loss must be made as they were then. Another source,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from examples.lattice.data import DataError
+from examples.lattice.zipper import stream as streams
 from examples.lattice.zipper.forward import generators, noted, unlisted
 from examples.lattice.zipper.joiner import Joiner, Released
 from examples.lattice.zipper.stream import Stream
@@ -124,3 +125,12 @@ def test_what_was_noted_is_put_back_where_it_was():
     assert module.in_place is in_place and module.anew is anew and not in_place.any() and not anew.any()
     again = module(INPUTS[:16]), torch.rand(3)
     assert all(map(torch.equal, first, again))
+
+
+def test_two_checkpoints_whose_names_differ_behind_the_dot_alone_do_not_meet(tmp_path, monkeypatch):
+    written = []
+    real = streams.save_file
+    monkeypatch.setattr(streams, "save_file", lambda tensors, path: (written.append(path), real(tensors, path)))
+    for name in ("run.a", "run.b"):
+        stream().save(tmp_path / name)
+    assert len(set(written)) == 2 and sorted(path.name for path in tmp_path.iterdir()) == ["run.a", "run.b"]
