@@ -18,7 +18,13 @@ from examples.lattice.data import DataError
 from examples.lattice.files import whole
 from examples.lattice.zipper.identity import checksum
 
-ARRAYS = ("times", "keys", "converted", "of")
+ARRAYS = {
+    "times": (torch.float64, ()),
+    "keys": (torch.int64, (2,)),
+    "converted": (torch.float64, ()),
+    "of": (torch.int64, ()),
+}
+"""Columns of a log: their type, and what a row has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,8 @@ class Log:
     of: Tensor
 
     def __post_init__(self) -> None:
+        for name, (dtype, row) in ARRAYS.items():
+            _is(getattr(self, name), name, dtype, row)
         _finite(self.times, "impression", "was made")
         _finite(self.converted, "conversion", "came")
         if bool((self.times.diff() < 0).any()) or bool((self.converted.diff() < 0).any()):
@@ -87,7 +95,9 @@ class Log:
 
 
 def log_of(times: Tensor, keys: Tensor, delays: Tensor) -> Log:
-    """A log of impressions with known delays (inf: never); `times` in order."""
+    """A log of impressions with known delays (inf: never), one each; `times` in order. Both may be of any type."""
+    if delays.shape != times.shape:
+        raise DataError(f"expected one delay an impression, got {tuple(delays.shape)} for {tuple(times.shape)}")
     wrong = (delays.isnan() | (delays < 0)).nonzero().flatten().tolist()
     if wrong:
         raise DataError(
@@ -107,6 +117,15 @@ def apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         found[name] = value.clone(memory_format=torch.contiguous_format) if memory in taken else value.contiguous()
         taken.add(memory)
     return found
+
+
+def _is(column: Tensor, name: str, dtype: torch.dtype, row: tuple[int, ...]) -> None:
+    """Numbers of another type are rounded or fail later; keys that lie otherwise are mixed from several rows."""
+    if column.dtype != dtype or column.dim() == 0 or column.shape[1:] != row:
+        raise DataError(
+            f"{name} of the log: expected {dtype} of shape ({', '.join(['rows', *map(str, row)])}), "
+            f"got {column.dtype} of shape {tuple(column.shape)}"
+        )
 
 
 def _finite(seconds: Tensor, what: str, did: str) -> None:

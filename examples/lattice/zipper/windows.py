@@ -36,6 +36,8 @@ class Windows:
                 f"expected {len(self.seconds)} finite shares of which none is negative and one positive, "
                 f"got {self.shares}"
             )
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**64):
+            raise ValueError(f"a seed is a whole number from 0 to 2^64 - 1, got {self.seed!r}")
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -62,7 +64,12 @@ def _row(numbers: tuple[float, ...]) -> str:
 
 
 def uniform(keys: Tensor, times: Tensor, seed: int) -> np.ndarray:
-    """(N,) numbers in [0, 1), a hash of each row's keys and time."""
+    """(N,) numbers in [0, 1), a hash of each row's keys (N, K), whole numbers, and of its time (N,)."""
+    if keys.dim() != 2 or times.shape != keys.shape[:1] or keys.dtype != torch.int64:
+        raise ValueError(
+            f"expected a row of int64 keys and a time an impression, got keys of shape {tuple(keys.shape)} and "
+            f"{keys.dtype}, times of shape {tuple(times.shape)}"
+        )
     mixed = np.full(len(keys), seed, dtype=np.uint64)
     for column in (*keys.T, times.double().contiguous().view(torch.int64)):
         mixed = _splitmix(mixed ^ _splitmix(column.numpy().astype(np.uint64)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
+from safetensors.torch import save_file
 
 from examples.lattice.data import DataError
 from examples.lattice.zipper.log import Log, Reader, log_of
@@ -92,3 +93,35 @@ def test_a_delay_that_is_none_is_refused_and_not_taken_for_never(delay):
     assert len(log_of(seconds(1, 5), KEYS, seconds(0, NEVER)).of) == 1
     with pytest.raises(DataError, match=f"row 1 converts after {delay} seconds: expected 0 or more, or inf for never"):
         log_of(seconds(1, 5), KEYS, seconds(3, delay))
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"keys": torch.arange(2)}, r"keys of the log: .* of shape \(rows, 2\), got .* of shape \(2,\)"),
+        ({"keys": torch.zeros(2, 3, dtype=torch.int64)}, r"keys of the log: .*\(2, 3\)"),
+        ({"keys": KEYS.double()}, r"keys of the log: .*got torch\.float64"),
+        ({"keys": KEYS.int()}, r"keys of the log: .*got torch\.int32"),
+        ({"times": torch.tensor([1, 5])}, r"times of the log: .* of shape \(rows\), got torch\.int64"),
+        ({"times": seconds(1, 5).float()}, r"times of the log: .*got torch\.float32"),
+        ({"times": seconds(1, 5)[:, None]}, r"times of the log: .*\(2, 1\)"),
+        ({"converted": torch.tensor([6])}, r"converted of the log: .*got torch\.int64"),
+        ({"of": torch.tensor([0.0])}, r"of of the log: .*got torch\.float32"),
+        ({"of": torch.tensor(0)}, r"of of the log: .*shape \(\)"),
+    ],
+)
+def test_columns_of_another_type_or_shape_are_refused(tmp_path, changed, error):
+    """One key a row, (N,), was mixed into all rows of a call: windows hung on how the clock moved."""
+    columns = {"times": seconds(1, 5), "keys": KEYS, "converted": seconds(6), "of": torch.tensor([0]), **changed}
+    with pytest.raises(DataError, match=error):
+        Log(**columns)
+    save_file(columns, tmp_path / "log.safetensors")
+    with pytest.raises(DataError, match=error):
+        Log.load(tmp_path / "log.safetensors")
+
+
+def test_whole_seconds_become_a_logs_and_delays_are_one_an_impression():
+    found = log_of(torch.tensor([1, 5]), KEYS, torch.tensor([2.0, NEVER]))
+    assert found.times.dtype == found.converted.dtype == torch.float64 and found.converted.tolist() == [3]
+    with pytest.raises(DataError, match=r"one delay an impression, got \(1,\) for \(2,\)"):
+        log_of(seconds(1, 5), KEYS, seconds(3))

@@ -67,3 +67,16 @@ def test_windows_that_cannot_be_are_refused():
     for shares in ((1.0,), (-1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, nan, 1.0), (nan, 1.0, 1.0), (1.0, 1.0, never)):
         with pytest.raises(ValueError, match="expected 3 finite shares"):
             Windows(shares=shares)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, None])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match="a seed is a whole number from 0 to 2\\^64 - 1, got"):
+        Windows(seed=seed)
+    assert Windows(seed=2**64 - 1).assign(KEYS, TIMES).unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("keys", [KEYS[:, 0], KEYS.double(), KEYS[1:], KEYS.T])
+def test_keys_that_are_no_row_an_impression_are_refused(keys):
+    with pytest.raises(ValueError, match="expected a row of int64 keys and a time an impression"):
+        Windows().assign(keys, TIMES)
