@@ -43,9 +43,10 @@ class TeacherId:
     version: int
 
     def __post_init__(self) -> None:
-        if not self.name or not 0 <= self.version < 2**64:
+        whole = isinstance(self.version, int) and not isinstance(self.version, bool)  # a record would cut 2.1 to 2
+        if not (isinstance(self.name, str) and self.name and whole and 0 <= self.version < 2**64):
             raise ValueError(
-                f"a teacher has a name and a version, a number from 0 to 2^64 - 1; got {self.name!r} and "
+                f"a teacher has a name and a version, a whole number from 0 to 2^64 - 1; got {self.name!r} and "
                 f"{self.version!r}. Raise the version when the teacher is trained anew"
             )
 
@@ -85,8 +86,11 @@ def layout(width: int, tasks: int) -> np.dtype:
 
 
 def key(user: int, item: int, teacher: TeacherId) -> bytes:
-    """Where a pair's record lies."""
-    return f"ktap:{teacher.name}:{user}:{item}".encode()
+    """Where a pair's record lies. Users and items are whole numbers: of texts two pairs could have one key."""
+    try:
+        return f"ktap:{teacher.name}:{user:d}:{item:d}".encode()
+    except (ValueError, TypeError):
+        raise TypeError(f"users and items are whole numbers, got {user!r} and {item!r}: number them first") from None
 
 
 def encode(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -85,7 +86,18 @@ def test_keys_and_misses():
     assert nothing(2, 3, 1).embedding.shape == (2, 3) and not nothing(2, 3, 1).hit.any()
 
 
-@pytest.mark.parametrize(("name", "version"), [("", 1), ("a", -1), ("a", 2**64)])
+@pytest.mark.parametrize("pair", [("a:b", "c"), ("a", "b:c"), ("1", 2), (1, 2.0), (None, 1)])
+def test_users_and_items_that_are_no_numbers_are_refused(pair):
+    """Of texts a:b with c and a with b:c had one key."""
+    with pytest.raises(TypeError, match=r"users and items are whole numbers, got .*: number them first"):
+        key(*pair, TEACHER)
+    assert key(np.int64(3), torch.tensor(4), TEACHER) == key(3, 4, TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("", 1), ("a", -1), ("a", 2**64), ("a", 2.0), ("a", 2.1), ("a", True), ("a", "1"), ("a", None), (1, 1)],
+)
 def test_a_teacher_without_name_or_version_is_refused(name, version):
     with pytest.raises(ValueError, match="Raise the version when"):
         TeacherId(name, version)
