@@ -20,16 +20,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from examples.lattice.ktap.forks import renew_in_children
-from examples.lattice.ktap.store import Store
+from examples.lattice.ktap.store import UNANSWERED, Store, at_least_one, taken
 
 
 @dataclass
 class Counts:
-    """What became of reads and writes: keys asked for, answered in time, reads that did not come whole in time, reads
-    not tried, errors."""
+    """What became of reads and writes.
+
+    keys       asked for: answered, garbage, or neither where the store gave nothing in time
+    answered   keys of which the store gave bytes, or said that there are none
+    garbage    keys of which it gave anything else
+    late       reads that did not come whole in time
+    skipped    reads that were not tried
+    errors     of reads and of writes; last_error is the last
+    unwritten  values that were given and not taken
+    """
 
     keys: int = 0
     answered: int = 0
+    garbage: int = 0
     late: int = 0
     skipped: int = 0
     errors: int = 0
@@ -42,16 +51,18 @@ class _Read:
         self.keys = keys
         self.done = threading.Event()
         self.given_up = False
-        self.answered = 0
-        self.values: list[bytes | None] = [None] * len(keys)
+        self.values: list[object] = [UNANSWERED] * len(keys)
 
 
 class Guarded:
     """A `Store` whose reads take at most `deadline` seconds (and a thread's switch) and whose calls raise nothing."""
 
     def __init__(self, store: Store, deadline: float = 0.02, rest: float = 1.0, piece: int = 512) -> None:
-        if piece < 1:
-            raise ValueError(f"expected a piece of 1 key or more, got {piece}")
+        at_least_one("piece", piece)
+        if not 0 <= deadline <= threading.TIMEOUT_MAX:  # nan is neither
+            raise ValueError(f"a deadline is 0 seconds or more, and ends some time, got {deadline}")
+        if not rest >= 0:
+            raise ValueError(f"a rest is 0 seconds or more, got {rest}")
         self.store, self.deadline, self.rest, self.piece = store, deadline, rest, piece
         self.renew()
         renew_in_children(self)
@@ -64,28 +75,39 @@ class Guarded:
         self._thread: threading.Thread | None = None
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [value if isinstance(value, bytes) else None for value in self.answers(keys)]
+
+    def answers(self, keys: Sequence[bytes]) -> list[object]:
+        """What the store gave, None and garbage too, and UNANSWERED where it gave nothing in time."""
         self.counts.keys += len(keys)
         if time.monotonic() < self._closed_until or not self._busy.acquire(blocking=False):
             self.counts.skipped += 1
-            return [None] * len(keys)
+            return [UNANSWERED] * len(keys)
         read = _Read(keys)  # the worker gives `_busy` back when the store has answered, however late
         if not self._hand_over(read):
-            return [None] * len(keys)
+            return [UNANSWERED] * len(keys)
         if not read.done.wait(self.deadline):
             read.given_up = True
             self.counts.late += 1
-        self.counts.answered += read.answered
-        return list(read.values)
+        found = list(read.values)  # as they are now: the worker may go on
+        given = [value for value in found if value is not UNANSWERED]
+        garbage = sum(not (value is None or isinstance(value, bytes)) for value in given)
+        self.counts.garbage += garbage
+        self.counts.answered += len(given) - garbage
+        return found
 
     def put(self, keys: Sequence[bytes], values: Sequence[bytes], ttl: float) -> int:
         """Writes in the caller's thread, which is the teacher's and may wait; a failure loses these values only, and
         the caller is told that none was taken."""
+        count = 0
         try:
-            return self.store.put(keys, values, ttl)
-        except Exception as error:  # whatever a client library raises must not stop the teacher
+            count = taken(self.store.put(keys, values, ttl), len(keys), self.store)
+        except (KeyboardInterrupt, SystemExit):  # they are for the caller's thread
+            raise
+        except BaseException as error:  # whatever a client library raises must not stop the teacher
             self._failed(error)
-            self.counts.unwritten += len(keys)
-            return 0
+        self.counts.unwritten += len(keys) - count
+        return count
 
     def close(self) -> None:
         """Ends the thread. A later read starts another."""
@@ -116,7 +138,7 @@ class Guarded:
                     if read.given_up:
                         break
                     self._read(read, slice(start, start + self.piece))
-            except Exception as error:  # the same for who reads
+            except BaseException as error:  # the same for who reads: without this thread the guard would be dead
                 self._failed(error)
                 self._closed_until = time.monotonic() + self.rest
             finally:
@@ -128,9 +150,8 @@ class Guarded:
         values = list(self.store.get(asked))
         if len(values) != len(asked):
             raise ValueError(f"asked for {len(asked)} keys, the store gave {len(values)} values")
-        read.values[part] = [value if isinstance(value, bytes) else None for value in values]
-        read.answered += len(values)
+        read.values[part] = values
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.counts.errors += 1
         self.counts.last_error = f"{type(error).__name__}: {error}"

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.lattice.ktap.store import UNANSWERED
+
 MAGIC, VERSION = b"KTAP", 2
 FIELDS = [
     ("magic", "S4"),
@@ -65,13 +67,20 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Misses:
-    """Why pairs were misses: nothing was there; bytes that are no record of this pair; the record of another version of
-    the teacher; one computed at the impression or later, whose teacher may have seen what came of it."""
+    """Why pairs were misses.
+
+    absent      the store answered that there is nothing
+    garbage     it gave something that is no record of this pair, or no bytes
+    other       it gave the record of another version of the teacher
+    late        it gave one computed at the impression or later, whose teacher may have seen what came of it
+    unanswered  it did not answer, as far as a guard waited: what it holds is not known
+    """
 
     absent: int = 0
     garbage: int = 0
     other: int = 0
     late: int = 0
+    unanswered: int = 0
 
 
 def nothing(count: int, width: int, tasks: int) -> Knowledge:
@@ -113,14 +122,15 @@ def encode(
 
 def decode(
     keys: Sequence[bytes],
-    values: Sequence[bytes | None],
+    values: Sequence[object],
     width: int,
     tasks: int,
     before: Sequence[float],
     teacher: TeacherId,
 ) -> tuple[Knowledge, Misses]:
-    """What of the values under these keys is this teacher's and was computed earlier than `before`; why the rest is
-    not. Python looks at each record's checksum, numpy at all the rest, of all records at once."""
+    """What of the values under these keys, as a store or a guard answered, is this teacher's and was computed earlier
+    than `before`; why the rest is not. Python looks at each record's checksum, numpy at all the rest, of all records
+    at once."""
     if not len(keys) == len(values) == len(before):
         raise ValueError(f"expected one value and one time a key, got {len(values)} and {len(before)} for {len(keys)}")
     found = nothing(len(keys), width, tasks)
@@ -143,5 +153,7 @@ def decode(
     found.embedding[hits] = torch.from_numpy(embedding[early])
     found.logits[hits] = torch.from_numpy(logits[early].astype(np.float32))
     found.hit[hits] = True
-    absent, other, late = values.count(None), int((known & ~own).sum()), int((finite & ~early).sum())
-    return found, Misses(absent, len(keys) - absent - other - late - len(hits), other, late)
+    absent, unanswered = (sum(value is what for value in values) for what in (None, UNANSWERED))
+    other, late = int((known & ~own).sum()), int((finite & ~early).sum())
+    garbage = len(keys) - absent - unanswered - other - late - len(hits)
+    return found, Misses(absent, garbage, other, late, unanswered)

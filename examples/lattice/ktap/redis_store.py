@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import TIMEOUT_MAX
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -26,6 +27,8 @@ class OnRedis:
     call."""
 
     def __init__(self, url: str, seconds: float = 0.5) -> None:
+        if not 0 < seconds <= TIMEOUT_MAX:  # nan is neither
+            raise ValueError(f"a call to Redis may take more than 0 seconds and not for ever, got {seconds}")
         for option in parse_qs(urlsplit(url).query, keep_blank_values=True):
             if option in OURS:  # redis-py takes it from the URL before it takes it from us
                 raise ValueError(f"leave {option} out of the URL of this store: {OURS[option]}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from examples.lattice.ktap.guard import Guarded
 from examples.lattice.ktap.record import Knowledge, Misses, TeacherId, decode, key
 from examples.lattice.ktap.store import Store
 from examples.models.dlrm import Tokens
@@ -93,4 +94,5 @@ def look_up(
     """What the store knows of these impressions from before they were made, from this version of the teacher; why
     nothing of the others. Of its time a guard's deadline bounds the store's part; the rest grows with the rows."""
     keys = [key(user, item, teacher) for user, item in zip(users, items, strict=True)]
-    return decode(keys, store.get(keys), width, tasks, times, teacher)
+    values = store.answers(keys) if isinstance(store, Guarded) else store.get(keys)
+    return decode(keys, values, width, tasks, times, teacher)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from examples.lattice.ktap.forks import renew_in_children
 from examples.lattice.ktap.record import TeacherId, encode, key
-from examples.lattice.ktap.store import Store
+from examples.lattice.ktap.store import Store, at_least_one, check_ttl, taken
 
 HOUR = 3600.0
 Score = Callable[[Sequence[tuple[int, int]]], tuple[Tensor, Tensor]]
@@ -32,6 +32,7 @@ def write(
 
     clock: gives the log's seconds; it is read when `score` has returned, because whatever happened until then may be in
     what it gave."""
+    check_ttl(ttl)
     with torch.no_grad():
         embedding, logits = (each.float() for each in score(pairs))
     computed = clock()
@@ -43,10 +44,7 @@ def write(
     sound = (embedding.isfinite().all(dim=1) & logits.isfinite().all(dim=1)).cpu()
     keys = [key(user, item, teacher) for (user, item), fine in zip(pairs, sound.tolist(), strict=True) if fine]
     values = encode(keys, embedding.cpu()[sound], logits.cpu()[sound], [computed] * len(keys), teacher)
-    taken = store.put(keys, values, ttl)
-    if not isinstance(taken, int):
-        raise TypeError(f"a store's put gives how many values it took, {type(store).__name__}'s gave {taken!r}")
-    return taken
+    return taken(store.put(keys, values, ttl), len(keys), store)
 
 
 class Background:
@@ -68,6 +66,9 @@ class Background:
         batch: int = 256,
         most: int = 100_000,
     ) -> None:
+        check_ttl(ttl)
+        at_least_one("batch", batch)
+        at_least_one("most", most)
         self._store, self._score, self._clock, self._teacher, self._ttl = store, score, clock, teacher, ttl
         self._batch, self._most = batch, most
         self.renew()
@@ -135,7 +136,7 @@ class Background:
                 written = write(self._store, pairs, self._score, self._clock, self._teacher, self._ttl)
                 if written < len(pairs):
                     self.failures.append(f"{len(pairs) - written} of {len(pairs)} pairs: not finite, or not taken")
-            except Exception as error:  # one bad batch must not end the teacher
+            except BaseException as error:  # whatever one bad batch raises, a CancelledError too, ends no teacher
                 self.failures.append(f"{type(error).__name__}: {error}")
             self.written += written
             self.unwritten += len(pairs) - written

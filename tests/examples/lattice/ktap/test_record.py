@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.lattice.ktap.record import Misses, TeacherId, decode, encode, key, nothing
+from examples.lattice.ktap.store import UNANSWERED
 
 EMBEDDING, LOGITS = torch.tensor([[0.5, -2.0, 1e9]]), torch.tensor([[1.25, -3.0]])
 TEACHER = TeacherId("teacher", 7)
@@ -67,6 +68,11 @@ def test_other_shapes_and_numbers_that_are_none_are_garbage():
     assert read(["text"], [99.0])[1] == garbage  # of a store that should give bytes
 
 
+def test_what_was_not_answered_is_not_absent():
+    found, misses = read([UNANSWERED, None, bytearray(VALUE), VALUE, np.zeros(2)], [99.0] * 5)
+    assert found.hit.tolist() == [False] * 3 + [True, False] and misses == Misses(absent=1, garbage=2, unanswered=1)
+
+
 def test_a_record_under_another_pairs_key_is_garbage():
     found, misses = decode([key(1, 3, TEACHER), KEY], [VALUE, VALUE], 3, 2, [99.0, 99.0], TEACHER)
     assert found.hit.tolist() == [False, True] and misses == Misses(garbage=1)
@@ -115,6 +121,7 @@ def test_many_are_read_as_each_alone_is():
     for row in range(0, 300, 11):
         cut = generator.randrange(len(values[row]))
         values[row] = generator.choice([None, b"", values[row][:cut], values[row - 1], values[row] + b"\0"])
+    values[7::50] = [UNANSWERED] * len(values[7::50])
     found, misses = decode(keys, values, 3, 2, [4.0] * 300, TEACHER)
     total = Counter()
     for row in range(300):

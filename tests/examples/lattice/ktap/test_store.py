@@ -125,3 +125,12 @@ def test_what_redis_says_is_short_and_holds_no_record(tmp_path):
     finally:
         store.close()
         server.kill()
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
+def test_a_redis_that_could_not_be_asked_or_would_be_waited_for_for_ever_is_refused(seconds):
+    pytest.importorskip("redis")
+    from examples.lattice.ktap.redis_store import OnRedis
+
+    with pytest.raises(ValueError, match="more than 0 seconds and not for ever, got"):
+        OnRedis("redis://localhost:1/0", seconds=seconds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -177,3 +179,49 @@ def test_a_wrong_score_clock_or_store_is_said_and_does_not_end_it(store, given, 
         assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (0, 2 * count)
         assert len(teacher.failures) == count and said in teacher.failures[-1]
     teacher.stop()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize(("said", "written"), [(2, 2), (np.int64(2), 2), (1, 1), (True, 0), (3, 0), (None, 0)])
+def test_written_is_what_the_store_says_that_it_took(guarded, said, written):
+    class Says(InProcess):
+        def put(self, keys, values, ttl):
+            return said
+
+    store = Guarded(Says()) if guarded else Says()
+    teacher = Background(store, score, clock=lambda: 7.0, teacher=TEACHER)
+    teacher.ask([(1, 0), (2, 0)])
+    assert teacher.idle(60) and (teacher.written, teacher.unwritten) == (written, 2 - written)
+    assert len(teacher.failures) == (written < 2)
+    teacher.stop()
+
+
+def test_whatever_a_batch_raises_the_teacher_goes_on():
+    def once(pairs):
+        if pairs[0][0] == 0:
+            raise asyncio.CancelledError("once")
+        return score(pairs)
+
+    teacher = Background(InProcess(), once, clock=lambda: 7.0, teacher=TEACHER, batch=1)
+    teacher.ask([(0, 0), (1, 0)])
+    assert teacher.idle(60) and list(teacher.failures) == ["CancelledError: once"]
+    assert (teacher.written, teacher.unwritten) == (1, 1)
+    teacher.stop()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        *[({"ttl": bad}, "a time to live is from") for bad in (0.0, -1.0, float("nan"), float("inf"))],
+        *[({"batch": bad}, "batch is a whole number and at least 1") for bad in (0, -1, 1.5)],
+        *[({"most": bad}, "most is a whole number and at least 1") for bad in (0, -1, float("nan"))],
+    ],
+)
+def test_a_teacher_that_could_not_work_is_not_made(guarded, settings, error):
+    store = Guarded(InProcess()) if guarded else InProcess()
+    with pytest.raises(ValueError, match=error):
+        Background(store, score, clock=lambda: 7.0, teacher=TEACHER, **settings)
+    if "ttl" in settings:
+        with pytest.raises(ValueError, match=error):
+            write(store, [(1, 2)], score, clock=lambda: 7.0, teacher=TEACHER, **settings)
