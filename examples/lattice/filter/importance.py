@@ -28,11 +28,12 @@ class Feature:
 @dataclass(frozen=True, eq=False)
 class Importances:
     """mean (F, T): rise of the log loss; sigma (F, T): its standard error over the rows, inf where fewer than two rows
-    have a label."""
+    count. alone: rows that do not, as no other row of their group has a value for them."""
 
     features: tuple[Feature, ...]
     mean: Tensor
     sigma: Tensor
+    alone: int = 0
 
 
 @torch.no_grad()
@@ -50,8 +51,9 @@ def permutation_importances(
     """predict(*inputs) gives logits (B, T). labels (N, T); nan where a row says nothing about a task (another
     domain's).
 
-    Permutations are drawn once a repeat and shared by all features. within: (N,) a group for each row; values are
-    dealt to rows of the same group only, so that none comes from a domain where it cannot occur.
+    Permutations are drawn once a repeat and shared by all features; none leaves a row its own value. within: (N,) a
+    group for each row; values are dealt to rows of the same group only, so that none comes from a domain where it
+    cannot occur. A row that is alone in its group is left out, and counted.
     """
     count, tasks = labels.shape
     if not count or not features or repeats < 1:
@@ -59,12 +61,15 @@ def permutation_importances(
             f"importances need rows, features and repeats, got {count} rows, {len(features)} features and {repeats}"
         )
     generator = torch.Generator().manual_seed(seed)
-    permutations = torch.stack([_permutation(count, within, generator) for _ in range(repeats)])
-    known = ~labels.isnan()
+    groups = torch.zeros(count, dtype=torch.int64) if within is None else within.unique(return_inverse=True)[1]
+    drawn = [torch.randperm(count, generator=generator) for _ in range(repeats)]
+    gives = torch.stack([dealt(order, groups, generator) for order in drawn])
+    alone = groups.bincount()[groups] == 1
     plain = _losses(predict, inputs, labels, batch)
     mean, sigma = (torch.zeros(len(features), tasks, dtype=torch.float64) for _ in range(2))
     total = len(features) * repeats * count
-    rises = _Rises(known, repeats)
+    of_feature = _Mean(~labels.isnan() & ~alone[:, None], gives)
+    rises = torch.zeros(repeats, count, tasks, dtype=torch.float64)  # of one feature
     for start in range(0, total, batch):
         flat = torch.arange(start, start + batch).clamp(max=total - 1)  # the last call is filled up
         copy, row = flat // count, flat % count
@@ -72,58 +77,62 @@ def permutation_importances(
         mixed = [column[row] for column in inputs]
         for each in copies:
             part = copy == each
-            feature, rows = features[each // repeats], permutations[each % repeats][row[part]]
+            feature, rows = features[each // repeats], gives[each % repeats][row[part]]
             _permute(mixed[feature.input], inputs[feature.input], feature, part, rows)
-        real = min(batch, total - start)
-        change, copy, row = (_loss(predict(*mixed), labels[row]) - plain[row])[:real], copy[:real], row[:real]
+        change = _loss(predict(*mixed), labels[row]) - plain[row]
         for each in copies:
             part = copy == each
-            rises.add(change[part], row[part], permutations[each % repeats][row[part]])
-            if (start + real) // count > each and (each + 1) % repeats == 0:  # the feature's last row is in
-                mean[each // repeats], sigma[each // repeats] = rises.mean_and_error()
-                rises = _Rises(known, repeats)
-    return Importances(features, mean, sigma)
+            rises[each % repeats, row[part]] = change[part]
+            if (each + 1) % repeats == 0 and int(row[part][-1]) == count - 1:  # the feature's last row is in
+                mean[each // repeats], sigma[each // repeats] = of_feature(rises)
+    return Importances(features, mean, sigma, int(alone.sum()))
 
 
-class _Rises:
-    """What one feature's permutations change, by the row that takes a value and by the row that gives it."""
+def dealt(drawn: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
+    """(N,) the row of the same group that each row's value comes from: every other one with the same chance, and its
+    own only if it is alone. drawn: the rows in a random order."""
+    order = torch.argsort(groups, stable=True)  # group by group
+    found = torch.empty_like(drawn)
+    found[order] = drawn[torch.argsort(groups[drawn], stable=True)]
+    sizes = groups.bincount()
+    starts = (sizes.cumsum(0) - sizes)[groups]
+    own = (found == torch.arange(len(found))) & (sizes[groups] > 1)  # about one a group
+    mended = own.nonzero().squeeze(1)
+    mended = mended[torch.randperm(len(mended), generator=generator)]
+    others = (torch.rand(len(mended), generator=generator) * (sizes[groups[mended]] - 1)).long() + starts[mended]
+    others = order[others + (others >= torch.argsort(order)[mended])]  # any but itself
+    gives = found.tolist()
+    for row, other in zip(mended.tolist(), others.tolist(), strict=True):
+        if gives[row] == row:  # else it has been another's other
+            gives[row], gives[other] = gives[other], row
+    return torch.tensor(gives)
 
-    def __init__(self, known: Tensor, repeats: int) -> None:
-        self._known, self._repeats = known, repeats
-        self._taken, self._given, self._squares = (torch.zeros(known.shape, dtype=torch.float64) for _ in range(3))
 
-    def add(self, change: Tensor, takes: Tensor, gives: Tensor) -> None:
-        self._taken.index_add_(0, takes, change)
-        self._given.index_add_(0, gives, change)
-        self._squares.index_add_(0, gives, change.square())
+class _Mean:
+    """The mean over rows that count (N, T), and its standard error, of what a feature's permutations change.
 
-    def mean_and_error(self) -> tuple[Tensor, Tensor]:
-        """(T,) means over the known rows, and their standard errors.
+    A change hangs on two rows, the one that takes a value and the one that gives it, so two changes vary together where
+    they share a row. The variance of the sum is that of the sums by row, in which what shares both rows is counted
+    twice, less that of the sums by pair of rows. It is right for any groups and repeats.
+    """
 
-        Every row counts twice, by its label and by the value that it gives to others, so its error does too: with many
-        repeats the mean varies by the sum of both, as a U-statistic's. With few, what single pairs have of their own
-        comes on top; it is in what a row takes already, and is left out of what it gives.
-        """
-        seen, repeats = self._known.sum(0).clamp(min=1), self._repeats
-        taken, given = self._taken / repeats, self._given / repeats
-        mean = taken.sum(0) / seen
-        own = (taken - mean).masked_fill(~self._known, 0.0)
-        other = given - given.mean(0)
-        pairs = (self._squares - repeats * given.square()).sum(0) / max(repeats - 1, 1) / repeats
-        lasting = (other.square().sum(0) - pairs).clamp(min=0) * (1 - 1 / repeats)
-        variance = (own.square().sum(0) + lasting + 2 * (own * other).sum(0)).clamp(min=0)
+    def __init__(self, counts: Tensor, gives: Tensor) -> None:
+        self._counts, self._gives, self._repeats = counts, gives.flatten(), len(gives)
+        rows = torch.arange(len(counts))
+        pairs = torch.minimum(gives, rows) * len(rows) + torch.maximum(gives, rows)
+        self._pair = pairs.unique(return_inverse=True)[1].flatten()
+
+    def __call__(self, rises: Tensor) -> tuple[Tensor, Tensor]:
+        """(T,) of rises (repeats, N, T)."""
+        seen = self._counts.sum(0)
+        mean = rises.mean(0).where(self._counts, 0.0).sum(0) / seen.clamp(min=1)
+        off = (rises - mean).where(self._counts, 0.0)
+        by_row = off.sum(0).index_add_(0, self._gives, off.flatten(0, 1))
+        by_pair = torch.zeros(int(self._pair.max()) + 1, off.shape[2], dtype=off.dtype)
+        by_pair.index_add_(0, self._pair, off.flatten(0, 1))
+        variance = (by_row.square().sum(0) - by_pair.square().sum(0)).clamp(min=0) / self._repeats**2
         error = (variance / (seen - 1).clamp(min=1) / seen).sqrt()
-        return mean, error.masked_fill(self._known.sum(0) < 2, torch.inf)
-
-
-def _permutation(count: int, within: Tensor | None, generator: torch.Generator) -> Tensor:
-    """(N,) the row that each row's value comes from."""
-    drawn = torch.randperm(count, generator=generator)
-    if within is None:
-        return drawn
-    found = torch.empty(count, dtype=torch.int64)
-    found[torch.argsort(within, stable=True)] = drawn[torch.argsort(within[drawn], stable=True)]
-    return found
+        return mean, error.masked_fill(seen < 2, torch.inf)
 
 
 def columns_of(names: tuple[str, ...], input: int) -> tuple[Feature, ...]:

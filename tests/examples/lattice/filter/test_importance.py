@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from examples.apart import APART
-from examples.lattice.filter.importance import Feature, columns_of, permutation_importances
+from examples.lattice.filter.importance import Feature, columns_of, dealt, permutation_importances
 
 COUNT = 400
 
@@ -32,6 +32,7 @@ def slowly(predict, inputs, labels, features, repeats, seed):
     """One call a feature and repeat."""
     generator = torch.Generator().manual_seed(seed)
     permutations = [torch.randperm(COUNT, generator=generator) for _ in range(repeats)]
+    permutations = [dealt(order, torch.zeros(COUNT, dtype=torch.int64), generator) for order in permutations]
     known = ~labels.isnan()
 
     def loss(*inputs):
