@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from examples.lattice.sketch.proposals import AUC, COST, REFUSED, cost_of
-from examples.lattice.sketch.terms import EXPONENT, Between, Bounds, Cost, Report, Space, Values, score
+from examples.lattice.sketch.terms import EXPONENT, Between, Bounds, Cost, Report, Space, Values, score, values_of
 from examples.lattice.sketch.trials import Trials, opened
 
 __all__ = [
@@ -70,7 +70,7 @@ def search(
         raise ValueError(f"expected one trial or more and one job or more, got trials={trials} and jobs={jobs}")
 
     def objective(trial: optuna.Trial) -> float:
-        values = {name: trial.params[name] for name in space}
+        values = values_of(space, trial.params)
         costs = cost(values)
         trial.set_user_attr(COST, [costs.flops, costs.seconds])
         if bounds.over(costs) > 0:
@@ -127,5 +127,5 @@ def _best(found: Trials, bounds: Bounds) -> Found:
         )
     best = max(within, key=lambda trial: trial.value)  # of equal ones the first
     auc, costs = best.user_attrs[AUC], cost_of(best)
-    values = {name: best.params[name] for name in found.space}
+    values = values_of(found.space, best.params)
     return Found(values, auc, costs, score(auc, costs.flops), len(tried), len(trained))

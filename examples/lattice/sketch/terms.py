@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class Between:
 
 
 Space = Mapping[str, Between | tuple[object, ...]]
-"""By hyper-parameter a range, or the values it can have."""
+"""By hyper-parameter a range, or the values it can have: None, numbers, texts, or tuples and the like of them, which
+JSON can say. A search that is not kept in a file takes others, too."""
+PLAIN = bool | int | float | str | None
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -41,10 +44,35 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def _distribution(of: Between | tuple[object, ...]) -> BaseDistribution:
     if isinstance(of, tuple):
-        return CategoricalDistribution(of)
+        told = tuple(told_of(choice) for choice in of)
+        texts = [each for each in told if isinstance(each, str)]
+        if len(set(texts)) < len(texts):
+            raise ValueError(f"expected values that JSON tells apart, got {of}")
+        return CategoricalDistribution(told)
     if of.whole:
         return IntDistribution(int(of.low), int(of.high), log=of.log)
     return FloatDistribution(of.low, of.high, log=of.log)
+
+
+def told_of(choice: object) -> object:
+    """A value as Optuna is told it, in memory and in a file alike: plain ones as they are, others as JSON's text. (A
+    file would give a tuple back as a list, which is none of the values of the space.)"""
+    if isinstance(choice, PLAIN):
+        return choice
+    try:
+        return json.dumps(choice)
+    except TypeError:  # no file can hold it
+        return choice
+
+
+def values_of(space: Space, told: Mapping[str, object]) -> dict[str, object]:
+    """By name the values of the space that Optuna's are."""
+    return {name: _value(of, told[name]) for name, of in space.items()}
+
+
+def _value(of: Between | tuple[object, ...], told: object) -> object:
+    choices = of if isinstance(of, tuple) else ()
+    return next((each for each in choices if not isinstance(each, PLAIN) and told_of(each) == told), told)
 
 
 @dataclass(frozen=True)

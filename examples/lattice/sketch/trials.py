@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from examples.lattice.data import DataError
 from examples.lattice.files import alone, worker, workers
 from examples.lattice.sketch.proposals import DONE, NUMBER, RAISED, VALUES, is_interrupted, is_outdated, latest, propose
-from examples.lattice.sketch.terms import Between, Bounds, Space, distributions
+from examples.lattice.sketch.terms import PLAIN, Between, Bounds, Space, distributions, told_of
 
 SETTINGS = "settings"  # an attribute of the study
 NOTHING = "not said"
@@ -110,6 +110,10 @@ def opened(storage: Path | None, said: Mapping[str, Any], space: Space, bounds: 
         lock = threading.Lock()
         yield Trials(_study(optuna.storages.InMemoryStorage()), space, bounds, seed, lambda: lock, "", lambda: {""})
         return
+    for name, of in space.items():
+        for choice in of if isinstance(of, tuple) else ():
+            if not isinstance(told_of(choice), PLAIN):
+                raise ValueError(f"{name}: {choice!r} cannot be kept in {storage}: expected a value that JSON can say")
     own = partial(alone, storage.with_name(f"{storage.name}.lock"))
     with ExitStack() as stack:
         with own():  # two that make one file at a time would each find the other's half
