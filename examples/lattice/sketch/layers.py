@@ -12,7 +12,7 @@ float32; collectives move (w - 1) / w of their bytes over a GPU's link and overl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from examples.lattice.networks.processors import Features
 from examples.lattice.sketch.sharding import Change, Layer
 
 REST = "the rest"
-"""Kernels that work for no module: they run whatever is sharded."""
+"""Kernels that work for no module, which run whatever is sharded, and parameters that lie in no layer."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,28 @@ def layer_of(site: str, model: nn.Module) -> str:
 
 
 def parts_of(model: nn.Module, seconds: Mapping[str, float], batch: int, lookups: Mapping[str, int]) -> list[Part]:
-    """The layers in the order of the model. lookups: by layer, vectors that its tables give to a row."""
+    """The layers in the order of the model, and the rest: what lies in no layer. Every parameter is in one of them, a
+    tied one in the first, or in the first with a table of it. lookups: by layer, vectors that its tables give to a
+    row."""
+    counted: set[int] = set()
+
+    def numbers(parameters: Iterable[nn.Parameter]) -> int:
+        fresh = {id(each): each for each in parameters if id(each) not in counted}
+        counted.update(fresh)
+        return sum(each.numel() for each in fresh.values())
+
+    layers = {name: model.get_submodule(name) for name in names_of(model)}
+    own = {name: _embeddings(layer) for name, layer in layers.items()}
+    tables = {name: numbers(m.weight for m in embeddings) for name, embeddings in own.items()}
     parts = []
-    for name in names_of(model):
-        modules = list(model.get_submodule(name).modules())
-        embeddings = [m for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-        tables = sum(m.weight.numel() for m in embeddings)
-        weights = sum(p.numel() for p in model.get_submodule(name).parameters()) - tables
-        vectors = batch * lookups.get(name, 0) * embeddings[0].embedding_dim * 2 if embeddings else 0
-        parts.append(Part(name, seconds.get(name, 0.0), tables, weights, vectors))
-    return [*parts, Part(REST, seconds.get(REST, 0.0))]
+    for name, layer in layers.items():
+        vectors = batch * lookups.get(name, 0) * own[name][0].embedding_dim * 2 if own[name] else 0
+        parts.append(Part(name, seconds.get(name, 0.0), tables[name], numbers(layer.parameters()), vectors))
+    return [*parts, Part(REST, seconds.get(REST, 0.0), weights=numbers(model.parameters()))]
+
+
+def _embeddings(layer: nn.Module) -> list[nn.Embedding | nn.EmbeddingBag]:
+    return [each for each in layer.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)]
 
 
 def layers_of(parts: list[Part], cluster: Cluster) -> list[Layer]:

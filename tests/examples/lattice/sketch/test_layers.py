@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from examples.lattice.data import DataError
 from examples.lattice.sketch import layers
@@ -28,14 +30,40 @@ def test_every_parameter_and_every_second_is_in_one_layer():
     seconds = {"fusions.0": 2.0, "features.categorical": 0.5, REST: 0.25}
     parts = parts_of(model, seconds, batch=10, lookups={"features.categorical": 4})
     own = {part.name: part for part in parts}
-    base = model.base.numel()  # the one parameter that lies in no layer
-    assert sum(part.tables + part.weights for part in parts) == sum(p.numel() for p in model.parameters()) - base
+    assert sum(part.tables + part.weights for part in parts) == sum(p.numel() for p in model.parameters())
     assert sum(part.seconds for part in parts) == sum(seconds.values())
     assert (
         own["features.categorical"].tables == 8 * (7 + 5 + 4 + 6)
         and own["features.categorical"].vectors == 10 * 4 * 8 * 2
     )
-    assert own["fusions.0"].tables == own["fusions.0"].vectors == 0 and own[REST].weights == 0
+    assert own["fusions.0"].tables == own["fusions.0"].vectors == 0 and own[REST].tables == 0
+    assert own[REST].weights == model.base.numel() > 0  # the one parameter that lies in no layer
+
+
+class Shared(nn.Module):
+    """A parameter of its own, one of a list's own, one tower twice, and before the table a head of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(100))
+        self.head, self.table = nn.Linear(8, 1000), nn.Embedding(1000, 8)
+        self.head.weight = self.table.weight
+        self.towers = nn.ModuleList([nn.Linear(8, 8, bias=False)] * 2)
+        self.towers.register_parameter("scale", nn.Parameter(torch.zeros(7)))
+
+
+def test_a_parameter_that_two_layers_share_or_none_has_is_counted_once():
+    model = Shared()
+    parts = {part.name: (part.tables, part.weights) for part in parts_of(model, {}, 10, {"table": 1})}
+    assert parts == {
+        "head": (0, 1000),  # its bias
+        "table": (8000, 0),
+        "towers.0": (0, 64),
+        REST: (0, 107),
+    }
+    assert sum(map(sum, parts.values())) == sum(p.numel() for p in model.parameters())
+    rest = layers_of([Part(REST, 1.0, weights=100)], CLUSTER)[0]
+    assert rest.memory["replicated"] == 1600 and rest.seconds["replicated"] > 1.0
 
 
 def test_bytes_and_seconds_of_each_strategy():
