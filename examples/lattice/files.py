@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,38 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return found
 
 
+def merge_json(path: Path, merge: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Replaces the mapping that a file holds by what `merge` makes of it, and gives that. No other process or thread
+    that merges comes between, so what others have added stays."""
+    with alone(path.with_name(f".{path.name}.lock"), stays=False):
+        body = merge(read_mapping(path))
+        write_json(path, body)
+        return body
+
+
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """While no other process or thread is here with this file, which stays, empty."""
+def alone(lock: Path, stays: bool = True) -> Iterator[None]:
+    """While no other process or thread is here with this file, which is empty, and goes with the last unless it
+    stays."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is(file.fileno(), lock):  # who was here before has taken it away: others lock a new one
+                continue
+            try:
+                yield
+            finally:
+                if not stays:
+                    lock.unlink()
+            return
+
+
+def _is(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

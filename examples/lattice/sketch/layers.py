@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import loka_compile as loka
-from examples.lattice.files import alone, read_mapping, write_json
+from examples.lattice.files import merge_json, read_mapping
 from examples.lattice.networks.processors import Features
 from examples.lattice.sketch.sharding import Change, Layer
 
@@ -157,6 +157,5 @@ def kept(path: Path | None, key: str, make: Callable[[], dict[str, float]]) -> d
     found = read_mapping(path).get(key)
     if found is None:
         found = make()
-        with alone(path.with_name(f"{path.name}.lock")):
-            write_json(path, {**read_mapping(path), key: found})
+        merge_json(path, lambda there: {**there, key: found})
     return found
