@@ -22,18 +22,23 @@ def fronts(scores: np.ndarray, sigma: np.ndarray | float = 0.0, library: str = "
     is installed (three times as fast with many fronts), numpy's otherwise.
     """
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2:
-        raise ValueError(f"expected scores of (features, tasks), got shape {scores.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"expected finite scores, got {(~np.isfinite(scores)).sum()} that are nan or inf")
+    finite(scores)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), scores.shape[1:])
-    if (sigma < 0).any():
-        raise ValueError(f"sigma is not negative, got {sigma}")
+    if not (sigma >= 0).all():  # nan is not, and would pass for 0; inf is: of that task nothing is known
+        raise ValueError(f"sigma is a number and not negative, got {sigma}")
     steps = np.where(sigma > 0, sigma, 1.0)
     rounded = np.where(sigma > 0, np.round(scores / steps), scores)
     if library == "auto":
         library = "moocore" if importlib.util.find_spec("moocore") else "numpy"
     return {"moocore": _moocore, "numpy": _numpy}[library](rounded)
+
+
+def finite(scores: np.ndarray) -> None:
+    """Whoever chooses by scores asks first: nan would be last in one order, first in another."""
+    if scores.ndim != 2:
+        raise ValueError(f"expected scores of (features, tasks), got shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"expected finite scores, got {(~np.isfinite(scores)).sum()} that are nan or inf")
 
 
 def _moocore(scores: np.ndarray) -> np.ndarray:

@@ -63,6 +63,8 @@ def shard(layers: Sequence[Layer], change: Change, budget: int) -> Sharding:
     """The fastest way within `budget` bytes; of equally fast ones the one with the least memory."""
     if not layers:
         raise ShardingError("there is no layer to shard")
+    if math.isnan(budget):  # no error of sharding, which a search takes for a size that does not fit
+        raise ValueError(f"expected bytes as a budget, got {budget}")
     ways: dict[str, list[_Way]] = {}
     for index, layer in enumerate(layers):
         following = {}

@@ -48,3 +48,26 @@ def test_a_task_that_nothing_serves_weighs_nothing():
     scores = np.array([[0.0, -0.2], [2.0, -0.1], [6.0, 0.0]])
     assert choose.scales(scores).tolist() == [1 / 8, 0]
     assert choose.weighted_sum(scores, 1, choose.scales(scores)).tolist() == [2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_importances_and_weights_that_are_no_numbers_are_refused_by_every_way(bad):
+    scores, rng = np.array([[9.0, 0.0], [5, 5], [0, 8]]), np.random.default_rng(0)
+    wrong = scores.copy()
+    wrong[1, 0] = bad
+    for way in (
+        lambda: choose.pareto(wrong, 2, rng),
+        lambda: choose.weighted_sum(wrong, 2),
+        lambda: choose.single_task(wrong, 2, 1),
+        lambda: choose.at_random(wrong, 2, rng),
+        lambda: choose.scales(wrong),
+    ):
+        with pytest.raises(ValueError, match="expected finite scores, got 1 that are nan or inf"):
+            way()
+    with pytest.raises(ValueError, match="expected a finite weight for each of 2 tasks, got"):
+        choose.weighted_sum(scores, 2, np.array([1.0, bad]))
+    with pytest.raises(ValueError, match="expected a finite weight for each of 2 tasks, got"):
+        choose.weighted_sum(scores, 2, np.ones(3))
+    for task in (-1, 2):
+        with pytest.raises(ValueError, match=f"expected one of 2 tasks, counted from 0, got {task}"):
+            choose.single_task(scores, 2, task)

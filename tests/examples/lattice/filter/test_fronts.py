@@ -83,6 +83,14 @@ def test_what_cannot_be_sorted_is_refused():
     assert fronts(np.zeros((0, 4))).tolist() == []
 
 
+def test_a_noise_that_is_no_number_is_refused_and_one_without_end_hides_all():
+    scores = np.array([[3.0, 0.0], [1.0, 5.0], [2.0, 2.0]])
+    for sigma in (np.nan, np.array([np.nan, 1.0])):
+        with pytest.raises(ValueError, match="sigma is a number and not negative"):
+            fronts(scores, sigma)
+    assert fronts(scores, np.array([np.inf, 0.0])).tolist() == [2, 0, 1]
+
+
 def test_twelve_thousand_features_by_twenty_tasks_in_a_minute():
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(12_000, 1))

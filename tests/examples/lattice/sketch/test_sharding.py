@@ -95,3 +95,11 @@ def test_what_takes_infinitely_long_is_no_way():
     small = [Layer("x", {"a": never, "b": 1.0}, {"a": 1, "b": 10}), Layer("y", {"b": 1.0}, {"b": 5})]
     with pytest.raises(ShardingError, match="no strategies fit 12 bytes: up to y the smallest take 15 bytes"):
         shard(small, lambda *key: 0.0, 12)
+
+
+def test_a_budget_that_is_no_number_is_refused_and_not_taken_for_one_that_is_too_small():
+    layers = [Layer("x", {"a": 1.0}, {"a": 1})]
+    with pytest.raises(ValueError, match="expected bytes as a budget, got nan") as error:
+        shard(layers, lambda *key: 0.0, math.nan)
+    assert not isinstance(error.value, ShardingError)
+    assert shard(layers, lambda *key: 0.0, math.inf).memory == 1
