@@ -84,13 +84,16 @@ def criteo_file(path: Path) -> dict[str, str | int]:
     return {"name": path.name, "bytes": path.stat().st_size, "checksum": found}
 
 
-def criteo(path: Path, test_share: float = 0.2) -> Conversions:
+def criteo(path: Path, test_share: float = 0.2, scaled_share: float | None = None) -> Conversions:
     """Criteo's conversion log (Chapelle, KDD 2014), `data.txt`: no header, tabs, 19 columns: seconds of the click
     and of the conversion (empty: none), 8 integers, 9 categories.
 
     A training row's label is what was known at the split, the second of the first test row: a conversion that was not
     there before is a 0, as it was for whoever trained then. Test rows have the labels of the whole file, and `delay`
     has all conversions of all rows.
+
+    scaled_share: the share of rows, the first, whose means and deviations the integers are standardised by; by default
+    those of training. Whoever trains along the log gives what lies before the start.
     """
     _criteo_there(path)
     width = 2 + CRITEO_NUMBERS + CRITEO_FIELDS
@@ -112,11 +115,12 @@ def criteo(path: Path, test_share: float = 0.2) -> Conversions:
     numbers = torch.log1p(torch.tensor(integers).clamp(min=0))
     split = float(times[cut]) if cut < len(rows) else NEVER
     train = torch.arange(len(rows)) < cut
+    scaled = train if scaled_share is None else torch.arange(len(rows)) < max(1, round(len(rows) * scaled_share))
     known = (delay < NEVER) & ~(train & (converted >= split))
     everything = _rows(
         ids=ids,
         bag=torch.zeros(len(rows), 1, dtype=torch.int64),
-        dense=standardised(numbers, train),
+        dense=standardised(numbers, scaled),
         labels=known.float()[:, None],
         times=times,
         keys=[(tuple(row), row[0]) for row in values],

@@ -81,8 +81,9 @@ def cdnow(seed: int = 0, rows: slice = slice(None), bought: Purchases | None = N
 
 
 def criteo_log(path: Path) -> Problem:
-    """Criteo's conversion log, for who holds it; it ends with its last event, click or conversion."""
-    found = criteo(path)
+    """Criteo's conversion log, for who holds it; it ends with its last event, click or conversion. Its integers are
+    standardised by the rows for pretraining: the stream does not know what later ones will be."""
+    found = criteo(path, scaled_share=PRETRAINED)
     rows = found.data.everything()
     log = log_of(rows.times, torch.stack([rows.users, rows.items], dim=1), found.delay)
     numbers = (rows.dense.clamp(-3, 3) * 4 + 13).long()  # buckets, as the model takes ids only

@@ -55,6 +55,16 @@ def test_criteo(tmp_path):
     assert everything.users.tolist() == [1, 2, 1, 3]
 
 
+def test_criteos_integers_are_standardised_by_the_first_rows_that_one_says(tmp_path):
+    path = tmp_path / "data.txt"
+    path.write_text("\n".join(click(i, "", number, "x") for i, number in enumerate((0, 1, 0, 1, 0, 1, 5, 6, 7, 9))))
+    numbers = torch.log1p(torch.tensor([0.0, 1, 0, 1, 0, 1, 5, 6, 7, 9]))
+    for share, rows in ((None, 8), (0.4, 4)):
+        found = held.criteo(path, scaled_share=share).data.everything().dense[:, 0]
+        scaled = (numbers - numbers[:rows].mean()) / numbers[:rows].std()
+        torch.testing.assert_close(found, scaled.clamp(-10, 10))
+
+
 def test_criteos_training_rows_know_nothing_of_what_comes_after_the_split(tmp_path):
     """Ten clicks, the last two for testing; conversions just before, at and after the first test row's second, 800."""
     path = tmp_path / "data.txt"
