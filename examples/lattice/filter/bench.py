@@ -34,7 +34,7 @@ from examples.lattice.filter.importance import Importances, columns_of, permutat
 from examples.lattice.kept import Kept, bench_parser
 from examples.metrics import auc
 
-WORDS, HIDDEN, BATCH, RATE = 600, 32, 256, 2e-3
+WORDS, QUICK_WORDS, HIDDEN, BATCH, RATE = 600, 120, 32, 256, 2e-3
 BUDGETS = {"clothing": (10, 30, 100), "bio": (5, 10, 20)}
 EPOCHS = {"clothing": 3, "bio": 2}
 
@@ -57,7 +57,7 @@ def clothing(seed: int, quick: bool) -> Problem:
     found = data.clothing(seed)
     counts = torch.bincount(found.train.bag.flatten(), minlength=found.bag)
     counts[data.UNKNOWN] = 0
-    words = counts.topk(120 if quick else WORDS).indices
+    words = counts.topk(QUICK_WORDS if quick else WORDS).indices
 
     def dense(rows: Rows) -> tuple[Tensor, Tensor]:
         there = torch.zeros(len(rows), found.bag).scatter_(1, rows.bag, 1.0)
@@ -129,11 +129,18 @@ def ways(found: Importances, budget: int, seed: int, tasks: tuple[str, ...]) -> 
     }
 
 
+def settings(quick: bool) -> dict[str, object]:
+    """All that decides the figures: those of anything else are not these."""
+    few = QUICK_WORDS if quick else WORDS
+    model = {"hidden": HIDDEN, "batch": BATCH, "rate": RATE, "epochs": EPOCHS}
+    return {"budgets": BUDGETS, "words": few, **model, "quick": quick}
+
+
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
     if options.time:
         return timed()
-    kept = Kept(options.json, {"budgets": BUDGETS, "epochs": EPOCHS, "hidden": HIDDEN, "quick": options.quick})
+    kept = Kept(options.json, settings(options.quick))
     for name in options.problems:
         for seed in kept.left(name, options.seeds):
             problem = {"clothing": clothing, "bio": bio}[name](seed, options.quick)

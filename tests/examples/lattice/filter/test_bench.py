@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from examples.lattice.data import DataError
 from examples.lattice.filter import bench
 from examples.lattice.filter.importance import columns_of, permutation_importances
+from examples.lattice.kept import Kept
 
 
 @pytest.mark.slow
@@ -22,6 +24,25 @@ def test_it_rehearses(tmp_path):
 
 def test_the_task_that_lost_most_counts():
     assert bench.lost([[0.7, 0.6], [0.8, 0.8]], [[0.75, 0.9], [0.8, 0.7]]) == pytest.approx([0.3, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORDS", 500),
+        ("HIDDEN", 16),
+        ("BATCH", 128),
+        ("RATE", 1e-3),
+        ("BUDGETS", {"clothing": (1,), "bio": (1,)}),
+        ("EPOCHS", {"clothing": 1, "bio": 1}),
+    ],
+)
+def test_kept_figures_of_other_settings_are_refused(tmp_path, monkeypatch, name, value):
+    Kept(tmp_path / "r.json", bench.settings(quick=False)).write()
+    Kept(tmp_path / "r.json", bench.settings(quick=False))
+    monkeypatch.setattr(bench, name, value)
+    with pytest.raises(DataError, match="holds figures of other settings"):
+        Kept(tmp_path / "r.json", bench.settings(quick=False))
 
 
 def test_a_small_task_keeps_its_feature_by_fronts_and_loses_it_by_the_sum():
