@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ ID_DROPOUT = {
 }
 BATCH = 1024
 RATE, TABLE_RATE = 1e-3, 3e-3  # rows of the tables are seen rarely, so they take larger steps
+WARM_UP = 0.1  # share of the steps in which the rates rise
 
 
 def wukong(data: MovieLens, **sizes: object) -> Wukong:
@@ -57,29 +59,57 @@ def fit(
     objective: Callable[[Tensor, Any], Tensor] = binary_cross_entropy_with_logits,
 ) -> Iterator[float]:
     """One step for each batch of (inputs, labels) through `call`, the model as it is or compiled; Adam, at most `total`
-    steps of one cycle. Yields losses by `objective`, log losses by default; leaves the model in eval mode at the end.
+    steps of one cycle. Yields losses by `objective`, log losses by default; leaves the model in eval mode at the end,
+    or when it is broken off.
     """
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     dense = [p for p in model.parameters() if all(p is not table for table in tables)]
     optimizer = torch.optim.Adam([{"params": dense}, {"params": tables}])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=[RATE, TABLE_RATE], total_steps=total, pct_start=0.1
-    )
+    schedule = one_cycle(optimizer, total)
     model.train()
-    for inputs, labels in batches:
-        loss = objective(call(*inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield loss.item()
-    model.eval()
+    try:
+        for inputs, labels in batches:
+            loss = objective(call(*inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            yield loss.item()
+    finally:  # also where nobody asks for the losses that are left
+        model.eval()
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, total: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The rates of so many steps: they rise in the first tenth, and fall in the rest.
+
+    torch divides by the steps of the rise less one. Of 10 steps that is 0, so these begin at the top, as 9 do. A single
+    step would be the last of the fall, whose rate is next to nothing: it takes the first rate of two steps.
+    """
+    rise = WARM_UP if WARM_UP * total != 1 else 0.9 * WARM_UP
+    rates = [RATE, TABLE_RATE]
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=max(total, 2), pct_start=rise)
+
+
+@contextmanager
+def evaluating(call: object) -> Iterator[None]:
+    """Puts a model into eval mode, and every part of it back into the mode it was in. What is no module is left alone:
+    whoever gives a function sees to its mode."""
+    modules = [*call.modules()] if isinstance(call, nn.Module) else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """The logits of all batches, one after another."""
-    return torch.cat([model(*batch).float() for batch in batches])
+    """The logits of all batches, one after another, in eval mode."""
+    with evaluating(model):
+        return torch.cat([model(*batch).float() for batch in batches])
 
 
 def main() -> None:

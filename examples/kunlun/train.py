@@ -27,7 +27,7 @@ from examples.kunlun.model import Kunlun
 from examples.kunlun.sizes import SIZES, Size
 from examples.metrics import quality
 from examples.movielens import FIELDS
-from examples.training import ID_DROPOUT, fit
+from examples.training import ID_DROPOUT, evaluating, fit
 
 BATCH = 256
 
@@ -100,8 +100,9 @@ def learn(
 
 @torch.no_grad()
 def predict(call: Callable[..., Tensor], found: Histories, rows: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
-    """Logits and labels of `rows`, in an order of their own."""
-    parts = [(call(*batch.inputs), batch.labels) for batch in found.batches(rows, BATCH, max_length)]
+    """Logits and labels of `rows`, in an order of their own and in eval mode."""
+    with evaluating(call):
+        parts = [(call(*batch.inputs), batch.labels) for batch in found.batches(rows, BATCH, max_length)]
     logits, labels = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(labels)
 

@@ -159,7 +159,7 @@ def baseline(name: str, found: Samples, width: int, hidden: int) -> Baseline:
     body, sequence = BODIES[name]
     model = Baseline(found.schema, body, width, hidden, sequence)
     with torch.no_grad():
-        model.eval()(*found.batch(torch.arange(2))[0])  # the heads learn how wide the body is
+        model.eval()(*found.batch(torch.arange(2) % len(found.labels))[0])  # the heads learn how wide the body is
     return model.train()
 
 

@@ -12,7 +12,7 @@ from examples.lattice.networks.loss import Objective
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.untie import for_domain
 from examples.metrics import auc, normalized_entropy
-from examples.training import fit
+from examples.training import evaluating, fit
 
 SERVED = 4096
 JUDGED = 50  # test rows of a portfolio that is judged, at least
@@ -30,7 +30,8 @@ def train(
 ) -> Iterator[float]:
     """Epochs over `rows` through `call`, by default as many as the data ask for, in an order that torch's seed draws.
     What is left of a batch waits for the next epoch's draw, so that all steps have one shape. A step is taken for each
-    loss that is asked for; in the end the model is in eval mode. Without rows nothing is learned."""
+    loss that is asked for; in the end, or when that is broken off, the model is in eval mode. Without rows nothing is
+    learned."""
     if not len(rows):
         model.eval()
         return iter(())
@@ -50,12 +51,13 @@ def _order(count: int, batch: int) -> list[Tensor]:
 
 @torch.no_grad()
 def predict(call: Callable[..., Tensor], found: Samples, rows: Tensor, batch: int = SERVED) -> Tensor:
-    """Logits (n, T); the last call is filled up by starting over, so that all have one shape."""
+    """Logits (n, T) in eval mode; the last call is filled up by starting over, so that all have one shape."""
     if not len(rows):
         return torch.zeros(0, len(found.tasks))
     batch = min(batch, len(rows))
     filled = rows[torch.arange(-(-len(rows) // batch) * batch) % len(rows)]
-    return torch.cat([call(*found.batch(part)[0]).float() for part in filled.split(batch)])[: len(rows)]
+    with evaluating(call):
+        return torch.cat([call(*found.batch(part)[0]).float() for part in filled.split(batch)])[: len(rows)]
 
 
 def judge(found: Samples, rows: Tensor, logits: Tensor) -> dict[str, dict[str, float]]:
@@ -72,9 +74,10 @@ def judge(found: Samples, rows: Tensor, logits: Tensor) -> dict[str, dict[str, f
 
 @torch.no_grad()
 def flops_of(model: nn.Module, found: Samples, rows: int = 8) -> float:
-    """FLOPs of one served row, matrix products and attention: of the model as it serves one domain."""
+    """FLOPs of one served row, matrix products and attention: of the model as it serves one domain. Data of fewer rows
+    than are counted start over."""
     served = for_domain(model, 0).eval()
-    inputs, _ = found.batch(torch.arange(rows))
+    inputs, _ = found.batch(torch.arange(rows) % len(found.labels))
     return flops.count(lambda: served(*inputs)) / rows
 
 

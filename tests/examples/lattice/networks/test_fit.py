@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from examples.lattice.networks import fit
+from examples.lattice.networks.baselines import baseline
 from examples.lattice.networks.loss import Objective
 from examples.lattice.networks.model import LatticeNetwork
 from tests.examples.lattice.networks.small import SCHEMA, SIZE, network, toy
@@ -32,3 +33,26 @@ def test_untied_copies_cost_parameters_and_no_flops():
 def test_rows_of_nobody_are_not_judged():
     found = toy(100, 40)
     assert not fit.judge(found, found.test, torch.zeros(60, 2))  # some 20 rows a domain
+
+
+def test_a_training_that_was_broken_off_does_not_change_what_is_predicted():
+    found = toy()
+    found = replace(found, schema=replace(SCHEMA, id_dropout=(0.5, 0.5, 0.5)))
+    model = network(schema=found.schema)
+    losses = fit.train(model, model, found, found.train, Objective(), batch=100)
+    next(losses)
+    assert model.training
+    once, again = (fit.predict(model, found, found.test) for _ in range(2))
+    assert torch.equal(once, again) and model.training and next(losses) > 0
+
+
+def test_ten_steps_are_trained():
+    found = toy()
+    model = network()
+    assert len(list(fit.train(model, model, found, found.train, Objective(), batch=30))) == 10
+
+
+def test_flops_of_few_rows_are_those_of_many():
+    few, many = toy(1, 1), toy(20)
+    assert fit.flops_of(network(), few) == fit.flops_of(network(), many)
+    assert fit.flops_of(baseline("DLRM", few, 8, 12), few) == fit.flops_of(baseline("DLRM", many, 8, 12), many)
