@@ -33,15 +33,20 @@ class Categorical(nn.Module):
 
 
 class Dense(nn.Module):
-    """Numbers (B, D) to O_d (B, D, d) by an MLP without biases."""
+    """Numbers (B, D) to O_d (B, D, d) by an MLP without biases.
+
+    The norm after the first linear layer takes the size of what it reads away, so that of numbers alone only the
+    direction would be seen: of a single one its sign. A constant 1 stands beside them; against it their size is seen
+    [I]. That is so for numbers of about 1, as standardised ones are: beside very large ones the 1 is lost.
+    """
 
     def __init__(self, count: int, width: int, rms: bool = True) -> None:
         super().__init__()
-        self.mlp = mlp(count, 2 * width, count * width, rms=rms)
+        self.mlp = mlp(count + 1, 2 * width, count * width, rms=rms)
         self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(x).unflatten(1, (self.count, -1))
+        return self.mlp(torch.cat([x, x.new_ones(len(x), 1)], dim=1)).unflatten(1, (self.count, -1))
 
 
 class Known(nn.Module):

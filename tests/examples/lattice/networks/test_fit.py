@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
-from examples.lattice.networks import fit
+from examples.lattice.data import Data, Rows
+from examples.lattice.networks import fit, samples
 from examples.lattice.networks.baselines import baseline
 from examples.lattice.networks.loss import Objective
 from examples.lattice.networks.model import LatticeNetwork
@@ -12,13 +14,13 @@ from tests.examples.lattice.networks.small import SCHEMA, SIZE, network, toy
 
 
 def test_training_learns_and_ends_in_eval_mode():
-    found = toy()
+    found = toy(1500, 1000)  # of fewer rows what is learned depends on the seed
     model = network()
-    losses = list(fit.train(model, model, found, found.train, Objective(0.1), epochs=40, batch=100))
-    assert len(losses) == fit.steps(300, 40, 100) == 120 and not model.training
+    losses = list(fit.train(model, model, found, found.train, Objective(0.1), epochs=20, batch=100))
+    assert len(losses) == fit.steps(1000, 20, 100) == 200 and not model.training
     scores = fit.judge(found, found.test, fit.predict(model, found, found.test, 128))
     assert {*scores} == {f"{d}: {t}" for d in "xyz" for t in ("one", "two")}
-    assert min(each["auc"] for each in scores.values()) > 0.75 and losses[-1] < losses[0] - 0.1
+    assert min(each["auc"] for each in scores.values()) > 0.8 and losses[-1] < losses[0] - 0.1
 
 
 def test_untied_copies_cost_parameters_and_no_flops():
@@ -56,3 +58,18 @@ def test_flops_of_few_rows_are_those_of_many():
     few, many = toy(1, 1), toy(20)
     assert fit.flops_of(network(), few) == fit.flops_of(network(), many)
     assert fit.flops_of(baseline("DLRM", few, 8, 12), few) == fit.flops_of(baseline("DLRM", many, 8, 12), many)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_label_that_the_size_of_numbers_decides_is_learned(count):
+    torch.manual_seed(0)
+    x, zeros = torch.randn(4000, count), torch.zeros(4000, dtype=torch.int64)
+    size = x.norm(dim=1)
+    labels = (size > size.median()).float()[:, None]
+    rows = Rows(zeros[:, None], zeros[:, None], x, zeros, labels, torch.arange(4000), zeros, zeros)
+    data = Data("sizes", rows[:3000], rows[3000:], ("f",), (2,), 1, tuple("xyz"[:count]), ("all",), ("large",))
+    found = samples.of(data)
+    model = LatticeNetwork(found.schema, replace(SIZE, layers=1, untied=()))
+    for _ in fit.train(model, model, found, found.train, Objective(), epochs=8, batch=64):
+        pass
+    assert fit.judge(found, found.test, fit.predict(model, found, found.test))["all: large"]["auc"] > 0.95

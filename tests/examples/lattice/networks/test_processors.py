@@ -1,5 +1,8 @@
 """Processors: shapes, hidden ids, a teacher's knowledge, events."""
 
+from itertools import pairwise
+
+import pytest
 import torch
 
 from examples.lattice.networks.processors import Categorical, Dense, Events, Known, Mixing, Sequences
@@ -14,6 +17,15 @@ def test_shapes():
     tokens, (cos, sin) = Sequences(SCHEMA, 8, 1)(of.events, of.seconds)
     assert tokens.shape == (5, 8, 8) and cos.shape == sin.shape == (5, 1, 8, 4)
     assert Mixing(7, 8)([tokens[:, :4], tokens[:, :3]]).shape == (5, 7, 8)
+
+
+@pytest.mark.parametrize("rms", [True, False])
+def test_the_size_of_numbers_is_seen(rms):
+    of, x = Dense(3, 8, rms), torch.randn(20, 3)
+    for small, large in pairwise((0.1, 0.5, 1.0, 2.0)):
+        seen = (of(small * x) - of(large * x)).flatten(1).norm(dim=1)
+        assert (seen > 0.02).all()
+    assert not any("bias" in name for name, _ in of.named_parameters())
 
 
 def test_a_miss_is_zeros_whatever_the_embedding():
