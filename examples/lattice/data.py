@@ -259,14 +259,20 @@ def _words(texts: list[str], cut: int) -> tuple[Tensor, int]:
 
 
 def hide_unseen(rows: Rows, earlier: Rows) -> Rows:
-    """Turns ids that do not occur in `earlier` into UNKNOWN: what to do before validation data are split off."""
-    return replace(rows, ids=known_only(rows.ids, earlier.ids))
+    """Turns ids of fields and bag that do not occur in `earlier` into UNKNOWN: what to do before validation data are
+    split off."""
+    return replace(rows, ids=by_column(rows.ids, earlier.ids), bag=known_only(rows.bag, earlier.bag))
+
+
+def by_column(ids: Tensor, earlier: Tensor) -> Tensor:
+    """(N, F) ids, UNKNOWN in place of those that the same column of `earlier` (M, F) does not have."""
+    columns = [known_only(now, before) for now, before in zip(ids.T, earlier.T, strict=True)]
+    return torch.stack(columns, dim=1) if columns else ids
 
 
 def known_only(ids: Tensor, earlier: Tensor) -> Tensor:
-    """(N, F) ids, UNKNOWN in place of those that the same column of `earlier` (M, F) does not have."""
-    columns = [now.where(torch.isin(now, before), UNKNOWN) for now, before in zip(ids.T, earlier.T, strict=True)]
-    return torch.stack(columns, dim=1) if columns else ids
+    """Ids of any shape, UNKNOWN in place of those that are nowhere in `earlier`."""
+    return ids.where(torch.isin(ids, earlier), UNKNOWN)
 
 
 def installed(package: str, version: str, name: str) -> Path:

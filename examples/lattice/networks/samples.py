@@ -115,12 +115,13 @@ class Samples:
         return replace(self, inputs=inputs, schema=schema, fields=tuple(self.fields[i] for i in columns))
 
     def only(self, portfolios: list[tuple[int, int]]) -> Samples:
-        """With the labels of these (domain, task) alone, and without tasks that none of them has."""
+        """With the labels of these (domain, task) alone, and without tasks that none of them has. Ids of test rows that
+        no row with such a label has are unknown: whoever learns from these labels does not learn them."""
         own = torch.zeros(len(self.domains), len(self.tasks), dtype=torch.bool)
         for domain, task in portfolios:
             own[domain, task] = True
         labels = self.labels.masked_fill(~own[self.inputs.domain], torch.nan)
-        return replace(self, labels=labels).with_tasks(own.any(0).nonzero()[:, 0].tolist())
+        return replace(self, labels=labels).with_tasks(own.any(0).nonzero()[:, 0].tolist())._learned()
 
     def with_tasks(self, tasks: list[int]) -> Samples:
         """With these tasks alone."""
@@ -129,14 +130,25 @@ class Samples:
         return replace(self, labels=self.labels[:, tasks], schema=schema, tasks=names, knowledge=knowledge)
 
     def portfolio(self, domain: int, task: int) -> Samples:
-        """The rows of one domain with the labels of one task."""
-        return self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])
+        """The rows of one domain with the labels of one task. Ids of test rows that no row to learn from has are
+        unknown, though other domains know them."""
+        return self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])._learned()
+
+    def _learned(self) -> Samples:
+        """With what is new in the test rows unknown; rows without a label teach nothing."""
+        return self.unseen_hidden(self.test, self.train[~self.labels[: self.cut].isnan().all(dim=1)])
 
     def unseen_hidden(self, rows: Tensor, earlier: Tensor) -> Samples:
-        """With ids of `rows` that do not occur in the rows `earlier` UNKNOWN: as they are in rows that are tested."""
-        ids = self.inputs.ids.clone()
-        ids[rows] = data.known_only(ids[rows], ids[earlier])
-        return replace(self, inputs=self.inputs._replace(ids=ids))
+        """With what `rows` have and the rows `earlier` do not UNKNOWN, as it is in rows that are tested: ids of each
+        field, of the bag, and of each source's events."""
+        ids, bag, events = (each.clone() for each in (self.inputs.ids, self.inputs.bag, self.inputs.events))
+        ids[rows] = data.by_column(ids[rows], ids[earlier])
+        bag[rows] = data.known_only(bag[rows], bag[earlier])
+        for source, there in enumerate(self.inputs.mask[earlier].unbind(1)):
+            learned = events[earlier, source][there]  # (events, E): what fills up is not looked at
+            now = events[rows, source].flatten(0, 1)
+            events[rows, source] = data.by_column(now, learned).view(len(rows), *there.shape[1:], -1)
+        return replace(self, inputs=self.inputs._replace(ids=ids, bag=bag, events=events))
 
     def few(self, every: int) -> Samples:
         """One row of so many, for a rehearsal."""

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         found = found.last(4000)
     cut = found.cut * 9 // 10
     early, held = found.train[max(0, cut - options.rows) : cut], found.train[cut:]
+    found = found.unseen_hidden(held, early)
     console = Console(width=120)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("sketch", total=options.trials)
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 **{name: getattr(options, name) for name in ("target", "batch", "rows", "quick")},
                 "data": found.name,
                 "samples": len(found.labels),
+                "new in held rows": "unknown",
                 "torch": torch.__version__,  # whose kernels are modelled
             },
         )

@@ -95,6 +95,9 @@ def test_standardising_uses_the_training_rows_only():
 def test_unseen_ids_are_hidden():
     early, late = rows(2), rows(2, ids=torch.tensor([[1, 2], [3, 1]]))
     assert hide_unseen(late, early).ids.tolist() == [[1, UNKNOWN], [UNKNOWN, 1]]
+    early = rows(1, bag=torch.tensor([[1, 2, 5]]))  # whichever column of the bag has them
+    late = rows(2, bag=torch.tensor([[5, 1, 3], [0, 4, 2]]))
+    assert hide_unseen(late, early).bag.tolist() == [[5, 1, UNKNOWN], [UNKNOWN, UNKNOWN, 2]]
 
 
 def test_rows_need_columns_of_one_length():

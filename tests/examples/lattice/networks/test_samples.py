@@ -111,6 +111,48 @@ def test_ids_that_were_not_learned_are_unknown_in_rows_that_are_held_out(moviele
     assert (hidden[held] != few.inputs.ids[held]).any()
 
 
+def seen_in(found, rows):
+    """By source the films of the events that are there."""
+    of = found.inputs
+    return [of.events[rows, source, :, 0][of.mask[rows, source]] for source in range(of.events.shape[1])]
+
+
+def test_events_and_bag_that_were_not_learned_are_unknown_too(movielens):
+    few = movielens.last(2000)
+    early, held = few.train[:1200], few.train[1200:]
+    hidden = few.unseen_hidden(held, early)
+    for now, before, learned in zip(seen_in(hidden, held), seen_in(few, held), seen_in(few, early), strict=True):
+        new = ~torch.isin(before, learned)
+        assert new.any() and torch.equal(now, before.masked_fill(new, data.UNKNOWN))
+    stars = hidden.inputs.events[..., 1]
+    assert torch.equal(stars, few.inputs.events[..., 1]) and torch.equal(hidden.inputs.mask, few.inputs.mask)
+    for rows in (early, few.test):
+        assert torch.equal(hidden.inputs.events[rows], few.inputs.events[rows])
+    filled = few.inputs.events[early].where(few.inputs.mask[early].unsqueeze(-1), 1)
+    few.inputs.events[early] = filled  # what fills up has not been learned
+    assert torch.equal(few.unseen_hidden(held, early).inputs.events[held], hidden.inputs.events[held])
+    words = samples.clothing().last(500)
+    bag = words.unseen_hidden(words.test, words.train).inputs.bag[words.test]
+    new = ~torch.isin(words.inputs.bag[words.test], words.inputs.bag[words.train])
+    assert new.any() and torch.equal(bag, words.inputs.bag[words.test].masked_fill(new, data.UNKNOWN))
+
+
+def test_a_network_of_one_portfolio_knows_what_its_own_rows_have_taught(movielens):
+    alone, group = movielens.portfolio(1, 0), movielens.only([(1, 0), (1, 1)])
+    own = group.inputs.domain == 1
+    for found, test in ((alone, alone.test), (group, group.test[own[group.test]])):
+        train = found.train[~found.labels[found.train].isnan().all(1)]
+        for now, learned in zip(found.inputs.ids[test].T, found.inputs.ids[train].T, strict=True):
+            assert torch.isin(now[now != data.UNKNOWN], learned).all()
+        for now, learned in zip(seen_in(found, test), seen_in(found, train), strict=True):
+            assert torch.isin(now[now != data.UNKNOWN], learned).all()
+    rows = (movielens.inputs.domain == 1).nonzero()[:, 0]
+    item = movielens.inputs.ids[rows[alone.cut :], 4]
+    assert (alone.inputs.ids[alone.test, 4] != item).any() and (item != data.UNKNOWN).any()
+    assert torch.equal(alone.inputs.ids[alone.test], group.inputs.ids[group.test[own[group.test]]])
+    assert torch.equal(alone.inputs.ids[: alone.cut], movielens.inputs.ids[rows[: alone.cut]])
+
+
 def own_data(rows=60, domains=4, tasks=3):
     """What someone else might hold: numbers, no bag to speak of, labels that are partly missing."""
     generator = torch.Generator().manual_seed(0)

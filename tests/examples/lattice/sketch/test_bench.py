@@ -7,9 +7,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("optuna")
-from examples.lattice.data import DataError
+from examples.lattice.data import UNKNOWN, DataError
 from examples.lattice.networks import samples
 from examples.lattice.pipeline import stages
 from examples.lattice.sketch import bench
@@ -82,3 +83,23 @@ def test_the_pipeline_says_what_its_trials_are_of(tmp_path, monkeypatch, moviele
     go(untied=(0, 1, 0))
     go(seed=2)
     assert said[0] == said[1] and len(set(said)) == len(said) - 1 == 8
+
+
+def test_held_rows_have_no_ids_that_were_not_learned(tmp_path, monkeypatch, movielens):
+    """A user or film that is new in them would be a random vector, and its AUC that of another task than the test's."""
+    judged = []
+
+    def judge(found, rows, logits):
+        judged.append((found.inputs, rows))
+        return {"all": {"auc": 0.5}}
+
+    monkeypatch.setattr(bench, "previewed", lambda *_: {"features.categorical": 1e-5})
+    monkeypatch.setattr(bench.fit, "train", lambda *_: [])
+    monkeypatch.setattr(bench.fit, "judge", judge)
+    monkeypatch.setattr(bench.samples, "movielens", lambda: movielens)
+    bench.main(["--quick", "--trials", "1", "--rows", "100", "--out", str(tmp_path)])
+    [(inputs, held)] = judged
+    early = held[0] - 100 + torch.arange(100)
+    for now, learned in zip(inputs.ids[held].T, inputs.ids[early].T, strict=True):
+        assert torch.isin(now[now != UNKNOWN], learned).all()
+    assert (inputs.ids[held] == UNKNOWN).any()
