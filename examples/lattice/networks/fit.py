@@ -76,7 +76,7 @@ def judge(found: Samples, rows: Tensor, logits: Tensor) -> dict[str, dict[str, f
 def flops_of(model: nn.Module, found: Samples, rows: int = 8) -> float:
     """FLOPs of one served row, matrix products and attention: of the model as it serves one domain. Data of fewer rows
     than are counted start over."""
-    served = for_domain(model, 0).eval()
+    served = for_domain(model, found.schema.own[0]).eval()
     inputs, _ = found.batch(torch.arange(rows) % len(found.labels))
     return flops.count(lambda: served(*inputs)) / rows
 

@@ -21,19 +21,20 @@ from examples.lattice.networks.processors import Features, Mixing, Sequences
 from examples.lattice.networks.size import Schema, Size
 from examples.lattice.networks.storage import Storage
 from examples.lattice.networks.transformer import TransformerBlock
-from examples.lattice.networks.untie import Untied
+from examples.lattice.networks.untie import Untied, among
 
 
 class LatticeNetwork(nn.Module):
-    """Features to one logit a task, (B, tasks)."""
+    """Features to one logit a task, (B, tasks). Logits of domains that the schema does not serve mean nothing."""
 
     def __init__(self, schema: Schema, size: Size) -> None:
         super().__init__()
         if size.untied and len(size.untied) != schema.domains:
             raise ValueError(f"untied names a copy for each of {schema.domains} domains, got {size.untied}")
         self.schema, self.size = schema, size
-        width, rms, one = size.width, size.rms, (0,) * schema.domains
-        own = tuple(range(schema.domains))
+        width, rms = size.width, size.rms
+        one, own = (among(copies, schema.own) for copies in ((0,) * schema.domains, tuple(range(schema.domains))))
+        parted = among(size.untied, schema.own) if size.untied else one
         self.features = Features(schema, width, rms)
         self.mixing = Mixing(schema.tokens, width, rms)
         self.sequences = Sequences(schema, width, size.heads, rms)
@@ -42,7 +43,7 @@ class LatticeNetwork(nn.Module):
             seen = seen_before(schema, size, depth)
             of = seen if size.interleaved else schema.tokens
             self.transformers.append(TransformerBlock(size, of, own if size.by_domain else one))
-            untied = size.untied if size.untied and depth >= size.layers - size.untied_layers else one
+            untied = parted if depth >= size.layers - size.untied_layers else one
             n = schema.events + seen
             self.fusions.append(
                 Untied(lambda n=n: FusionBlock(n, size.tokens, width, size.k, size.hidden, rms), untied)

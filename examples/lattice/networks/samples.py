@@ -109,6 +109,7 @@ class Samples:
             inputs = inputs._replace(bag=torch.zeros_like(inputs.bag[:, :1]))
         schema = replace(
             self.schema,
+            bag=self.schema.bag if bag else 1,
             cardinalities=tuple(self.schema.cardinalities[i] for i in columns),
             id_dropout=tuple(self.schema.id_dropout[i] for i in columns) if self.schema.id_dropout else (),
         )
@@ -121,7 +122,8 @@ class Samples:
         for domain, task in portfolios:
             own[domain, task] = True
         labels = self.labels.masked_fill(~own[self.inputs.domain], torch.nan)
-        return replace(self, labels=labels).with_tasks(own.any(0).nonzero()[:, 0].tolist())._learned()
+        schema = replace(self.schema, served=tuple(own.any(1).nonzero()[:, 0].tolist()))
+        return replace(self, labels=labels, schema=schema).with_tasks(own.any(0).nonzero()[:, 0].tolist())._learned()
 
     def with_tasks(self, tasks: list[int]) -> Samples:
         """With these tasks alone."""
@@ -132,7 +134,8 @@ class Samples:
     def portfolio(self, domain: int, task: int) -> Samples:
         """The rows of one domain with the labels of one task. Ids of test rows that no row to learn from has are
         unknown, though other domains know them."""
-        return self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])._learned()
+        found = self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])
+        return replace(found, schema=replace(found.schema, served=(domain,)))._learned()
 
     def _learned(self) -> Samples:
         """With what is new in the test rows unknown; rows without a label teach nothing."""

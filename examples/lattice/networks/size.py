@@ -14,6 +14,8 @@ class Schema:
     sources        for each event source the ids of each of its fields
     length         tokens that a source's sequence has
     domains, tasks how many
+    served         the domains that the network is for, in rising order; () for all. It has copies of untied weights for
+                   these alone
     known          width of a teacher's embedding; 0 for none. clip: longest that an embedding may be; drop: share of
                    hits that training takes for misses
     id_dropout     by field, how often training replaces an id with 0
@@ -30,14 +32,22 @@ class Schema:
     id_dropout: tuple[float, ...] = ()
     clip: float = 10.0
     drop: float = 0.1
+    served: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if list(self.served) != sorted({*self.served} & {*range(self.domains)}):
+            raise ValueError(f"served names some of {self.domains} domains in rising order, got {self.served}")
         if self.id_dropout and len(self.id_dropout) != len(self.cardinalities):
             raise ValueError(
                 f"expected a share of hidden ids for each of {len(self.cardinalities)} fields, got {self.id_dropout}"
             )
         if not self.sources:
             raise ValueError("a network reads one event source at least; without events give one of a token each")
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The domains that the network is for, one by one."""
+        return self.served or tuple(range(self.domains))
 
     @property
     def tokens(self) -> int:
@@ -82,6 +92,8 @@ class Size:
     def __post_init__(self) -> None:
         if min(self.width, self.layers, self.heads, self.keys, self.tokens, self.k, self.ffn) < 1:
             raise ValueError(f"every size is 1 or more, got {self}")
+        if sorted({*self.untied}) != list(range(len({*self.untied}))):
+            raise ValueError(f"copies are numbered from 0 without gaps, got untied {self.untied}")
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"RoPE turns a head's channels in pairs, half by index and half by time: expected a width that is a "

@@ -78,9 +78,29 @@ def test_one_request_of_many_candidates_is_the_same_as_its_rows():
     torch.testing.assert_close(Ranked(model)(*once), model(*rows))
 
 
+def test_there_are_weights_for_the_domains_that_are_served_alone():
+    size = replace(SIZE, towers=True, untied=(0, 1, 2))
+    every, two, one = (network(size, replace(SCHEMA, served=of)) for of in ((), (0, 2), (2,)))
+    count = [sum(p.numel() for p in model.parameters()) for model in (every, two, one)]
+    assert count[0] - count[1] == count[1] - count[2] > 0
+    tied = replace(size, towers=False, untied=(), by_domain=False)
+    assert count[2] == sum(p.numel() for p in network(tied).parameters())
+    of = double(inputs(30))
+    own = of.domain != 1
+    rows = type(of)(*(x[own] for x in of))
+    torch.testing.assert_close(two.double().eval()(*rows), every.double().eval()(*of)[own])
+    with pytest.raises(ValueError, match=r"one of \[0, 2\], got 1"):
+        for_domain(two, 1)
+    for served in ((2, 0), (0, 3), (1, 1)):
+        with pytest.raises(ValueError, match="some of 3 domains in rising order"):
+            replace(SCHEMA, served=served)
+
+
 def test_untied_names_every_domain():
     with pytest.raises(ValueError, match="each of 3 domains"):
         network(replace(SIZE, untied=(0, 1)))
+    with pytest.raises(ValueError, match="without gaps, got untied"):
+        network(replace(SIZE, untied=(0, 2, 2)))
     with pytest.raises(ValueError, match="multiple of 4 x 2 heads, got 12"):
         replace(SIZE, width=12, heads=2)
 

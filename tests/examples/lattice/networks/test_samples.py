@@ -81,6 +81,7 @@ def test_labels_of_other_portfolios_are_unknown(movielens):
 def test_fields_that_are_dropped_are_gone_and_the_domain_stays(movielens):
     found = movielens.with_fields(("item", "user"), bag=False)
     assert found.fields == ("user", "item", "domain") and not found.inputs.bag.any()
+    assert found.schema.bag == 1 and movielens.with_fields(("item",)).schema.bag == movielens.schema.bag > 1
     places = [movielens.fields.index(name) for name in found.fields]
     assert torch.equal(found.inputs.ids, movielens.inputs.ids[:, places])
     for name in ("cardinalities", "id_dropout"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples.lattice.networks.untie import Untied, for_domain
+from examples.lattice.networks.untie import NONE, Untied, among, for_domain
 
 
 def untied():
@@ -40,6 +40,20 @@ def test_one_copy_is_kept_for_a_domain():
             at = torch.full((5,), asked)
             torch.testing.assert_close(served[0](at, x), of[0](torch.full((5,), domain), x))
     assert len(of[0].copies) == 2
+
+
+def test_domains_that_are_not_served_have_no_copy():
+    assert among((0, 1, 2, 1), (0, 1, 3)) == (0, 1, NONE, 1)
+    assert among((0, 1, 2, 1), (2,)) == (NONE, NONE, 0, NONE)
+    of, x = Untied(lambda: nn.Linear(4, 3), (NONE, 0, 1)), torch.randn(3, 4)
+    nn.init.normal_(of.copies[1].weight)
+    assert len(of.copies) == 2 and of(torch.tensor([0, 1, 2]), x).shape == (3, 3)
+    for domain, copy in ((1, 0), (2, 1)):
+        own = of.copies[copy](x)
+        torch.testing.assert_close(for_domain(nn.Sequential(of), domain)[0](torch.tensor([domain] * 3), x), own)
+    for domain in (-1, 0, 3):
+        with pytest.raises(ValueError, match=rf"made for, one of \[1, 2\], got {domain}"):
+            for_domain(nn.Sequential(of), domain)
 
 
 def test_gaps_are_refused():

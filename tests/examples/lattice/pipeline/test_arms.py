@@ -1,5 +1,7 @@
 """What an arm trains: its portfolios and tasks; networks that come back from their files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,22 @@ def test_a_group_has_heads_for_its_own_tasks_alone():
         assert (second.found.knowledge is not None) == (arm == arms.CONSOLIDATED)
         if second.found.knowledge:
             assert torch.equal(second.found.knowledge.logits, known(found).logits[:, [1]])
+
+
+def test_a_group_has_weights_for_its_own_domains_alone():
+    """And learns the same as one that has some for all."""
+    found = toy()
+    for job in arms.jobs(arms.UNTIED, found, SIZE, PARTS, None):
+        domains = sorted({domain for domain, _ in job.keys})
+        every = replace(job, found=replace(job.found, schema=replace(job.found.schema, served=())))
+        assert job.found.schema.served == tuple(domains)
+        few, all_ = (
+            arms.arm([each], arms.BACKENDS["eager"], 0, None, lambda losses, *_: losses) for each in (job, every)
+        )
+        assert few["portfolios"] == all_["portfolios"] and few["flops_by_model"] == all_["flops_by_model"]
+        assert few["tables"] == all_["tables"] and (few["weights"] < all_["weights"]) == (len(domains) < 3)
+    alone = arms.jobs(arms.SEPARATE, found, SIZE, PARTS, None)
+    assert [job.found.schema.served for job in alone] == [(0,), (1,), (2,), (0,), (2,)]
 
 
 def test_without_a_teacher_nothing_is_distilled():
