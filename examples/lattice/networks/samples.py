@@ -15,7 +15,7 @@ from torch import Tensor
 
 from examples import movielens as ratings
 from examples.kunlun import data as histories
-from examples.lattice import data
+from examples.lattice import checks, data
 from examples.lattice.data import Data, DataError
 from examples.lattice.ktap.record import Knowledge, nothing
 from examples.lattice.networks.loss import Target
@@ -212,8 +212,8 @@ def clothing(seed: int = 0, length: int = LENGTHS["clothing"]) -> Samples:
 class Events:
     """What happened before each of N rows, by S sources: at most L events of E fields each.
 
-    ids (N, S, L, E) int64; seconds (N, S, L) float32 before the row's impression; mask (N, S, L) bool, which of them
-    are there; cardinalities: for each source the ids of each of its fields.
+    ids (N, S, L, E) int64; seconds (N, S, L) float32 before the row's impression, 0 where there is no event; mask
+    (N, S, L) bool, which of them are there; cardinalities: for each source the ids of each of its fields.
     """
 
     ids: Tensor
@@ -222,17 +222,7 @@ class Events:
     cardinalities: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        rows, sources, length, fields = self.ids.shape
-        if {self.seconds.shape, self.mask.shape} != {(rows, sources, length)} or bool((self.seconds < 0).any()):
-            raise DataError(
-                f"events {tuple(self.ids.shape)} need seconds of at least 0 and a mask of (rows, sources, length) "
-                f"each, got {tuple(self.seconds.shape)} and {tuple(self.mask.shape)}"
-            )
-        if [len(each) for each in self.cardinalities] != [fields] * sources:
-            raise DataError(f"expected ids for {sources} sources of {fields} fields, got {self.cardinalities}")
-        most = self.ids.amax((0, 2)) if rows * length else torch.zeros(sources, fields)
-        if bool((most >= torch.tensor(self.cardinalities)).any()) or (rows * length and int(self.ids.min()) < 0):
-            raise DataError(f"event ids lie from 0 to below {self.cardinalities}, got up to {most.tolist()}")
+        checks.events(self.ids, self.seconds, self.mask, self.cardinalities)
 
 
 def of(found: Data, events: Events | None = None, id_dropout: tuple[float, ...] = ()) -> Samples:

@@ -41,6 +41,8 @@ class Schema:
             raise ValueError(
                 f"expected a share of hidden ids for each of {len(self.cardinalities)} fields, got {self.id_dropout}"
             )
+        if not all(0 <= share <= 1 for share in (*self.id_dropout, self.drop)):
+            raise ValueError(f"shares lie from 0 to 1, got id_dropout {self.id_dropout} and drop {self.drop}")
         if not self.sources:
             raise ValueError("a network reads one event source at least; without events give one of a token each")
 
