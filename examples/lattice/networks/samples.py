@@ -120,6 +120,7 @@ class Samples:
         no row with such a label has are unknown: whoever learns from these labels does not learn them."""
         own = torch.zeros(len(self.domains), len(self.tasks), dtype=torch.bool)
         for domain, task in portfolios:
+            self._has(domain, task)
             own[domain, task] = True
         labels = self.labels.masked_fill(~own[self.inputs.domain], torch.nan)
         schema = replace(self.schema, served=tuple(own.any(1).nonzero()[:, 0].tolist()))
@@ -134,8 +135,16 @@ class Samples:
     def portfolio(self, domain: int, task: int) -> Samples:
         """The rows of one domain with the labels of one task. Ids of test rows that no row to learn from has are
         unknown, though other domains know them."""
+        self._has(domain, task)
         found = self.rows((self.inputs.domain == domain).nonzero()[:, 0]).with_tasks([task])
         return replace(found, schema=replace(found.schema, served=(domain,)))._learned()
+
+    def _has(self, domain: int, task: int) -> None:
+        if not (0 <= domain < len(self.domains) and 0 <= task < len(self.tasks)):
+            raise DataError(
+                f"{self.name} has {len(self.domains)} domains and {len(self.tasks)} tasks, got domain {domain}, task "
+                f"{task}"
+            )
 
     def _learned(self) -> Samples:
         """With what is new in the test rows unknown; rows without a label teach nothing."""
@@ -155,15 +164,30 @@ class Samples:
 
     def few(self, every: int) -> Samples:
         """One row of so many, for a rehearsal."""
+        if every < 1:
+            raise DataError(f"expected one row of 1 or more, got one of {every}")
         return self.rows(torch.arange(0, len(self.labels), every))
 
     def last(self, count: int) -> Samples:
         """The last rows alone, four fifths of them to learn from; for a rehearsal."""
+        if not 1 <= count <= len(self.labels):
+            raise DataError(f"expected 1 to {len(self.labels)} rows of {self.name}, got {count}")
         found = self.rows(torch.arange(len(self.labels) - count, len(self.labels)))
         return replace(found, cut=count * 4 // 5)
 
     def rows(self, which: Tensor) -> Samples:
-        """These rows alone, which stay in their order."""
+        """These rows alone, in their order: their places, or a mask (N,). Rows to learn from come first, so places that
+        are in another order would make some of them test rows."""
+        if which.dtype == torch.bool and which.shape == self.labels.shape[:1]:
+            which = which.nonzero()[:, 0]
+        if which.dtype != torch.int64 or which.dim() != 1 or bool((which.diff() < 1).any()):
+            raise DataError(
+                f"expected rising places of rows, each once, or a mask of {len(self.labels)}, got {which.dtype} of "
+                f"{tuple(which.shape)}: sort them, .unique() does"
+            )
+        if len(which) and not (int(which[0]) >= 0 and int(which[-1]) < len(self.labels)):
+            places = f"{int(which[0])} to {int(which[-1])}"
+            raise DataError(f"expected places of rows from 0 to below {len(self.labels)}, got {places}")
         knowledge = None if self.knowledge is None else self.knowledge[which]
         inputs = Inputs(*(column[which] for column in self.inputs))
         cut = int((which < self.cut).sum())

@@ -217,6 +217,34 @@ def test_what_a_teacher_knew_of_other_rows_is_refused(movielens):
         movielens.taught(known)
 
 
+def test_rows_are_chosen_once_and_in_their_order(movielens):
+    few = movielens.last(300)
+    third = torch.arange(0, 300, 3)
+    mask = torch.zeros(300, dtype=torch.bool)
+    mask[third] = True
+    for chosen in (few.rows(third), few.rows(mask), few.few(3)):
+        assert torch.equal(chosen.labels, few.labels[third]) and chosen.cut == 80 == int((third < few.cut).sum())
+    assert len(few.rows(third[:0]).labels) == 0 and few.last(300).cut == few.cut
+    for wrong in (third.flip(0), torch.tensor([1, 1]), mask[:-1], third.float(), third[:, None]):
+        with pytest.raises(data.DataError, match="rising places of rows, each once, or a mask of 300"):
+            few.rows(wrong)
+    for wrong in (torch.tensor([-1, 5]), torch.tensor([5, 300])):
+        with pytest.raises(data.DataError, match=r"from 0 to below 300, got -1 to 5|got 5 to 300"):
+            few.rows(wrong)
+    for count in (301, 0, -5):
+        with pytest.raises(data.DataError, match=f"expected 1 to 300 rows of movielens, got {count}"):
+            few.last(count)
+    with pytest.raises(data.DataError, match="one row of 1 or more, got one of 0"):
+        few.few(0)
+
+
+@pytest.mark.parametrize(("domain", "task"), [(3, 0), (-1, 0), (0, 2), (0, -1)])
+def test_portfolios_that_are_not_there_are_refused(movielens, domain, task):
+    for ask in (movielens.portfolio, lambda *key: movielens.only([key])):
+        with pytest.raises(data.DataError, match=f"3 domains and 2 tasks, got domain {domain}, task {task}"):
+            ask(domain, task)
+
+
 def test_names_that_are_not_there_are_refused(movielens):
     with pytest.raises(data.DataError, match="no field usr; it has user"):
         movielens.with_fields(("usr",))
