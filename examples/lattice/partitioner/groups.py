@@ -17,8 +17,8 @@ from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
 
 WIDTH, BATCH, RATE = 8, 256, 2e-3
-MOMENTS, ROWS = 25, 512
-"""Of a training at which gradients are looked at, and rows of each gradient, at most."""
+MOMENTS, FOLDS, ROWS = 25, 8, 128
+"""Of a training at which gradients are looked at; folds of a portfolio's rows; rows of a fold's gradient, at most."""
 NEWTON = 5
 """Steps to a head's offset."""
 
@@ -121,16 +121,18 @@ def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]
 def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[float], seed: int) -> list[Portfolio]:
     """Portfolios as the clustering wants them. Revenue is taken to be the number of positives; gradients are those of
     the backbone of one model that is trained on all portfolios, on each portfolio's own rows."""
-    own = [data.train[data.train.domain == key.domain] for key in keys]
+    own = {key.domain: data.train[data.train.domain == key.domain] for key in keys}
+    folds = {domain: _folds(len(rows), seed + domain) for domain, rows in own.items()}
     found: list[list[Tensor]] = [[] for _ in keys]
 
     def look(model: Shared) -> None:
         for place, key in enumerate(keys):
-            found[place].append(_gradients(model, own[place], place, key))
+            found[place].append(_gradients(model, own[key.domain], folds[key.domain], place, key))
 
     fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1, look)
     portfolios = []
-    for key, rows, gradients in zip(keys, own, found, strict=True):
+    for key, gradients in zip(keys, found, strict=True):
+        rows = own[key.domain]
         users, items = sketch(rows.users.unique()), sketch(rows.items.unique())
         revenue = float(rows.labels[:, key.task].nansum())
         at_moments = torch.stack(gradients, dim=1)
@@ -158,13 +160,20 @@ def evaluate(
     return found
 
 
-def _gradients(model: Shared, own: Rows, place: int, key: Key) -> Tensor:
-    """(2, P) by the backbone from different rows; zeros, which agree with nothing, where there are no two rows."""
-    known = (~own.labels[:, key.task].isnan()).nonzero()[:, 0]
-    if len(known) < 2:
-        return torch.zeros(2, sum(parameter.numel() for parameter in model.backbone.parameters()))
-    pair = known[torch.randperm(len(known))[: 2 * ROWS]].chunk(2)
-    losses = [_calibrated_loss(model, own[rows], place, key) for rows in pair]
+def _folds(count: int, seed: int) -> Tensor:
+    """(count,) the fold of each row. All tasks of a domain share it: their labels are of the same rows."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % FOLDS
+
+
+def _gradients(model: Shared, own: Rows, folds: Tensor, place: int, key: Key) -> Tensor:
+    """(FOLDS, P) by the backbone, each from rows of its own fold; zeros, which agree with nothing, where a fold has no
+    row with a label."""
+    known = ~own.labels[:, key.task].isnan()
+    each = [(known & (folds == fold)).nonzero()[:, 0] for fold in range(FOLDS)]
+    if not all(map(len, each)):
+        return torch.zeros(FOLDS, sum(parameter.numel() for parameter in model.backbone.parameters()))
+    drawn = (rows[torch.randperm(len(rows))[:ROWS]] for rows in each)
+    losses = [_calibrated_loss(model, own[rows], place, key) for rows in drawn]
     return torch.stack([gradient(loss, model.backbone) for loss in losses])
 
 

@@ -44,8 +44,16 @@ class Step:
     def __str__(self) -> str:
         sides = f"{' + '.join(self.left)} {'and' if self.merged else '|'} {' + '.join(self.right)}"
         of = self.likeness
-        parts = f"IDs {of.overlap:.2f}, timing {of.timing:.2f}, gradients {of.gradient:+.2f}"
+        parts = f"IDs {of.overlap:.2f}, timing {of.timing:.2f}, {compared(of)}"
         return f"{sides}: {'merged' if self.merged else 'apart'}, alike {of.total:.2f} ({parts}); {self.reason}"
+
+
+def compared(of: Likeness) -> str:
+    """What is said of gradients."""
+    if not of.known:
+        return "no gradient to compare: its own parts do not agree"
+    some = "" if of.known == 1 else f" of {of.known:.0%} of pairs, others have none to compare"
+    return f"gradients {of.gradient:+.2f}{some}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def cost(portfolios: Sequence[Portfolio], group: Group, extra: float) -> float:
 def between(pairs: dict[tuple[int, int], Likeness], a: Group, b: Group) -> Likeness:
     """Average linkage: the mean over pairs of members."""
     found = [pairs[min(i, j), max(i, j)] for i in a for j in b]
-    names = ("overlap", "timing", "gradient", "total")
+    names = ("overlap", "timing", "gradient", "total", "known")
     return Likeness(*(fmean(getattr(one, name) for one in found) for name in names))
 
 

@@ -32,7 +32,7 @@ from examples.lattice.networks.size import Size
 from examples.lattice.networks.untie import for_domain
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.bench import DELAYS, FLOPS, LIMITS
-from examples.lattice.partitioner.describe import Portfolio, Weights, agreement
+from examples.lattice.partitioner.describe import Portfolio, Weights, agreements
 from examples.lattice.partitioner.partition import partition
 from examples.lattice.sketch.search import Between, Bounds, Cost, Values, search
 from examples.metrics import fastest
@@ -86,19 +86,22 @@ def grouped(found: Data, seed: int) -> dict[str, Any]:
 
 def copies_of(domains: int, group: dict[int, int], portfolios: list[Portfolio]) -> list[int]:
     """A copy for each domain: a domain joins the first copy with all of whose domains its gradients agree, else it gets
-    one of its own [I]. group: portfolio -> domain; domains outside of the group use copy 0, which nobody asks for."""
+    one of its own [I]. A domain whose gradient is no more than chance joins the first: nothing says that it needs its
+    own. group: portfolio -> domain; domains outside of the group use copy 0, which nobody asks for."""
     gradients: dict[int, Tensor] = {}
-    for index, domain in group.items():
+    for index, domain in sorted(group.items(), key=lambda of: of[1]):
         gradients[domain] = gradients.get(domain, 0) + portfolios[index].gradient
-    copies: list[list[int]] = []
-    for domain, gradient in sorted(gradients.items()):
-        fitting = (each for each in copies if all(agreement(gradient, gradients[other]) >= TIED for other in each))
+    cosines, known = agreements([*gradients.values()])
+    copies: list[list[int]] = []  # of places among the gradients
+    for place in known.nonzero()[:, 0].tolist():
+        fitting = (each for each in copies if all(cosines[place, other] >= TIED for other in each))
         copy = next(fitting, None)
         if copy is None:
-            copies.append([domain])
+            copies.append([place])
         else:
-            copy.append(domain)
-    own = {domain: number for number, each in enumerate(copies) for domain in each}
+            copy.append(place)
+    names = [*gradients]
+    own = {names[place]: number for number, each in enumerate(copies) for place in each}
     return [own.get(domain, 0) for domain in range(domains)]
 
 

@@ -9,12 +9,21 @@ import torch
 from torch import nn
 
 from examples.lattice.partitioner import describe
-from examples.lattice.partitioner.describe import Portfolio, Weights, agreement, gradient, jaccard, likeness, sketch
+from examples.lattice.partitioner.describe import (
+    Portfolio,
+    Weights,
+    agreement,
+    agreements,
+    gradient,
+    jaccard,
+    likeness,
+    sketch,
+)
 
 
 def exact(*direction: float) -> torch.Tensor:
-    """A gradient (2, 1, P) without noise."""
-    return torch.tensor(direction).expand(2, 1, -1)
+    """A gradient (4, 1, P) without noise."""
+    return torch.tensor(direction).expand(4, 1, -1)
 
 
 PLAIN = Portfolio("p", sketch(range(100)), sketch(range(100)), 0.0, 1.0, 1.0, exact(1.0, 0.0))
@@ -54,14 +63,14 @@ def test_likeness_is_the_weighted_mean():
 
 def test_agreement_is_the_cosine_over_all_moments():
     assert agreement(exact(1, 0), exact(-2, 0)) == -1 and agreement(exact(1, 0), exact(3, 3)) == pytest.approx(2**-0.5)
-    then = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).expand(2, 2, 2)
-    now = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(2, 2, 2)
+    then = torch.tensor([[1.0, 0.0], [0.0, 3.0]]).expand(4, 2, 2)
+    now = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(4, 2, 2)
     assert agreement(then, now) == pytest.approx(3 / (10 * 2) ** 0.5)
 
 
 def test_noise_neither_hides_agreement_nor_makes_it_up():
     generator = torch.Generator().manual_seed(0)
-    noise = lambda: 3 * torch.randn(2, 200, 20, generator=generator)  # noqa: E731  nine times as long as the signal
+    noise = lambda: 3 * torch.randn(8, 50, 20, generator=generator)  # noqa: E731  nine times as long as the signal
     signal = torch.randn(20, generator=generator)
     a, b = (signal + noise() for _ in range(2))
     plain = torch.cosine_similarity(a.flatten(0, 1), b.flatten(0, 1)).mean()
@@ -71,8 +80,53 @@ def test_noise_neither_hides_agreement_nor_makes_it_up():
 
 
 def test_a_gradient_that_is_chance_agrees_with_nothing():
-    chance = torch.stack([torch.ones(1, 3), -torch.ones(1, 3)])  # its two halves contradict each other
+    chance = torch.stack([torch.ones(1, 3), -torch.ones(1, 3)] * 2)  # its parts contradict each other
     assert agreement(chance, exact(1, 1, 1)) == agreement(exact(1, 1, 1), chance) == agreement(chance, chance) == 0
+
+
+@pytest.mark.parametrize("drawn", ["at every moment", "once"])
+def test_pure_noise_agrees_and_opposes_in_one_pair_of_fifty_at_most(drawn):
+    generator = torch.Generator().manual_seed(0)
+    moments = 6 if drawn == "at every moment" else 1  # few rows are the same rows at each
+    noise = [torch.randn(8, moments, 50, generator=generator).repeat(1, 6 // moments, 1) for _ in range(100)]
+    cosines, _ = agreements(noise)
+    apart = ~torch.eye(100, dtype=torch.bool)
+    assert (cosines[apart].abs() > 0.2).float().mean() < 0.02
+    signal = agreements([torch.randn(1, 6, 50, generator=generator) + torch.zeros(8, 1, 1), *noise])[0][0, 1:]
+    assert (signal.abs() > 0.2).float().mean() < 0.05  # one that is sure, one that is chance
+
+
+@pytest.mark.parametrize("cosine", [1.0, 0.5, 0.0, -0.5, -1.0])
+def test_true_gradients_above_the_noise_have_their_own_cosine(cosine):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, 3, 200, generator=generator)  # noqa: E731
+    a, b = torch.linalg.qr(draw(2).flatten(1).T)[0].T.unflatten(1, (3, 200))
+    b = cosine * a + (1 - cosine**2) ** 0.5 * b
+    length = 0.3 * 600**0.5  # 0.3 of a fold's noise
+    found = [agreements([length * a + draw(8), length * b + draw(8)]) for _ in range(60)]
+    assert all(bool(known.all()) for _, known in found)
+    each = torch.stack([cosines[0, 1] for cosines, _ in found])
+    assert float(each.mean()) == pytest.approx(cosine, abs=0.05) and float((each - cosine).abs().max()) < 0.4
+
+
+def test_a_gradient_that_is_not_known_is_said():
+    chance = torch.stack([torch.ones(1, 2), -torch.ones(1, 2)] * 2)
+    assert likeness(PLAIN, replace(PLAIN, gradient=chance), Weights()).known == 0
+    assert likeness(PLAIN, PLAIN, Weights()).known == 1 == likeness(PLAIN, PLAIN, Weights()).gradient
+    assert agreements([PLAIN.gradient, chance])[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 6), (3, 3, 6), (4, 6)])
+def test_gradients_of_the_wrong_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"p: a gradient is .* of 4 folds or more"):
+        replace(PLAIN, gradient=torch.zeros(shape))
+    with pytest.raises(ValueError, match="agreement: a gradient is"):
+        agreement(torch.zeros(shape), torch.zeros(shape))
+
+
+def test_gradients_are_compared_where_they_have_one_shape():
+    with pytest.raises(ValueError, match="where they have one shape"):
+        agreement(torch.ones(4, 3, 6), torch.ones(4, 1, 6))
 
 
 def test_a_gradient_is_the_losses_and_touches_nothing():
@@ -97,7 +151,7 @@ def test_what_cannot_be_is_refused():
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_gradients_that_are_no_numbers_agree_with_nobody(wrong):
-    real, other = torch.ones(2, 3, 4), torch.ones(2, 3, 4)
+    real, other = torch.ones(4, 3, 4), torch.ones(4, 3, 4)
     other[0, 1, 2] = wrong
     for pair in ((real, other), (other, real)):
         with pytest.raises(ValueError, match="finite gradients"):

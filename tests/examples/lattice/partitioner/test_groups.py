@@ -51,6 +51,28 @@ def test_gradients_of_portfolios_that_want_other_features_have_nothing_in_common
     assert agreement(x, y) > max(agreement(x, z), agreement(y, z)) + 0.4
 
 
+def test_folds_are_of_rows_so_that_a_domains_tasks_share_none_between_different_folds(monkeypatch):
+    found, seen = opposed(400), {}
+
+    def note(model, rows, place, key):
+        seen.setdefault(place, []).append({tuple(row) for row in rows.ids.tolist()})
+        return model(*rows.inputs).sum()
+
+    ids = torch.arange(400).unsqueeze(1).expand(-1, 2)  # each row names itself
+    parts = [replace(part, ids=of) for part, of in zip((found.train, found.test), ids.split((300, 100)), strict=True)]
+    parts = [replace(part, labels=part.labels.expand(-1, 2)) for part in parts]
+    found = replace(found, train=parts[0], test=parts[1], cardinalities=(400, 400), tasks=("liked", "again"))
+    monkeypatch.setattr(groups, "_calibrated_loss", note)
+    groups.describe(found, [Key(0, 0), Key(0, 1)], 5_000.0, [0.0, 0.0], 0)
+    rows = {
+        place: [set().union(*each[fold :: groups.FOLDS]) for fold in range(groups.FOLDS)]
+        for place, each in seen.items()
+    }
+    for one in range(groups.FOLDS):
+        for other in range(groups.FOLDS):
+            assert bool(rows[0][one] & rows[1][other]) == (one == other)
+
+
 def test_groups_are_judged_on_their_own_rows():
     found = opposed()
     keys = groups.keys_of(found)

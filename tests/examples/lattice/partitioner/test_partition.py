@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.lattice.partitioner.describe import Portfolio, Weights, agreement, likeness, sketch
-from examples.lattice.partitioner.partition import Limits, between, capacity, cost, partition
+from examples.lattice.partitioner.partition import Limits, between, capacity, compared, cost, partition
 
 BY_GRADIENT = Weights(0, 0, 1)
 FREE = Limits(least=-1.0, conflict=-2.0)
 
 
 def portfolio(name: str, direction: tuple[float, ...], **changed) -> Portfolio:
-    plain = Portfolio(name, sketch([1]), sketch([1]), 0.0, 1.0, 1.0, torch.tensor(direction).expand(2, 1, -1))
+    plain = Portfolio(name, sketch([1]), sketch([1]), 0.0, 1.0, 1.0, torch.tensor(direction).expand(4, 1, -1))
     return replace(plain, **changed)
 
 
@@ -54,6 +54,17 @@ def test_each_limit_is_kept_and_named():
     torn = partition(opposed, Limits(least=-1.0), BY_GRADIENT)
     assert not any({0, 4} <= set(group) for group in torn.groups)
     assert any("gradients of a and e oppose each other, -1.00 < -0.20: split or untie" in s.reason for s in torn.steps)
+
+
+def test_it_says_where_there_is_no_gradient_to_compare():
+    chance = torch.stack([torch.ones(1, 2), -torch.ones(1, 2)] * 2)
+    found = partition([ABCD[0], replace(ABCD[1], gradient=chance), replace(ABCD[0], name="c")], FREE, Weights())
+    first, second = map(str, found.steps)
+    assert "a and c: merged, alike 1.00 (IDs 1.00, timing 1.00, gradients +1.00)" in first
+    assert "timing 1.00, no gradient to compare: its own parts do not agree)" in second
+    mixed = partition([ABCD[0], replace(ABCD[1], gradient=chance), ABCD[2]], replace(FREE, least=2.0), Weights())
+    both = between({(0, 2): likeness(ABCD[0], ABCD[2], Weights()), (1, 2): mixed.steps[-1].likeness}, (0, 1), (2,))
+    assert "of 50% of pairs, others have none to compare" in compared(both)
 
 
 def test_without_limits_all_merge_and_alone_none():

@@ -12,7 +12,7 @@ from examples.lattice.pipeline.stages import copies_of, size_of
 
 
 def portfolios(*gradients):
-    return [SimpleNamespace(gradient=torch.tensor(each).expand(2, 1, -1)) for each in gradients]
+    return [SimpleNamespace(gradient=torch.tensor(each).expand(4, 1, -1)) for each in gradients]
 
 
 def test_domains_share_a_copy_where_gradients_agree():
@@ -21,6 +21,14 @@ def test_domains_share_a_copy_where_gradients_agree():
     assert copies_of(2, {0: 0, 1: 0, 2: 1}, of) == [0, 1]  # a domain's gradient is the sum over its portfolios
     assert copies_of(3, {2: 2}, of) == [0, 0, 0]  # one domain alone, the others are not asked for
     assert copies_of(2, {0: 0, 1: 1}, portfolios([1.0, 0.0], [-1.0, 0.0])) == [0, 1]
+
+
+def test_a_domain_whose_gradient_is_chance_has_no_copy_of_its_own():
+    of = portfolios([1.0, 0.0], [0.0, 1.0], [0.0, 0.0])
+    of[0].gradient = torch.stack([torch.ones(1, 2), -torch.ones(1, 2)] * 2)
+    assert copies_of(3, dict(enumerate(range(3))), of) == [0, 0, 0]
+    of[2] = portfolios([1.0, 0.0])[0]
+    assert copies_of(3, dict(enumerate(range(3))), of) == [0, 0, 1]
 
 
 def test_a_size_comes_back_from_json():
