@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, stage: Stages, folder: Path) -> Found:
     """All stages: what each has found, by its name, those of training under "arms"."""
     seed, backend = options.seed, BACKENDS[options.backend]
     found: Found = {"problem": options.data, "backend": options.backend, "quick": options.quick}
-    parts = stage.once("partition", lambda: stages.grouped(stages.load(options.data, options.quick), seed))
+    parts = stage.once("partition", lambda: stages.grouped(stages.load(options.data, options.quick, seed), seed))
     every = loaded(options)
     asked: Found = {"features": options.features, "backend": options.backend}
     choose = partial(stages.filtered, every, options.features, seed, stage.watch, backend["serving"])

@@ -71,6 +71,17 @@ def test_a_stage_is_run_again_only_where_its_options_changed(tmp_path):
     assert made == [3, 4, 4]
 
 
+def test_the_partition_has_the_split_of_the_seed(tmp_path, monkeypatch):
+    def stop(*of):
+        raise InterruptedError(of)
+
+    monkeypatch.setattr(stages, "load", stop)
+    options = command.parse(["run", "--data", "clothing", "--seed", "7"])
+    with pytest.raises(InterruptedError) as asked:
+        run.run(options, stage(tmp_path), tmp_path)
+    assert asked.value.args == (("clothing", False, 7),)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

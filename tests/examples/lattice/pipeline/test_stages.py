@@ -4,11 +4,16 @@ import json
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+from examples.lattice.data import DataError
+from examples.lattice.networks import samples
 from examples.lattice.networks.size import Size
+from examples.lattice.pipeline import stages
 from examples.lattice.pipeline.arms import tuples
 from examples.lattice.pipeline.stages import copies_of, size_of
+from tests.examples.lattice.partitioner.test_groups import opposed
 
 
 def portfolios(*gradients):
@@ -29,6 +34,23 @@ def test_a_domain_whose_gradient_is_chance_has_no_copy_of_its_own():
     assert copies_of(3, dict(enumerate(range(3))), of) == [0, 0, 0]
     of[2] = portfolios([1.0, 0.0])[0]
     assert copies_of(3, dict(enumerate(range(3))), of) == [0, 0, 1]
+
+
+def test_labels_that_judge_the_networks_do_not_decide_who_shares_one():
+    decided_on, judged = stages.load("clothing", False, 3), samples.load("clothing", 3)
+    assert torch.equal(decided_on.test.labels, judged.labels[judged.test])
+    assert torch.equal(decided_on.train.labels, judged.labels[judged.train])
+    with pytest.raises(DataError, match="there is no 'mine'; there are movielens, clothing"):
+        stages.load("mine", False, 0)
+
+
+def test_data_of_any_name_are_grouped():
+    found = opposed(400)
+    plain = stages.grouped(found, 0)
+    assert sorted(key for group in plain["groups"] for key in group) == [(0, 0), (1, 0), (2, 0)]
+    assert stages.grouped(found, 0, [60.0])["names"] == plain["names"]  # the delay of all
+    with pytest.raises(ValueError, match="a delay for each of 1 tasks, got 2"):
+        stages.grouped(found, 0, [60.0, 0.0])
 
 
 def test_a_size_comes_back_from_json():
