@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
 
 WIDTH, BATCH, RATE = 8, 256, 2e-3
-MOMENTS, FOLDS, ROWS = 25, 8, 128
-"""Of a training at which gradients are looked at; folds of a portfolio's rows; rows of a fold's gradient, at most."""
+TRAININGS, MOMENTS, FOLDS, ROWS = 4, 25, 8, 128
+"""Trainings of the shared model; moments of each at which gradients are looked at; folds of a portfolio's rows; rows of
+a fold's gradient, at most. One training has a way of its own, on which two portfolios may oppose each other by chance
+that more rows do not make smaller."""
 NEWTON = 5
 """Steps to a head's offset."""
 
@@ -82,23 +85,29 @@ def fit(
     seed: int,
     epochs: int,
     look: Callable[[Shared], None] | None = None,
+    steps: int | None = None,
 ) -> Shared:
-    """A model of these portfolios, trained on the rows of their domains. look: is shown it MOMENTS times."""
+    """A model of these portfolios, trained on the rows that say something about one of them, for so many epochs or, if
+    that is said, steps. look: is shown it MOMENTS times, at every step where there are fewer."""
     torch.manual_seed(seed)
     model = Shared(data, len(keys), hidden)
     optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
-    own = torch.isin(data.train.domain, torch.tensor([key.domain for key in keys]))
-    rows = data.train[own]
-    every = max(1, epochs * len(rows) // BATCH // MOMENTS)
-    for _ in range(epochs):
-        for step, part in enumerate(torch.randperm(len(rows)).split(BATCH)):
-            if look is not None and step % every == 0:
-                look(model)
-            loss = loss_of(model, rows[part], keys)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    rows = data.train[_labelled(data.train, keys)]
+    count = steps_of(data, keys, epochs) if steps is None or not len(rows) else steps
+    moments = {moment * count // MOMENTS for moment in range(MOMENTS)}
+    for step, part in enumerate(islice(_batches(len(rows)), count)):
+        if look is not None and step in moments:
+            look(model)
+        loss = loss_of(model, rows[part], keys)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     return model
+
+
+def steps_of(data: Data, keys: Sequence[Key], epochs: int) -> int:
+    """How many steps `fit` takes in so many epochs."""
+    return epochs * -(-int(_labelled(data.train, keys).sum()) // BATCH)
 
 
 @torch.no_grad()
@@ -119,8 +128,12 @@ def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]
 
 
 def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[float], seed: int) -> list[Portfolio]:
-    """Portfolios as the clustering wants them. Revenue is taken to be the number of positives; gradients are those of
-    the backbone of one model that is trained on all portfolios, on each portfolio's own rows."""
+    """Portfolios as the clustering wants them. Users and items are those of rows with a label; revenue is taken to be
+    the number of positives; gradients are those of the backbone of a model that is trained on all portfolios, TRAININGS
+    times from other weights, on each portfolio's own rows. delays: by task, seconds until half of its feedback is
+    there."""
+    if len(delays) != len(data.tasks):
+        raise ValueError(f"expected a delay for each of {len(data.tasks)} tasks, got {len(delays)}")
     own = {key.domain: data.train[data.train.domain == key.domain] for key in keys}
     folds = {domain: _folds(len(rows), seed + domain) for domain, rows in own.items()}
     found: list[list[Tensor]] = [[] for _ in keys]
@@ -129,11 +142,13 @@ def describe(data: Data, keys: Sequence[Key], flops: float, delays: Sequence[flo
         for place, key in enumerate(keys):
             found[place].append(_gradients(model, own[key.domain], folds[key.domain], place, key))
 
-    fit(data, keys, hidden_for(data, flops, len(keys)), seed, 1, look)
+    for training in range(TRAININGS):
+        fit(data, keys, hidden_for(data, flops, len(keys)), seed * TRAININGS + training, 1, look)
     portfolios = []
     for key, gradients in zip(keys, found, strict=True):
         rows = own[key.domain]
-        users, items = sketch(rows.users.unique()), sketch(rows.items.unique())
+        said = rows[_labelled(rows, [key])]
+        users, items = sketch(said.users.unique()), sketch(said.items.unique())
         revenue = float(rows.labels[:, key.task].nansum())
         at_moments = torch.stack(gradients, dim=1)
         portfolios.append(Portfolio(name_of(data, key), users, items, delays[key.task], flops, revenue, at_moments))
@@ -150,14 +165,25 @@ def evaluate(
     longer: bool = False,
 ) -> dict[Key, float]:
     """AUC by portfolio when each group has a model of its own, of so many FLOPs. longer: every model takes as many
-    steps as one of all rows would, however few rows its group has."""
+    steps as one of all portfolios would, however few rows its group has."""
     found: dict[Key, float] = {}
+    steps = steps_of(data, keys, epochs) if longer else None
     for group, budget in zip(groups, flops, strict=True):
         own = [keys[i] for i in group]
-        rows = int(torch.isin(data.train.domain, torch.tensor([key.domain for key in own])).sum())
-        times = round(len(data.train) / max(rows, 1)) if longer else 1
-        found |= judge(data, fit(data, own, hidden_for(data, budget, len(own)), seed, epochs * times), own)
+        model = fit(data, own, hidden_for(data, budget, len(own)), seed, epochs, steps=steps)
+        found |= judge(data, model, own)
     return found
+
+
+def _labelled(rows: Rows, keys: Sequence[Key]) -> Tensor:
+    """(N,) which rows have a label of one of these portfolios."""
+    return torch.stack([(rows.domain == key.domain) & ~rows.labels[:, key.task].isnan() for key in keys]).any(0)
+
+
+def _batches(count: int) -> Iterator[Tensor]:
+    """Places of rows, epoch after epoch without an end."""
+    while True:
+        yield from torch.randperm(count).split(BATCH)
 
 
 def _folds(count: int, seed: int) -> Tensor:

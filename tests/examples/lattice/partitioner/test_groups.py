@@ -9,7 +9,7 @@ import torch
 
 from examples.lattice.data import Data, DataError, Rows
 from examples.lattice.partitioner import groups
-from examples.lattice.partitioner.describe import agreement
+from examples.lattice.partitioner.describe import agreement, jaccard
 from examples.lattice.partitioner.groups import Key
 
 
@@ -118,14 +118,61 @@ def test_what_cannot_be_judged_is_named():
         groups.judge(replace(found, test=test), groups.Shared(found, 3, 8), keys)
 
 
+def taken(monkeypatch, found, keys, longer, grouped=((0, 1, 2), (0,))):
+    """Steps that each group's model takes."""
+    counts = []
+    honest, loss = groups.fit, groups.loss_of
+    monkeypatch.setattr(groups, "fit", lambda *of, **more: counts.append(0) or honest(*of, **more))
+
+    def count(*of):
+        counts[-1] += 1
+        return loss(*of)
+
+    monkeypatch.setattr(groups, "loss_of", count)
+    groups.evaluate(found, keys, grouped, [9_000.0] * len(grouped), 0, 2, longer)
+    monkeypatch.undo()
+    return counts
+
+
 def test_models_of_few_rows_can_take_as_many_steps(monkeypatch):
-    found, taken = opposed(), []
-    honest = groups.fit
-    monkeypatch.setattr(groups, "fit", lambda *of: taken.append(of[-1]) or honest(*of))
+    found = opposed()
     keys = groups.keys_of(found)
-    for longer in (False, True):
-        groups.evaluate(found, keys, [(0, 1, 2), (0,)], [9_000.0, 9_000.0], 0, 2, longer)
-    assert taken == [2, 2, 2, 6]  # a third of the rows, three times the epochs
+    own = int((found.train.domain == 0).sum())
+    assert taken(monkeypatch, found, keys, False) == [2 * 6, 2 * -(-own // groups.BATCH)]
+    assert taken(monkeypatch, found, keys, True) == [12, 12]
+
+
+def test_rows_without_a_label_are_no_steps(monkeypatch):
+    found = opposed()
+    labels = found.train.labels.clone()
+    labels[(found.train.domain == 0) & (torch.arange(1500) % 8 > 0)] = torch.nan
+    found = replace(found, train=replace(found.train, labels=labels))
+    all_rows = -(-int((~labels.isnan()).sum()) // groups.BATCH)
+    keys = groups.keys_of(found)
+    assert taken(monkeypatch, found, keys, False) == [2 * all_rows, 2]
+    assert taken(monkeypatch, found, keys, True) == [2 * all_rows] * 2
+
+
+def test_what_looks_is_shown_as_many_moments_as_are_said():
+    found = opposed()
+    for epochs, moments in ((1, 6), (8, 25)):  # a training of 6 steps has no more
+        seen = []
+        groups.fit(found, groups.keys_of(found), 4, 0, epochs, seen.append)
+        assert len(seen) == moments
+
+
+def test_users_and_items_are_those_of_rows_that_say_something():
+    found = opposed(2000)
+    half = torch.arange(1500) % 2
+    labels = found.train.labels.expand(-1, 2).clone()
+    labels[half == 0, 1], labels[half == 1, 0] = torch.nan, torch.nan
+    users, items = torch.randint(500, (2, 1500)) + half * 10_000
+    train = replace(found.train, labels=labels, users=users, items=items)
+    found = replace(found, train=train, test=replace(found.test, labels=labels[:500]), tasks=("a", "b"))
+    a, b = groups.describe(found, [Key(0, 0), Key(0, 1)], 5_000.0, [0.0, 0.0], 0)
+    assert jaccard(a.users, b.users)[1] == jaccard(a.items, b.items)[1] == 0
+    own = users[(found.train.domain == 0) & (half == 0)]
+    assert a.users.get_estimate() == len(own.unique())
 
 
 def test_numbers_are_read():
