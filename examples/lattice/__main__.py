@@ -43,6 +43,12 @@ def more_than_zero(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return float(text)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "examples.lattice", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,7 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--features", type=at_least_one, default=8, help="how many of the fields and the bag are kept")
     command.add_argument("--trials", type=at_least_one, default=4, help="sizes that are tried")
-    command.add_argument("--quality", type=float, default=0.0, help="the least AUC of a size, on held-out rows")
+    command.add_argument("--quality", type=share, default=0.0, help="the least AUC of a size, on held-out rows")
     command.add_argument(
         "--latency", type=more_than_zero, default=1.0, help="most seconds for 256 rows of a size that is tried"
     )

@@ -63,8 +63,9 @@ class Weights:
     gradient: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.overlap, self.timing, self.gradient) < 0 or not self.total:
-            raise ValueError(f"weights are not negative and not all 0, got {self}")
+        each = (self.overlap, self.timing, self.gradient)
+        if not all(0 <= weight < float("inf") for weight in each) or not self.total:
+            raise ValueError(f"weights are numbers of at least 0 and not all 0, got {self}")
 
     @property
     def total(self) -> float:
@@ -93,7 +94,9 @@ def sketch(ids: Iterable[int], lg_k: int = LG_K) -> theta_sketch:
 
 
 def jaccard(a: theta_sketch, b: theta_sketch) -> tuple[float, float, float]:
-    """Low, estimate, high (95 %) of the share of IDs in both among those in either."""
+    """Low, estimate, high (95 %) of the share of IDs in both among those in either; 0 where neither has any."""
+    if a.is_empty() and b.is_empty():
+        return 0.0, 0.0, 0.0
     low, estimate, high = theta_jaccard_similarity.jaccard(a, b)
     return low, estimate, high
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import isnan
 from statistics import fmean
 
 from examples.lattice.partitioner.describe import Likeness, Portfolio, Weights, likeness
@@ -29,6 +30,12 @@ class Limits:
     least: float = 0.3
     conflict: float = -0.2
     extra: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not (self.group > 0 and self.total >= 0 and 0 <= self.extra < float("inf")):
+            raise ValueError(f"group is more than 0, total and extra are numbers of at least 0, got {self}")
+        if isnan(self.least) or isnan(self.conflict):
+            raise ValueError(f"least and conflict are numbers, got {self}")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,10 @@ def test_overlap_is_estimated_within_its_bounds(shared, each):
     assert estimate == pytest.approx(true, abs=0.03)
 
 
+def test_two_that_have_seen_nothing_have_nothing_in_common():
+    assert jaccard(sketch([]), sketch([])) == (0, 0, 0) == jaccard(sketch([]), sketch([1]))
+
+
 def test_a_sketch_counts_an_id_once_and_takes_tensors():
     assert sketch(torch.tensor([3, 3, 4])).get_estimate() == 2
     assert jaccard(sketch([1, 2]), sketch([2, 1, 1])) == (1, 1, 1)
@@ -147,6 +151,13 @@ def test_what_cannot_be_is_refused():
         replace(PLAIN, delay=float("nan"))
     with pytest.raises(ValueError, match="not all 0"):
         describe.Weights(0, 0, 0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["overlap", "timing", "gradient"])
+def test_weights_that_are_no_numbers_are_refused(name, wrong):
+    with pytest.raises(ValueError, match="weights are numbers of at least 0"):
+        Weights(**{name: wrong})
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

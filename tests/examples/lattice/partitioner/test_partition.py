@@ -67,6 +67,18 @@ def test_it_says_where_there_is_no_gradient_to_compare():
     assert "of 50% of pairs, others have none to compare" in compared(both)
 
 
+@pytest.mark.parametrize("name", ["group", "total", "least", "conflict", "extra"])
+def test_limits_that_are_no_numbers_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        Limits(**{name: float("nan")})
+
+
+@pytest.mark.parametrize("wrong", [{"group": 0.0}, {"total": -1.0}, {"extra": -5.0}, {"extra": float("inf")}])
+def test_limits_that_no_cost_has_are_refused(wrong):
+    with pytest.raises(ValueError, match="group is more than 0"):
+        Limits(**wrong)
+
+
 def test_without_limits_all_merge_and_alone_none():
     assert partition(ABCD, FREE, Weights()).groups == ((0, 1, 2, 3),)
     assert partition(ABCD[:1], Limits(), Weights()).groups == ((0,),)

@@ -88,6 +88,9 @@ def test_the_partition_has_the_split_of_the_seed(tmp_path, monkeypatch):
         (["run", "--features", "0"], "expected 1 or more, got 0"),
         (["run", "--trials", "0"], "expected 1 or more, got 0"),
         (["run", "--latency", "0"], "expected more than 0, got 0"),
+        (["run", "--latency", "nan"], "expected more than 0, got nan"),
+        (["run", "--quality", "nan"], "expected a number from 0 to 1, got nan"),
+        (["run", "--quality", "1.5"], "expected a number from 0 to 1, got 1.5"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(argv, said, capsys):
