@@ -29,7 +29,7 @@ from examples.lattice.networks.loss import Objective, Soft
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Schema, Size
-from examples.lattice.pipeline.stages import Compile, Watch, eager, finish
+from examples.lattice.pipeline.stages import Compile, Watch, digest, eager, finish
 
 SEPARATE, LONGER, ALL = "separate", "separate, longer", "all in one"
 MERGED, UNTIED, CONSOLIDATED = "merged", "merged, untied", "consolidated"
@@ -101,11 +101,12 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
 
 def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watch: Watch) -> dict[str, Any]:
     """Trains all models of an arm: scores by portfolio, FLOPs and parameters, CPU seconds of training. folder: where
-    the weights are written."""
+    the weights are written, when all are trained: an arm that is stopped leaves those of an earlier one as they are."""
     scores: dict[str, dict[str, float]] = {}
     flops: list[float] = []
     tables = weights = 0
     cpu = 0.0
+    models = []
     for job in which:
         torch.manual_seed(seed)
         model = LatticeNetwork(job.found.schema, job.size)
@@ -118,9 +119,12 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         flops.append(fit.flops_of(model, job.found))
         its_tables, its_weights = fit.parameters(model)
         tables, weights = tables + its_tables, weights + its_weights
-        if folder:
-            save(model, job, folder / f"{job.name}.safetensors")
+        models.append(model)
+    files = [folder / f"{job.name}.safetensors" for job in which] if folder else []
+    for path, model, job in zip(files, models, which, strict=False):
+        save(model, job, path)
     return {
+        "files": {path.name: digest(path) for path in files},
         "portfolios": scores,
         "groups": [job.keys for job in which],
         "flops_by_model": flops,

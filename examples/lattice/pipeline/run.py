@@ -28,7 +28,8 @@ Found = dict[str, Any]
 
 
 class Stages:
-    """What each stage has found, and by which options. A stage whose options changed is run again, others are not."""
+    """What each stage has found, and by which options. A stage is run again if its options changed, or if a file
+    that it wrote is not there or is another's; others are not."""
 
     def __init__(self, kept: Kept, progress: Progress, title: str) -> None:
         self._kept, self._progress, self._title = kept, progress, title
@@ -39,11 +40,18 @@ class Stages:
         self._progress.update(self._whole, description=f"{self._title}: {name}")
         options = json.loads(json.dumps(options))  # as they come back
         kept = self._kept.more.get(name)
-        if kept is None or kept["options"] != options:
+        if kept is None or kept["options"] != options or not self._whole_files(kept["found"]):
             found = json.loads(json.dumps(make()))
             self._kept.more[name] = {"options": options, "found": found}
             self._kept.write()
         return self._kept.more[name]["found"]
+
+    def _whole_files(self, found: dict[str, Any]) -> bool:
+        """Whether the files that a stage wrote hold what it wrote: another run may have been stopped after its own."""
+        path = self._kept.path
+        return path is None or all(
+            stages.digest(path.parent / name) == of for name, of in found.get("files", {}).items()
+        )
 
     def watch(self, losses: Iterator[Any], total: int, name: str) -> Iterator[Any]:
         """A bar for a training, or for rounds."""

@@ -5,6 +5,7 @@ Every stage gives plain data, which the run keeps in a file.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -195,9 +196,15 @@ def taught(found: Samples, path: Path, seed: int, count: int | None) -> dict[str
     save_file(parts, path)
     return {
         "file": path.name,
+        "files": {path.name: digest(path)},
         "hits": float(knowledge.hit.float().mean()),
         "cpu_seconds": time.process_time() - start,
     }
+
+
+def digest(path: Path) -> str:
+    """What a file holds, in short; empty if it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def knowledge_of(path: Path) -> Knowledge:

@@ -84,6 +84,21 @@ def test_a_portfolio_without_rows_to_learn_from_is_judged_as_it_was_drawn():
     assert result["groups"] == [((0, 0),), ((1, 0),)]
 
 
+def test_an_arm_that_is_stopped_leaves_earlier_networks_as_they_are(tmp_path):
+    made = arms.jobs(arms.MERGED, toy(), SIZE, PARTS, None)
+    first = arms.arm(made, arms.BACKENDS["eager"], 0, tmp_path, lambda losses, *_: losses)
+    assert {*first["files"]} == {"group 0.safetensors", "group 1.safetensors"}
+
+    def stop(losses, total, name):
+        if name == "group 1":
+            raise KeyboardInterrupt
+        return losses
+
+    with pytest.raises(KeyboardInterrupt):
+        arms.arm(made, arms.BACKENDS["eager"], 1, tmp_path, stop)
+    assert all(arms.digest(tmp_path / name) == of for name, of in first["files"].items())
+
+
 def test_a_network_comes_back_from_its_file(tmp_path):
     found = toy()
     job = arms.jobs(arms.CONSOLIDATED, found, SIZE, PARTS, known(found))[0]

@@ -71,6 +71,19 @@ def test_a_stage_is_run_again_only_where_its_options_changed(tmp_path):
     assert made == [3, 4, 4]
 
 
+def test_a_stage_is_run_again_where_its_file_is_not_its_own(tmp_path):
+    made, path = [], tmp_path / "network"
+
+    def make():
+        made.append(path.write_text("mine"))
+        return {"files": {"network": stages.digest(path)}}
+
+    for spoil in (lambda: None, lambda: None, lambda: path.write_text("another's"), path.unlink):
+        spoil()
+        stage(tmp_path).once("arm", make, width=8)
+    assert len(made) == 3 and path.read_text() == "mine"
+
+
 def test_the_partition_has_the_split_of_the_seed(tmp_path, monkeypatch):
     def stop(*of):
         raise InterruptedError(of)
