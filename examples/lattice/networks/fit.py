@@ -27,16 +27,19 @@ def train(
     *,
     epochs: int | None = None,
     batch: int | None = None,
+    total: int | None = None,
 ) -> Iterator[float]:
     """Epochs over `rows` through `call`, by default as many as the data ask for, in an order that torch's seed draws.
     What is left of a batch waits for the next epoch's draw, so that all steps have one shape. A step is taken for each
     loss that is asked for; in the end, or when that is broken off, the model is in eval mode. Without rows nothing is
-    learned."""
+    learned. total: steps, in place of epochs."""
     if not len(rows):
         model.eval()
         return iter(())
     epochs, batch = epochs or found.passes.epochs, min(batch or found.passes.batch, len(rows))
-    parts = [rows[order] for _ in range(epochs) for order in _order(len(rows), batch)]
+    if total is not None:
+        epochs = -(-total // (len(rows) // batch))
+    parts = [rows[order] for _ in range(epochs) for order in _order(len(rows), batch)][:total]
     return fit(model, (found.batch(part) for part in parts), call, len(parts), objective)
 
 

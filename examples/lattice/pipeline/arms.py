@@ -1,7 +1,7 @@
 """The models that a run compares: one for each portfolio, one for all as it comes, and one with what Lattice adds.
 
 separate             a network of the same size for each (domain, task), on its own rows
-separate, longer     the same, with as many steps as one of all rows takes
+separate, longer     the same, with as many steps as one for all portfolios takes
 all in one           one network for all portfolios; where the partition has one group, merged is this
 merged               one network a group of the partition, nothing untied
 merged, untied       with copies of weights for domains whose gradients disagree, FFNs and towers by domain, and the
@@ -54,15 +54,15 @@ BACKENDS: dict[str, Backend] = {
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One training: of which (domain, task) with which rows and labels, how large, on what, and how many times as
-    long as the data ask for."""
+    """One training: of which (domain, task) with which rows and labels, how large, on what, and how many steps, None
+    for as many as the data ask for."""
 
     name: str
     keys: tuple[Key, ...]
     found: Samples
     size: Size
     objective: Objective
-    longer: int = 1
+    steps: int | None = None
 
 
 def arms_of(parts: dict[str, Any]) -> tuple[str, ...]:
@@ -81,10 +81,10 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
         return [Job("all in one", every, found.only([*every]), tied, Objective())]
     made = []
     if arm in (SEPARATE, LONGER):
+        steps = steps_of(found.only([*every])) if arm == LONGER else None
         for d, t in every:
-            own = found.portfolio(d, t)
-            longer = 1 if arm == SEPARATE else max(1, round(found.cut / max(own.cut, 1)))
-            made.append(Job(f"{found.domains[d]}: {found.tasks[t]}", ((d, t),), own, tied, Objective(), longer))
+            name = f"{found.domains[d]}: {found.tasks[t]}"
+            made.append(Job(name, ((d, t),), found.portfolio(d, t), tied, Objective(), steps))
         return made
     for number, (group, untied) in enumerate(zip(parts["groups"], parts["untied"], strict=True)):
         keys = tuple((d, t) for d, t in group)
@@ -113,7 +113,7 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         call = backend["training"](model)
         rows = known_rows(job.found, job.found.train)
         start = time.process_time()
-        finish(watch, model, job.found, rows, job.name, call, job.objective, job.longer)
+        finish(watch, model, job.found, rows, job.name, call, job.objective, job.steps)
         cpu += time.process_time() - start
         scores |= fit.judge(job.found, job.found.test, fit.predict(call, job.found, job.found.test))
         flops.append(fit.flops_of(model, job.found))
@@ -161,6 +161,11 @@ def tuples(body: Any) -> Any:
     if isinstance(body, dict):
         return {name: tuples(value) for name, value in body.items()}
     return tuple(map(tuples, body)) if isinstance(body, list) else body
+
+
+def steps_of(found: Samples) -> int:
+    """How many steps a network takes that learns from all rows with a label."""
+    return fit.steps(len(known_rows(found, found.train)), found.passes.epochs, found.passes.batch)
 
 
 def known_rows(found: Samples, rows: Tensor) -> Tensor:

@@ -226,11 +226,11 @@ def finish(
     name: str,
     call: Callable[..., Tensor] | None = None,
     objective: Objective | None = None,
-    longer: int = 1,
+    steps: int | None = None,
 ) -> None:
-    """Trains a model to the end, in eager unless through `call`, `longer` times as long as the data ask for. Without
-    rows it stays as it was drawn."""
-    epochs = longer * found.passes.epochs
-    steps = fit.steps(len(rows), epochs, found.passes.batch)
-    for _ in watch(fit.train(model, call or model, found, rows, objective or Objective(), epochs=epochs), steps, name):
+    """Trains a model to the end, in eager unless through `call`, for as many steps as the data ask for or as are said.
+    Without rows it stays as it was drawn."""
+    if steps is None or not len(rows):
+        steps = fit.steps(len(rows), found.passes.epochs, found.passes.batch)
+    for _ in watch(fit.train(model, call or model, found, rows, objective or Objective(), total=steps), steps, name):
         pass

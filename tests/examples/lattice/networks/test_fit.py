@@ -23,6 +23,12 @@ def test_training_learns_and_ends_in_eval_mode():
     assert min(each["auc"] for each in scores.values()) > 0.8 and losses[-1] < losses[0] - 0.1
 
 
+def test_steps_are_taken_as_they_are_said():
+    found, model = toy(60), network()
+    for total in (1, 7):  # five an epoch
+        assert len(list(fit.train(model, model, found, found.train[:50], Objective(), batch=10, total=total))) == total
+
+
 def test_untied_copies_cost_parameters_and_no_flops():
     tied, untied = (LatticeNetwork(SCHEMA, replace(SIZE, untied=of, towers=bool(of))) for of in ((), (0, 1, 2)))
     found = toy(20)

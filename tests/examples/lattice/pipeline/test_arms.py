@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from examples.lattice.ktap.record import Knowledge
+from examples.lattice.networks.samples import Passes
 from examples.lattice.pipeline import arms
 from tests.examples.lattice.networks.small import SIZE, toy
 
@@ -97,6 +98,24 @@ def test_an_arm_that_is_stopped_leaves_earlier_networks_as_they_are(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         arms.arm(made, arms.BACKENDS["eager"], 1, tmp_path, stop)
     assert all(arms.digest(tmp_path / name) == of for name, of in first["files"].items())
+
+
+def test_separate_networks_can_take_exactly_as_many_steps_as_one_for_all():
+    found = toy()
+    found = replace(found, passes=Passes(2, BATCH))
+    found.labels[torch.arange(len(found.labels)) % 7 > 0, 1] = torch.nan  # a task that few rows tell of
+    found.labels[:, 0].masked_fill_(torch.arange(len(found.labels)) % 3 == 1, torch.nan)
+    taken = []
+
+    def watch(losses, total, name):
+        each = [*losses]
+        taken.append((total, len(each)))
+        return each
+
+    for arm in (arms.ALL, arms.LONGER, arms.SEPARATE):
+        arms.arm(arms.jobs(arm, found, SIZE, PARTS, None), arms.BACKENDS["eager"], 0, None, watch)
+    one, longer, separate = taken[0], taken[1:6], taken[6:]
+    assert one[0] == one[1] and longer == [one] * 5 and max(separate) < one
 
 
 def test_a_network_comes_back_from_its_file(tmp_path):
