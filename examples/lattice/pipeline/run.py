@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -105,10 +104,8 @@ def run(options: argparse.Namespace, stage: Stages, folder: Path) -> Found:
 
 
 def sketched(options: argparse.Namespace, chosen: Samples, parts: Found, folder: Path, stage: Stages) -> Found:
-    """A study has a file of its own for every set of fields, so that trials of others are not taken for its own."""
-    read = hashlib.sha256(json.dumps([options.data, options.seed, options.quick, chosen.fields]).encode()).hexdigest()
-    bounds, storage = Bounds(options.quality, options.latency), folder / f"sketch-{read[:8]}.db"
-    return stages.sketched(chosen, parts["untied"][0], options.trials, bounds, storage, options.seed, stage.watch)
+    bounds = Bounds(options.quality, options.latency)
+    return stages.sketched(chosen, parts["untied"][0], options.trials, bounds, folder, options.seed, stage.watch)
 
 
 def loaded(options: argparse.Namespace) -> Samples:

@@ -6,6 +6,7 @@ Every stage gives plain data, which the run keeps in a file.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -136,9 +137,10 @@ def filtered(found: Samples, budget: int, seed: int, watch: Watch, serve: Compil
 
 
 def sketched(
-    found: Samples, untied: list[int], trials: int, bounds: Bounds, storage: Path, seed: int, watch: Watch
+    found: Samples, untied: list[int], trials: int, bounds: Bounds, folder: Path, seed: int, watch: Watch
 ) -> dict[str, Any]:
-    """The size with the best AUC / FLOPs^0.003 among a few within the bounds; its latency is that of TIMED rows."""
+    """The size with the best AUC / FLOPs^0.003 among a few within the bounds; its latency is that of TIMED rows. Trials
+    are kept in the folder, in a file for all that decides what a trial is worth."""
     found, early, held = held_out(found)
     inputs, _ = found.batch(held[:TIMED])
 
@@ -168,6 +170,7 @@ def sketched(
         "untied": untied,
         "seed": seed,
     }
+    storage = folder / f"sketch-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]}.db"
     best = search(cost, quality, SPACE, bounds, trials=trials, storage=storage, said=said, seed=seed)
     return {**asdict(best), "size": asdict(size_of(best.values, untied))}
 
@@ -227,10 +230,20 @@ def finish(
     call: Callable[..., Tensor] | None = None,
     objective: Objective | None = None,
     steps: int | None = None,
-) -> None:
+) -> float:
     """Trains a model to the end, in eager unless through `call`, for as many steps as the data ask for or as are said.
-    Without rows it stays as it was drawn."""
+    Without rows it stays as it was drawn. Gives CPU seconds, without those of compiling."""
     if steps is None or not len(rows):
         steps = fit.steps(len(rows), found.passes.epochs, found.passes.batch)
-    for _ in watch(fit.train(model, call or model, found, rows, objective or Objective(), total=steps), steps, name):
-        pass
+    losses = fit.train(model, call or model, found, rows, objective or Objective(), total=steps)
+    each = [time.process_time()]
+    for _ in watch(losses, steps, name):
+        each.append(time.process_time())
+    return seconds_of(each)
+
+
+def seconds_of(clock: Sequence[float]) -> float:
+    """What steps cost, of the clock before the first and after each. The first one compiles, so it is taken to cost
+    what the others do on average; of one step alone that cannot be known."""
+    count = len(clock) - 1
+    return (clock[-1] - clock[1]) * count / (count - 1) if count > 1 else clock[-1] - clock[0]

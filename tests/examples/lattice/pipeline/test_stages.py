@@ -13,7 +13,13 @@ from examples.lattice.networks.size import Size
 from examples.lattice.pipeline import stages
 from examples.lattice.pipeline.arms import tuples
 from examples.lattice.pipeline.stages import copies_of, size_of
+from examples.lattice.sketch.search import Found
+from examples.lattice.sketch.terms import Bounds, Cost
+from tests.examples.lattice.networks.small import network, toy
 from tests.examples.lattice.partitioner.test_groups import opposed
+
+VALUES = {"width": 8, "layers": 1, "tokens": 4, "k": 5, "hidden": 40, "keys": 8}
+BEST = Found(VALUES, 0.7, Cost(1.0, 1.0), 0.7, 1, 1)
 
 
 def portfolios(*gradients):
@@ -44,6 +50,24 @@ def test_labels_that_judge_the_networks_do_not_decide_who_shares_one():
         stages.load("mine", False, 0)
 
 
+def test_each_set_of_features_has_trials_of_its_own(tmp_path, monkeypatch):
+    found, asked = toy(), []
+    monkeypatch.setattr(stages, "search", lambda *_, storage, said, **__: asked.append((storage, said)) or BEST)
+    each = [
+        (found, [0, 0, 0], 0),
+        (found.with_fields(("a",)), [0, 0, 0], 0),
+        (found.with_fields(("a",), bag=False), [0, 0, 0], 0),
+        (found, [0, 0, 1], 0),
+        (found, [0, 0, 0], 1),
+    ]
+    for which, untied, seed in (*each, each[0]):
+        stages.sketched(which, untied, 1, Bounds(0.0, 1.0), tmp_path, seed, lambda losses, *_: losses)
+    files = [storage for storage, _ in asked]
+    assert len({*files}) == len(each) and files[0] == files[-1]
+    for file, said in asked:
+        assert all(file != other or said == its for other, its in asked)
+
+
 def test_data_of_any_name_are_grouped():
     found = opposed(400)
     plain = stages.grouped(found, 0)
@@ -53,8 +77,23 @@ def test_data_of_any_name_are_grouped():
         stages.grouped(found, 0, [60.0, 0.0])
 
 
+def test_what_compiling_takes_is_no_cost_of_steps():
+    assert stages.seconds_of([5.0, 65.0, 66.0, 68.0]) == 4.5
+    assert stages.seconds_of([5.0, 6.0]) == 1 and stages.seconds_of([5.0]) == 0
+
+
+def test_a_training_that_compiles_costs_what_its_steps_do(monkeypatch):
+    found, model, clock = toy(), network(), [0.0]
+    monkeypatch.setattr(stages, "time", SimpleNamespace(process_time=lambda: clock[0]))
+
+    def call(*of):
+        clock[0] += 1.0 if clock[0] else 100.0
+        return model(*of)
+
+    assert stages.finish(lambda losses, *_: losses, model, found, found.train, "", call, steps=5) == 5
+
+
 def test_a_size_comes_back_from_json():
-    values = {"width": 8, "layers": 1, "tokens": 4, "k": 5, "hidden": 40, "keys": 8}
-    size = size_of(values, [0, 1, 0])
+    size = size_of(VALUES, [0, 1, 0])
     assert size == Size(width=8, layers=1, tokens=4, k=5, hidden=(40,), keys=8, untied=(0, 1, 0))
     assert Size(**tuples(json.loads(json.dumps(asdict(size))))) == size
