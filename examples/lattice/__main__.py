@@ -25,14 +25,15 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
 
 
 def shell(argv: list[str] | None = None) -> int:
-    """The command with its errors in one line; gives the exit status."""
+    """The command with its errors in one line; gives the exit status. Errors are what input, files and packages that
+    are not there can cause; anything else is a fault of the program and shows where."""
     try:
         main(argv)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         return 130
-    except (DataError, NothingFits, ShardingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DataError, NothingFits, ShardingError, OSError, ImportError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
 
