@@ -116,7 +116,7 @@ def markdown(found: Found) -> str:
     for i, (names, untied) in enumerate(zip(parts["names"], parts["untied"], strict=True)):
         lines.append(f"* group {i}: {', '.join(names)}; copies of untied weights by domain: {untied}")
     values = ", ".join(f"{name} {value}" for name, value in size["values"].items())
-    known = f"knew {teacher['hits']:.0%} of the rows" if teacher["file"] else f"none: {teacher['why']}"
+    known = reach(teacher) if teacher["file"] else f"none: {teacher['why']}"
     lines += [f"* features kept: {', '.join(kept)}"]
     lines += [f"* size: {values}; AUC {size['auc']:.4f} on held-out rows, the best of {size['tried']}"]
     lines += [f"* teacher: {known}"]
@@ -127,6 +127,14 @@ def markdown(found: Found) -> str:
         lines += [f"## {title}", "", "| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
         lines += ["| " + " | ".join(line) + " |" for line in rows] + [""]
     return "\n".join([*lines, "## Merges and splits", "", *(f"* {step}" for step in parts["explain"]), ""])
+
+
+def reach(teacher: Found) -> str:
+    """Of which rows a teacher knew something."""
+    return (
+        f"knew {teacher['learned']:.0%} of the rows that networks learn from and {teacher['tested']:.0%} of the test "
+        f"rows; {teacher['hits']:.0%} of the second half of the ratings, it learned from the first itself"
+    )
 
 
 def plot(found: Found, path: Path) -> None:

@@ -200,7 +200,9 @@ def taught(found: Samples, path: Path, seed: int, count: int | None) -> dict[str
     return {
         "file": path.name,
         "files": {path.name: digest(path)},
-        "hits": float(knowledge.hit.float().mean()),
+        "hits": float(knowledge.hit.float().mean()),  # of the pairs that it was asked for
+        "learned": float(parts["hit"][: found.cut].float().mean()),
+        "tested": float(parts["hit"][found.cut :].float().mean()),
         "cpu_seconds": time.process_time() - start,
     }
 

@@ -54,6 +54,14 @@ def test_a_request_asks_all_models_of_its_domain(found):
     assert report.request_flops({"flops_by_model": [70.0], "groups": [[[0, 0], [1, 0], [0, 1]]]}) == 70
 
 
+def test_a_teacher_reaches_what_networks_learn_from_and_are_tested_on(found):
+    found["teacher"] = {"file": "knowledge", "hits": 0.83, "learned": 0.3, "tested": 0.85}
+    assert (
+        "* teacher: knew 30% of the rows that networks learn from and 85% of the test rows; 83% of the second half"
+        in (report.markdown(found))
+    )
+
+
 def test_tables_and_plot(found, tmp_path):
     separate, merged = report.by_arm(found)
     assert merged[:3] == ["merged", "2", "0"] and merged[-2] == "4 of 4" and separate[-2] == ""
