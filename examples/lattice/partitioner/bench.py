@@ -15,6 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean, pstdev
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.table import Table
 from examples.lattice import data
 from examples.lattice.data import Data, Rows
 from examples.lattice.kept import Kept, bench_parser
-from examples.lattice.partitioner import groups
+from examples.lattice.partitioner import describe, groups
 from examples.lattice.partitioner.describe import Weights
 from examples.lattice.partitioner.groups import Key
 from examples.lattice.partitioner.partition import Group, Limits, capacity, partition
@@ -33,6 +34,31 @@ DELAYS = {"movielens": (0.0, 0.0), "clothing": (0.0, 0.0, WEEK)}
 EPOCHS = {"movielens": 1, "clothing": 2}
 FLOPS = 200_000.0  # a sample, all models together
 LIMITS = Limits()
+WEIGHTS = Weights()
+
+
+def settings(quick: bool) -> dict[str, Any]:
+    """What figures depend on beside the seed."""
+    return {
+        "flops": FLOPS,
+        "limits": asdict(LIMITS),
+        "weights": asdict(WEIGHTS),
+        "delays": DELAYS,
+        "epochs": EPOCHS,
+        "width": groups.WIDTH,
+        "batch": groups.BATCH,
+        "rate": groups.RATE,
+        "newton": groups.NEWTON,
+        "trainings": groups.TRAININGS,
+        "moments": groups.MOMENTS,
+        "folds": groups.FOLDS,
+        "rows": groups.ROWS,
+        "sure": describe.SURE,
+        "hashes": describe.LG_K,
+        "words": data.WORDS,
+        "seldom": data.SELDOM,
+        "quick": quick,
+    }
 
 
 def load(name: str, quick: bool) -> Data:
@@ -63,12 +89,12 @@ def by_domain(scores: dict[Key, float]) -> dict[int, float]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    kept = Kept(options.json, {"flops": FLOPS, "limits": asdict(LIMITS), "epochs": EPOCHS, "quick": options.quick})
+    kept = Kept(options.json, settings(options.quick))
     for name in options.problems:
         found = load(name, options.quick)
         keys = [key for key in groups.keys_of(found) if _enough(found, key)]
         portfolios = groups.describe(found, keys, FLOPS / len(keys), DELAYS[name], 0)
-        chosen = partition(portfolios, LIMITS, Weights())
+        chosen = partition(portfolios, LIMITS, WEIGHTS)
         console = Console(width=140, soft_wrap=True)
         console.print(chosen.explain(), highlight=False)
         for seed in kept.left(name, options.seeds):

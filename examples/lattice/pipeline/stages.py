@@ -33,8 +33,8 @@ from examples.lattice.networks.samples import Samples
 from examples.lattice.networks.size import Size
 from examples.lattice.networks.untie import for_domain
 from examples.lattice.partitioner import groups
-from examples.lattice.partitioner.bench import DELAYS, FLOPS, LIMITS
-from examples.lattice.partitioner.describe import Portfolio, Weights, agreements
+from examples.lattice.partitioner.bench import DELAYS, FLOPS, LIMITS, WEIGHTS
+from examples.lattice.partitioner.describe import Portfolio, agreements
 from examples.lattice.partitioner.partition import partition
 from examples.lattice.sketch.search import Between, Bounds, Cost, Values, search
 from examples.metrics import fastest
@@ -81,7 +81,7 @@ def grouped(found: Data, seed: int, delays: Sequence[float] | None = None) -> di
     if delays is None:
         delays = DELAYS.get(found.name, (0.0,) * len(found.tasks))
     portfolios = groups.describe(found, keys, FLOPS / len(keys), delays, seed)
-    chosen = partition(portfolios, LIMITS, Weights())
+    chosen = partition(portfolios, LIMITS, WEIGHTS)
     return {
         "groups": [[(keys[i].domain, keys[i].task) for i in group] for group in chosen.groups],
         "names": [[portfolios[i].name for i in group] for group in chosen.groups],
