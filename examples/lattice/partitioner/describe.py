@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from itertools import combinations
 
+import numpy as np
 import torch
 from datasketches import theta_jaccard_similarity, theta_sketch, update_theta_sketch
 from torch import Tensor, nn
 
 LG_K = 12  # 4096 hashes a sketch: overlaps to about 3 %, 95 % of the time
 LEAST_FOLDS = 4  # fewer cannot say how much of a gradient is chance
+GRAIN = 2.0**-30  # of a likeness
 SURE = 4.0
 """Standard errors that a gradient's squared length lies above 0, or there is no gradient to compare. Of noise in few
 directions a smaller multiple would let too much pass; and a cosine of shorter gradients would be chance itself."""
@@ -102,12 +104,22 @@ def jaccard(a: theta_sketch, b: theta_sketch) -> tuple[float, float, float]:
 
 
 def likeness(a: Portfolio, b: Portfolio, weights: Weights) -> Likeness:
-    overlap = (jaccard(a.users, b.users)[1] + jaccard(a.items, b.items)[1]) / 2
-    timing = exp(-abs(log((1 + a.delay) / (1 + b.delay))))  # one second more, so that at once is not infinitely faster
-    cosines, known = agreements([a.gradient, b.gradient])
-    agrees = float(cosines[0, 1])
-    total = weights.overlap * overlap + weights.timing * timing + weights.gradient * agrees
-    return Likeness(overlap, timing, agrees, total / weights.total, float(known.all()))
+    return Likeness(*likenesses([a, b], weights)[:, 0, 1].tolist())
+
+
+def likenesses(portfolios: Sequence[Portfolio], weights: Weights) -> np.ndarray:
+    """(fields of Likeness, N, N) of every two of N portfolios; of one with itself it says nothing. All are rounded to
+    multiples of GRAIN, so that their sums are exact, in whatever order they are taken."""
+    count = len(portfolios)
+    overlap = np.zeros((count, count))
+    for (i, a), (j, b) in combinations(enumerate(portfolios), 2):
+        overlap[i, j] = overlap[j, i] = (jaccard(a.users, b.users)[1] + jaccard(a.items, b.items)[1]) / 2
+    late = np.log([1 + each.delay for each in portfolios])  # one second more: at once is not infinitely faster
+    timing = np.exp(-np.abs(late[:, None] - late))
+    cosines, sure = (each.numpy() for each in agreements([each.gradient for each in portfolios]))
+    total = weights.overlap * overlap + weights.timing * timing + weights.gradient * cosines
+    found = np.stack([overlap, timing, cosines, total / weights.total, sure[:, None] & sure])
+    return np.round(found / GRAIN) * GRAIN
 
 
 def agreement(a: Tensor, b: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import combinations
 
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.lattice.partitioner.describe import Portfolio, Weights, agreement, likeness, sketch
-from examples.lattice.partitioner.partition import Limits, between, capacity, compared, cost, partition
+from examples.lattice.partitioner.partition import Limits, capacity, compared, cost, partition
+from tests.examples.lattice.partitioner import plain
+from tests.examples.lattice.partitioner.plain import between
 
 BY_GRADIENT = Weights(0, 0, 1)
 FREE = Limits(least=-1.0, conflict=-2.0)
@@ -104,6 +107,33 @@ def test_a_partition_keeps_its_limits_and_nothing_more_could_merge(given_, group
         unlike = between(pairs, a, b).total < least
         assert opposed or unlike or cost(portfolios, a + b, limits.extra) > group
     assert len(found.steps) == len(portfolios) - len(found.groups) + len(found.groups) * (len(found.groups) - 1) // 2
+
+
+@given(
+    st.lists(st.tuples(DIRECTIONS, st.floats(1, 5), st.sampled_from([0.0, 60.0, 9e4]), st.integers(1, 40)), max_size=9),
+    st.sampled_from([Limits(), FREE, Limits(0.1 + 7), Limits(total=12.0, least=-1.0), Limits(least=-1.0, extra=0.0)]),
+    st.sampled_from([Weights(), BY_GRADIENT, Weights(3, 0, 1)]),
+)
+def test_it_merges_as_if_every_pair_were_looked_at_again(given_, limits, weights):
+    each = [
+        portfolio(str(i), direction, flops=flops, delay=delay, users=sketch(range(ids)))
+        for i, (direction, flops, delay, ids) in enumerate([*given_, ((1.0, 0.0, 0.0), 2.0, 0.0, 3)])
+    ]
+    fast, slow = partition(each, limits, weights), plain.partition(each, limits, weights)
+    assert fast.groups == slow.groups and fast.flops == pytest.approx(slow.flops, rel=1e-12)
+    assert [(s.left, s.right, s.merged, s.likeness) for s in fast.steps] == [
+        (s.left, s.right, s.merged, s.likeness) for s in slow.steps
+    ]
+    assert fast.explain() == slow.explain()
+
+
+def test_a_thousand_portfolios_take_seconds():
+    kinds = torch.eye(20)
+    many = [portfolio(str(i), tuple((kinds[i % 20] * (1 + i // 20)).tolist())) for i in range(1000)]
+    start = time.process_time()
+    found = partition(many, Limits(least=0.5), BY_GRADIENT)
+    assert time.process_time() - start < 60
+    assert found.groups == tuple(tuple(range(kind, 1000, 20)) for kind in range(20))
 
 
 @given(st.lists(DIRECTIONS, min_size=2, max_size=6, unique=True))
