@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from examples.lattice.kept import Kept, bench_parser
-from examples.lattice.ktap.movielens import Stream, stream, study, teach, through_the_store
+from examples.lattice.ktap.movielens import Stream, ask, stream, study, teach, through_the_store
 from examples.lattice.ktap.record import Knowledge
 from examples.lattice.ktap.student import Use
 from examples.lattice.ktap.teacher import HOUR
@@ -67,7 +67,14 @@ def judge(found: Stream, logits: Tensor) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> dict[str, object]:
     options = parse(argv)
-    settings = {"arms": list(ARMS), "ttl": TTL, "ttls": TTLS, "covered": COVERED, "quick": options.quick}
+    settings = {
+        "arms": list(ARMS),
+        "ttl": TTL,
+        "ttls": TTLS,
+        "covered": COVERED,
+        "what a model has not learned": "unknown",
+        "quick": options.quick,
+    }
     kept = Kept(options.json, settings)
     for seed in kept.left("arms", options.seeds):
         kept.add("arms", seed, arms(seed, options.quick))
@@ -99,9 +106,7 @@ def arms(seed: int, quick: bool) -> dict[str, dict[str, float]]:
     found = stream(seed, FEW if quick else None)
     teacher = teach(found, seed)
     given = through_the_store(found, teacher, TTL, 1.0, seed)
-    last = slice(found.second, None)
-    with torch.no_grad():
-        _, logits = teacher(found.ids[last], found.rows.bag[last], found.counters[last])
+    _, logits = ask(found, teacher, torch.arange(found.second, len(found.ids)))
     run = {TEACHER: judge(found, logits)}
     for name, arm in ARMS.items():
         run[name] = judge(found, study(found, constant(found, given) if arm.constant else given, arm.use, seed))

@@ -46,6 +46,12 @@ class Stream:
     first: int
     second: int
 
+    def asked(self, rows: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Ids and bags of these rows for a model that has learned from the rows from `start` to `stop`, which has no
+        weights for what those do not contain: that is UNKNOWN."""
+        ids, bag = self.ids[start:stop], self.rows.bag[start:stop]
+        return data.by_column(self.ids[rows], ids), data.known_only(self.rows.bag[rows], bag)
+
 
 class Teacher(nn.Module):
     """ids, bag and counters (B, 4) to its backbone's embedding (B, WIDTH) and logits (B, TASKS)."""
@@ -100,12 +106,18 @@ def teach(found: Stream, seed: int, epochs: int = 2) -> Teacher:
 
 
 @torch.no_grad()
+def ask(found: Stream, teacher: Teacher, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's embedding (n, WIDTH) and logits (n, TASKS) of these rows."""
+    return teacher(*found.asked(rows, 0, found.first), found.counters[rows])
+
+
+@torch.no_grad()
 def through_the_store(found: Stream, teacher: Teacher, ttl: float, covered: float, seed: int) -> Knowledge:
     """What a store gives for each impression after the first part, events in the order of time: the teacher writes a
     pair's record when it scores it, for `ttl` seconds; the student asks for it at the impression. covered: the share of
     pairs that the teacher gets to."""
     rows = torch.arange(found.first, len(found.ids))
-    embedding, logits = teacher(found.ids[rows], found.rows.bag[rows], found.counters[rows])
+    embedding, logits = ask(found, teacher, rows)
     who = TeacherId("movielens", seed)
     keys = [
         key(user, item, who)
@@ -140,7 +152,7 @@ def study(found: Stream, knowledge: Knowledge, use: Use, seed: int, epochs: int 
     last = torch.arange(found.second, len(found.ids))
     given = knowledge[last - found.first]
     with torch.no_grad():
-        return student(found.ids[last], found.rows.bag[last], given.embedding, given.hit)
+        return student(*found.asked(last, found.first, found.second), given.embedding, given.hit)
 
 
 def batches(rows: Tensor, epochs: int) -> Iterator[Tensor]:

@@ -53,6 +53,7 @@ def settings(quick: bool) -> dict[str, Any]:
         "moments": groups.MOMENTS,
         "folds": groups.FOLDS,
         "rows": groups.ROWS,
+        "what a model has not learned": "unknown",
         "sure": describe.SURE,
         "hashes": describe.LG_K,
         "words": data.WORDS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from examples.lattice.data import Data, DataError, Rows
+from examples.lattice.data import Data, DataError, Rows, hide_unseen
 from examples.lattice.partitioner.describe import Portfolio, gradient, sketch
 from examples.lattice.partitioner.partition import Group
 from examples.metrics import auc
@@ -92,7 +92,7 @@ def fit(
     torch.manual_seed(seed)
     model = Shared(data, len(keys), hidden)
     optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
-    rows = data.train[_labelled(data.train, keys)]
+    rows = learned(data, keys)
     count = steps_of(data, keys, epochs) if steps is None or not len(rows) else steps
     moments = {moment * count // MOMENTS for moment in range(MOMENTS)}
     for step, part in enumerate(islice(_batches(len(rows)), count)):
@@ -105,15 +105,21 @@ def fit(
     return model
 
 
+def learned(data: Data, keys: Sequence[Key]) -> Rows:
+    """The rows that a model of these portfolios is trained on: those that say something about one of them."""
+    return data.train[_labelled(data.train, keys)]
+
+
 def steps_of(data: Data, keys: Sequence[Key], epochs: int) -> int:
     """How many steps `fit` takes in so many epochs."""
-    return epochs * -(-int(_labelled(data.train, keys).sum()) // BATCH)
+    return epochs * -(-len(learned(data, keys)) // BATCH)
 
 
 @torch.no_grad()
 def judge(data: Data, model: nn.Module, keys: Sequence[Key]) -> dict[Key, float]:
-    """AUC by portfolio on the test rows of its domain. Raises DataError for one that cannot be judged."""
-    logits = model(*data.test.inputs)
+    """AUC by portfolio on the test rows of its domain, in which is UNKNOWN what a model of these portfolios has not
+    learned. Raises DataError for one that cannot be judged."""
+    logits = model(*hide_unseen(data.test, learned(data, keys)).inputs)
     found = {}
     for place, key in enumerate(keys):
         labels = data.test.labels[:, key.task]

@@ -65,14 +65,18 @@ def told_of(choice: object) -> object:
         return choice
 
 
+def choices_of(of: Between | tuple[object, ...]) -> tuple[object, ...]:
+    """The values that are listed; none of a range."""
+    return of if isinstance(of, tuple) else ()
+
+
 def values_of(space: Space, told: Mapping[str, object]) -> dict[str, object]:
     """By name the values of the space that Optuna's are."""
     return {name: _value(of, told[name]) for name, of in space.items()}
 
 
 def _value(of: Between | tuple[object, ...], told: object) -> object:
-    choices = of if isinstance(of, tuple) else ()
-    return next((each for each in choices if not isinstance(each, PLAIN) and told_of(each) == told), told)
+    return next((each for each in choices_of(of) if not isinstance(each, PLAIN) and told_of(each) == told), told)
 
 
 @dataclass(frozen=True)

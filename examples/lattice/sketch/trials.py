@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from examples.lattice.data import DataError
 from examples.lattice.files import alone, worker, workers
 from examples.lattice.sketch.proposals import DONE, NUMBER, RAISED, VALUES, is_interrupted, is_outdated, latest, propose
-from examples.lattice.sketch.terms import PLAIN, Between, Bounds, Space, distributions, told_of
+from examples.lattice.sketch.terms import PLAIN, Between, Bounds, Space, choices_of, distributions, told_of
 
 SETTINGS = "settings"  # an attribute of the study
 NOTHING = "not said"
@@ -111,7 +111,7 @@ def opened(storage: Path | None, said: Mapping[str, Any], space: Space, bounds: 
         yield Trials(_study(optuna.storages.InMemoryStorage()), space, bounds, seed, lambda: lock, "", lambda: {""})
         return
     for name, of in space.items():
-        for choice in of if isinstance(of, tuple) else ():
+        for choice in choices_of(of):
             if not isinstance(told_of(choice), PLAIN):
                 raise ValueError(f"{name}: {choice!r} cannot be kept in {storage}: expected a value that JSON can say")
     own = partial(alone, storage.with_name(f"{storage.name}.lock"))

@@ -127,7 +127,7 @@ def run(problem: Problem, settings: Settings, seed: int) -> dict[str, Tensor]:
     found[ZIPPER] = _test_then_train(problem, settings, first, Joiner(log, seeded), last)
     nested = NestedHeads(problem.cardinalities, problem.bags, len(windows))
     _pretrain(problem, settings, nested, _fresh(problem, 2))
-    found[NESTED] = _nested(problem, settings, nested, Joiner(log, seeded))
+    found[NESTED] = _test_then_train(problem, settings, nested, Joiner(log, seeded), last)
     return found
 
 
@@ -195,25 +195,18 @@ def _test_then_train(
     head: int,
     loss: Callable[[Tensor, Tensor], Tensor] = model.plain,
 ) -> Tensor:
-    """Logits of one arm that takes a copy of `first` along its stream."""
+    """Logits of one arm that takes a copy of `first` along its stream. loss: of the assigned heads' logits; nested
+    heads have one of their own."""
     module = copy.deepcopy(first)
 
     def of(samples: Released) -> Tensor:
-        logits = module(problem.ids[samples.rows], problem.bag[samples.rows])
-        return loss(logits.gather(1, samples.heads[:, None]).squeeze(1), samples.labels)
+        inputs = problem.ids[samples.rows], problem.bag[samples.rows]
+        if isinstance(module, NestedHeads):
+            within = _within(samples.delays, problem.windows)
+            return model.nested(module.scores(*inputs), samples.heads, samples.labels, within)
+        return loss(module(*inputs).gather(1, samples.heads[:, None]).squeeze(1), samples.labels)
 
     return _follow(problem, settings, [_stream(problem, settings, source, module, of)], module, head)
-
-
-def _nested(problem: Problem, settings: Settings, first: NestedHeads, source: Source) -> Tensor:
-    module = copy.deepcopy(first)
-
-    def of(samples: Released) -> Tensor:
-        scores = module.scores(problem.ids[samples.rows], problem.bag[samples.rows])
-        return model.nested(scores, samples.heads, samples.labels, _within(samples.delays, problem.windows))
-
-    last = len(problem.windows) - 1
-    return _follow(problem, settings, [_stream(problem, settings, source, module, of)], module, last)
 
 
 def _es_dfm(problem: Problem, settings: Settings, first: Heads, helper: Heads) -> Tensor:

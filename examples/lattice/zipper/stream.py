@@ -41,7 +41,8 @@ class Stream:
     interrupted (Ctrl-C), it waits with all behind it: the next `until`, here or after `save` and `resume`, takes it
     again, whole. Buffers and torch's random state are put back, so that it draws what it had drawn. Weights are
     untouched unless the optimizer had begun its step: a batch whose step was cut off in the middle, or in the moment
-    before it is taken off `waiting`, is taken twice."""
+    before it is taken off `waiting`, is taken twice. For this every step copies the module's buffers: a large table of
+    constants is better kept out of them."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 from examples.lattice.data import Rows
 from examples.lattice.ktap import bench, movielens
 from examples.lattice.ktap.movielens import Stream, Teacher, counters
+from examples.lattice.ktap.student import Use
+from examples.movielens import UNKNOWN
 
 
 def test_counters_are_those_of_strictly_earlier_seconds():
@@ -46,10 +49,36 @@ def test_a_record_is_read_if_its_time_is_not_over(ttl):
     given = movielens.through_the_store(found, teacher, ttl, 1.0, 0)
     age = (found.rows.times - found.scored)[found.first :]
     assert torch.equal(given.hit, age < ttl) and bool(given.hit.any())
-    embedding, logits = teacher(found.ids, found.rows.bag, found.counters)
+    embedding, logits = movielens.ask(found, teacher, torch.arange(found.first, len(found.ids)))
     own = given.hit.nonzero().squeeze(1)
-    torch.testing.assert_close(given.logits[own], logits[found.first :][own])
-    torch.testing.assert_close(given.embedding[own], embedding[found.first :][own], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(given.logits[own], logits[own])
+    torch.testing.assert_close(given.embedding[own], embedding[own], atol=1e-3, rtol=1e-3)
+
+
+def test_what_a_model_has_not_learned_is_unknown_to_it():
+    found = few()
+    last = torch.arange(found.second, len(found.ids))
+    for start, stop in ((0, found.first), (found.first, found.second)):
+        ids, bag = found.asked(last, start, stop)
+        of_learned = [set(column.tolist()) for column in found.ids[start:stop].T]
+        for row, original in zip(ids.tolist(), found.ids[last].tolist(), strict=True):
+            known = zip(original, of_learned, strict=True)
+            assert row == [value if value in learned else UNKNOWN for value, learned in known]
+        assert bool((ids == UNKNOWN).any()) and bool((ids != UNKNOWN).any()) and torch.equal(bag, found.rows.bag[last])
+
+
+def test_no_logits_depend_on_weights_that_nothing_taught():
+    found = few()
+    item = found.ids[:, 1]
+    new = item.where(item <= item[found.second - 1], 199)  # another id in place of all that neither has learned
+    changed = replace(found, ids=torch.stack([found.ids[:, 0], new], dim=1))
+    teacher = movielens.teach(found, 0, epochs=1)
+    given = movielens.through_the_store(found, teacher, 1e8, 1.0, 0)
+    last = torch.arange(found.second, len(found.ids))
+    for one, other in zip(movielens.ask(found, teacher, last), movielens.ask(changed, teacher, last), strict=True):
+        assert torch.equal(one, other)
+    logits = [movielens.study(each, given, Use(), 0, epochs=1) for each in (found, changed)]
+    assert torch.equal(*logits)
 
 
 def test_pairs_that_the_teacher_does_not_get_to_are_misses():

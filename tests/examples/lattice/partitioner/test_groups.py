@@ -11,6 +11,7 @@ from examples.lattice.data import Data, DataError, Rows
 from examples.lattice.partitioner import groups
 from examples.lattice.partitioner.describe import agreement, jaccard
 from examples.lattice.partitioner.groups import Key
+from examples.movielens import UNKNOWN
 
 
 def opposed(count: int = 2000, by: int = 0) -> Data:
@@ -108,6 +109,20 @@ def test_labels_that_are_not_there_count_nowhere():
     own = found.train.labels[found.train.domain == 1]
     assert each[1].revenue == float(own[~own.isnan()].sum())
     assert groups.loss_of(groups.Shared(found, 3, 8), found.train[:0], keys).item() == 0
+
+
+def test_what_a_group_has_not_learned_is_unknown_to_its_model():
+    found = opposed(400)
+    ids = found.train.ids.where(found.train.domain[:, None] == 0, found.train.ids.clamp(max=4))
+    found = replace(found, train=replace(found.train, ids=ids))  # the second domain's rows have no id above 4
+    model = groups.Shared(found, 1, 8)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    groups.judge(found, model, [Key(1, 0)])
+    test = found.test.ids
+    assert torch.equal(seen[0], test.where(test <= 4, UNKNOWN)) and bool((test > 4).any())
+    groups.judge(found, model, [Key(0, 0)])
+    assert torch.equal(seen[1], test)
 
 
 def test_what_cannot_be_judged_is_named():

@@ -32,7 +32,8 @@ ABCD = [
     portfolio("d", (0.1, 1.0)),
 ]
 DIRECTIONS = st.tuples(*[st.floats(-1, 1).map(lambda x: round(x, 2))] * 3)
-MANY = st.lists(st.tuples(DIRECTIONS, st.floats(1, 5)), min_size=1, max_size=7)
+FLOPS = st.integers(16, 80).map(lambda count: count / 16)  # their sums are exact, in whatever order they are taken
+MANY = st.lists(st.tuples(DIRECTIONS, FLOPS), min_size=1, max_size=7)
 
 
 def test_the_most_alike_merge_first_and_each_step_says_why():
@@ -110,7 +111,7 @@ def test_a_partition_keeps_its_limits_and_nothing_more_could_merge(given_, group
 
 
 @given(
-    st.lists(st.tuples(DIRECTIONS, st.floats(1, 5), st.sampled_from([0.0, 60.0, 9e4]), st.integers(1, 40)), max_size=9),
+    st.lists(st.tuples(DIRECTIONS, FLOPS, st.sampled_from([0.0, 60.0, 9e4]), st.integers(1, 40)), max_size=9),
     st.sampled_from([Limits(), FREE, Limits(0.1 + 7), Limits(total=12.0, least=-1.0), Limits(least=-1.0, extra=0.0)]),
     st.sampled_from([Weights(), BY_GRADIENT, Weights(3, 0, 1)]),
 )
@@ -120,7 +121,7 @@ def test_it_merges_as_if_every_pair_were_looked_at_again(given_, limits, weights
         for i, (direction, flops, delay, ids) in enumerate([*given_, ((1.0, 0.0, 0.0), 2.0, 0.0, 3)])
     ]
     fast, slow = partition(each, limits, weights), plain.partition(each, limits, weights)
-    assert fast.groups == slow.groups and fast.flops == pytest.approx(slow.flops, rel=1e-12)
+    assert fast.groups == slow.groups and fast.flops == slow.flops
     assert [(s.left, s.right, s.merged, s.likeness) for s in fast.steps] == [
         (s.left, s.right, s.merged, s.likeness) for s in slow.steps
     ]
