@@ -146,9 +146,22 @@ class Samples:
                 f"{task}"
             )
 
+    @property
+    def labelled(self) -> Tensor:
+        """The rows to learn from that have a label: others teach nothing."""
+        return self.train[~self.labels[: self.cut].isnan().all(dim=1)]
+
+    def vocabulary(self) -> int:
+        """How many ids a network has use for: UNKNOWN, and those that the labelled rows have, in each column."""
+        rows = self.labelled
+        columns = [*self.inputs.ids[rows].unbind(1), self.inputs.bag[rows]]
+        for source, there in enumerate(self.inputs.mask[rows].unbind(1)):
+            columns += self.inputs.events[rows, source][there].unbind(1)
+        return sum(len({data.UNKNOWN, *column.unique().tolist()}) for column in columns)
+
     def _learned(self) -> Samples:
-        """With what is new in the test rows unknown; rows without a label teach nothing."""
-        return self.unseen_hidden(self.test, self.train[~self.labels[: self.cut].isnan().all(dim=1)])
+        """With what is new in the test rows unknown."""
+        return self.unseen_hidden(self.test, self.labelled)
 
     def unseen_hidden(self, rows: Tensor, earlier: Tensor) -> Samples:
         """With what `rows` have and the rows `earlier` do not UNKNOWN, as it is in rows that are tested: ids of each

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_model, save_model
-from torch import Tensor
 
 from examples.apart import APART
 from examples.lattice.ktap.record import Knowledge
@@ -99,9 +98,9 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
 
 
 def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watch: Watch) -> dict[str, Any]:
-    """Trains all models of an arm: scores by portfolio, FLOPs and parameters, CPU seconds of training without
-    compiling. folder: where the weights are written, when all are trained: an arm that is stopped leaves those of an
-    earlier one as they are."""
+    """Trains all models of an arm: scores by portfolio, FLOPs and parameters (those of ids that a model never learns
+    do not count), CPU seconds of training without compiling. folder: where the weights are written, when all are
+    trained: an arm that is stopped leaves those of an earlier one as they are."""
     scores: dict[str, dict[str, float]] = {}
     flops: list[float] = []
     tables = weights = 0
@@ -111,12 +110,12 @@ def arm(which: list[Job], backend: Backend, seed: int, folder: Path | None, watc
         torch.manual_seed(seed)
         model = LatticeNetwork(job.found.schema, job.size)
         call = backend["training"](model)
-        rows = known_rows(job.found, job.found.train)
+        rows = job.found.labelled
         cpu += finish(watch, model, job.found, rows, job.name, call, job.objective, job.steps)
         scores |= fit.judge(job.found, job.found.test, fit.predict(call, job.found, job.found.test))
         flops.append(fit.flops_of(model, job.found))
-        its_tables, its_weights = fit.parameters(model)
-        tables, weights = tables + its_tables, weights + its_weights
+        tables += job.found.vocabulary() * job.size.width
+        weights += fit.parameters(model)[1]
         models.append(model)
     files = [folder / f"{job.name}.safetensors" for job in which] if folder else []
     for path, model, job in zip(files, models, which, strict=False):
@@ -163,9 +162,4 @@ def tuples(body: Any) -> Any:
 
 def steps_of(found: Samples) -> int:
     """How many steps a network takes that learns from all rows with a label."""
-    return fit.steps(len(known_rows(found, found.train)), found.passes.epochs, found.passes.batch)
-
-
-def known_rows(found: Samples, rows: Tensor) -> Tensor:
-    """Those that have a label at all."""
-    return rows[~found.labels[rows].isnan().all(dim=1)]
+    return fit.steps(len(found.labelled), found.passes.epochs, found.passes.batch)

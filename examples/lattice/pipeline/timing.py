@@ -11,7 +11,7 @@ import torch
 from examples.lattice.networks import fit
 from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.untie import for_domain
-from examples.lattice.pipeline.arms import BACKENDS, Job, known_rows
+from examples.lattice.pipeline.arms import BACKENDS, Job
 from examples.lattice.pipeline.stages import Watch
 from examples.metrics import Race
 
@@ -45,7 +45,7 @@ def step_of(job: Job, backend: str, batch: int, rounds: int) -> Callable[[], obj
     torch.manual_seed(0)
     model = LatticeNetwork(job.found.schema, job.size)
     call = BACKENDS[backend]["training"](model)
-    rows = known_rows(job.found, job.found.train)
+    rows = job.found.labelled
     epochs = ceil((WARM_UP + rounds) / fit.steps(len(rows), 1, batch))
     losses = fit.train(model, call, job.found, rows, job.objective, epochs=epochs, batch=batch)
     return lambda: next(losses)

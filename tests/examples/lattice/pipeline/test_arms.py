@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from examples.lattice.ktap.record import Knowledge
+from examples.lattice.networks import fit
+from examples.lattice.networks.model import LatticeNetwork
 from examples.lattice.networks.samples import Passes
 from examples.lattice.pipeline import arms
 from tests.examples.lattice.networks.small import SIZE, toy
@@ -57,6 +59,27 @@ def test_a_group_has_weights_for_its_own_domains_alone():
         assert few["tables"] == all_["tables"] and (few["weights"] < all_["weights"]) == (len(domains) < 3)
     alone = arms.jobs(arms.SEPARATE, found, SIZE, PARTS, None)
     assert [job.found.schema.served for job in alone] == [(0,), (1,), (2,), (0,), (2,)]
+
+
+def test_tables_count_the_ids_of_a_networks_own_rows():
+    found = toy()
+    keys = [(domain, task) for domain in range(3) for task in range(2)]
+    every = found.only(keys)
+    apart = [found.portfolio(*key) for key in keys]
+    for its in (every, *apart):
+        rows = its.labelled
+        fields = [its.inputs.ids[rows, field].tolist() for field in range(its.inputs.ids.shape[1])]
+        words = its.inputs.bag[rows].flatten().tolist()
+        there = its.inputs.mask[rows].unbind(1)
+        events = [
+            its.inputs.events[rows, source][mask][:, field].tolist()
+            for source, mask in enumerate(there)
+            for field in range(its.inputs.events.shape[3])
+        ]
+        assert its.vocabulary() == sum(len({0, *column}) for column in (*fields, words, *events))
+        network = LatticeNetwork(its.schema, SIZE)
+        assert its.vocabulary() * SIZE.width <= fit.parameters(network)[0]
+    assert max(its.vocabulary() for its in apart) < every.vocabulary()
 
 
 def test_without_a_teacher_nothing_is_distilled():
