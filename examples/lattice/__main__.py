@@ -32,7 +32,7 @@ def shell(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         return 130
-    except (DataError, NothingFits, ShardingError, OSError, ImportError, ValueError) as error:
+    except (DataError, NothingFits, ShardingError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     return 0
@@ -42,6 +42,12 @@ def more_than_zero(text: str) -> float:
     if not float(text) > 0:
         raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
     return float(text)
+
+
+def seed(text: str) -> int:
+    if not 0 <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to below 2^32, got {text}")
+    return int(text)
 
 
 def share(text: str) -> float:
@@ -65,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=tuple(BACKENDS),
         help="what training steps and serving are timed under; eager and the backend by default",
     )
-    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--seed", type=seed, default=1)
     command.add_argument("--features", type=at_least_one, default=8, help="how many of the fields and the bag are kept")
     command.add_argument("--trials", type=at_least_one, default=4, help="sizes that are tried")
     command.add_argument("--quality", type=share, default=0.0, help="the least AUC of a size, on held-out rows")

@@ -21,6 +21,8 @@ import torch
 from datasketches import theta_jaccard_similarity, theta_sketch, update_theta_sketch
 from torch import Tensor, nn
 
+from examples.lattice.checks import DataError
+
 LG_K = 12  # 4096 hashes a sketch: overlaps to about 3 %, 95 % of the time
 LEAST_FOLDS = 4  # fewer cannot say how much of a gradient is chance
 GRAIN = 2.0**-30  # of a likeness
@@ -124,7 +126,7 @@ def likenesses(portfolios: Sequence[Portfolio], weights: Weights) -> np.ndarray:
 
 def agreement(a: Tensor, b: Tensor) -> float:
     """The cosine of two portfolios' true gradients (K, T, P), over all moments; 0 where one of them is not known, that
-    is, no more than chance. Raises ValueError for gradients that are not finite: nothing follows from them."""
+    is, no more than chance. Raises DataError for gradients that are not finite: nothing follows from them."""
     return float(agreements([a, b])[0][0, 1])
 
 
@@ -140,7 +142,7 @@ def agreements(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     for each in gradients:
         _check("agreement", each)
     if not all(bool(each.isfinite().all()) for each in gradients):
-        raise ValueError("agreement needs finite gradients, got NaN or infinity: has the shared model diverged?")
+        raise DataError("agreement needs finite gradients, got NaN or infinity: has the shared model diverged?")
     folds, moments, _ = gradients[0].shape
     between = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
     own = torch.zeros(len(gradients), folds, folds, dtype=torch.float64)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from examples.lattice.checks import DataError
 from examples.lattice.partitioner import describe
 from examples.lattice.partitioner.describe import (
     Portfolio,
@@ -165,5 +166,5 @@ def test_gradients_that_are_no_numbers_agree_with_nobody(wrong):
     real, other = torch.ones(4, 3, 4), torch.ones(4, 3, 4)
     other[0, 1, 2] = wrong
     for pair in ((real, other), (other, real)):
-        with pytest.raises(ValueError, match="finite gradients"):
+        with pytest.raises(DataError, match="finite gradients"):
             agreement(*pair)

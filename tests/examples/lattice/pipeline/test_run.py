@@ -110,6 +110,7 @@ def test_the_partition_has_the_split_of_the_seed(tmp_path, monkeypatch):
         (["run", "--latency", "0"], "expected more than 0, got 0"),
         (["run", "--latency", "nan"], "expected more than 0, got nan"),
         (["run", "--quality", "nan"], "expected a number from 0 to 1, got nan"),
+        (["run", "--seed", "-1"], "expected a whole number from 0 to below 2^32, got -1"),
         (["run", "--quality", "1.5"], "expected a number from 0 to 1, got 1.5"),
     ],
 )
@@ -141,8 +142,8 @@ def test_errors_and_interruptions_are_one_line(tmp_path, monkeypatch, capsys):
         FileNotFoundError("ml-100k lies in the package recbole:\n  pip install it"),
         PermissionError(13, "not yours", "run.json"),
         ModuleNotFoundError("No module named 'pyarrow'"),
-        ValueError("agreement needs finite gradients"),
-        ValueError(),
+        DataError("agreement needs finite gradients"),
+        OSError(),
     ],
 )
 def test_whatever_is_missing_is_one_line(error, monkeypatch, capsys):
@@ -155,12 +156,13 @@ def test_whatever_is_missing_is_one_line(error, monkeypatch, capsys):
     assert said.startswith("error: ") and said.count("\n") == 1 and len(said) > len("error: \n")
 
 
-def test_a_fault_of_the_program_shows_where(monkeypatch):
+@pytest.mark.parametrize("fault", [AssertionError, ValueError])
+def test_a_fault_of_the_program_shows_where(fault, monkeypatch):
     def fail(_):
-        raise AssertionError("a fault")
+        raise fault("a fault")
 
     monkeypatch.setattr(run, "main", fail)
-    with pytest.raises(AssertionError):
+    with pytest.raises(fault):
         command.shell(["run"])
 
 
