@@ -107,8 +107,8 @@ def op_by_op(monkeypatch):
         return compat.capture(gm, inputs, joint=joint, inner=inner, patches=patches), []
 
     monkeypatch.setattr(compat, "compile_inductor", compile_inductor)
-    backend = importlib.import_module("loka_compile.backend")
-    monkeypatch.setattr(backend, "eager_or_compiled", lambda raced, *_: raced)
+    compilation = importlib.import_module("loka_compile.compilation")
+    monkeypatch.setattr(compilation, "eager_or_compiled", lambda raced, *_: raced)
 
 
 @pytest.fixture(scope="session")

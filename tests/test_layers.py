@@ -27,7 +27,7 @@ LAYERS = (
     ("loka_compile",),  # the public API, loka_compile/__init__.py
     ("loka_compile.report",),
     ("loka_compile.preview",),
-    ("loka_compile.backend", "loka_compile.mods"),
+    ("loka_compile.backend", "loka_compile.compilation", "loka_compile.mods"),
     ("loka_compile.online",),
     ("loka_compile.inspect",),
     ("loka_compile.passes",),

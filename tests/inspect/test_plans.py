@@ -117,8 +117,8 @@ def test_a_call_with_a_smaller_batch_does_not_change_what_is_saved(monkeypatch, 
     """The planned graph loses its race at the smaller batch only."""
     import importlib
 
-    backend = importlib.import_module("loka_compile.backend")
-    raced = backend.never_slower
+    compilation = importlib.import_module("loka_compile.compilation")
+    raced = compilation.never_slower
 
     def slower_for_few(plans, build, inputs, *rest):
         few = any(value.shape[0] < 64 for value in inputs if not isinstance(value, nn.Parameter))
@@ -129,7 +129,7 @@ def test_a_call_with_a_smaller_batch_does_not_change_what_is_saved(monkeypatch, 
             plan = plan.with_decision(decision.lost("slower here"))
         return plan
 
-    monkeypatch.setattr(backend, "never_slower", slower_for_few)
+    monkeypatch.setattr(compilation, "never_slower", slower_for_few)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16)).eval()
     options = {"measure_calls": 0, "min_speedup": 0, "recipes": ("int8_rowwise",), "max_output_error": 1.0}
     compiled = torch.compile(model, backend="loka", options=options, dynamic=False)

@@ -80,7 +80,7 @@ class Ranker(nn.Module):
 def test_the_exact_passes_race_the_graph_as_it_was_written(cache, fresh_dynamo, op_by_op, monkeypatch, wins):
     if not wins:
         monkeypatch.setattr(race_module, "fastest_us", lambda *built: Times([[2.0, 1.0]] * 2))
-        monkeypatch.setattr(sys.modules["loka_compile.backend"], "floor_of", lambda *graph: unknown)
+        monkeypatch.setattr(sys.modules["loka_compile.compilation"], "floor_of", lambda *graph: unknown)
     torch.manual_seed(0)
     model, user, item = Ranker(), torch.randn(1, 64), torch.randn(999, 8)
     compiled = torch.compile(model, backend="loka", options={"recipes": ()})
