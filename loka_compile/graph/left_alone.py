@@ -27,6 +27,11 @@ def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, onl
                 return f"{node.name} is a {kind} tensor, whose memory cannot be told"
             if not all(map(compat.has_value, value.shape)):
                 return f"{node.name} has a size without a value (it is unbacked): {tuple(value.shape)}"
+    if held := next(filter(reading.is_written, reading.graph.find_nodes(op="get_attr")), None):
+        return (
+            f"it writes {held.target}, which it holds and is not handed, as the step of an optimizer does, "
+            "so each run of it to try or to time it would be one more"
+        )
     if online and compat.is_ahead_of_time():
         return "it is compiled ahead of time, where there are no calls to learn a plan from; give a profile or a plan"
     if online and training and compat.is_compiled_autograd():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -89,3 +90,20 @@ def test_compiled_autograd() -> None:
     step(x)
     for mine, p in zip(found, module.parameters(), strict=True):
         torch.testing.assert_close(mine, p.grad, rtol=0.1, atol=1e-2)
+
+
+@pytest.mark.parametrize("options", [{}, {"recipes": (), "race": False}, {"measure_calls": 0}])
+def test_the_step_of_an_optimizer_is_taken_once(options: dict[str, Any]) -> None:
+    """Its graph holds the parameters that it writes."""
+    module = nn.Linear(4, 3)
+    twin = copy.deepcopy(module)
+    ours, eagers = (torch.optim.SGD(each.parameters(), 0.05, momentum=0.9) for each in (module, twin))
+    step = torch.compile(ours.step, backend="loka", options=options)
+    for _ in range(3):
+        x = torch.randn(8, 4)
+        for each in (module, twin):
+            each.zero_grad()
+            each(x).square().mean().backward()
+        step()
+        eagers.step()
+        torch.testing.assert_close(module.weight, twin.weight)
