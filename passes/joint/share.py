@@ -24,10 +24,10 @@ class Share:
 
     def __call__(self, graph: fx.Graph, context: Context) -> PassResult:
         """Merge only what GEMMs read: Inductor fuses other views into their readers, and a copy that lives longer costs
-        memory."""
+        memory. Not what is returned: who writes to one copy would write to the other."""
         first: dict[object, fx.Node] = {}
         rewrites = []
-        read = _read_by_gemms(graph)
+        read = _read_by_gemms(graph) - _returned(graph)
         for node in list(graph.nodes):
             if node not in read:
                 continue
@@ -49,6 +49,18 @@ def _read_by_gemms(graph: fx.Graph) -> set[fx.Node]:
                 while operand not in found and operand.op == "call_function" and operand.target in LAYOUT:
                     found.add(operand)
                     operand = operand.all_input_nodes[0]
+    return found
+
+
+def _returned(graph: fx.Graph) -> set[fx.Node]:
+    """The views and copies whose memory the graph returns."""
+    found: set[fx.Node] = set()
+    pending = list(graph.output_node().all_input_nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found and node.op == "call_function" and node.target in LAYOUT:
+            found.add(node)
+            pending += node.all_input_nodes
     return found
 
 

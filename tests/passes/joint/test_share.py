@@ -87,3 +87,18 @@ def test_copies_that_no_product_reads_are_left_alone(plan_for):
     captured(torch.randn(5, 6))
     assert not shared(captured)
     assert captured.graphs["after"].nodes.__len__() == captured.graphs["before"].nodes.__len__()
+
+
+def test_copies_that_are_returned_stay_apart(plan_for):
+    """Who writes to one of them does not write to the other."""
+
+    def copies(x, a, b):
+        one, other = x.transpose(0, 1).contiguous(), x.transpose(0, 1).contiguous()
+        return one @ a, other @ b, one, other.view(-1)
+
+    args = torch.randn(5, 8), torch.randn(5, 16), torch.randn(5, 16)
+    with torch.no_grad():
+        captured = compile_op_by_op(copies, plan_for("int8_rowwise", copies, *args))
+        *_, one, other = captured(*args)
+    one.zero_()
+    assert torch.equal(other, args[0].t().reshape(-1))
