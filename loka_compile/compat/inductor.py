@@ -258,6 +258,7 @@ def capture(
     is given the list itself, to empty: what a backward has no use for any more is then freed on the way.
     """
     from torch._functorch import config as functorch_config
+    from torch._functorch._aot_autograd import graph_compile
     from torch._inductor.compile_fx import compile_fx
 
     def inner_compile(graph: fx.GraphModule, _: Any, **kwargs: Any) -> Any:
@@ -275,7 +276,10 @@ def capture(
 
     hooks = {**_joint_hooks(joint, "capture"), "force_disable_caches": True}
     settings = functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
-    with settings, _tracing_apart():
+    # A backward that gives nothing of what was saved away may run twice, as `retain_graph` has it; AOTAutograd refuses
+    # that of others, and knows who retains only where the backward is compiled when it first runs (torch 2.13).
+    donates_nothing = instead(graph_compile, "collect_bw_donated_buffer_idxs", lambda *_: [])
+    with settings, donates_nothing, _tracing_apart():
         return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import loka_compile as loka
@@ -83,3 +84,15 @@ def test_double_backward_is_refused_not_wrong(plan_for, op_by_op):
     out = compiled_with(plan_for("int8_rowwise", model, x), model)(x)
     with pytest.raises(RuntimeError, match=r"donated buffer|double backward"):
         torch.autograd.grad(out.sum(), x, create_graph=True)[0].sum().backward()
+
+
+@torch._functorch.config.patch(donated_buffer=True)
+def test_a_graph_that_was_raced_may_be_retained(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOKA_CACHE_DIR", str(tmp_path))
+    model, x = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)), torch.randn(256, 32)
+    with loka.probe(model) as probe:
+        model(x).sum().backward()
+    compiled = torch.compile(model, backend="loka", options={"profile": probe.profile, "min_speedup": 0})
+    loss = compiled(x).square().mean()
+    for _ in range(2):
+        loss.backward(retain_graph=True)

@@ -177,3 +177,17 @@ def test_autocast_and_a_forced_stance(net, stance):
         for _ in range(CALLS):
             x = torch.randn(64, 32)
             assert near(compiled(x).float(), net(x).float())
+
+
+@torch._functorch.config.patch(donated_buffer=True)
+def test_a_backward_for_each_task(net):
+    """Gradients of several losses through one graph, which is retained."""
+    compiled = compiled_of(net)
+    for _ in range(CALLS):
+        x, weight = torch.randn(64, 32), net[0].weight
+        found, expected = (
+            [torch.autograd.grad(out[:, task].square().mean(), weight, retain_graph=True)[0] for task in range(2)]
+            for out in (compiled(x), net(x))
+        )
+        assert all(map(near, found, expected))
+    assert lowered(compiled)[0] > 0

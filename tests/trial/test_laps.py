@@ -61,3 +61,9 @@ def test_a_call_that_fills_its_turn_is_not_repeated():
     calls: list[int] = []
     fastest_us([lambda x: calls.append(1) or time.sleep(0.0011) or (x,)], [torch.ones(2)], (), 3, 3)
     assert len(calls) == 4
+
+
+def test_a_parameter_that_is_returned_without_gradients_is_timed():
+    weight = torch.nn.Parameter(torch.ones(2))
+    with torch.no_grad():
+        assert fastest_us([lambda x: (x, weight)], [weight], (), 1, 1)[0] > 0
