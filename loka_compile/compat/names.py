@@ -42,6 +42,7 @@ NAMES: dict[str, str] = {
     "torch._C:_autograd": (
         "_top_saved_tensors_default_hooks _push_saved_tensors_default_hooks _pop_saved_tensors_default_hooks"
     ),
+    "torch.fx:Graph": "_codegen",
     "torch.utils.checkpoint:_checkpoint_hook": "frame",
     "torch.utils.checkpoint:_recomputation_hook": "target_frame_ref",
     # Dynamo: what it leaves on its graphs, and what torch.compile returns

@@ -173,6 +173,19 @@ def leaves_functorch(node: fx.Node) -> bool:
     return switches_functorch(node) and unwraps and node.args[1] == 1
 
 
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, but for what says how its code takes and gives its values, which both have: copying that warns
+    of PyTorch's own LeafSpec (torch 2.13), which is an error where all warnings are."""
+    twin, codegen = fx.Graph(), graph._codegen
+    graph.set_codegen(twin._codegen)
+    try:
+        twin = copy.deepcopy(graph)
+    finally:
+        graph.set_codegen(codegen)
+    twin.set_codegen(codegen)
+    return twin
+
+
 def copy_dynamo_graph(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd still takes for Dynamo's: sources tell it which inputs are parameters. It has not what
     Dynamo notes of inputs while it traces (grapharg, torch 2.13), which refers to them weakly: see memory.py."""

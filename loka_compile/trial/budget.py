@@ -8,7 +8,6 @@ step of 44 sites took 89 s when each of them was traced and tried, 8 times as lo
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -77,7 +76,7 @@ class Trial:
         an optimizer). Inputs and random state stay as they are."""
         traced, compiled, _ = self._traced
         with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.inputs)):
-            self._now = fx.GraphModule(traced, copy.deepcopy(traced.graph))
+            self._now = fx.GraphModule(traced, compat.copy_graph(traced.graph))
             rewrite(self._now.graph)
             with compat.outside_compilation():
                 own = own_inputs([*map(compat.concrete, self.inputs)], self.written)
@@ -90,7 +89,7 @@ class Trial:
         sites: list[Site] = []
 
         def joint(graph: fx.Graph) -> None:
-            traced.append(fx.GraphModule(graph.owning_module, copy.deepcopy(graph)))
+            traced.append(fx.GraphModule(graph.owning_module, compat.copy_graph(graph)))
             sites.extend(gemm.site for gemm in annotate(graph))
 
         def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
