@@ -73,7 +73,7 @@ class Onednn(Provider):
         """The product with a weight that is packed at every call; graphs run it with a frozen one."""
         assert a_scale is not None and b_scale is not None
         packed = torch.ops.onednn.qlinear_prepack(b.mT.contiguous(), None)
-        zeros = torch.zeros(b_scale.numel(), dtype=torch.int32)
+        zeros = torch.zeros(b_scale.numel(), dtype=torch.int32, device="cpu")
         zero, step = _zero_and_step(a, a_scale)
         return (linear(a, (packed, b_scale.reshape(-1).contiguous(), zeros), zero) * step).to(out_dtype)
 
@@ -115,7 +115,7 @@ def pack(weight: Tensor, transposed: bool, scaling: str) -> tuple[Tensor, Tensor
     right = weight.detach().mT if transposed else weight.detach()
     q, scale = quantization.reference(right, torch.int8, scaling, -2)
     packed = torch.ops.onednn.qlinear_prepack(q.mT.contiguous(), None)
-    return packed, scale.reshape(-1), torch.zeros(scale.numel(), dtype=torch.int32)
+    return packed, scale.reshape(-1), torch.zeros(scale.numel(), dtype=torch.int32, device="cpu")
 
 
 def linear(a: Tensor, packed: Any, zero: int) -> Tensor:

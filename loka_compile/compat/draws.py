@@ -51,7 +51,7 @@ def _compare_as_drawn(draw: fx.Node) -> None:
             comparison.replace_input_with(cast, draw)
             number = comparison.args[1]
             if isinstance(number, float):
-                comparison.update_arg(1, torch.tensor(number, dtype=cast.meta["val"].dtype).item())
+                comparison.update_arg(1, torch.tensor(number, dtype=cast.meta["val"].dtype, device="cpu").item())
 
 
 def _seeds(count: int, device: torch.device) -> Tensor:

@@ -29,17 +29,17 @@ def operands(
 
     @functools.cache
     def out(dtype: torch.dtype) -> Any:
-        return torch.empty((*batch, sizes.M, sizes.N), dtype=dtype)
+        return torch.empty((*batch, sizes.M, sizes.N), dtype=dtype, device="cpu")
 
     return a, b, out
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     if dtype in (torch.int8, torch.int32):
-        return torch.randint(-127, 128, shape, dtype=dtype)
+        return torch.randint(-127, 128, shape, dtype=dtype, device="cpu")
     if dtype == torch.uint8:
-        return torch.randint(0, 256, shape, dtype=dtype)
-    return torch.rand(shape).sub_(0.5).to(dtype)
+        return torch.randint(0, 256, shape, dtype=dtype, device="cpu")
+    return torch.rand(shape, dtype=torch.float32, device="cpu").sub_(0.5).to(dtype)
 
 
 def unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
@@ -47,8 +47,12 @@ def unit_scales(recipe: Recipe, sizes: Sizes) -> tuple[Any, Any]:
     if recipe.scaling == "none":
         return None, None
     if recipe.scaling == "tensor":
-        return torch.ones(1), torch.ones(1)
+        return _ones(1), _ones(1)
     batch = () if sizes.batch == 1 else (sizes.batch,)
     blocks = -(-sizes.K // BLOCK) if recipe.scaling == "block" else 1
     columns = -(-sizes.N // BLOCK) if recipe.scaling == "block" else sizes.N
-    return torch.ones(*batch, sizes.M, blocks), torch.ones(*batch, blocks, columns)
+    return _ones(*batch, sizes.M, blocks), _ones(*batch, blocks, columns)
+
+
+def _ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.float32, device="cpu")

@@ -260,7 +260,7 @@ def _measure(wanted: Iterable[Loop]) -> None:
         several = unknown[start : start + TOGETHER]
         progress.say(f"compiling {len(several)} casts and products, to time them")
         with kept_times.measuring():
-            empty = lambda shape, dtype: torch.empty(shape, dtype=dtype)  # noqa: E731
+            empty = lambda shape, dtype: torch.empty(shape, dtype=dtype, device="cpu")  # noqa: E731
             inputs = [loop.inputs(empty) for loop in several]
             ready = compat.compile_together([loop.function for loop in several], inputs)
             for index, loop in enumerate(several):

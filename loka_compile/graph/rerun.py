@@ -153,4 +153,4 @@ def _with_gradient(copy: Tensor, like: Tensor) -> Tensor:
     if like.is_leaf:
         return copy.requires_grad_()
     with torch.enable_grad():
-        return _Computed.apply(torch.empty(0, requires_grad=True), [copy])
+        return _Computed.apply(torch.empty(0, requires_grad=True, dtype=torch.float32, device="cpu"), [copy])

@@ -52,7 +52,7 @@ def sample_rows(x: Tensor, dim: int, generator: torch.Generator) -> tuple[Tensor
     x = x if x.dim() == 3 else x.unsqueeze(0)
     x = x.transpose(-1, -2) if dim == -1 else x  # (batch, samples, features)
     batch, samples, features = x.shape
-    keys = torch.rand(batch * samples, generator=generator, dtype=torch.float64)
+    keys = torch.rand(batch * samples, generator=generator, dtype=torch.float64, device="cpu")
     if len(keys) > capacity(features):
         keys, index = keys.topk(capacity(features), largest=False)
         index = index.to(x.device)
@@ -67,8 +67,8 @@ class Reservoir:
     """
 
     def __init__(self) -> None:
-        self.rows = torch.empty(0, 0)
-        self.keys = torch.empty(0, dtype=torch.float64)
+        self.rows = torch.empty(0, 0, dtype=torch.float32, device="cpu")
+        self.keys = torch.empty(0, dtype=torch.float64, device="cpu")
 
     def add(self, rows: Tensor, keys: Tensor) -> None:
         if rows.numel() == 0 or (self.rows.numel() and rows.shape[1] != self.rows.shape[1]):

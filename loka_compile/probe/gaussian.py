@@ -22,8 +22,8 @@ class Welford:
 
     def __init__(self, features: int) -> None:
         self.n = 0
-        self.mean = torch.zeros(features)
-        self.second = torch.zeros(features, features)
+        self.mean = torch.zeros(features, dtype=torch.float32, device="cpu")
+        self.second = torch.zeros(features, features, dtype=torch.float32, device="cpu")
 
     def add(self, rows: Tensor) -> None:
         """rows: (n, F), finite."""

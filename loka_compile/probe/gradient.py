@@ -39,8 +39,9 @@ class GradientModel:
     def draw(self, count: int, generator: torch.Generator, features: Tensor | None = None) -> Tensor:
         """`count` independent rows, (count, F) in float32; only the given features if there are any."""
         rows = LowRank(self.mean, self.factor, self.diagonal).draw(count, generator, features)
-        norms = (self.log_mean + self.log_std * torch.randn(count, 1, generator=generator)).exp()
-        there = torch.rand(count, 1, generator=generator) >= self.zero_share
+        drawn = torch.randn(count, 1, generator=generator, dtype=torch.float32, device="cpu")
+        norms = (self.log_mean + self.log_std * drawn).exp()
+        there = torch.rand(count, 1, generator=generator, dtype=torch.float32, device="cpu") >= self.zero_share
         return rows * norms * there
 
 

@@ -43,8 +43,11 @@ class LowRank:
         mean, factor, diagonal = self.mean, self.factor, self.diagonal
         if features is not None:
             mean, factor, diagonal = mean[features], factor[:, features], diagonal[features]
-        along = torch.randn(count, len(factor), generator=generator) @ factor.float()
-        return mean + along + torch.randn(count, len(mean), generator=generator) * diagonal.sqrt()
+        along, across = (
+            torch.randn(count, size, generator=generator, dtype=torch.float32, device="cpu")
+            for size in (len(factor), len(mean))
+        )
+        return mean + along @ factor.float() + across * diagonal.sqrt()
 
     @classmethod
     def of(cls, mean: Tensor, directions: Tensor, variance: Tensor) -> LowRank:
@@ -63,9 +66,9 @@ class StreamingLowRank:
 
     def __init__(self, features: int) -> None:
         self.n = 0
-        self.mean = torch.zeros(features, dtype=torch.float64)
-        self.m2 = torch.zeros(features, dtype=torch.float64)
-        self.directions = torch.zeros(0, features)
+        self.mean = torch.zeros(features, dtype=torch.float64, device="cpu")
+        self.m2 = torch.zeros(features, dtype=torch.float64, device="cpu")
+        self.directions = torch.zeros(0, features, dtype=torch.float32, device="cpu")
 
     def add(self, rows: Tensor) -> None:
         """rows: (n, F), finite."""

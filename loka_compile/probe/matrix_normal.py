@@ -46,7 +46,7 @@ class MatrixNormal:
 
     def draw(self, count: int, generator: torch.Generator, features: Tensor | None = None) -> Tensor:
         """`count` columns, (count, F) in float32, of as many drawn weights as that takes; or some features of them."""
-        spread = LowRank(torch.zeros(self.features), self.factor, self.diagonal)
+        spread = LowRank(torch.zeros(self.features, dtype=torch.float32, device="cpu"), self.factor, self.diagonal)
         drawn = []
         for _ in range(-(-count // len(self.mean))):
             noise = self.across @ spread.draw(len(self.mean), generator)
@@ -62,15 +62,15 @@ class FlipFlop:
         self.generator = generator
         self.whole = 4 * features**2 <= MEMORY
         self.picked: Tensor | None = None
-        self.mean = torch.empty(0, features, dtype=torch.float64)
-        self.u = self.v = torch.empty(0)  # until it moves
+        self.mean = torch.empty(0, features, dtype=torch.float64, device="cpu")
+        self.u = self.v = torch.empty(0, dtype=torch.float32, device="cpu")  # until it moves
         self.moved = False
 
     def add(self, columns: Tensor) -> None:
         """columns: (n, F), all of the weight's columns as rows, finite."""
         if self.picked is None or int(self.picked.max()) >= len(columns):
-            start = torch.randint(max(1, len(columns) - COLUMNS + 1), (), generator=self.generator)
-            self.picked = torch.arange(int(start), min(int(start) + COLUMNS, len(columns)))
+            start = torch.randint(max(1, len(columns) - COLUMNS + 1), (), generator=self.generator, device="cpu")
+            self.picked = torch.arange(int(start), min(int(start) + COLUMNS, len(columns)), device="cpu")
             self.mean = columns[self.picked].double()
             return
         rows = columns[self.picked].double()
@@ -82,7 +82,7 @@ class FlipFlop:
     def _update(self, centred: Tensor) -> None:
         features = centred.shape[1]
         if not self.moved:  # the first step says how large a step is: no average with nothing
-            ones = torch.ones(features, dtype=torch.float64)
+            ones = torch.ones(features, dtype=torch.float64, device="cpu")
             self.u = ones.diag() if self.whole else ones
             self.v = centred @ centred.T / features
             self.moved = True
@@ -109,21 +109,24 @@ class FlipFlop:
         n, features = self.mean.shape
         mean = self.mean.float()
         if not self.moved:
-            still = torch.zeros(0, features).bfloat16(), torch.zeros(features)
-            return MatrixNormal(mean, torch.zeros(n, n), *still)
+            still = (
+                torch.zeros(0, features, dtype=torch.float32, device="cpu").bfloat16(),
+                torch.zeros(features, dtype=torch.float32, device="cpu"),
+            )
+            return MatrixNormal(mean, torch.zeros(n, n, dtype=torch.float32, device="cpu"), *still)
         if self.u.dim() == 1:
-            directions, variance = torch.zeros(0, features), self.u
+            directions, variance = torch.zeros(0, features, dtype=torch.float32, device="cpu"), self.u
         else:
             values, vectors = torch.linalg.eigh(self.u)
             directions = values[-RANK:].clamp(min=0).sqrt()[:, None] * vectors[:, -RANK:].T
             variance = self.u.diagonal()
-        spread = LowRank.of(torch.zeros(features), directions, variance)
+        spread = LowRank.of(torch.zeros(features, dtype=torch.float32, device="cpu"), directions, variance)
         return MatrixNormal(mean, _cholesky(self.v).float(), spread.factor, spread.diagonal)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
     """The Cholesky factor of the matrix with a little added to its diagonal: ten times more until the factor exists."""
-    mean, eye = matrix.diagonal().mean().clamp(min=1e-60), torch.eye(len(matrix), dtype=matrix.dtype)
+    mean, eye = matrix.diagonal().mean().clamp(min=1e-60), torch.eye(len(matrix), dtype=matrix.dtype, device="cpu")
     for power in range(7):
         factor, failed = torch.linalg.cholesky_ex(matrix / mean + 10**power * JITTER * eye)
         if not failed:

@@ -35,6 +35,7 @@ class Rows:
 
         The bits that bfloat16 has not are drawn: a product of values that are exact in 16 bits would flatter bf16.
         """
-        picked = self.rows[torch.randint(len(self.rows), (count,), generator=generator)]
+        picked = self.rows[torch.randint(len(self.rows), (count,), generator=generator, device="cpu")]
         picked = (picked if features is None else picked[:, features]).float()
-        return picked * (1 + (torch.rand(picked.shape, generator=generator) - 0.5) * 2.0**-8)
+        drawn = torch.rand(picked.shape, generator=generator, dtype=torch.float32, device="cpu")
+        return picked * (1 + (drawn - 0.5) * 2.0**-8)

@@ -165,13 +165,13 @@ def slices(count: int, contraction: int) -> int:
 def runs(size: int, count: int, generator: torch.Generator) -> Tensor:
     """About `count` of `size` indices, ascending, in whole aligned runs of 128."""
     starts = _some(-(-size // BLOCK), max(1, count // BLOCK), generator) * BLOCK
-    indices = (starts[:, None] + torch.arange(BLOCK)).flatten()
+    indices = (starts[:, None] + torch.arange(BLOCK, device="cpu")).flatten()
     return indices[indices < size]
 
 
 def _some(size: int, count: int, generator: torch.Generator) -> Tensor:
     """`count` of `size` indices, drawn uniformly without replacement, ascending."""
-    return torch.randperm(size, generator=generator)[:count].sort().values
+    return torch.randperm(size, generator=generator, device="cpu")[:count].sort().values
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ class Watch:
         self.calls = 0
         self.batch = 0
         self.masks: dict[str, Tensor] = {}
-        self.picked = torch.empty(0, dtype=torch.int64)
+        self.picked = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A call of the model with these inputs; its backward belongs to it, until the next call."""
@@ -148,7 +148,7 @@ class Watch:
             return self._of_terms(site, lhs, rhs, recipes, amax, generator)
         # one of the rows that a row of the batch has become
         repeats = lhs.shape[dim] // self.batch
-        rows = self.picked * repeats + torch.randint(repeats, self.picked.shape, generator=generator)
+        rows = self.picked * repeats + torch.randint(repeats, self.picked.shape, generator=generator, device="cpu")
         lhs = lhs.index_select(dim, rows.to(lhs.device))
         rhs = rhs.index_select(0, rows.to(rhs.device)) if dim == 0 and lhs.dim() == 3 else rhs
         if rhs.shape[-1] > COLUMNS:
@@ -217,4 +217,4 @@ def _numbered(name: str, column: Any) -> tuple[list[str], Tensor]:
             "put them into buckets (probe.strata.quantile_buckets)"
         )
     places = {value: place for place, value in enumerate(values)}
-    return [str(value) for value in values], torch.tensor([places[label] for label in rows])
+    return [str(value) for value in values], torch.tensor([places[label] for label in rows], device="cpu")

@@ -43,7 +43,7 @@ def _call_us(node: fx.Node, inputs: Sequence[Any]) -> float:
 
     def zeros(argument: fx.Node) -> Any:
         sizes, strides, dtype = described(argument)
-        return torch.empty_strided(sizes, strides, dtype=dtype).zero_()
+        return torch.empty_strided(sizes, strides, dtype=dtype, device="cpu").zero_()
 
     def run() -> Callable[[], Any]:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), zeros)

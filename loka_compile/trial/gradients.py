@@ -16,7 +16,6 @@ measured call had, where one was measured; else they are drawn.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -60,7 +59,7 @@ class Step:
 
     @functools.cached_property
     def sites(self) -> list[Site]:
-        return [gemm.site for gemm in annotate(copy.deepcopy(self.module.graph))]
+        return [gemm.site for gemm in annotate(compat.copy_graph(self.module.graph))]
 
     @functools.cached_property
     def reference(self) -> list[Tensor | None]:
@@ -70,7 +69,7 @@ class Step:
         """Gradients of all inputs, run op by op after `rewrite` of the graph. Inputs and random state stay as they
         are."""
         with torch.no_grad(), torch.random.fork_rng(compat.cuda_devices(self.args)):
-            module = fx.GraphModule(self.module, copy.deepcopy(self.module.graph))
+            module = fx.GraphModule(self.module, compat.copy_graph(self.module.graph))
             rewrite(module.graph)
             with compat.outside_compilation():
                 outputs = fx.Interpreter(module).run(*self._own_args(), enable_io_processing=False)
@@ -102,7 +101,7 @@ def step_of(
     joints: list[fx.GraphModule] = []
 
     def joint(graph: fx.Graph) -> None:
-        joints.append(fx.GraphModule(graph.owning_module, copy.deepcopy(graph)))
+        joints.append(fx.GraphModule(graph.owning_module, compat.copy_graph(graph)))
 
     def inner(module: fx.GraphModule, is_backward: bool) -> Callable[..., Any]:
         def call(*args: Any) -> NoReturn:
@@ -136,7 +135,7 @@ def _tangent(node: fx.Node, seen: Tensor | None) -> Tensor:
         if list(seen.shape) == shape:
             return seen
         return seen.index_select(0, torch.arange(shape[0], device=seen.device) % seen.shape[0])
-    drawn = torch.randn(shape, generator=generator_for(0, node.name))
+    drawn = torch.randn(shape, generator=generator_for(0, node.name), dtype=torch.float32, device="cpu")
     return drawn.to(dtype=value.dtype, device=value.device)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 
 import pytest
 import torch
@@ -190,4 +192,36 @@ def test_a_backward_for_each_task(net):
             for out in (compiled(x), net(x))
         )
         assert all(map(near, found, expected))
+    assert lowered(compiled)[0] > 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_other_defaults_for_new_tensors(net, training):
+    """A default type and a default device are the model's: what is measured and planned is in float32, on a CPU."""
+    compiled, expected = compiled_of(net), copy.deepcopy(net)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        for seed in range(CALLS):
+            generator = torch.Generator("cpu").manual_seed(seed)
+            x = torch.randn(64, 32, generator=generator, dtype=torch.float32, device="cpu")
+            with torch.set_grad_enabled(training):
+                out = compiled(x)
+            assert near(out, expected(x))
+            if training:
+                out.square().mean().backward()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert lowered(compiled)[0] > 0
+
+
+def test_all_warnings_are_errors(net):
+    """loka copies what PyTorch traces, which warns of a class of PyTorch's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        compiled = compiled_of(net)
+        for _ in range(CALLS):
+            compiled(torch.randn(64, 32)).square().mean().backward()
     assert lowered(compiled)[0] > 0
