@@ -102,7 +102,7 @@ def compile_inductor(
 
     hooks = {**_joint_hooks(joint, uuid), "post_grad_custom_pre_pass": graph_pass(post_grad, f"post-{uuid}")}
     compiler_started()
-    with _artifacts_into(artifacts), _tracing_apart(), in_few_files():
+    with _artifacts_into(artifacts), _donating_nothing(), _tracing_apart(), in_few_files():
         compiled = compile_fx(gm, inputs, inner_compile=inner, config_patches={**patches, **hooks})
     return compiled, artifacts
 
@@ -223,6 +223,17 @@ def _loops_left_whole() -> Iterator[None]:
         yield
 
 
+def _donating_nothing() -> contextlib.AbstractContextManager[None]:
+    """A backward does not write into what was saved for it, so it may run twice, as `retain_graph` has it.
+
+    AOTAutograd knows who retains only where the caller's first backward is compiled when it runs, and refuses it for
+    all other code that writes so (torch 2.13). Ours is compiled before, to be measured or raced.
+    """
+    from torch._functorch._aot_autograd import graph_compile
+
+    return instead(graph_compile, "collect_bw_donated_buffer_idxs", lambda *_: [])
+
+
 @contextlib.contextmanager
 def _tracing_apart() -> Iterator[None]:
     """A tracing context of its own for one of several compilations of a frame, the rest of it shared.
@@ -258,7 +269,6 @@ def capture(
     is given the list itself, to empty: what a backward has no use for any more is then freed on the way.
     """
     from torch._functorch import config as functorch_config
-    from torch._functorch._aot_autograd import graph_compile
     from torch._inductor.compile_fx import compile_fx
 
     def inner_compile(graph: fx.GraphModule, _: Any, **kwargs: Any) -> Any:
@@ -276,10 +286,7 @@ def capture(
 
     hooks = {**_joint_hooks(joint, "capture"), "force_disable_caches": True}
     settings = functorch_config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
-    # A backward that gives nothing of what was saved away may run twice, as `retain_graph` has it; AOTAutograd refuses
-    # that of others, and knows who retains only where the backward is compiled when it first runs (torch 2.13).
-    donates_nothing = instead(graph_compile, "collect_bw_donated_buffer_idxs", lambda *_: [])
-    with settings, donates_nothing, _tracing_apart():
+    with settings, _donating_nothing(), _tracing_apart():
         return compile_fx(gm, inputs, inner_compile=inner_compile, config_patches={**patches, **hooks})
 
 

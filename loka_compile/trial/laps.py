@@ -73,7 +73,7 @@ def fastest_us(
     with torch.random.fork_rng(compat.cuda_devices(inputs)):
         progress.say(f"racing {len(calls)} graphs")
         for call in calls:  # the first call generates code, quantizes weights, and does not count
-            _step(call, own_inputs(inputs, written), retain=True)
+            _step(call, own_inputs(inputs, written))
         start = time.perf_counter()
         while rounds < least or _go_on(Times(halves), rounds, most, time.perf_counter() - start):
             half = halves[rounds % 2]
@@ -98,17 +98,16 @@ def _lap(call: Callable[..., Any], inputs: list[Any], writes: bool) -> Us:
     return fastest
 
 
-def _step(call: Callable[..., Any], inputs: list[Any], retain: bool = False) -> None:
+def _step(call: Callable[..., Any], inputs: list[Any]) -> None:
     """One call, in training with its backward. The gradients are dropped.
 
-    A parameter that is returned wants gradients even where none are recorded. retain: the backward that generates code
-    has to, because code that was generated without may never do so, and the caller may want it (torch 2.13).
+    A parameter that is returned wants gradients even where none are recorded.
     """
     outputs = [out for out in call(*inputs) if isinstance(out, Tensor) and out.requires_grad]
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     if outputs and wanted and torch.is_grad_enabled():
         ones = [torch.ones_like(out) for out in outputs]
-        torch.autograd.grad(outputs, wanted, ones, retain_graph=retain, allow_unused=True)
+        torch.autograd.grad(outputs, wanted, ones, allow_unused=True)
     if compat.cuda_devices(inputs):
         torch.cuda.synchronize()
 
