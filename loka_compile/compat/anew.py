@@ -33,6 +33,7 @@ class Anew:
 
         self._olds = _examples(gm.graph)
         self._env = _shape_env_like(self._olds)
+        _know_unbacked(self._env, gm.graph)
         self._mode = FakeTensorMode(shape_env=self._env)
         self._sources = [ConstantSource(f"args[{place}]") for place in range(len(args))]
         self._new: dict[Any, Any] = {}
@@ -225,6 +226,19 @@ def _env_of(value: Any) -> Any:
     if isinstance(value, torch.SymInt):
         return value.node.shape_env
     return value.fake_mode.shape_env if is_fake(value) else None
+
+
+def _know_unbacked(env: Any, graph: fx.Graph) -> None:
+    """Sizes that the data decide have symbols of their own in Dynamo's graph. Tracing makes new ones and gives them
+    these names; one that had such a name already would be taken for the same (rebind_unbacked, torch 2.13)."""
+    names = {str(symbol) for node in graph.nodes for symbol in node.meta.get("unbacked_bindings") or ()}
+    with env.ignore_fresh_unbacked_symbols():
+        for make in (env.create_unbacked_symint, env.create_unbacked_symfloat):
+            kind = str(make().node.expr).rstrip("0123456789")
+            left = {name for name in names if name.rstrip("0123456789") == kind}
+            left.discard(f"{kind}0")
+            while left:
+                left.discard(str(make().node.expr))
 
 
 def _shape_env_like(olds: Sequence[Any]) -> Any:

@@ -30,7 +30,8 @@ NAMES: dict[str, str] = {
     ),
     "torch.fx.experimental.symbolic_shapes:ShapeEnv": (
         "allow_scalar_outputs allow_dynamic_output_shape_ops var_to_range backed_var_to_val create_symbol "
-        "create_symintnode evaluate_expr ignore_fresh_unbacked_symbols produce_guards"
+        "create_symintnode create_unbacked_symint create_unbacked_symfloat evaluate_expr "
+        "ignore_fresh_unbacked_symbols produce_guards"
     ),
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.create_symbol": "positive do_not_specialize_zero_one",
     "torch.fx.experimental.symbolic_shapes:ShapeEnv.create_symintnode": "hint source",

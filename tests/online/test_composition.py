@@ -225,3 +225,33 @@ def test_all_warnings_are_errors(net):
         for _ in range(CALLS):
             compiled(torch.randn(64, 32)).square().mean().backward()
     assert lowered(compiled)[0] > 0
+
+
+class Experts(nn.Module):
+    """Each row goes to the expert that its gate picks: sizes that the data decide."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(32, 2), nn.ModuleList(nn.Linear(32, 32) for _ in range(2))
+
+    def forward(self, x):
+        picked, out = self.gate(x).argmax(-1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            (rows,) = torch.nonzero(picked == number, as_tuple=True)
+            out = out.index_add(0, rows, expert(x[rows]))
+        return out
+
+
+@pytest.mark.parametrize("training", [False, True])
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_rows_that_the_data_pick(net, training):
+    model = Experts()
+    compiled = compiled_of(model)
+    for _ in range(CALLS):
+        x = torch.randn(64, 32)
+        with torch.set_grad_enabled(training):
+            out = compiled(x)
+        assert near(out, model(x))
+        if training:
+            out.square().mean().backward()
+    assert loka.explain(compiled).origin == "3 calls measured online"
