@@ -67,17 +67,18 @@ def fsdp_groups(state: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def cpu_int_mm_takes_uint8() -> bool:
-    a = torch.zeros(2, 8, dtype=torch.uint8, device="cpu")
-    return _runs(lambda: torch._int_mm(a, torch.zeros(8, 2, dtype=torch.int8, device="cpu")))
+    def product() -> Tensor:
+        a = torch.zeros(2, 8, dtype=torch.uint8, device="cpu")
+        return torch._int_mm(a, torch.zeros(8, 2, dtype=torch.int8, device="cpu"))
+
+    return _runs(product)
 
 
 @functools.cache
 def cpu_scaled_mm_takes_rows() -> bool:
     def product() -> Tensor:
-        a, scale = (
-            torch.zeros(16, 16, dtype=torch.float32, device="cpu").to(torch.float8_e4m3fn),
-            torch.ones(16, 1, dtype=torch.float32, device="cpu"),
-        )
+        scale = torch.ones(16, 1, dtype=torch.float32, device="cpu")
+        a = torch.zeros(16, 16, dtype=torch.float32, device="cpu").to(torch.float8_e4m3fn)
         return torch._scaled_mm(a, a.t(), scale_a=scale, scale_b=scale.t())
 
     return _runs(product)
