@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         "ttl": TTL,
         "ttls": TTLS,
         "covered": COVERED,
-        "what a model has not learned": "unknown",
+        "what a model has not learned": "unknown, which has learned its vector",
         "quick": options.quick,
     }
     kept = Kept(options.json, settings)

@@ -26,6 +26,8 @@ from examples.lattice.ktap.student import Student, Use, loss
 from examples.lattice.ktap.teacher import HOUR
 from examples.models.dlrm import Tokens
 from examples.models.wukong import mlp
+from examples.movielens import UNKNOWN
+from examples.training import ID_DROPOUT
 
 WIDTH, TASKS = 16, 2  # of the teacher's embedding; liked, loved
 FIELDS = ("age", "gender", "occupation", "year")
@@ -35,7 +37,8 @@ RATE, BATCH = 2e-3, 128
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """All ratings with ids (N, F); counters (N, 4) as of `scored` (N,) seconds; `first` and `second` end the parts."""
+    """All ratings with ids (N, F); counters (N, 4) as of `scored` (N,) seconds; `first` and `second` end the parts.
+    id_dropout: by field, how often training hides an id, so that UNKNOWN learns its vector."""
 
     rows: Rows
     ids: Tensor
@@ -45,12 +48,18 @@ class Stream:
     bag: int
     first: int
     second: int
+    id_dropout: tuple[float, ...]
 
     def asked(self, rows: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Ids and bags of these rows for a model that has learned from the rows from `start` to `stop`, which has no
         weights for what those do not contain: that is UNKNOWN."""
         ids, bag = self.ids[start:stop], self.rows.bag[start:stop]
         return data.by_column(self.ids[rows], ids), data.known_only(self.rows.bag[rows], bag)
+
+    def some_hidden(self, rows: Tensor) -> Tensor:
+        """Ids of these rows to learn from, some of them UNKNOWN."""
+        ids = self.ids[rows]
+        return ids.masked_fill(torch.rand(ids.shape) < torch.tensor(self.id_dropout), UNKNOWN)
 
 
 class Teacher(nn.Module):
@@ -78,7 +87,9 @@ def stream(seed: int, count: int | None = None) -> Stream:
     each = [counters(keys, rows.times, rows.labels[:, 0], scored) for keys in (rows.users, rows.items)]
     cardinalities = tuple((ids.amax(0) + 1).tolist())
     first, second = len(rows) // 2, len(rows) * 4 // 5
-    return Stream(rows, ids, torch.cat(each, 1), scored, cardinalities, int(rows.bag.max()) + 1, first, second)
+    hidden = tuple(ID_DROPOUT.get(name, 0.0) for name in ("user", "item", *FIELDS))
+    bags = int(rows.bag.max()) + 1
+    return Stream(rows, ids, torch.cat(each, 1), scored, cardinalities, bags, first, second, hidden)
 
 
 def counters(keys: Tensor, times: Tensor, labels: Tensor, at: Tensor) -> Tensor:
@@ -100,7 +111,7 @@ def teach(found: Stream, seed: int, epochs: int = 2) -> Teacher:
     teacher = Teacher(found.cardinalities, found.bag)
     optimizer = torch.optim.Adam(teacher.parameters(), RATE, fused=True)
     for part in batches(torch.arange(found.first), epochs):
-        _, logits = teacher(found.ids[part], found.rows.bag[part], found.counters[part])
+        _, logits = teacher(found.some_hidden(part), found.rows.bag[part], found.counters[part])
         step(optimizer, binary_cross_entropy_with_logits(logits, found.rows.labels[part]))
     return teacher
 
@@ -146,7 +157,7 @@ def study(found: Stream, knowledge: Knowledge, use: Use, seed: int, epochs: int 
     optimizer = torch.optim.Adam(student.parameters(), RATE, fused=True)
     for part in batches(torch.arange(found.first, found.second), epochs):
         given = knowledge[part - found.first]
-        logits = student(found.ids[part], found.rows.bag[part], given.embedding, given.hit)
+        logits = student(found.some_hidden(part), found.rows.bag[part], given.embedding, given.hit)
         step(optimizer, loss(logits, found.rows.labels[part], given, use))
     student.eval()
     last = torch.arange(found.second, len(found.ids))

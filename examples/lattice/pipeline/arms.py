@@ -70,30 +70,33 @@ def arms_of(parts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge: Knowledge | None) -> list[Job]:
-    """The trainings of an arm. parts: what stages.grouped found."""
+    """The trainings of an arm. parts: what stages.grouped found. A group's network takes as many steps as one for all
+    takes, however few rows the group has."""
     if arm not in (SEPARATE, LONGER, ALL, MERGED, UNTIED, CONSOLIDATED):
         raise ValueError(f"there is no arm {arm!r}; there are {', '.join(arms_of(parts))}")
     tied = replace(size, by_domain=False, untied=())
     every = tuple((d, t) for group in parts["groups"] for d, t in group)
+    steps = steps_of(found.only([*every]))
     if arm == ALL:
         return [Job("all in one", every, found.only([*every]), tied, Objective())]
     made = []
     if arm in (SEPARATE, LONGER):
-        steps = steps_of(found.only([*every])) if arm == LONGER else None
         for d, t in every:
             name = f"{found.domains[d]}: {found.tasks[t]}"
-            made.append(Job(name, ((d, t),), found.portfolio(d, t), tied, Objective(), steps))
+            made.append(
+                Job(name, ((d, t),), found.portfolio(d, t), tied, Objective(), steps if arm == LONGER else None)
+            )
         return made
     for number, (group, untied) in enumerate(zip(parts["groups"], parts["untied"], strict=True)):
         keys = tuple((d, t) for d, t in group)
         name, its = f"group {number}", replace(size, untied=tuple(untied), towers=True)
         if arm == MERGED:
-            made.append(Job(name, keys, found.only([*keys]), tied, Objective()))
+            made.append(Job(name, keys, found.only([*keys]), tied, Objective(), steps))
         elif arm == CONSOLIDATED and knowledge is not None:
             own = found.taught(knowledge).only([*keys])
-            made.append(Job(name, keys, own, its, Objective(CORRELATION, Soft())))
+            made.append(Job(name, keys, own, its, Objective(CORRELATION, Soft()), steps))
         else:
-            made.append(Job(name, keys, found.only([*keys]), its, Objective(CORRELATION)))
+            made.append(Job(name, keys, found.only([*keys]), its, Objective(CORRELATION), steps))
     return made
 
 

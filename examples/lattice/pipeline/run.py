@@ -91,6 +91,7 @@ def run(options: argparse.Namespace, stage: Stages, folder: Path) -> Found:
     knowledge = stages.knowledge_of(folder / teacher["file"]) if teacher["file"] else None
     found |= {"partition": parts, "filter": kept, "sketch": size, "teacher": teacher, "arms": {}}
     made = {}
+    asked["steps of a group"] = "as many as one network for all takes"
     for arm in arms.arms_of(parts):
         made[arm] = arms.jobs(arm, chosen, Size(**arms.tuples(size["size"])), parts, knowledge)
         weights = folder if arm == CONSOLIDATED else None

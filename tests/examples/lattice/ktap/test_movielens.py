@@ -38,7 +38,8 @@ def few(count: int = 200) -> Stream:
     labels = torch.randint(2, (count, 2), generator=generator).float()
     rows = Rows(ids, zeros[:, None], torch.zeros(count, 0), zeros, labels, times, ids[:, 0], ids[:, 1])
     before = torch.rand(count, generator=generator).double() * 1000 + 1
-    return Stream(rows, ids, torch.randn(count, 4), times - before, (7, count), 1, count // 2, count * 4 // 5)
+    parts = count // 2, count * 4 // 5
+    return Stream(rows, ids, torch.randn(count, 4), times - before, (7, count), 1, *parts, (0.5, 0.3))
 
 
 @pytest.mark.parametrize("ttl", [50.0, 500.0, 5000.0])

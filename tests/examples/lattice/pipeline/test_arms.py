@@ -123,7 +123,7 @@ def test_an_arm_that_is_stopped_leaves_earlier_networks_as_they_are(tmp_path):
     assert all(arms.digest(tmp_path / name) == of for name, of in first["files"].items())
 
 
-def test_separate_networks_can_take_exactly_as_many_steps_as_one_for_all():
+def test_groups_and_separate_networks_take_exactly_as_many_steps_as_one_for_all():
     found = toy()
     found = replace(found, passes=Passes(2, BATCH))
     found.labels[torch.arange(len(found.labels)) % 7 > 0, 1] = torch.nan  # a task that few rows tell of
@@ -135,10 +135,11 @@ def test_separate_networks_can_take_exactly_as_many_steps_as_one_for_all():
         taken.append((total, len(each)))
         return each
 
-    for arm in (arms.ALL, arms.LONGER, arms.SEPARATE):
-        arms.arm(arms.jobs(arm, found, SIZE, PARTS, None), arms.BACKENDS["eager"], 0, None, watch)
-    one, longer, separate = taken[0], taken[1:6], taken[6:]
-    assert one[0] == one[1] and longer == [one] * 5 and max(separate) < one
+    for arm in (arms.ALL, arms.MERGED, arms.UNTIED, arms.CONSOLIDATED, arms.LONGER, arms.SEPARATE):
+        teacher = known(found) if arm == arms.CONSOLIDATED else None
+        arms.arm(arms.jobs(arm, found, SIZE, PARTS, teacher), arms.BACKENDS["eager"], 0, None, watch)
+    one, groups, longer, separate = taken[0], taken[1:7], taken[7:12], taken[12:]
+    assert one[0] == one[1] and groups == [one] * 6 and longer == [one] * 5 and max(separate) < one
 
 
 def test_a_network_comes_back_from_its_file(tmp_path):
