@@ -44,6 +44,7 @@ NAMES: dict[str, str] = {
         "_top_saved_tensors_default_hooks _push_saved_tensors_default_hooks _pop_saved_tensors_default_hooks"
     ),
     "torch.fx:Graph": "_codegen",
+    "torch._higher_order_ops.effects": "has_effects",
     "torch.utils.checkpoint:_checkpoint_hook": "frame",
     "torch.utils.checkpoint:_recomputation_hook": "target_frame_ref",
     # Dynamo: what it leaves on its graphs, and what torch.compile returns

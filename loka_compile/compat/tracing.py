@@ -161,6 +161,17 @@ def calls_graphs(node: fx.Node) -> bool:
     return isinstance(node.target, HigherOrderOperator)
 
 
+def has_effect(node: fx.Node) -> bool:
+    """Whether the node calls an op that is registered to have an effect which its schema does not tell, such as a
+    counter or a print (torch.library._register_effectful_op)."""
+    from torch._higher_order_ops.effects import has_effects
+
+    target = node.target
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return any(has_effects(getattr(target, name)) for name in target.overloads())
+    return bool(has_effects(target))
+
+
 def switches_functorch(node: fx.Node) -> bool:
     """Whether the node enters or leaves a transform (vmap, grad), between which tensors are wrapped
     (torch._functorch.predispatch, seen with torch 2.13)."""

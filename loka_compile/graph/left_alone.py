@@ -32,6 +32,10 @@ def reason_to_leave(reading: Reading, inputs: Sequence[Any], training: bool, onl
             f"it writes {held.target}, which it holds and is not handed, as the step of an optimizer does, "
             "so each run of it to try or to time it would be one more"
         )
+    if effect := next(filter(compat.has_effect, reading.graph.nodes), None):
+        return (
+            f"{effect.name} has an effect beside its result, so each run of it to try or to time it would be one more"
+        )
     if online and compat.is_ahead_of_time():
         return "it is compiled ahead of time, where there are no calls to learn a plan from; give a profile or a plan"
     if online and training and compat.is_compiled_autograd():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import effects
 
 import loka_compile as loka
 
@@ -107,3 +108,36 @@ def test_the_step_of_an_optimizer_is_taken_once(options: dict[str, Any]) -> None
         step()
         eagers.step()
         torch.testing.assert_close(module.weight, twin.weight)
+
+
+CALLS: list[int] = []
+
+
+@torch.library.custom_op("loka_tests::counted", mutates_args=())
+def counted(x: Tensor) -> Tensor:
+    CALLS.append(len(x))
+    return x.clone()
+
+
+@counted.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize("options", [{}, LOWERS, {"recipes": ()}, {"measure_calls": 0}])
+@pytest.mark.parametrize("op", [counted, torch.ops.loka_tests.counted, torch.ops.loka_tests.counted.default])
+def test_an_effect_happens_once_a_call(op: Callable[[Tensor], Tensor], options: dict[str, Any]) -> None:
+    """An op that is registered to have one, which its schema does not tell."""
+    registered = effects._register_effectful_op("loka_tests::counted", effects._EffectType.ORDERED)
+    try:
+        fc = nn.Linear(16, 16).eval()
+        compiled = torch.compile(lambda x: fc(op(x)), backend="loka", options=options, dynamic=False)
+        CALLS.clear()
+        with torch.no_grad():
+            for call in range(6):
+                x = torch.randn(32, 16)
+                torch.testing.assert_close(compiled(x), fc(x))
+                assert len(CALLS) == call + 1
+        assert "has an effect beside its result" in loka.explain(compiled).origin
+    finally:
+        registered.destroy()
