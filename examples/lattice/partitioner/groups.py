@@ -112,7 +112,7 @@ def learned(data: Data, keys: Sequence[Key]) -> Rows:
 
 def steps_of(data: Data, keys: Sequence[Key], epochs: int) -> int:
     """How many steps `fit` takes in so many epochs."""
-    return epochs * -(-len(learned(data, keys)) // BATCH)
+    return epochs * -(-int(_labelled(data.train, keys).sum()) // BATCH)
 
 
 @torch.no_grad()

@@ -76,10 +76,10 @@ def jobs(arm: str, found: Samples, size: Size, parts: dict[str, Any], knowledge:
         raise ValueError(f"there is no arm {arm!r}; there are {', '.join(arms_of(parts))}")
     tied = replace(size, by_domain=False, untied=())
     every = tuple((d, t) for group in parts["groups"] for d, t in group)
-    steps = steps_of(found.only([*every]))
+    one = found.only([*every])
     if arm == ALL:
-        return [Job("all in one", every, found.only([*every]), tied, Objective())]
-    made = []
+        return [Job("all in one", every, one, tied, Objective())]
+    steps, made = steps_of(one), []
     if arm in (SEPARATE, LONGER):
         for d, t in every:
             name = f"{found.domains[d]}: {found.tasks[t]}"
